@@ -1,0 +1,63 @@
+"""What comes in: who asked what, where. Frozen data, filled by an adapter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Principal:
+    """Who the platform vouches for: `platform:tenant/user`, e.g. `telegram:123`, `slack:T024/U01`, `cli:local`."""
+
+    platform: str
+    user: str
+
+    def __str__(self) -> str:
+        return f"{self.platform}:{self.user}"
+
+    @classmethod
+    def parse(cls, text: str) -> Principal:
+        """Raises ValueError unless it is `platform:user` without white space or control characters."""
+        platform, colon, user = text.partition(":")
+        if not colon or not platform.isidentifier() or not user or any(c.isspace() or not c.isprintable() for c in user):
+            raise ValueError("a principal is 'platform:user', for example telegram:123456789")
+        return cls(platform, user)
+
+
+LOCAL = Principal("cli", "local")
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRef:
+    """Where to answer. `data` is the adapter's own and JSON-serialisable, so that a later notice can reach it."""
+
+    platform: str
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class MessageRef:
+    """One message that we sent, in the adapter's own JSON-serialisable words."""
+
+    platform: str
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """One `/mcp ...`, typed or tapped.
+
+    `text` is what stood after `/mcp`. `private`: only this principal reads the chat.
+    `event_id` is the platform's own id of the event, for deduplication.
+    """
+
+    principal: Principal
+    chat: ChatRef
+    text: str
+    private: bool
+    event_id: str
+    display_name: str = ""
+    pressed: MessageRef | None = None
+    # `--as PERSON` of the command line: act with this person's credentials. Only for cli:local.
+    acting_for: str | None = None

@@ -1,0 +1,256 @@
+"""Every error of this package: one root, a sentence for the person, and the next step.
+
+Texts hold no secret and no value of the configuration; names of servers, keys and files only.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class McpAuthError(Exception):
+    """Root of all errors raised on purpose.
+
+    Args:
+        message: one sentence for the person: what happened and why. Never a secret, never a link.
+        next_step: what to do now, as a command (`/mcp auth github`) or a short sentence.
+    """
+
+    code: ClassVar[str] = "error"
+
+    def __init__(self, message: str, *, next_step: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.next_step = next_step
+
+    def __str__(self) -> str:
+        if not self.next_step:
+            return self.message
+        return f"{self.message} Next: {self.next_step}"
+
+
+class ConfigError(McpAuthError):
+    """A configuration that cannot be used. Names file, line (from 1) and key where known."""
+
+    code = "configuration"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        file: str | None = None,
+        line: int | None = None,
+        key: str | None = None,
+        next_step: str | None = None,
+    ) -> None:
+        where = ":".join(str(part) for part in (file, line) if part is not None)
+        text = f"{where}: {message}" if where else message
+        super().__init__(text, next_step=next_step)
+        self.file = file
+        self.line = line
+        self.key = key
+
+
+class UnknownServer(McpAuthError):
+    code = "unknown_server"
+
+
+class NotAllowed(McpAuthError):
+    """The person may not do this."""
+
+    code = "not_allowed"
+
+
+class StoreError(McpAuthError):
+    """The store could not be read or written (a full disk, a damaged file, missing rights)."""
+
+    code = "store"
+
+
+class Busy(McpAuthError):
+    """Somebody else holds the lease for longer than this caller was willing to wait."""
+
+    code = "busy"
+
+
+# -- network ---------------------------------------------------------------------------------
+
+
+class Unreachable(McpAuthError):
+    """No usable answer: connection refused, name unknown, timeout, broken TLS, oversized body."""
+
+    code = "unreachable"
+
+
+class AddressRefused(Unreachable):
+    """The network rules (docs/architecture.md, "Network") forbid this address or scheme."""
+
+    code = "address_refused"
+
+
+class PortBusy(McpAuthError):
+    """The callback port belongs to another program."""
+
+    code = "port_busy"
+
+
+# -- sign-in: before the link ----------------------------------------------------------------
+
+
+class SignInError(McpAuthError):
+    """A sign-in cannot start or go on."""
+
+    code = "sign_in_failed"
+
+
+class DiscoveryFailed(SignInError):
+    """No usable metadata (RFC 9728, RFC 8414)."""
+
+    code = "discovery_failed"
+
+
+class IssuerMismatch(SignInError):
+    """The metadata names another issuer than the one asked for (RFC 8414 section 3.3)."""
+
+    code = "issuer_mismatch"
+
+
+class ResourceMismatch(SignInError):
+    """The protected resource metadata speaks for another server (RFC 9728 section 3.3)."""
+
+    code = "resource_mismatch"
+
+
+class PkceNotSupported(SignInError):
+    """The authorization server does not advertise PKCE S256 (RFC 7636)."""
+
+    code = "pkce_not_supported"
+
+
+class ClientRegistrationNeeded(SignInError):
+    """No client id: none configured, none by metadata document, no dynamic registration."""
+
+    code = "client_registration_needed"
+
+    def __init__(self, message: str, *, redirect_uri: str, next_step: str | None = None) -> None:
+        super().__init__(message, next_step=next_step)
+        self.redirect_uri = redirect_uri
+
+
+class RegistrationRefused(ClientRegistrationNeeded):
+    """Dynamic registration (RFC 7591) answered no."""
+
+    code = "registration_refused"
+
+
+# -- sign-in: the callback -------------------------------------------------------------------
+
+
+class CallbackRejected(SignInError):
+    """The redirect's parameters are not an answer to one of our open sign-ins; nothing was changed."""
+
+    code = "callback_rejected"
+
+
+class UnknownSignIn(CallbackRejected):
+    """No sign-in has this `state` (forged, from another home, or long gone)."""
+
+    code = "unknown_sign_in"
+
+
+class AlreadyFinished(CallbackRejected):
+    """The sign-in ended before; a redirect counts once."""
+
+    code = "already_finished"
+
+
+class SignInExpired(CallbackRejected):
+    """The ten minutes are over."""
+
+    code = "sign_in_expired"
+
+
+class WrongIssuer(CallbackRejected):
+    """`iss` is missing or belongs to another authorization server (RFC 9207)."""
+
+    code = "wrong_issuer"
+
+
+class WrongPerson(CallbackRejected):
+    """Somebody else than the principal who began."""
+
+    code = "wrong_person"
+
+
+class AuthorizationRefused(SignInError):
+    """The authorization server redirected with `error=` (RFC 6749 section 4.1.2.1)."""
+
+    code = "authorization_refused"
+
+
+class TokenRequestFailed(SignInError):
+    """The token endpoint did not give a usable token."""
+
+    code = "token_request_failed"
+
+
+# -- using a server --------------------------------------------------------------------------
+
+
+class CredentialsNeeded(McpAuthError):
+    """The server cannot be used with what is stored."""
+
+    code = "credentials_needed"
+
+
+class SignInNeeded(CredentialsNeeded):
+    """No grant."""
+
+    code = "sign_in_needed"
+
+
+class ReauthorizationNeeded(CredentialsNeeded):
+    """There is a grant, and only a person can make it work again."""
+
+    code = "reauthorization_needed"
+
+
+class RefreshUnavailable(CredentialsNeeded):
+    """The access token ended and the refresh failed for now; the grant is kept.
+
+    `retry_after` is in seconds.
+    """
+
+    code = "refresh_unavailable"
+
+    def __init__(self, message: str, *, retry_after: float, next_step: str | None = None) -> None:
+        super().__init__(message, next_step=next_step)
+        self.retry_after = retry_after
+
+
+class KeyMissing(CredentialsNeeded):
+    """A variable that the server's entry needs has no value."""
+
+    code = "key_missing"
+
+    def __init__(self, message: str, *, variables: tuple[str, ...], next_step: str | None = None) -> None:
+        super().__init__(message, next_step=next_step)
+        self.variables = variables
+
+
+class KeyRefused(McpAuthError):
+    """The server answered 401 or 403 to the key; nothing was stored."""
+
+    code = "key_refused"
+
+
+class KeyInvalid(McpAuthError):
+    """The value or the variable's name cannot be stored (placeholders, line breaks, a protected name)."""
+
+    code = "key_invalid"
+
+
+class ServerRefused(McpAuthError):
+    """The MCP server answered 401 or 403 to what we sent."""
+
+    code = "refused"

@@ -1,0 +1,267 @@
+"""What is stored, as typed records. Readable without the MCP SDK, pydantic or an HTTP client.
+
+Times are seconds since the epoch (float). `repr` never shows a field named in `__secret__`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Any, ClassVar, Literal, TypeVar
+
+import msgspec
+
+SHARED = "shared"
+_OWNER = re.compile(r"shared|person:[^\s:/\x00-\x1f]{1,128}|principal:[^\x00-\x1f\x7f]{1,256}")
+
+
+def check_owner(owner: str) -> str:
+    """Return `owner` when it is `shared`, `person:NAME` or `principal:PLATFORM:ID`.
+
+    Raises:
+        ValueError: for anything else, so that a bare name can never stand for somebody's credentials.
+    """
+    if not _OWNER.fullmatch(owner):
+        raise ValueError("an owner is 'shared', 'person:NAME' or 'principal:PLATFORM:ID'")
+    return owner
+
+
+def grant_key(owner: str, server: str) -> str:
+    """The name under which the grant of (owner, server) is stored: SHA-256, 64 hex digits."""
+    return hashlib.sha256(f"{check_owner(owner)}\0{server}".encode()).hexdigest()
+
+
+def sha256(text: str) -> str:
+    """Hex SHA-256, for secrets that are compared but never needed again (tickets, marks)."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Base of all stored records."""
+
+    __secret__: ClassVar[frozenset[str]] = frozenset()
+
+    def __repr__(self) -> str:
+        shown = (
+            f"{name}={'***' if name in self.__secret__ and getattr(self, name) else repr(getattr(self, name))}"
+            for name in self.__struct_fields__
+        )
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+class ServerMetadata(Record, frozen=True):
+    """The part of RFC 8414 metadata that we act on; every URL is the raw string of the JSON."""
+
+    issuer: str
+    authorization_endpoint: str
+    token_endpoint: str
+    registration_endpoint: str | None = None
+    revocation_endpoint: str | None = None
+    scopes_supported: list[str] | None = None
+    response_types_supported: list[str] | None = None
+    grant_types_supported: list[str] | None = None
+    token_endpoint_auth_methods_supported: list[str] | None = None
+    revocation_endpoint_auth_methods_supported: list[str] | None = None
+    code_challenge_methods_supported: list[str] | None = None
+    client_id_metadata_document_supported: bool | None = None
+    authorization_response_iss_parameter_supported: bool | None = None
+
+
+class Registration(Record, frozen=True):
+    """Who we are at one issuer. `source` tells where the client id comes from."""
+
+    __secret__: ClassVar[frozenset[str]] = frozenset({"client_secret", "registration_access_token"})
+
+    client_id: str
+    issuer: str
+    source: Literal["configured", "metadata_document", "dynamic"]
+    redirect_uri: str
+    client_secret: str | None = None
+    client_secret_expires_at: float | None = None
+    token_endpoint_auth_method: str | None = None
+    registration_access_token: str | None = None
+    registration_client_uri: str | None = None
+
+
+class Tokens(Record, frozen=True):
+    """RFC 6749 section 5.1 with absolute times. `expires_at` None: valid until the server says 401."""
+
+    __secret__: ClassVar[frozenset[str]] = frozenset({"access_token", "refresh_token"})
+
+    access_token: str
+    refresh_token: str | None = None
+    expires_at: float | None = None
+    obtained_at: float | None = None
+    scope: str | None = None
+    token_type: str = "Bearer"
+
+
+class RefreshMark(Record, frozen=True):
+    """Written before a refresh token is sent: which one (SHA-256), when, and how often so far."""
+
+    token_sha256: str
+    sent_at: float
+    count: int = 1
+
+
+class Grant(Record):
+    """Everything one owner holds at one server.
+
+    `version` counts the writes; 0 means not stored yet. `keys` are this owner's API keys
+    (`identity: per_user` only; shared keys live in `.env`).
+    """
+
+    __secret__: ClassVar[frozenset[str]] = frozenset({"keys"})
+
+    server: str
+    owner: str
+    server_url: str
+    version: int = 0
+    issuer: str | None = None
+    metadata: ServerMetadata | None = None
+    registration: Registration | None = None
+    tokens: Tokens | None = None
+    resource: str | None = None
+    scope_requested: str | None = None
+    account: str | None = None
+    keys: dict[str, str] = msgspec.field(default_factory=dict)
+    signed_in_at: float | None = None
+    # Why only a person can make it work again; None while the grant is good.
+    reauthorization: str | None = None
+    registration_dead: bool = False
+    refresh_mark: RefreshMark | None = None
+    # After a failed refresh nobody asks again before this moment.
+    refresh_not_before: float | None = None
+    refresh_failures: int = 0
+    last_error: str | None = None
+    # SHA-256 of the Hermes token file as we last wrote or adopted it.
+    mirror_sha256: str | None = None
+    # What was granted before a re-authorization, until the new tokens have worked once.
+    previous: PreviousGrant | None = None
+
+
+class PreviousGrant(Record):
+    """The good grant that a re-authorization replaces, kept until the new one has worked."""
+
+    issuer: str | None = None
+    metadata: ServerMetadata | None = None
+    registration: Registration | None = None
+    tokens: Tokens | None = None
+    resource: str | None = None
+    scope_requested: str | None = None
+    account: str | None = None
+    reauthorization: str | None = None
+    registration_dead: bool = False
+
+
+SignInStatus = Literal[
+    "started", "opened", "confirmed", "exchanging", "done", "refused", "failed", "expired", "cancelled"
+]
+
+# The sign-in as a table: from each status, where it may go. Nothing leaves a status that is not listed.
+SIGN_IN_STEPS: dict[SignInStatus, frozenset[SignInStatus]] = {
+    "started": frozenset({"opened", "confirmed", "exchanging", "refused", "failed", "expired", "cancelled"}),
+    "opened": frozenset({"confirmed", "exchanging", "refused", "failed", "expired", "cancelled"}),
+    "confirmed": frozenset({"exchanging", "refused", "failed", "expired", "cancelled"}),
+    "exchanging": frozenset({"done", "failed", "cancelled"}),
+    "done": frozenset(),
+    "refused": frozenset(),
+    "failed": frozenset(),
+    "expired": frozenset(),
+    "cancelled": frozenset(),
+}
+OPEN: frozenset[SignInStatus] = frozenset({"started", "opened", "confirmed", "exchanging"})
+
+
+class Origin(Record, frozen=True):
+    """Who asked, and where the answer goes. `chat` and `message` are an adapter's references, as JSON values."""
+
+    principal: str
+    display_name: str = ""
+    chat: dict[str, Any] | None = None
+    message: dict[str, Any] | None = None
+
+
+class SignIn(Record):
+    """One started authorization. There is one slot for each (owner, server); `id` names the slot.
+
+    `state` is `<id>.<43 random characters>`, so a callback finds its record without an index.
+    """
+
+    __secret__: ClassVar[frozenset[str]] = frozenset({"state", "code_verifier", "authorization_url", "ticket_sha256"})
+
+    id: str
+    server: str
+    owner: str
+    server_url: str
+    status: SignInStatus
+    origin: Origin
+    created_at: float
+    expires_at: float
+    issuer: str
+    metadata: ServerMetadata
+    registration: Registration
+    version: int = 0
+    redirect_uri: str = ""
+    resource: str | None = None
+    scope: str | None = None
+    state: str | None = None
+    code_verifier: str | None = None
+    authorization_url: str | None = None
+    ticket_sha256: list[str] = msgspec.field(default_factory=list)
+    claimed_at: float | None = None
+    ended_at: float | None = None
+    # One sentence for the chat and the page, and the next command.
+    outcome: str | None = None
+    next_step: str | None = None
+
+
+class Connection(Record):
+    """What is known of one server URL, without anybody's credentials: findings, metadata, registrations."""
+
+    server_url: str
+    version: int = 0
+    # The answer of the keyless probe: does it ask for OAuth? None: not probed yet.
+    needs_sign_in: bool | None = None
+    # `WWW-Authenticate` of the last 401/403: scope and resource_metadata.
+    challenge_scope: str | None = None
+    challenge_metadata_url: str | None = None
+    resource: str | None = None
+    resource_scopes: list[str] | None = None
+    resource_name: str | None = None
+    metadata: ServerMetadata | None = None
+    # None: the metadata is not to be trusted any more and is looked up at the next sign-in.
+    fetched_at: float | None = None
+    registrations: list[Registration] = msgspec.field(default_factory=list)
+    # Scopes that were asked for by a step-up and not granted; not asked for again.
+    refused_scopes: list[str] = msgspec.field(default_factory=list)
+    tools: int | None = None
+
+
+R = TypeVar("R", bound=Record)
+
+_encoder = msgspec.json.Encoder()
+
+
+def encode(record: Record) -> bytes:
+    """The record as one JSON object, UTF-8."""
+    return _encoder.encode(record)
+
+
+_decoders: dict[type[Record], msgspec.json.Decoder[Any]] = {}
+
+
+def decode(kind: type[R], data: bytes) -> R:
+    """The record in `data`.
+
+    Raises:
+        ValueError: not a record of this kind. The text names the field and never a value.
+    """
+    decoder = _decoders.get(kind)
+    if decoder is None:
+        decoder = _decoders[kind] = msgspec.json.Decoder(kind)
+    try:
+        record: R = decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"not a {kind.__name__} record: {type(error).__name__}") from None
+    return record

@@ -1,0 +1,80 @@
+"""The storage port: versioned records, and leases. One contract suite runs over every backend.
+
+`put_if` and `delete_if` compare the version inside the record: the write happens only when the
+stored version equals `record.version` (0: nothing stored), and the stored record then has
+`version + 1`. They return the record as stored, or None when somebody was faster.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from mcp_auth.records import Connection, Grant, SignIn
+
+
+class GrantStore(Protocol):
+    async def get(self, owner: str, server: str, server_url: str) -> Grant | None:
+        """The grant, or None. One that is bound to another server URL is returned as it is: the caller decides.
+
+        `server_url` (the configured one) binds what is adopted from a mirror.
+
+        Raises:
+            StoreError: it exists and cannot be read.
+        """
+        ...
+
+    async def put_if(self, grant: Grant) -> Grant | None: ...
+
+    async def delete_if(self, grant: Grant) -> bool: ...
+
+    async def list(self, owner: str | None = None) -> list[Grant]:
+        """All grants, or one owner's. Damaged ones are left out and logged."""
+        ...
+
+
+class SignInStore(Protocol):
+    async def slot(self, owner: str, server: str) -> str:
+        """The id of the slot of (owner, server): stable, and not to be guessed from outside this store."""
+        ...
+
+    async def get(self, id: str) -> SignIn | None: ...
+
+    async def put_if(self, sign_in: SignIn) -> SignIn | None: ...
+
+    async def list(self) -> list[SignIn]:
+        """Every slot's latest sign-in, ended ones included."""
+        ...
+
+
+class ConnectionStore(Protocol):
+    async def get(self, server_url: str) -> Connection | None: ...
+
+    async def put_if(self, connection: Connection) -> Connection | None: ...
+
+
+class Store(Protocol):
+    """One backend. `owner` and `server` are checked by `mcp_auth.records.grant_key`."""
+
+    @property
+    def grants(self) -> GrantStore: ...
+
+    @property
+    def sign_ins(self) -> SignInStore: ...
+
+    @property
+    def connections(self) -> ConnectionStore: ...
+
+    def lease(self, owner: str, server: str, *, ttl: float, wait: float) -> AbstractAsyncContextManager[None]:
+        """Exclusive right to change the credentials of (owner, server), across tasks, processes and replicas.
+
+        Args:
+            ttl: seconds after which a holder that died loses it (kernel locks: at once).
+            wait: seconds to wait for somebody else.
+
+        Raises:
+            Busy: not had within `wait`.
+        """
+        ...
+
+    async def close(self) -> None: ...
