@@ -20,7 +20,12 @@ class Principal:
     def parse(cls, text: str) -> Principal:
         """Raises ValueError unless it is `platform:user` without white space or control characters."""
         platform, colon, user = text.partition(":")
-        if not colon or not platform.isidentifier() or not user or any(c.isspace() or not c.isprintable() for c in user):
+        if (
+            not colon
+            or not platform.isidentifier()
+            or not user
+            or any(c.isspace() or not c.isprintable() for c in user)
+        ):
             raise ValueError("a principal is 'platform:user', for example telegram:123456789")
         return cls(platform, user)
 
@@ -61,3 +66,15 @@ class Invocation:
     pressed: MessageRef | None = None
     # `--as PERSON` of the command line: act with this person's credentials. Only for cli:local.
     acting_for: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What the place that asked can do with an answer. Without them: one final reply, and no secret is asked for.
+
+    `edits`: an earlier reply can be replaced, so live results may follow. `secret_input`: an input of the
+    platform's own that shows the secret to nobody (hidden terminal input, modal).
+    """
+
+    edits: bool = False
+    secret_input: bool = False

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
+from gateway.invocations import ChatRef, MessageRef, Principal
 from mcp_auth.status import ServerStatus
 
 
@@ -113,3 +114,47 @@ class Reply:
     summary: str | None = None
     title: str | None = None
     ok: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """A message that nobody asked for at this moment: a sign-in ended, a grant died.
+
+    `message` given: replace that message by `reply`, silently; when that fails, nothing is lost, because
+    everything worth knowing also comes as a notice of its own. `message` None: a new message: `reply.audience`
+    CALLER goes to `principal` in private (via `chat`), CHAT goes to `chat`.
+    """
+
+    principal: Principal
+    chat: ChatRef
+    reply: Reply
+    message: MessageRef | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Immediate:
+    """The answer comes from memory or local files: no acknowledgement is needed before it."""
+
+    audience: Audience = Audience.CHAT
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """The answer needs the network: acknowledge now, visible to `audience`."""
+
+    audience: Audience = Audience.CALLER
+
+
+@dataclass(frozen=True, slots=True)
+class Modal:
+    """The first reply will carry a `SecretPrompt` for this server; a modal has to be the first answer."""
+
+    server: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """No answer: a duplicate event, or a stranger who has been told already."""
+
+
+Decision = Immediate | Deferred | Modal | Ignored
