@@ -163,7 +163,7 @@ SIGN_IN_STEPS: dict[SignInStatus, frozenset[SignInStatus]] = {
     "started": frozenset({"opened", "confirmed", "exchanging", "refused", "failed", "expired", "cancelled"}),
     "opened": frozenset({"confirmed", "exchanging", "refused", "failed", "expired", "cancelled"}),
     "confirmed": frozenset({"exchanging", "refused", "failed", "expired", "cancelled"}),
-    "exchanging": frozenset({"done", "failed", "cancelled"}),
+    "exchanging": frozenset({"done", "failed"}),
     "done": frozenset(),
     "refused": frozenset(),
     "failed": frozenset(),
@@ -188,7 +188,7 @@ class SignIn(Record):
     `state` is `<id>.<43 random characters>`, so a callback finds its record without an index.
     """
 
-    __secret__: ClassVar[frozenset[str]] = frozenset({"state", "code_verifier", "authorization_url", "ticket_sha256"})
+    __secret__: ClassVar[frozenset[str]] = frozenset({"state", "code_verifier", "authorization_url"})
 
     id: str
     server: str
@@ -208,7 +208,6 @@ class SignIn(Record):
     state: str | None = None
     code_verifier: str | None = None
     authorization_url: str | None = None
-    ticket_sha256: list[str] = msgspec.field(default_factory=list)
     claimed_at: float | None = None
     ended_at: float | None = None
     # One sentence for the chat and the page, and the next command.

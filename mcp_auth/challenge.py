@@ -1,0 +1,85 @@
+"""`WWW-Authenticate`, read by the grammar of RFC 9110 section 11.6.1.
+
+A search for `scope=` inside the header would also find `error_scope=`, and a quoted comma would end
+a value early; so the header is read token by token.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
+_TOKEN68 = re.compile(r"[A-Za-z0-9\-._~+/]+=*")
+_MAX = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class BearerChallenge:
+    """The parameters of a Bearer challenge that we act on (RFC 6750 section 3, RFC 9728 section 5.1)."""
+
+    scope: str | None = None
+    resource_metadata: str | None = None
+    error: str | None = None
+
+
+def bearer_challenge(headers: Iterable[str]) -> BearerChallenge | None:
+    """The first Bearer challenge in the values of all `WWW-Authenticate` headers, or None.
+
+    A broken header gives what could be read up to the fault.
+    """
+    for header in headers:
+        for scheme, parameters in _challenges(header[:_MAX]):
+            if scheme.lower() == "bearer":
+                return BearerChallenge(
+                    scope=parameters.get("scope") or None,
+                    resource_metadata=parameters.get("resource_metadata") or None,
+                    error=parameters.get("error") or None,
+                )
+    return None
+
+
+def _challenges(text: str) -> list[tuple[str, dict[str, str]]]:
+    found: list[tuple[str, dict[str, str]]] = []
+    at = 0
+    while at < len(text):
+        at = _skip(text, at, " \t,")
+        token = _TOKEN.match(text, at)
+        if token is None:
+            break
+        after = _skip(text, token.end(), " \t")
+        if after < len(text) and text[after] == "=" and found:
+            value, at = _value(text, _skip(text, after + 1, " \t"))
+            found[-1][1].setdefault(token.group().lower(), value)
+            continue
+        found.append((token.group(), {}))
+        at = _skip_token68(text, after)
+    return found
+
+
+def _value(text: str, at: int) -> tuple[str, int]:
+    quoted = _QUOTED.match(text, at)
+    if quoted is not None:
+        return re.sub(r"\\(.)", r"\1", quoted.group(1)), quoted.end()
+    # Unquoted URLs are not tokens, and yet servers send them: read up to a separator.
+    plain = re.compile(r"[^\s,\"]*").match(text, at)
+    end = plain.end() if plain else at
+    return text[at:end], max(end, at + 1)
+
+
+def _skip_token68(text: str, at: int) -> int:
+    """Past credentials such as `Negotiate abc==`, which stand alone up to a comma."""
+    match = _TOKEN68.match(text, at)
+    if match is None:
+        return at
+    after = _skip(text, match.end(), " \t")
+    alone = after >= len(text) or text[after] == ","
+    return match.end() if alone else at
+
+
+def _skip(text: str, at: int, characters: str) -> int:
+    while at < len(text) and text[at] in characters:
+        at += 1
+    return at

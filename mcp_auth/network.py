@@ -1,0 +1,171 @@
+"""The network rules: which schemes and addresses a request for one server may use. Pure.
+
+A server that the operator configured may be private. What its metadata points to may be private
+only on the same origin, or where `gateway.network.allow` says so; loopback also when the server
+itself is on loopback. Cloud metadata services are never asked.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from urllib.parse import SplitResult, urlsplit
+
+from mcp_auth.errors import AddressRefused, ConfigError
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+# AWS/GCP/Azure/OpenStack, AWS ECS and EKS, Alibaba, Oracle, AWS over IPv6.
+_CLOUD_METADATA = frozenset(
+    ipaddress.ip_address(text)
+    for text in (
+        "169.254.169.254",
+        "169.254.170.2",
+        "169.254.170.23",
+        "100.100.100.200",
+        "192.0.0.192",
+        "fd00:ec2::254",
+        "fd00:ec2::23",
+    )
+)
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkRules:
+    """The rules for one server. `host` and `port` are its configured origin; `allow` as in the configuration."""
+
+    host: str
+    port: int
+    on_loopback: bool
+    allow_http: bool = False
+    allow_names: frozenset[str] = frozenset()
+    allow_networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
+
+    @classmethod
+    def for_url(cls, url: str, *, allow: tuple[str, ...] = (), allow_http: bool = False) -> NetworkRules:
+        parts = urlsplit(url)
+        host = (parts.hostname or "").lower()
+        names: set[str] = set()
+        networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = []
+        for entry in allow:
+            try:
+                networks.append(ipaddress.ip_network(entry, strict=False))
+            except ValueError:
+                if "/" in entry:
+                    raise ConfigError(
+                        "gateway.network.allow holds an entry that is neither a host name nor a network",
+                        key="gateway.network.allow",
+                        next_step="write host names, addresses or blocks such as 10.0.0.0/8",
+                    ) from None
+                names.add(entry.lower())
+        return cls(
+            host=host,
+            port=port_of(parts),
+            on_loopback=is_loopback_host(host),
+            allow_http=allow_http,
+            allow_names=frozenset(names),
+            allow_networks=tuple(networks),
+        )
+
+    def check_url(self, url: str, *, credentials: bool) -> SplitResult:
+        """The parts of `url` when its scheme and form are allowed.
+
+        `credentials`: OAuth travels on it, so plain http is for loopback only (RFC 9700, MCP authorization).
+
+        Raises:
+            AddressRefused: any other scheme, a user name in it, or no host.
+        """
+        try:
+            parts = urlsplit(url)
+            port = port_of(parts)
+        except ValueError:
+            raise AddressRefused("The server names a URL that cannot be read.") from None
+        host = (parts.hostname or "").lower()
+        if not host or parts.username is not None or parts.password is not None:
+            raise AddressRefused("The server names a URL without a host, or with a user name in it.")
+        if parts.scheme == "https":
+            return parts
+        own = (host, port) == (self.host, self.port)
+        if parts.scheme == "http" and (is_loopback_host(host) or (own and self.allow_http and not credentials)):
+            return parts
+        raise AddressRefused(
+            f"{shown_host(host)} is not reached over https, and that is required here.",
+            next_step="use https, or allow_http: true for a server without OAuth",
+        )
+
+    def check_address(self, host: str, port: int, address: str) -> None:
+        """Allow or refuse the address that is about to be connected to.
+
+        Raises:
+            AddressRefused: cloud metadata, or a private address that nothing permits.
+        """
+        ip = effective_address(address)
+        if ip in _CLOUD_METADATA:
+            raise AddressRefused(f"{shown_host(host)} is a cloud metadata address; it is never contacted.")
+        if (host.lower(), port) == (self.host, self.port) or host.lower() in self.allow_names:
+            return
+        if any(ip in network for network in self.allow_networks if network.version == ip.version):
+            return
+        if ip.is_global and not ip.is_multicast:
+            return
+        if ip.is_loopback and self.on_loopback:
+            return
+        raise AddressRefused(
+            f"{shown_host(host)} leads to a private address, and the server's metadata may not point there.",
+            next_step="if that is intended, add the host to gateway.network.allow",
+        )
+
+
+def effective_address(text: str) -> Address:
+    """The address that is really meant: IPv4 inside IPv6 (mapped, 6to4, Teredo, NAT64) is taken out."""
+    ip = ipaddress.ip_address(text.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv4Address):
+        return ip
+    if ip.ipv4_mapped is not None:
+        return ip.ipv4_mapped
+    if ip.sixtofour is not None:
+        return ip.sixtofour
+    if ip.teredo is not None:
+        return ip.teredo[1]
+    if ip in _NAT64:
+        return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+    return ip
+
+
+def is_loopback_host(host: str) -> bool:
+    """`localhost`, `*.localhost` (RFC 6761) and loopback literals."""
+    host = host.lower().strip("[]")
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return effective_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def is_loopback_url(url: str) -> bool:
+    """Whether `url` is plain http on loopback, the one place where OAuth may go without TLS (RFC 8252)."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return parts.scheme == "http" and is_loopback_host(parts.hostname or "")
+
+
+def port_of(parts: SplitResult) -> int:
+    """The port, with the scheme's default. Raises ValueError for an impossible one."""
+    if parts.port is not None:
+        return parts.port
+    return 80 if parts.scheme == "http" else 443
+
+
+def origin_of(url: str) -> tuple[str, str, int]:
+    """Scheme, lower-case host and port: what a credential is bound to."""
+    parts = urlsplit(url)
+    return parts.scheme.lower(), (parts.hostname or "").lower(), port_of(parts)
+
+
+def shown_host(host: str) -> str:
+    """A host name fit for a sentence: printable ASCII, at most 100 characters."""
+    return "".join(c if c.isascii() and c.isprintable() else "?" for c in host)[:100] or "the host"

@@ -1,0 +1,230 @@
+"""Who we are at an issuer: configured client, client ID metadata document, or dynamic registration.
+
+The order is the specification's (2026-07-28). Every registration is bound to its issuer and its
+redirect URI; one of another issuer is never presented (SEP-2352).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from mcp_auth.config import Server
+from mcp_auth.errors import ClientRegistrationNeeded, RegistrationRefused, SignInError
+from mcp_auth.http import Answer, Http
+from mcp_auth.network import NetworkRules, is_loopback_url, shown_host
+from mcp_auth.records import Registration, ServerMetadata
+from mcp_auth.vendors import where_to_register
+
+CLIENT_NAME = "slash-mcp"
+
+
+def configured_registration(
+    server: Server, client_secret: str | None, metadata: ServerMetadata, redirect_uri: str
+) -> Registration | None:
+    """The pre-registered client of the configuration, bound to this issuer; None when there is none."""
+    client_id = server.oauth.client_id
+    if client_id is None:
+        return None
+    return Registration(
+        client_id=client_id,
+        issuer=metadata.issuer,
+        source="configured",
+        redirect_uri=redirect_uri,
+        client_secret=client_secret,
+        token_endpoint_auth_method=server.oauth.token_endpoint_auth_method
+        or _method_for(client_secret, metadata.token_endpoint_auth_methods_supported),
+    )
+
+
+def check_configured_issuer(server: Server, metadata: ServerMetadata, known: Sequence[Registration]) -> None:
+    """A pre-registered client belongs to the issuer it was first used at; a changed issuer is said, not followed.
+
+    Raises:
+        SignInError: the server now names another authorization server.
+    """
+    for registration in known:
+        same_client = registration.source == "configured" and registration.client_id == server.oauth.client_id
+        if same_client and registration.issuer != metadata.issuer:
+            before = shown_host(urlsplit(registration.issuer).hostname or "")
+            now = shown_host(urlsplit(metadata.issuer).hostname or "")
+            raise SignInError(
+                f"{server.name} moved from the authorization server {before} to {now}, "
+                "and the configured client_id belongs to the first.",
+                next_step=f"if that is right, run `slash-mcp auth {server.name} --fresh` with a client_id of {now}",
+            )
+
+
+def metadata_document_registration(server: Server, metadata: ServerMetadata, redirect_uri: str) -> Registration | None:
+    """The client whose id is the URL of its metadata document, where the issuer supports that (SEP-991)."""
+    url = server.oauth.client_metadata_url
+    if url is None or not server.oauth.cimd or metadata.client_id_metadata_document_supported is not True:
+        return None
+    parts = urlsplit(url)
+    if parts.scheme != "https" or parts.path in ("", "/"):
+        raise SignInError(
+            f"oauth.client_metadata_url of {server.name} must be an https URL with a path.",
+            next_step="correct it in the configuration, or set cimd: false",
+        )
+    return Registration(
+        client_id=url,
+        issuer=metadata.issuer,
+        source="metadata_document",
+        redirect_uri=redirect_uri,
+        token_endpoint_auth_method="none",
+    )
+
+
+def usable_dynamic_registration(
+    known: Sequence[Registration], metadata: ServerMetadata, redirect_uri: str, now: float
+) -> Registration | None:
+    """An earlier dynamic registration at this issuer with exactly this redirect URI, when its secret still holds."""
+    for registration in known:
+        if (
+            registration.source == "dynamic"
+            and registration.issuer == metadata.issuer
+            and registration.redirect_uri == redirect_uri
+            and not (registration.client_secret_expires_at and registration.client_secret_expires_at <= now + 60)
+        ):
+            return registration
+    return None
+
+
+async def register(
+    http: Http, rules: NetworkRules, server: Server, metadata: ServerMetadata, redirect_uri: str, scope: str | None
+) -> Registration:
+    """Register a client (RFC 7591).
+
+    Raises:
+        ClientRegistrationNeeded: there is no registration endpoint. RegistrationRefused: it said no.
+        Unreachable: no answer.
+    """
+    if metadata.registration_endpoint is None:
+        raise client_registration_needed(server, metadata, redirect_uri)
+    answer = await http.fetch(
+        rules,
+        "POST",
+        metadata.registration_endpoint,
+        headers={"Content-Type": "application/json"},
+        content=json.dumps(_request(server, metadata, redirect_uri, scope)).encode(),
+    )
+    if answer.status not in (200, 201):
+        raise _refusal(server, metadata, redirect_uri, answer)
+    return _accepted(server, metadata, redirect_uri, answer)
+
+
+def client_registration_needed(server: Server, metadata: ServerMetadata, redirect_uri: str) -> ClientRegistrationNeeded:
+    """What to tell a person who has to register a client by hand: the exact redirect URI, and where."""
+    host = shown_host(urlsplit(metadata.issuer).hostname or "")
+    place = where_to_register(metadata.issuer)
+    where = f" ({place})" if place else ""
+    return ClientRegistrationNeeded(
+        f"{host} registers no clients by itself, so {server.name} needs a client_id of your own.",
+        redirect_uri=redirect_uri,
+        next_step=(
+            f"register an OAuth client at {host}{where} with the redirect URI {redirect_uri} "
+            f"and write its client_id under mcp_servers.{server.name}.oauth"
+        ),
+    )
+
+
+def _request(server: Server, metadata: ServerMetadata, redirect_uri: str, scope: str | None) -> dict[str, Any]:
+    from mcp.shared.auth import OAuthClientMetadata
+    from pydantic import AnyUrl
+
+    native = is_loopback_url(redirect_uri)
+    document = OAuthClientMetadata(
+        redirect_uris=[AnyUrl(redirect_uri)],
+        client_name=server.oauth.client_name or CLIENT_NAME,
+        token_endpoint_auth_method=server.oauth.token_endpoint_auth_method
+        or _method_to_ask_for(metadata.token_endpoint_auth_methods_supported),
+        application_type=server.oauth.application_type or ("native" if native else "web"),
+        scope=scope,
+    ).model_dump(mode="json", exclude_none=True)
+    # Registered exactly as it will be used: a URL model may rewrite it.
+    document["redirect_uris"] = [redirect_uri]
+    return document
+
+
+def _accepted(server: Server, metadata: ServerMetadata, redirect_uri: str, answer: Answer) -> Registration:
+    from mcp.client.auth import OAuthRegistrationError
+    from mcp.client.auth.oauth2 import check_registration_usable
+    from mcp.shared.auth import OAuthClientInformationFull
+    from pydantic import ValidationError
+
+    host = shown_host(urlsplit(metadata.issuer).hostname or "")
+    try:
+        document = json.loads(answer.body)
+        client = OAuthClientInformationFull.model_validate(document)
+        if client.client_secret and client.token_endpoint_auth_method is None:
+            # Supabase and others leave the method out and want the secret in the form.
+            client.token_endpoint_auth_method = _method_for(
+                client.client_secret, metadata.token_endpoint_auth_methods_supported
+            )
+        check_registration_usable(client)
+    except (ValueError, ValidationError, OAuthRegistrationError, RecursionError):
+        raise RegistrationRefused(
+            f"{host} registered a client in a form that cannot be used.",
+            redirect_uri=redirect_uri,
+            next_step=f"register a client by hand and write its client_id under mcp_servers.{server.name}.oauth",
+        ) from None
+    expires = client.client_secret_expires_at
+    return Registration(
+        client_id=client.client_id,
+        issuer=metadata.issuer,
+        source="dynamic",
+        redirect_uri=redirect_uri,
+        client_secret=client.client_secret,
+        # RFC 7591: 0 means that it never expires.
+        client_secret_expires_at=float(expires) if expires else None,
+        token_endpoint_auth_method=client.token_endpoint_auth_method,
+    )
+
+
+def _refusal(server: Server, metadata: ServerMetadata, redirect_uri: str, answer: Answer) -> RegistrationRefused:
+    host = shown_host(urlsplit(metadata.issuer).hostname or "")
+    by_hand = client_registration_needed(server, metadata, redirect_uri).next_step
+    error = _error_code(answer)
+    if error is None and answer.status in (401, 403):
+        return RegistrationRefused(
+            f"{host} registers only clients on its allow-list (HTTP {answer.status}).",
+            redirect_uri=redirect_uri,
+            next_step=f"ask {host} to admit {CLIENT_NAME}, or {by_hand}",
+        )
+    reason = error or f"HTTP {answer.status}"
+    return RegistrationRefused(
+        f"{host} refused to register a client ({reason}).", redirect_uri=redirect_uri, next_step=by_hand
+    )
+
+
+def _error_code(answer: Answer) -> str | None:
+    """The `error` of an OAuth error answer, when it is one: a short word, fit to be shown."""
+    try:
+        document = json.loads(answer.body)
+    except (ValueError, RecursionError):
+        return None
+    error = document.get("error") if isinstance(document, dict) else None
+    if isinstance(error, str) and 0 < len(error) <= 60 and all(c.isalnum() or c in "_-." for c in error):
+        return error
+    return None
+
+
+def _method_for(secret: str | None, supported: Sequence[str] | None) -> str:
+    """How a client with this secret authenticates where nothing says so."""
+    if not secret:
+        return "none"
+    if supported and "client_secret_post" not in supported and "client_secret_basic" in supported:
+        return "client_secret_basic"
+    return "client_secret_post"
+
+
+def _method_to_ask_for(supported: Sequence[str] | None) -> Any:
+    """A public client where that is possible: a secret on many machines is none (RFC 8252 section 8.5)."""
+    if not supported or "none" in supported:
+        return "none"
+    for method in ("client_secret_basic", "client_secret_post"):
+        if method in supported:
+            return method
+    return "none"

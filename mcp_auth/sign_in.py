@@ -1,0 +1,653 @@
+"""Signing in, in two halves over one stored record: `begin` makes the link, `finish` takes the answer.
+
+No task waits in between, so `finish` works on any replica and after any restart, once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import msgspec
+
+from mcp_auth.answers import Binding, CallbackAnswer
+from mcp_auth.challenge import BearerChallenge
+from mcp_auth.config import Config, Server
+from mcp_auth.discovery import discover, is_warm
+from mcp_auth.errors import (
+    AlreadyFinished,
+    AuthorizationRefused,
+    CallbackRejected,
+    McpAuthError,
+    SignInError,
+    SignInExpired,
+    TokenRequestFailed,
+    UnknownSignIn,
+    Unreachable,
+    WrongIssuer,
+    WrongPerson,
+)
+from mcp_auth.http import Http
+from mcp_auth.network import NetworkRules, shown_host
+from mcp_auth.records import (
+    OPEN,
+    SIGN_IN_STEPS,
+    Connection,
+    Grant,
+    Origin,
+    PreviousGrant,
+    Registration,
+    ServerMetadata,
+    SignIn,
+    SignInStatus,
+)
+from mcp_auth.registration import (
+    check_configured_issuer,
+    configured_registration,
+    metadata_document_registration,
+    register,
+    usable_dynamic_registration,
+)
+from mcp_auth.stores.base import Store
+from mcp_auth.tokens import TOKEN_TIMEOUT, TokenAnswer, plain, request_tokens
+from mcp_auth.vendors import authorize_params
+
+if TYPE_CHECKING:
+    from mcp_auth.variables import Variables
+
+LIFETIME = 600.0
+# A claim older than this belongs to a process that died: the token request ends long before.
+STALE_CLAIM = TOKEN_TIMEOUT + 25.0
+LEASE_TTL = 45.0
+LEASE_WAIT = 40.0
+_REGISTRATIONS_KEPT = 8
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class StartedSignIn:
+    """A sign-in and its link. `reused`: it was open already. `listening`: a redirect to this machine is received."""
+
+    sign_in: SignIn
+    link: str
+    reused: bool = False
+    listening: bool = True
+
+    @property
+    def expires_at(self) -> float:
+        return self.sign_in.expires_at
+
+    def __repr__(self) -> str:
+        return f"StartedSignIn(server={self.sign_in.server!r}, reused={self.reused}, listening={self.listening})"
+
+
+class SignIns:
+    """Begins, finishes and cancels sign-ins. `changed(kind, record)` is told of every end."""
+
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        http: Http,
+        variables: Variables,
+        rules: Callable[[Server], NetworkRules],
+        changed: Callable[[SignIn], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._http = http
+        self._variables = variables
+        self._rules = rules
+        self._changed = changed
+        self._clock = clock
+        self._running: set[asyncio.Task[SignIn]] = set()
+
+    # -- the first half ----------------------------------------------------------------------
+
+    async def current(self, server: str, owner: str) -> SignIn | None:
+        """The latest sign-in of (owner, server), with a death that nobody wrote down yet."""
+        sign_in = await self._store.sign_ins.get(await self._store.sign_ins.slot(owner, server))
+        return None if sign_in is None else await self._settled(sign_in)
+
+    async def reusable(self, server: Server, owner: str, origin: Origin) -> SignIn | None:
+        """The open sign-in that may be handed out again, now with this origin.
+
+        Raises:
+            SignInError: it is open for somebody else, or its answer is being exchanged right now.
+        """
+        sign_in = await self.current(server.name, owner)
+        if sign_in is None or sign_in.status not in OPEN or sign_in.server_url != server.url:
+            return None
+        if sign_in.origin.principal != origin.principal:
+            minutes = max(1, round((sign_in.expires_at - self._clock()) / 60))
+            raise SignInError(
+                f"Somebody else is signing {server.name} in right now; their link lives for {minutes} more minutes.",
+                next_step=f"/mcp cancel {server.name}",
+            )
+        if sign_in.status == "exchanging":
+            raise SignInError(
+                f"{server.name} is being signed in right now.", next_step=f"wait a moment, then /mcp {server.name}"
+            )
+        if sign_in.origin == origin:
+            return sign_in
+        # The answer goes to where the link was asked for last.
+        return await self._store.sign_ins.put_if(msgspec.structs.replace(sign_in, origin=origin)) or sign_in
+
+    async def connection(self, server: Server, *, fresh: bool) -> Connection:
+        """What is known of the server, looked up when it is cold.
+
+        Raises:
+            SignInError, Unreachable: as `discover`.
+        """
+        url = server.url or ""
+        known = await self._store.connections.get(url)
+        if not fresh and known is not None and is_warm(known, self._clock()):
+            return known
+        challenge = None
+        if known is not None and known.challenge_scope:
+            challenge = BearerChallenge(known.challenge_scope, known.challenge_metadata_url)
+        prefer = known.metadata.issuer if known is not None and known.metadata is not None else None
+        found = await discover(self._http, self._rules(server), server, known=challenge, prefer=prefer)
+
+        def remember(connection: Connection) -> None:
+            connection.metadata = found.metadata
+            connection.resource = found.resource
+            connection.resource_scopes = found.resource_scopes
+            connection.resource_name = plain(found.resource_name, 80) if found.resource_name else None
+            connection.needs_sign_in = True
+            connection.fetched_at = self._clock()
+            if found.challenge is not None:
+                connection.challenge_scope = found.challenge.scope
+                connection.challenge_metadata_url = found.challenge.resource_metadata
+            if fresh:
+                connection.refused_scopes = []
+                connection.registrations = [r for r in connection.registrations if r.issuer == found.metadata.issuer]
+
+        return await self.remember(url, remember)
+
+    async def remember(self, server_url: str, change: Callable[[Connection], None]) -> Connection:
+        """Apply `change` to what is stored of a server, again after every lost race."""
+        for _ in range(20):
+            connection = await self._store.connections.get(server_url) or Connection(server_url=server_url)
+            change(connection)
+            stored = await self._store.connections.put_if(connection)
+            if stored is not None:
+                return stored
+        raise SignInError("The record of the server changes all the time.", next_step="try again")
+
+    async def begin(
+        self,
+        server: Server,
+        owner: str,
+        origin: Origin,
+        connection: Connection,
+        redirect_uri: str,
+        *,
+        extra_scope: str | None = None,
+        fresh: bool = False,
+    ) -> SignIn:
+        """Make the record and its authorization URL. Registers a client when none fits.
+
+        Raises:
+            SignInError and its children, Unreachable.
+        """
+        metadata = connection.metadata
+        if metadata is None:
+            raise ValueError("the connection must have been looked up")
+        scope = choose_scope(server, connection, metadata, extra_scope)
+        registration = await self._registration(server, connection, metadata, redirect_uri, scope, fresh)
+        now = self._clock()
+        slot = await self._store.sign_ins.slot(owner, server.name)
+        before = await self._store.sign_ins.get(slot)
+        sign_in = SignIn(
+            id=slot,
+            server=server.name,
+            owner=owner,
+            server_url=server.url or "",
+            status="started",
+            origin=origin,
+            created_at=now,
+            expires_at=now + (server.oauth.timeout or LIFETIME),
+            issuer=metadata.issuer,
+            metadata=metadata,
+            registration=registration,
+            version=before.version if before else 0,
+            redirect_uri=redirect_uri,
+            resource=_resource(server, connection),
+            scope=scope,
+        )
+        _authorize(sign_in, server)
+        stored = await self._store.sign_ins.put_if(sign_in)
+        if stored is not None:
+            return stored
+        # Somebody began the same sign-in in the same moment: theirs counts.
+        again = await self.reusable(server, owner, origin)
+        if again is None:
+            raise SignInError(f"{server.name} is being signed in elsewhere.", next_step=f"/mcp auth {server.name}")
+        return again
+
+    async def _registration(
+        self,
+        server: Server,
+        connection: Connection,
+        metadata: ServerMetadata,
+        redirect_uri: str,
+        scope: str | None,
+        fresh: bool,
+    ) -> Registration:
+        secret = server.oauth.client_secret
+        resolved = self._variables.resolve(secret) if secret is not None else None
+        configured = configured_registration(server, resolved, metadata, redirect_uri)
+        if configured is not None:
+            if not fresh:
+                check_configured_issuer(server, metadata, connection.registrations)
+            return configured
+        return (
+            metadata_document_registration(server, metadata, redirect_uri)
+            or usable_dynamic_registration(connection.registrations, metadata, redirect_uri, self._clock())
+            or await register(self._http, self._rules(server), server, metadata, redirect_uri, scope)
+        )
+
+    # -- the second half ---------------------------------------------------------------------
+
+    async def finish(self, answer: CallbackAnswer, binding: Binding) -> SignIn:
+        """Take the answer of the authorization server. Succeeds at most once for a sign-in.
+
+        Raises:
+            CallbackRejected and its children: nothing was changed, the right answer still counts.
+            AuthorizationRefused, TokenRequestFailed: the sign-in ended without tokens; an old grant is kept.
+        """
+        sign_in = await self._find(answer, binding)
+        if sign_in.status not in OPEN:
+            raise _ended(sign_in)
+        if sign_in.status == "exchanging":
+            raise AlreadyFinished(f"{sign_in.server} is being signed in right now with this link.")
+        self._check_binding(sign_in, answer, binding)
+        _check_issuer(sign_in, answer)
+        if answer.error is not None:
+            return await self._refused(sign_in, answer)
+        if answer.code is None:
+            raise CallbackRejected("The address holds no code.", next_step="copy the whole address of the last page")
+        claimed = await self._step(sign_in, "exchanging", claimed_at=self._clock())
+        if claimed is None:
+            raise AlreadyFinished(f"{sign_in.server} is being signed in with this link already.")
+        # A browser that closes its connection must not leave a code half exchanged.
+        task = asyncio.create_task(self._exchange(claimed, answer.code))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return await asyncio.shield(task)
+
+    async def _find(self, answer: CallbackAnswer, binding: Binding) -> SignIn:
+        if answer.state is None and answer.code is not None and binding.principal is not None:
+            return await self._only_open(binding.principal)
+        slot = answer.slot
+        sign_in = await self._store.sign_ins.get(slot) if slot else None
+        if sign_in is None or sign_in.state is None or answer.state is None:
+            raise _unknown()
+        if not hmac.compare_digest(sign_in.state.encode(), answer.state.encode()):
+            raise _unknown()
+        return await self._settled(sign_in)
+
+    async def _only_open(self, principal: str) -> SignIn:
+        """The sign-in that a bare code can only belong to."""
+        now = self._clock()
+        fitting = [
+            sign_in
+            for sign_in in await self._store.sign_ins.list()
+            if sign_in.status in ("started", "opened", "confirmed")
+            and sign_in.expires_at > now
+            and sign_in.origin.principal == principal
+            and not sign_in.metadata.authorization_response_iss_parameter_supported
+        ]
+        if len(fitting) != 1:
+            raise CallbackRejected(
+                "A bare code does not say which sign-in it belongs to.",
+                next_step="paste the whole address of the last page: /mcp paste URL",
+            )
+        return fitting[0]
+
+    def _check_binding(self, sign_in: SignIn, answer: CallbackAnswer, binding: Binding) -> None:
+        if binding.principal is not None and binding.principal != sign_in.origin.principal:
+            raise WrongPerson(
+                "This sign-in was begun by somebody else; only that person can finish it.",
+                next_step="begin your own with /mcp auth",
+            )
+        if binding.principal is not None and not _is_loopback_redirect(sign_in.redirect_uri):
+            raise CallbackRejected("This sign-in ends on its own page; there is nothing to paste.")
+        if answer.redirect_uri is not None and answer.redirect_uri.lower() != sign_in.redirect_uri.lower():
+            raise CallbackRejected("The answer arrived at another address than the one that was registered.")
+
+    async def _refused(self, sign_in: SignIn, answer: CallbackAnswer) -> SignIn:
+        error = plain(answer.error or "", 60) or "error"
+        said = plain(answer.error_description, 160) if answer.error_description else None
+        denied = error == "access_denied"
+        what = "Access was denied" if denied else f"The authorization server answered {error}"
+        sentence = f"{what}: {said}." if said else f"{what}."
+        next_step = f"/mcp auth {sign_in.server}"
+        status: SignInStatus = "refused" if denied else "failed"
+        ended = await self._step(sign_in, status, outcome=sentence, next_step=next_step)
+        if ended is None:
+            raise AlreadyFinished(f"{sign_in.server} is being signed in with this link already.")
+        if error in ("invalid_client", "unauthorized_client"):
+            await self.forget_registration(sign_in.server_url, sign_in.registration)
+        self._changed(ended)
+        raise AuthorizationRefused(sentence, next_step=next_step)
+
+    async def _exchange(self, sign_in: SignIn, code: str) -> SignIn:
+        server = self._config.servers.get(sign_in.server)
+        try:
+            if server is None or server.url != sign_in.server_url:
+                raise TokenRequestFailed(f"{sign_in.server} is no longer configured with that url.")
+            outcome = await self._request(server, sign_in, code)
+            await self._store_grant(sign_in, outcome)
+        except McpAuthError as error:
+            failed = await self._step(sign_in, "failed", outcome=error.message, next_step=error.next_step)
+            if failed is not None:
+                self._changed(failed)
+            raise
+        who = f" as {outcome.account}" if outcome.account else ""
+        done = await self._step(sign_in, "done", outcome=f"Signed in to {sign_in.server}{who}.")
+        done = done or sign_in
+        self._changed(done)
+        return done
+
+    async def _request(self, server: Server, sign_in: SignIn, code: str) -> TokenAnswer:
+        form = {
+            "grant_type": "authorization_code",
+            "code": code,
+            "redirect_uri": sign_in.redirect_uri,
+            "code_verifier": sign_in.code_verifier or "",
+        }
+        if sign_in.resource is not None:
+            form["resource"] = sign_in.resource
+        again = f"/mcp auth {sign_in.server}"
+        host = shown_host(urlsplit(sign_in.metadata.token_endpoint).hostname or "")
+        try:
+            answer = await request_tokens(
+                self._http, self._rules(server), sign_in.metadata, sign_in.registration, form, now=self._clock()
+            )
+        except Unreachable as error:
+            raise TokenRequestFailed(f"The code could not be exchanged: {error.message}", next_step=again) from None
+        if isinstance(answer, TokenAnswer):
+            return answer
+        if answer.error in ("invalid_client", "unauthorized_client"):
+            await self.forget_registration(sign_in.server_url, sign_in.registration)
+        raise TokenRequestFailed(f"{host} did not give a token ({answer.sentence()}).", next_step=again)
+
+    async def _store_grant(self, sign_in: SignIn, answer: TokenAnswer) -> None:
+        now = self._clock()
+        async with self._store.lease(sign_in.owner, sign_in.server, ttl=LEASE_TTL, wait=LEASE_WAIT):
+            for _ in range(20):
+                old = await self._store.grants.get(sign_in.owner, sign_in.server, sign_in.server_url)
+                tokens = answer.tokens
+                if tokens.scope is None:
+                    # RFC 6749 section 5.1: left out means granted as asked.
+                    tokens = msgspec.structs.replace(tokens, scope=sign_in.scope)
+                grant = Grant(
+                    server=sign_in.server,
+                    owner=sign_in.owner,
+                    server_url=sign_in.server_url,
+                    version=old.version if old else 0,
+                    issuer=sign_in.issuer,
+                    metadata=sign_in.metadata,
+                    registration=sign_in.registration,
+                    tokens=tokens,
+                    resource=sign_in.resource,
+                    scope_requested=sign_in.scope,
+                    account=answer.account,
+                    keys=old.keys if old else {},
+                    signed_in_at=now,
+                    mirror_sha256=old.mirror_sha256 if old else None,
+                    previous=previous_of(old, sign_in.server_url, now),
+                )
+                if await self._store.grants.put_if(grant) is not None:
+                    break
+            else:
+                raise TokenRequestFailed("The grant could not be stored: it changes all the time.")
+        await self.remember(sign_in.server_url, lambda connection: _keep(connection, sign_in, answer))
+
+    # -- ends --------------------------------------------------------------------------------
+
+    async def cancel(self, server: str, owner: str) -> bool:
+        """End the open sign-in of (owner, server). False when there is none."""
+        sign_in = await self.current(server, owner)
+        if sign_in is None or sign_in.status not in OPEN:
+            return False
+        ended = await self._step(sign_in, "cancelled", outcome=f"The sign-in to {server} was cancelled.")
+        if ended is None:
+            return False
+        self._changed(ended)
+        return True
+
+    async def open(self, owner: str | None = None) -> list[SignIn]:
+        """Every open sign-in; the dead are written down on the way."""
+        found = []
+        for stored in await self._store.sign_ins.list():
+            if stored.status in OPEN and (owner is None or stored.owner == owner):
+                sign_in = await self._settled(stored)
+                if sign_in.status in OPEN:
+                    found.append(sign_in)
+        return found
+
+    async def forget_registration(self, server_url: str, dead: Registration) -> None:
+        """A registration that the issuer no longer knows: discovery and registration anew at the next sign-in."""
+
+        def forget(connection: Connection) -> None:
+            connection.registrations = [
+                r for r in connection.registrations if (r.issuer, r.client_id) != (dead.issuer, dead.client_id)
+            ]
+            connection.fetched_at = None
+
+        await self.remember(server_url, forget)
+
+    async def drain(self) -> None:
+        """Wait for exchanges under way; each is bounded by the deadline of a token request."""
+        if self._running:
+            await asyncio.wait(set(self._running), timeout=TOKEN_TIMEOUT + LEASE_WAIT)
+
+    async def _settled(self, sign_in: SignIn) -> SignIn:
+        """The record with what time did to it: an expired link, or the claim of a process that died."""
+        now = self._clock()
+        again = f"/mcp auth {sign_in.server}"
+        if sign_in.status == "exchanging" and sign_in.claimed_at is not None and now > sign_in.claimed_at + STALE_CLAIM:
+            grant = await self._store.grants.get(sign_in.owner, sign_in.server, sign_in.server_url)
+            if grant is not None and grant.signed_in_at is not None and grant.signed_in_at >= sign_in.claimed_at:
+                ended = await self._step(sign_in, "done", outcome=f"Signed in to {sign_in.server}.")
+            else:
+                sentence = f"The sign-in to {sign_in.server} was interrupted before it was finished."
+                ended = await self._step(sign_in, "failed", outcome=sentence, next_step=again)
+        elif sign_in.status in OPEN and sign_in.status != "exchanging" and now >= sign_in.expires_at:
+            # A server that never comes back with an answer may have forgotten us: look everything up again.
+            await self.remember(sign_in.server_url, _expire_metadata)
+            sentence = f"The link for {sign_in.server} has expired."
+            ended = await self._step(sign_in, "expired", outcome=sentence, next_step=again)
+        else:
+            return sign_in
+        if ended is None:
+            return await self._store.sign_ins.get(sign_in.id) or sign_in
+        self._changed(ended)
+        return ended
+
+    async def _step(
+        self,
+        sign_in: SignIn,
+        status: SignInStatus,
+        *,
+        outcome: str | None = None,
+        next_step: str | None = None,
+        claimed_at: float | None = None,
+    ) -> SignIn | None:
+        """Move the record along `SIGN_IN_STEPS`; None when somebody else moved it first."""
+        if status not in SIGN_IN_STEPS[sign_in.status]:
+            return None
+        changed = msgspec.structs.replace(sign_in, status=status, outcome=outcome, next_step=next_step)
+        if claimed_at is not None:
+            changed.claimed_at = claimed_at
+        if status not in OPEN:
+            changed.ended_at = self._clock()
+            # Nothing can be exchanged with it any more.
+            changed.code_verifier = None
+            changed.authorization_url = None
+        return await self._store.sign_ins.put_if(changed)
+
+
+def choose_scope(
+    server: Server, connection: Connection, metadata: ServerMetadata, extra_scope: str | None = None
+) -> str | None:
+    """The scope to ask for: configuration, else the challenge, else `scopes_supported`, else none (MCP authorization).
+
+    `extra_scope` is what was granted before, for a step-up: the union is asked for. `offline_access` is
+    added only where the authorization server lists it.
+    """
+    if server.oauth.scope is not None:
+        chosen = server.oauth.scope.split()
+    elif connection.challenge_scope:
+        chosen = connection.challenge_scope.split()
+    elif connection.resource_scopes is not None:
+        chosen = list(connection.resource_scopes)
+    else:
+        chosen = []
+    chosen = [scope for scope in chosen if scope not in connection.refused_scopes]
+    union = list(dict.fromkeys([*(extra_scope or "").split(), *chosen]))
+    if not union:
+        return None
+    if server.oauth.scope is None and "offline_access" in (metadata.scopes_supported or ()):
+        union = list(dict.fromkeys([*union, "offline_access"]))
+    return " ".join(union)
+
+
+def previous_of(old: Grant | None, server_url: str, now: float) -> PreviousGrant | None:
+    """What a re-authorization must be able to bring back: the old grant, when it is still worth something."""
+    if old is None:
+        return None
+    if old.previous is not None:
+        # The grant in between never worked; the one before it is the good one.
+        return old.previous
+    tokens = old.tokens
+    if tokens is None or old.server_url != server_url or old.reauthorization is not None:
+        return None
+    if tokens.refresh_token is None and tokens.expires_at is not None and tokens.expires_at <= now:
+        return None
+    return PreviousGrant(
+        issuer=old.issuer,
+        metadata=old.metadata,
+        registration=old.registration,
+        tokens=tokens,
+        resource=old.resource,
+        scope_requested=old.scope_requested,
+        account=old.account,
+        reauthorization=old.reauthorization,
+        registration_dead=old.registration_dead,
+    )
+
+
+def _authorize(sign_in: SignIn, server: Server) -> None:
+    """Give the record its `state`, its PKCE verifier and the authorization URL (RFC 6749 section 4.1.1)."""
+    from mcp.client.auth.oauth2 import PKCEParameters
+
+    pkce = PKCEParameters.generate()
+    sign_in.state = f"{sign_in.id}.{secrets.token_urlsafe(32)}"
+    sign_in.code_verifier = pkce.code_verifier
+    parameters = {
+        **authorize_params(sign_in.issuer),
+        **server.oauth.authorize_params,
+        "response_type": "code",
+        "client_id": sign_in.registration.client_id,
+        "redirect_uri": sign_in.redirect_uri,
+        "state": sign_in.state,
+        "code_challenge": pkce.code_challenge,
+        "code_challenge_method": "S256",
+    }
+    if sign_in.resource is not None:
+        parameters["resource"] = sign_in.resource
+    if sign_in.scope is not None:
+        parameters["scope"] = sign_in.scope
+        if "offline_access" in sign_in.scope.split():
+            # OpenID Connect Core section 11: offline_access counts only with a prompt for consent.
+            parameters.setdefault("prompt", "consent")
+    endpoint = urlsplit(sign_in.metadata.authorization_endpoint)
+    # The endpoint may have a query of its own, which is kept (RFC 6749 section 3.1).
+    query = [*((k, v) for k, v in parse_qsl(endpoint.query) if k not in parameters), *parameters.items()]
+    sign_in.authorization_url = urlunsplit(endpoint._replace(query=urlencode(query), fragment=""))
+
+
+def _resource(server: Server, connection: Connection) -> str | None:
+    """The resource indicator (RFC 8707): configured, else the metadata's, else the server's URL; None when off."""
+    from mcp.shared.auth_utils import resource_url_from_server_url
+
+    if server.oauth.resource is False:
+        return None
+    if isinstance(server.oauth.resource, str):
+        return server.oauth.resource
+    if connection.resource is not None:
+        return connection.resource
+    if server.oauth.legacy:
+        # 2025-03-26 knew no resource indicators.
+        return None
+    return resource_url_from_server_url(server.url or "")
+
+
+def _check_issuer(sign_in: SignIn, answer: CallbackAnswer) -> None:
+    """RFC 9207 section 2.4, before anything of the answer is acted on or shown; raw strings, no normalisation."""
+    if answer.iss is None:
+        if sign_in.metadata.authorization_response_iss_parameter_supported:
+            raise WrongIssuer(
+                "The answer does not say which authorization server it comes from, although this one always does.",
+                next_step="paste the whole address, or begin again with /mcp auth " + sign_in.server,
+            )
+        return
+    if answer.iss != sign_in.issuer:
+        raise WrongIssuer(
+            "The answer comes from another authorization server than the one that was asked; it was not used.",
+            next_step=f"begin again with /mcp auth {sign_in.server}, and report it when it happens twice",
+        )
+
+
+def _keep(connection: Connection, sign_in: SignIn, answer: TokenAnswer) -> None:
+    """After a success: the registration is worth keeping, and scopes that were not granted are not asked for again."""
+    used = sign_in.registration
+    others = [
+        r
+        for r in connection.registrations
+        if (r.issuer, r.redirect_uri, r.source) != (used.issuer, used.redirect_uri, used.source)
+    ]
+    # The configured secret stays in the configuration; only the binding to the issuer is remembered.
+    kept = msgspec.structs.replace(used, client_secret=None) if used.source == "configured" else used
+    connection.registrations = [*others, kept][-_REGISTRATIONS_KEPT:]
+    if answer.tokens.scope is not None and connection.challenge_scope:
+        granted = set(answer.tokens.scope.split())
+        asked = set((sign_in.scope or "").split())
+        missing = [s for s in connection.challenge_scope.split() if s in asked and s not in granted]
+        connection.refused_scopes = list(dict.fromkeys([*connection.refused_scopes, *missing]))[-50:]
+
+
+def _expire_metadata(connection: Connection) -> None:
+    connection.fetched_at = None
+
+
+def _is_loopback_redirect(uri: str) -> bool:
+    from mcp_auth.network import is_loopback_url
+
+    return is_loopback_url(uri)
+
+
+def _unknown() -> UnknownSignIn:
+    return UnknownSignIn(
+        "No open sign-in belongs to this address; it may be of an older link.", next_step="begin again with /mcp auth"
+    )
+
+
+def _ended(sign_in: SignIn) -> CallbackRejected:
+    again = f"/mcp auth {sign_in.server}"
+    if sign_in.status == "expired":
+        return SignInExpired(f"The link for {sign_in.server} has expired.", next_step=again)
+    if sign_in.status == "done":
+        return AlreadyFinished(f"This link has signed {sign_in.server} in already.", next_step=f"/mcp {sign_in.server}")
+    words = {"refused": "was refused", "failed": "failed", "cancelled": "was cancelled"}
+    return AlreadyFinished(f"The sign-in to {sign_in.server} {words[sign_in.status]} before.", next_step=again)
