@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from gateway.gateway import Gateway
     from gateway.invocations import LOCAL, Abilities, ChatRef, Invocation, MessageRef, Principal
     from gateway.replies import Notice, Reply
-    from gateway.serve import serve
 
 __all__ = [
     "LOCAL",
@@ -23,14 +22,12 @@ __all__ = [
     "Notice",
     "Principal",
     "Reply",
-    "serve",
 ]
 
 _HOME = {
     "Gateway": "gateway.gateway",
     "Notice": "gateway.replies",
     "Reply": "gateway.replies",
-    "serve": "gateway.serve",
 }
 
 

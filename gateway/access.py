@@ -1,0 +1,105 @@
+"""Who is served, who may do what, and whose credentials are meant. Pure functions over the configuration."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from gateway.invocations import LOCAL, Principal
+from mcp_auth.config import Config, GatewayOptions, Server
+from mcp_auth.errors import NotAllowed
+from mcp_auth.records import SHARED
+
+
+class Action(StrEnum):
+    """`SEE`: status and help. `USE`: test. `CHANGE`: sign in, set a key, cancel, log out."""
+
+    SEE = "see"
+    USE = "use"
+    CHANGE = "change"
+
+
+def is_allowed(principal: Principal, gateway: GatewayOptions) -> bool:
+    """Deny by default: only `allow`, and the operator at the terminal (`cli:local`)."""
+    return principal == LOCAL or (principal.platform != LOCAL.platform and str(principal) in gateway.allow)
+
+
+def person_of(principal: Principal, gateway: GatewayOptions) -> str:
+    """The one human behind a principal, in the form of an owner: `person:ann`, else `principal:telegram:123`."""
+    for name, members in gateway.people.items():
+        if str(principal) in members:
+            return f"person:{name}"
+    return f"principal:{principal}"
+
+
+def persons(gateway: GatewayOptions) -> frozenset[str]:
+    """Everybody in `allow`, joined by `people`. The operator at the terminal is not counted."""
+    principals = (Principal.parse(text) for text in gateway.allow)
+    return frozenset(person_of(one, gateway) for one in principals if one.platform != LOCAL.platform)
+
+
+def may(principal: Principal, action: Action, server: Server, config: Config) -> bool:
+    """Once several people are allowed, only admins change what a shared server holds."""
+    gateway = config.gateway
+    if not is_allowed(principal, gateway):
+        return False
+    if action is not Action.CHANGE or principal == LOCAL or is_per_user(server, gateway):
+        return True
+    if len(persons(gateway)) <= 1:
+        return True
+    admins = {person_of(Principal.parse(text), gateway) for text in gateway.admins}
+    return person_of(principal, gateway) in admins
+
+
+def may_sign_in(principal: Principal, gateway: GatewayOptions) -> bool:
+    """May OAuth sign-ins begin here? From a chat only while exactly one person is allowed.
+
+    Whoever opens a forwarded link would bind an own account to the sender's: without the same-person proof of
+    the public endpoint nothing tells the two apart (design, section 7).
+    """
+    return principal == LOCAL or len(persons(gateway)) <= 1
+
+
+def may_paste(principal: Principal, private: bool, gateway: GatewayOptions) -> bool:
+    """Paste-back: in private only; with several people only when `allow_paste` says so."""
+    if principal == LOCAL:
+        return True
+    return private and (gateway.allow_paste or len(persons(gateway)) <= 1)
+
+
+def secrets_in_chat(principal: Principal, gateway: GatewayOptions) -> bool:
+    """May this platform's own input carry a secret? The terminal hides input and always may."""
+    return principal == LOCAL or gateway.platforms.get(principal.platform, {}).get("secrets_in_chat") is True
+
+
+def owner_for(principal: Principal, server: Server, config: Config, acting_for: str | None = None) -> str:
+    """Whose credentials this principal uses at this server.
+
+    Args:
+        acting_for: a name in `people` or a principal in `allow` (`--as` of the command line); for `cli:local` only.
+
+    Raises:
+        NotAllowed: `acting_for` by somebody else, or naming nobody who is known.
+    """
+    acting = _acting(principal, config.gateway, acting_for)
+    if not is_per_user(server, config.gateway):
+        return SHARED
+    return acting
+
+
+def is_per_user(server: Server, gateway: GatewayOptions) -> bool:
+    return (server.identity or gateway.identity) == "per_user"
+
+
+def _acting(principal: Principal, gateway: GatewayOptions, acting_for: str | None) -> str:
+    if acting_for is None:
+        return person_of(principal, gateway)
+    if principal != LOCAL:
+        raise NotAllowed("Only the operator at the terminal can act for somebody else.", next_step="/mcp")
+    if acting_for in gateway.people:
+        return f"person:{acting_for}"
+    if acting_for in gateway.allow:
+        return person_of(Principal.parse(acting_for), gateway)
+    raise NotAllowed(
+        "There is nobody of this name in gateway.people or gateway.allow.",
+        next_step="name a person of gateway.people, or an allowed principal such as telegram:123456789",
+    )

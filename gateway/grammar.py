@@ -1,0 +1,385 @@
+"""Typed text -> Command. Pure and total: every text gives a command, none raises.
+
+A command never carries words that it did not understand: they may be a secret or a link, and whoever
+answers could repeat them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from urllib.parse import parse_qs, urlsplit
+
+
+@dataclass(frozen=True, slots=True)
+class ListServers:
+    """`/mcp`"""
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """`/mcp SERVER`"""
+
+    server: str
+
+
+@dataclass(frozen=True, slots=True)
+class Auth:
+    """`/mcp auth [SERVER ...]`; no server: all that need it."""
+
+    servers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """`/mcp key [SERVER]`; no server: the only one that lacks a key, if it is the only one."""
+
+    server: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyExposed:
+    """Somebody typed a key into the chat. The value is not here on purpose."""
+
+    server: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyStoreAnyway:
+    """The button under "could not be tried": stores the value of a pending prompt."""
+
+    prompt_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Paste:
+    """`/mcp paste URL`, or the bare redirect URL."""
+
+    text: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Confirm:
+    """`/mcp confirm CODE`"""
+
+    code: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """`/mcp cancel [SERVER]`"""
+
+    server: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Logout:
+    """`/mcp logout SERVER`"""
+
+    server: str
+
+
+@dataclass(frozen=True, slots=True)
+class Test:
+    """`/mcp test SERVER`"""
+
+    __test__ = False
+
+    server: str
+
+
+@dataclass(frozen=True, slots=True)
+class Help:
+    """`/mcp help`"""
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """Not understood. `commands`: what may have been meant, best first, without `/mcp`; may be empty."""
+
+    commands: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ambiguous:
+    """More than one server begins like this."""
+
+    commands: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WholeNameNeeded:
+    """`logout` and `cancel` with the beginning of a name only."""
+
+    commands: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ArgumentMissing:
+    """A verb that needs something after it: `paste`, `confirm`, `logout`, `test`."""
+
+    verb: str
+    commands: tuple[str, ...] = ()
+
+
+Command = (
+    ListServers
+    | Detail
+    | Auth
+    | Key
+    | KeyExposed
+    | KeyStoreAnyway
+    | Paste
+    | Confirm
+    | Cancel
+    | Logout
+    | Test
+    | Help
+    | Suggestion
+    | Ambiguous
+    | WholeNameNeeded
+    | ArgumentMissing
+)
+
+
+def parse(text: str, servers: Sequence[str]) -> Command:
+    """What stood after `/mcp` (a leading `/mcp`, `/mcp@botname` or `!mcp` is taken off) as a command.
+
+    Args:
+        servers: the configured names. Matched case-insensitively and by unique beginning.
+    """
+    text = _PREFIX.sub("", text.strip(), count=1).strip()
+    if not text:
+        return ListServers()
+    if looks_like_redirect(text):
+        return Paste(_unwrap(text))
+    first, rest = _split_first(text)
+    parse_rest = _VERBS.get(_fold(first))
+    if parse_rest is not None:
+        return parse_rest(rest, servers)
+    return _server_or_suggestion(text, first, rest, servers)
+
+
+def looks_like_redirect(text: str) -> bool:
+    """Is this whole text an http(s) URL with an authorization answer in its query?"""
+    text = _unwrap(text.strip())
+    if any(c.isspace() for c in text):
+        return False
+    try:
+        url = urlsplit(text)
+        query = parse_qs(url.query, max_num_fields=50)
+    except ValueError:
+        return False
+    return url.scheme in ("http", "https") and bool(url.netloc) and bool(query.keys() & {"state", "code", "error"})
+
+
+def command_for(verb: str, server: str | None = None) -> str:
+    """`auth "my server"`: the text that `parse` reads back as this verb with exactly this server."""
+    if server is None:
+        return verb
+    return f"{verb} {quote(server)}"
+
+
+def detail_for(server: str) -> str:
+    """The shortest command for one server's detail: its name, or `status NAME` when the name reads as a verb."""
+    if _fold(server.split(maxsplit=1)[0] if server.split() else "") in _VERBS or _PREFIX.match(server):
+        return command_for("status", server)
+    return quote(server)
+
+
+def quote(server: str) -> str:
+    if not any(c.isspace() for c in server):
+        return server
+    return f"'{server}'" if '"' in server else f'"{server}"'
+
+
+_PREFIX = re.compile(r"[/!]mcp(?:@\w{1,64})?(?=\s|$)", re.IGNORECASE)
+_WORD = re.compile(
+    r'"(?P<double>[^"]*)(?:"|$)|\'(?P<single>[^\']*)(?:\'|$)|[“„](?P<curly>[^“”]*)(?:[“”]|$)|(?P<bare>\S+)'
+)
+_PROMPT_ID = re.compile(r"[A-Za-z0-9_-]{8,32}")
+# Shorter words without a similar name are taken for a typing error, not for a secret.
+_SECRET_LENGTH = 12
+
+
+def _server_or_suggestion(text: str, first: str, rest: str, servers: Sequence[str]) -> Command:
+    found = _find(text, servers)
+    if len(found) == 1:
+        return Detail(found[0])
+    if found:
+        return Ambiguous(tuple(detail_for(name) for name in found))
+    named = _find(first, servers)
+    verb = _fold(rest)
+    if len(named) == 1 and verb in _TAKES_SERVER:
+        return Suggestion((command_for(verb, named[0]),))
+    return Suggestion(_nearest(first, rest, servers))
+
+
+def _nearest(first: str, rest: str, servers: Sequence[str]) -> tuple[str, ...]:
+    commands: dict[str, str] = {_fold(name): detail_for(name) for name in servers}
+    commands |= {verb: verb for verb in _SHOWN_VERBS}
+    # A long word is no misspelt name, and comparing it would cost quadratic time.
+    words = [word for word in (_fold(first[:200]), _fold(f"{first} {rest}"[:200])) if word]
+    close = {match: None for word in words for match in difflib.get_close_matches(word, commands, n=2, cutoff=0.6)}
+    if not close and words:
+        close = {match: None for match in commands if len(words[0]) > 1 and match.startswith(words[0])}
+    argument = _find(rest, servers) if rest else []
+    return tuple(
+        command_for(commands[match], argument[0]) if match in _TAKES_SERVER and len(argument) == 1 else commands[match]
+        for match in list(close)[:3]
+    )
+
+
+def _status(rest: str, servers: Sequence[str]) -> Command:
+    return _one_server(rest, servers, "status", Detail) if rest else ListServers()
+
+
+def _auth(rest: str, servers: Sequence[str]) -> Command:
+    if not rest:
+        return Auth()
+    whole = _find(rest, servers)
+    if len(whole) == 1:
+        return Auth((whole[0],))
+    chosen: dict[str, None] = {}
+    for word in _words(rest):
+        command = _one_server(word, servers, "auth", lambda name: Auth((name,)))
+        if not isinstance(command, Auth):
+            return command
+        chosen[command.servers[0]] = None
+    return Auth(tuple(chosen)) if chosen else Auth()
+
+
+def _key(rest: str, servers: Sequence[str]) -> Command:
+    if not rest:
+        return Key()
+    found = _find(rest, servers)
+    if len(found) == 1:
+        return Key(found[0])
+    if found:
+        return Ambiguous(tuple(command_for("key", name) for name in found))
+    first, more = _split_first(rest)
+    named = _find(first, servers)
+    if more:
+        return KeyExposed(named[0] if len(named) == 1 else None)
+    close = _close_servers(first, servers)
+    if not close and len(first) >= _SECRET_LENGTH:
+        return KeyExposed()
+    return Suggestion(tuple(command_for("key", name) for name in close))
+
+
+def _key_store(rest: str, servers: Sequence[str]) -> Command:
+    return KeyStoreAnyway(rest) if _PROMPT_ID.fullmatch(rest) else Suggestion(("key",))
+
+
+def _paste(rest: str, servers: Sequence[str]) -> Command:
+    return Paste(_unwrap(rest)) if rest else ArgumentMissing("paste")
+
+
+def _confirm(rest: str, servers: Sequence[str]) -> Command:
+    return Confirm(rest) if rest else ArgumentMissing("confirm")
+
+
+def _cancel(rest: str, servers: Sequence[str]) -> Command:
+    return _whole_name(rest, servers, "cancel", Cancel) if rest else Cancel()
+
+
+def _logout(rest: str, servers: Sequence[str]) -> Command:
+    if not rest:
+        return ArgumentMissing("logout", tuple(command_for("logout", name) for name in servers))
+    return _whole_name(rest, servers, "logout", Logout)
+
+
+def _test(rest: str, servers: Sequence[str]) -> Command:
+    if not rest:
+        return ArgumentMissing("test", tuple(command_for("test", name) for name in servers))
+    return _one_server(rest, servers, "test", Test)
+
+
+def _help(rest: str, servers: Sequence[str]) -> Command:
+    return Help()
+
+
+_VERBS: dict[str, Callable[[str, Sequence[str]], Command]] = {
+    "list": _status,
+    "status": _status,
+    "auth": _auth,
+    "login": _auth,
+    "key": _key,
+    "key-store": _key_store,
+    "paste": _paste,
+    "confirm": _confirm,
+    "cancel": _cancel,
+    "logout": _logout,
+    "test": _test,
+    "help": _help,
+}
+_SHOWN_VERBS = tuple(verb for verb in _VERBS if verb != "key-store")
+_TAKES_SERVER = frozenset({"status", "list", "auth", "login", "key", "cancel", "logout", "test"})
+
+
+def _one_server(rest: str, servers: Sequence[str], verb: str, make: Callable[[str], Command]) -> Command:
+    found = _find(rest, servers)
+    if len(found) == 1:
+        return make(found[0])
+    if found:
+        return Ambiguous(tuple(command_for(verb, name) for name in found))
+    return Suggestion(tuple(command_for(verb, name) for name in _close_servers(rest, servers)))
+
+
+def _whole_name(rest: str, servers: Sequence[str], verb: str, make: Callable[[str], Command]) -> Command:
+    whole = _find(rest, servers, by_beginning=False)
+    if len(whole) == 1:
+        return make(whole[0])
+    begins = _find(rest, servers)
+    if begins:
+        return WholeNameNeeded(tuple(command_for(verb, name) for name in begins))
+    return Suggestion(tuple(command_for(verb, name) for name in _close_servers(rest, servers)))
+
+
+def _find(text: str, servers: Sequence[str], *, by_beginning: bool = True) -> list[str]:
+    """All servers that `text` (quoted or not) may mean; exact spelling beats case, whole beats beginning."""
+    words = _words(text)
+    for candidate in dict.fromkeys((text, words[0] if len(words) == 1 else text)):
+        if candidate in servers:
+            return [candidate]
+        wanted = _fold(candidate)
+        whole = [name for name in servers if _fold(name) == wanted]
+        if whole:
+            return whole
+        begins = [name for name in servers if wanted and _fold(name).startswith(wanted)] if by_beginning else []
+        if begins:
+            return begins
+    return []
+
+
+def _close_servers(text: str, servers: Sequence[str]) -> list[str]:
+    names = {_fold(name): name for name in servers}
+    wanted = _fold(text[:200])
+    return [names[match] for match in difflib.get_close_matches(wanted, names, n=3, cutoff=0.5)]
+
+
+def _words(text: str) -> list[str]:
+    return [
+        next(value for value in match.group("double", "single", "curly", "bare") if value is not None)
+        for match in _WORD.finditer(text)
+    ]
+
+
+def _split_first(text: str) -> tuple[str, str]:
+    match = _WORD.match(text)
+    if match is None:
+        return text, ""
+    first = next(value for value in match.group("double", "single", "curly", "bare") if value is not None)
+    return first, text[match.end() :].strip()
+
+
+def _fold(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", text).split()).casefold()
+
+
+def _unwrap(text: str) -> str:
+    # Slack and mail programs put links into angle brackets.
+    return text[1:-1] if text.startswith("<") and text.endswith(">") else text

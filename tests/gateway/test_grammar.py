@@ -1,0 +1,188 @@
+"""The grammar: what people type, and what it means."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway import grammar
+from gateway.grammar import (
+    Ambiguous,
+    ArgumentMissing,
+    Auth,
+    Cancel,
+    Confirm,
+    Detail,
+    Help,
+    Key,
+    KeyExposed,
+    KeyStoreAnyway,
+    ListServers,
+    Logout,
+    Paste,
+    Suggestion,
+    Test,
+    WholeNameNeeded,
+    command_for,
+    detail_for,
+    parse,
+)
+
+SERVERS = ["supabase", "my-api", "GitHub", "gitlab", "status", "My Notes"]
+REDIRECT = "http://127.0.0.1:8765/callback?code=SECRETCODE&state=slot.random"
+
+
+@pytest.mark.parametrize(
+    ("typed", "command"),
+    [
+        ("", ListServers()),
+        ("   ", ListServers()),
+        ("list", ListServers()),
+        ("STATUS", ListServers()),
+        ("/mcp", ListServers()),
+        ("/mcp@my_bot", ListServers()),
+        ("/mcp@my_bot auth github", Auth(("GitHub",))),
+        ("!mcp auth", Auth()),
+        ("supabase", Detail("supabase")),
+        ("SUPA", Detail("supabase")),
+        ("status status", Detail("status")),
+        ("status my-api", Detail("my-api")),
+        ("auth", Auth()),
+        ("login", Auth()),
+        ("Login GITHUB", Auth(("GitHub",))),
+        ("auth supabase gith", Auth(("supabase", "GitHub"))),
+        ('auth "my notes" supabase', Auth(("My Notes", "supabase"))),
+        ("auth my notes", Auth(("My Notes",))),
+        ("auth “My Notes”", Auth(("My Notes",))),
+        ("auth 'my notes", Auth(("My Notes",))),
+        ("key", Key()),
+        ("key my-api", Key("my-api")),
+        ("key-store Ab3-_defgh12", KeyStoreAnyway("Ab3-_defgh12")),
+        (f"paste {REDIRECT}", Paste(REDIRECT)),
+        (f"paste <{REDIRECT}>", Paste(REDIRECT)),
+        ("paste code=abc&state=def", Paste("code=abc&state=def")),
+        (REDIRECT, Paste(REDIRECT)),
+        (f"/mcp {REDIRECT}", Paste(REDIRECT)),
+        (f"<{REDIRECT}>", Paste(REDIRECT)),
+        ("http://127.0.0.1:8765/callback?error=access_denied&state=x.y", Paste),
+        ("confirm 123 456", Confirm("123 456")),
+        ("cancel", Cancel()),
+        ("cancel supabase", Cancel("supabase")),
+        ("logout SUPABASE", Logout("supabase")),
+        ("test sup", Test("supabase")),
+        ("help", Help()),
+        ("help me", Help()),
+    ],
+)
+def test_what_is_typed_means(typed: str, command: object) -> None:
+    parsed = parse(typed, SERVERS)
+
+    if isinstance(command, type):
+        assert isinstance(parsed, command)
+    else:
+        assert parsed == command
+
+
+def test_a_beginning_shared_by_two_servers_names_both() -> None:
+    assert parse("git", SERVERS) == Ambiguous(("GitHub", "gitlab"))
+    assert parse("auth git", SERVERS) == Ambiguous(("auth GitHub", "auth gitlab"))
+
+
+@pytest.mark.parametrize("verb", ["logout", "cancel"])
+def test_logout_and_cancel_want_the_whole_name(verb: str) -> None:
+    assert parse(f"{verb} supa", SERVERS) == WholeNameNeeded((f"{verb} supabase",))
+
+
+@pytest.mark.parametrize(
+    ("typed", "first"),
+    [
+        ("lsit", "list"),
+        ("autj", "auth"),
+        ("autj github", "auth GitHub"),
+        ("hepl", "help"),
+        ("supabsae", "supabase"),
+        ("auth supabsae", "auth supabase"),
+        ("logout supabas3", "logout supabase"),
+        ("github auth", "auth GitHub"),
+    ],
+)
+def test_unknown_words_get_the_nearest_command(typed: str, first: str) -> None:
+    command = parse(typed, SERVERS)
+
+    assert isinstance(command, Suggestion)
+    assert command.commands[0] == first
+
+
+def test_words_that_resemble_nothing_are_answered_too() -> None:
+    assert parse("qqqqqqqq zzzz", SERVERS) == Suggestion(())
+
+
+@pytest.mark.parametrize("verb", ["paste", "confirm", "logout", "test"])
+def test_a_verb_without_its_argument_says_so(verb: str) -> None:
+    command = parse(verb, ["a"])
+
+    assert isinstance(command, ArgumentMissing)
+    assert command.verb == verb
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "key supabase sk-live-1234567890",
+        "key unknown sk-live-1234567890",
+        "key sk-live-1234567890abcdef",
+        "KEY my-api  two words here",
+    ],
+)
+def test_a_key_typed_into_the_chat_is_noticed_and_not_carried_along(typed: str) -> None:
+    command = parse(typed, SERVERS)
+
+    assert isinstance(command, KeyExposed)
+    assert "sk-live" not in repr(command)
+    assert "words" not in repr(command)
+
+
+def test_a_pasted_address_is_not_in_the_repr() -> None:
+    assert "SECRETCODE" not in repr(parse(REDIRECT, SERVERS))
+
+
+def test_other_urls_are_not_taken_for_a_redirect() -> None:
+    assert not grammar.looks_like_redirect("https://example.com/docs?page=2")
+    assert not grammar.looks_like_redirect("see http://127.0.0.1:1/callback?code=a&state=b please")
+    assert not grammar.looks_like_redirect("http://[::1/callback?code=a")
+
+
+def test_a_server_named_like_a_verb_has_its_own_way_in() -> None:
+    assert detail_for("status") == "status status"
+    assert detail_for("supabase") == "supabase"
+    assert detail_for("My Notes") == '"My Notes"'
+
+
+NAMES = st.lists(
+    st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=20)
+    | st.from_regex(r"[a-z]{1,5} [a-z\"']{1,5}", fullmatch=True),
+    max_size=5,
+)
+
+
+@given(st.text(max_size=300), NAMES)
+def test_no_text_raises(text: str, servers: list[str]) -> None:
+    assert isinstance(parse(text, servers), grammar.Command)
+
+
+@given(st.sampled_from(sorted(grammar._VERBS)), st.text(max_size=60), NAMES)
+def test_no_argument_raises(verb: str, text: str, servers: list[str]) -> None:
+    assert isinstance(parse(f"{verb} {text}", servers), grammar.Command)
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=20))
+def test_every_single_server_is_reached_by_the_command_made_for_it(name: str) -> None:
+    assert parse(command_for("auth", name), [name]) == Auth((name,))
+    assert parse(command_for("logout", name), [name]) == Logout(name)
+    assert parse(detail_for(name), [name]) == Detail(name)
+
+
+@given(st.text("sk-live0123456789ABCDEF", min_size=12, max_size=40), st.sampled_from(SERVERS))
+def test_a_typed_secret_is_never_in_the_command(secret: str, server: str) -> None:
+    assert secret not in repr(parse(f"key {command_for('', server).strip()} {secret}", SERVERS))
