@@ -36,10 +36,12 @@ def sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """Base of all stored records."""
+class _Masked:
+    """A `repr` that shows `***` for what `__secret__` names."""
 
+    __slots__ = ()
     __secret__: ClassVar[frozenset[str]] = frozenset()
+    __struct_fields__: ClassVar[tuple[str, ...]]
 
     def __repr__(self) -> str:
         shown = (
@@ -49,7 +51,15 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
-class ServerMetadata(Record, frozen=True):
+class Record(_Masked, msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Base of the stored records."""
+
+
+class Value(_Masked, msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
+    """Base of what stands inside records and never changes."""
+
+
+class ServerMetadata(Value):
     """The part of RFC 8414 metadata that we act on; every URL is the raw string of the JSON."""
 
     issuer: str
@@ -67,7 +77,7 @@ class ServerMetadata(Record, frozen=True):
     authorization_response_iss_parameter_supported: bool | None = None
 
 
-class Registration(Record, frozen=True):
+class Registration(Value):
     """Who we are at one issuer. `source` tells where the client id comes from."""
 
     __secret__: ClassVar[frozenset[str]] = frozenset({"client_secret", "registration_access_token"})
@@ -83,7 +93,7 @@ class Registration(Record, frozen=True):
     registration_client_uri: str | None = None
 
 
-class Tokens(Record, frozen=True):
+class Tokens(Value):
     """RFC 6749 section 5.1 with absolute times. `expires_at` None: valid until the server says 401."""
 
     __secret__: ClassVar[frozenset[str]] = frozenset({"access_token", "refresh_token"})
@@ -96,7 +106,7 @@ class Tokens(Record, frozen=True):
     token_type: str = "Bearer"
 
 
-class RefreshMark(Record, frozen=True):
+class RefreshMark(Value):
     """Written before a refresh token is sent: which one (SHA-256), when, and how often so far."""
 
     token_sha256: str
@@ -128,7 +138,11 @@ class Grant(Record):
     signed_in_at: float | None = None
     # Why only a person can make it work again; None while the grant is good.
     reauthorization: str | None = None
+    # The reason above holds although the access token has not ended: the server itself refuses it.
+    reauthorization_now: bool = False
     registration_dead: bool = False
+    # The server asked for these scopes on top (403 insufficient_scope); the next sign-in asks for the union.
+    step_up_scope: str | None = None
     refresh_mark: RefreshMark | None = None
     # After a failed refresh nobody asks again before this moment.
     refresh_not_before: float | None = None
@@ -173,7 +187,7 @@ SIGN_IN_STEPS: dict[SignInStatus, frozenset[SignInStatus]] = {
 OPEN: frozenset[SignInStatus] = frozenset({"started", "opened", "confirmed", "exchanging"})
 
 
-class Origin(Record, frozen=True):
+class Origin(Value):
     """Who asked, and where the answer goes. `chat` and `message` are an adapter's references, as JSON values."""
 
     principal: str
@@ -205,6 +219,8 @@ class SignIn(Record):
     redirect_uri: str = ""
     resource: str | None = None
     scope: str | None = None
+    # The part of `scope` that a step-up added.
+    step_up_scope: str | None = None
     state: str | None = None
     code_verifier: str | None = None
     authorization_url: str | None = None
@@ -234,7 +250,6 @@ class Connection(Record):
     registrations: list[Registration] = msgspec.field(default_factory=list)
     # Scopes that were asked for by a step-up and not granted; not asked for again.
     refused_scopes: list[str] = msgspec.field(default_factory=list)
-    tools: int | None = None
 
 
 R = TypeVar("R", bound=Record)

@@ -1,4 +1,4 @@
-"""The refresh transaction (docs/architecture.md, "Refresh"): one refresh for all tasks and processes, and no grant lost.
+"""The refresh transaction: one refresh for all tasks and processes, and no grant lost.
 
     take the lease, read again, adopt a newer grant, write the mark, send, write the result, release
 
@@ -12,6 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from typing import Literal
 
 import msgspec
 
@@ -38,6 +39,8 @@ logger = logging.getLogger(__name__)
 _AHEAD_SHARE = 0.2
 _AHEAD_MAX = 300.0
 _AHEAD_UNKNOWN = 60.0
+RefreshEnd = Literal["refreshed", "reauthorization_needed"]
+
 _BACKOFF_FIRST = 5.0
 _BACKOFF_MAX = 300.0
 
@@ -52,7 +55,7 @@ class Refresher:
         http: Http,
         sign_ins: SignIns,
         rules: Callable[[Server], NetworkRules],
-        changed: Callable[[str, str, str], None],
+        changed: Callable[[RefreshEnd, str, str], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._config = config
@@ -110,13 +113,20 @@ class Refresher:
     async def _transaction(self, server: Server, owner: str, refused: str | None) -> str:
         try:
             async with self._store.lease(owner, server.name, ttl=LEASE_TTL, wait=LEASE_WAIT):
-                return await self._under_lease(server, owner, refused)
+                for _ in range(3):
+                    try:
+                        return await self._under_lease(server, owner, refused)
+                    except _Superseded:
+                        continue
         except Busy:
             raise RefreshUnavailable(
                 f"Another process has been refreshing {server.name} for too long.",
                 retry_after=_BACKOFF_FIRST,
                 next_step="try again",
             ) from None
+        raise RefreshUnavailable(
+            f"The grant of {server.name} changes all the time.", retry_after=_BACKOFF_FIRST, next_step="try again"
+        )
 
     async def _under_lease(self, server: Server, owner: str, refused: str | None) -> str:
         grant = await self._store.grants.get(owner, server.name, server.url or "")
@@ -217,6 +227,7 @@ class Refresher:
         self, server: Server, grant: Grant, error: TokenError, sent_before: int, fallback: str | None
     ) -> str:
         if error.error == "invalid_grant":
+            await self._check_still_ours(grant)
             reason = "the authorization server ended the grant"
             await self._write(grant, reauthorization=reason, refresh_mark=None, last_error=error.sentence())
             self._changed("reauthorization_needed", grant.owner, grant.server)
@@ -235,6 +246,12 @@ class Refresher:
                 next_step=f"/mcp auth {server.name}",
             )
         return await self._failed(server, grant, error.sentence(), error.retry_after, sent_before, fallback)
+
+    async def _check_still_ours(self, grant: Grant) -> None:
+        """A late `invalid_grant` is about the token that was sent, not about a newer one in the store."""
+        current = await self._store.grants.get(grant.owner, grant.server, grant.server_url)
+        if current is None or current.tokens != grant.tokens:
+            raise _Superseded
 
     async def _failed(
         self,
@@ -283,13 +300,24 @@ class Refresher:
         )
 
     async def _write(self, grant: Grant, **changes: object) -> Grant:
-        """Store `grant` with `changes`. Under the lease only a person's logout or another program can be faster."""
-        stored = await self._store.grants.put_if(msgspec.structs.replace(grant, **changes))
-        if stored is None:
-            raise RefreshUnavailable(
-                f"The grant of {grant.server} was changed by somebody else.", retry_after=1.0, next_step="try again"
-            )
-        return stored
+        """Store `grant` with `changes`, as long as the tokens in the store are the ones the changes are about.
+
+        Raises:
+            _Superseded: another program wrote other tokens meanwhile, or the grant is gone.
+        """
+        for _ in range(20):
+            stored = await self._store.grants.put_if(msgspec.structs.replace(grant, **changes))
+            if stored is not None:
+                return stored
+            current = await self._store.grants.get(grant.owner, grant.server, grant.server_url)
+            if current is None or current.tokens != grant.tokens:
+                raise _Superseded
+            grant = current
+        raise _Superseded
+
+
+class _Superseded(Exception):
+    """The grant under our hands was replaced; what is stored now counts."""
 
 
 def is_due(tokens: Tokens, now: float) -> bool:
@@ -307,7 +335,7 @@ def _ended(tokens: Tokens, now: float) -> bool:
 
 
 def _backoff(failures: int, retry_after: float | None) -> float:
-    """Seconds to wait after the n-th failure: 5, 10, 20, ... at most 5 minutes; the server's wish counts up to an hour."""
+    """Seconds to wait after the n-th failure: 5, 10, 20, ... 300; a `Retry-After` counts up to an hour."""
     if retry_after is not None:
         return min(max(retry_after, 1.0), 3600.0)
     return float(min(_BACKOFF_MAX, _BACKOFF_FIRST * 2 ** min(failures, 10)))

@@ -189,10 +189,12 @@ class SignIns:
         connection: Connection,
         redirect_uri: str,
         *,
-        extra_scope: str | None = None,
+        grant: Grant | None = None,
         fresh: bool = False,
     ) -> SignIn:
         """Make the record and its authorization URL. Registers a client when none fits.
+
+        `grant`: what the owner holds now; a step-up asks for the union of its scope and the new one.
 
         Raises:
             SignInError and its children, Unreachable.
@@ -200,7 +202,8 @@ class SignIns:
         metadata = connection.metadata
         if metadata is None:
             raise ValueError("the connection must have been looked up")
-        scope = choose_scope(server, connection, metadata, extra_scope)
+        step_up = _step_up(server, connection, grant)
+        scope = choose_scope(server, connection, metadata, grant if step_up else None)
         registration = await self._registration(server, connection, metadata, redirect_uri, scope, fresh)
         now = self._clock()
         slot = await self._store.sign_ins.slot(owner, server.name)
@@ -221,6 +224,7 @@ class SignIns:
             redirect_uri=redirect_uri,
             resource=_resource(server, connection),
             scope=scope,
+            step_up_scope=step_up,
         )
         _authorize(sign_in, server)
         stored = await self._store.sign_ins.put_if(sign_in)
@@ -498,14 +502,16 @@ class SignIns:
 
 
 def choose_scope(
-    server: Server, connection: Connection, metadata: ServerMetadata, extra_scope: str | None = None
+    server: Server, connection: Connection, metadata: ServerMetadata, step_up: Grant | None = None
 ) -> str | None:
     """The scope to ask for: configuration, else the challenge, else `scopes_supported`, else none (MCP authorization).
 
-    `extra_scope` is what was granted before, for a step-up: the union is asked for. `offline_access` is
-    added only where the authorization server lists it.
+    `step_up` is the grant that the server found too small: the union of what it has and what was asked for on
+    top (SEP-2350). `offline_access` is added only where the authorization server lists it.
     """
-    if server.oauth.scope is not None:
+    if step_up is not None and step_up.tokens is not None:
+        chosen = f"{step_up.tokens.scope or ''} {step_up.step_up_scope or ''}".split()
+    elif server.oauth.scope is not None:
         chosen = server.oauth.scope.split()
     elif connection.challenge_scope:
         chosen = connection.challenge_scope.split()
@@ -513,13 +519,28 @@ def choose_scope(
         chosen = list(connection.resource_scopes)
     else:
         chosen = []
-    chosen = [scope for scope in chosen if scope not in connection.refused_scopes]
-    union = list(dict.fromkeys([*(extra_scope or "").split(), *chosen]))
-    if not union:
+    if not chosen:
         return None
     if server.oauth.scope is None and "offline_access" in (metadata.scopes_supported or ()):
-        union = list(dict.fromkeys([*union, "offline_access"]))
-    return " ".join(union)
+        chosen.append("offline_access")
+    return " ".join(dict.fromkeys(chosen))
+
+
+def _step_up(server: Server, connection: Connection, grant: Grant | None) -> str | None:
+    """The scopes to ask for on top of the grant's, or None when this is no step-up.
+
+    Raises:
+        SignInError: the authorization server did not grant them before, and would not now.
+    """
+    if grant is None or grant.step_up_scope is None or grant.tokens is None or grant.server_url != server.url:
+        return None
+    refused = [scope for scope in grant.step_up_scope.split() if scope in connection.refused_scopes]
+    if refused:
+        raise SignInError(
+            f"{server.name} asks for access that the authorization server did not grant before: {' '.join(refused)}.",
+            next_step=f"ask for that access there, then `slash-mcp auth {server.name} --fresh`",
+        )
+    return grant.step_up_scope
 
 
 def previous_of(old: Grant | None, server_url: str, now: float) -> PreviousGrant | None:
@@ -620,10 +641,9 @@ def _keep(connection: Connection, sign_in: SignIn, answer: TokenAnswer) -> None:
     # The configured secret stays in the configuration; only the binding to the issuer is remembered.
     kept = msgspec.structs.replace(used, client_secret=None) if used.source == "configured" else used
     connection.registrations = [*others, kept][-_REGISTRATIONS_KEPT:]
-    if answer.tokens.scope is not None and connection.challenge_scope:
-        granted = set(answer.tokens.scope.split())
-        asked = set((sign_in.scope or "").split())
-        missing = [s for s in connection.challenge_scope.split() if s in asked and s not in granted]
+    if sign_in.step_up_scope is not None and answer.tokens.scope is not None:
+        granted = answer.tokens.scope.split()
+        missing = [scope for scope in sign_in.step_up_scope.split() if scope not in granted]
         connection.refused_scopes = list(dict.fromkeys([*connection.refused_scopes, *missing]))[-50:]
 
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from mcp_auth.config import Server
+from mcp_auth.records import OPEN, Connection, Grant, SignIn
+
 
 class AuthState(StrEnum):
     NONE_NEEDED = "none_needed"
@@ -62,3 +65,158 @@ class ServerStatus:
     last_error: str | None = None
     refreshable: bool = False
     connection: ConnectionStatus = ConnectionStatus()
+
+
+def local_status(
+    server: Server,
+    *,
+    grant: Grant | None,
+    sign_in: SignIn | None,
+    connection: Connection | None,
+    missing: tuple[str, ...],
+    now: float,
+) -> ServerStatus:
+    """The status from what is stored here. `missing`: variables that the entry needs and nothing gives."""
+    auth = _auth(server, grant, sign_in, connection, missing, now)
+    return ServerStatus(
+        name=server.name,
+        transport=server.transport,
+        target=_target(server),
+        tools=_tools(server),
+        auth=auth.state,
+        detail=auth.detail,
+        account=auth.account,
+        expires_at=auth.expires_at,
+        next=auth.next,
+        variables=missing if auth.state is AuthState.KEY_MISSING else (),
+        scopes=grant.tokens.scope if grant is not None and grant.tokens is not None else None,
+        issuer=grant.issuer if grant is not None else None,
+        last_error=grant.last_error if grant is not None else None,
+        refreshable=_refreshable(grant),
+    )
+
+
+def uses_oauth(server: Server, connection: Connection | None) -> bool:
+    """Whether this server is signed in to: the configuration says so, or the kept finding of a probe does."""
+    if server.url is None or server.problem is not None:
+        return False
+    if server.auth == "oauth":
+        return True
+    return not server.headers and connection is not None and connection.needs_sign_in is True
+
+
+def needs_a_look(server: Server, connection: Connection | None) -> bool:
+    """Whether nothing says if this server wants a sign-in, so that it is probed once."""
+    return (
+        server.enabled
+        and server.problem is None
+        and server.url is not None
+        and server.auth is None
+        and not server.headers
+        and (connection is None or connection.needs_sign_in is None)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Auth:
+    state: AuthState
+    detail: str | None = None
+    account: str | None = None
+    expires_at: float | None = None
+    next: str | None = None
+
+
+def _auth(
+    server: Server,
+    grant: Grant | None,
+    sign_in: SignIn | None,
+    connection: Connection | None,
+    missing: tuple[str, ...],
+    now: float,
+) -> _Auth:
+    if server.problem is not None:
+        return _Auth(AuthState.MISCONFIGURED, server.problem)
+    if not server.enabled:
+        return _Auth(AuthState.DISABLED)
+    if missing:
+        return _Auth(AuthState.KEY_MISSING, ", ".join(missing), next=f"key {server.name}")
+    if uses_oauth(server, connection):
+        return _oauth(server, grant, sign_in, now)
+    if _has_variables(server):
+        return _Auth(AuthState.KEY_SET, next=f"test {server.name}")
+    return _Auth(AuthState.NONE_NEEDED, next=f"test {server.name}")
+
+
+def _oauth(server: Server, grant: Grant | None, sign_in: SignIn | None, now: float) -> _Auth:
+    sign_in_next = f"auth {server.name}"
+    good = _good_grant(server, grant, now)
+    if sign_in is not None and sign_in.server_url == server.url and sign_in.status in OPEN and sign_in.expires_at > now:
+        if good is None:
+            return _Auth(AuthState.SIGN_IN_OPEN, expires_at=sign_in.expires_at, next=sign_in_next)
+        return good
+    if good is not None:
+        return good
+    if grant is not None and grant.tokens is not None and grant.server_url == server.url:
+        return _Auth(AuthState.REAUTHORIZATION_NEEDED, _why_dead(grant), grant.account, next=sign_in_next)
+    if sign_in is not None and sign_in.server_url == server.url and sign_in.status == "failed":
+        return _Auth(AuthState.SIGN_IN_NEEDED, sign_in.outcome, next=sign_in_next)
+    return _Auth(AuthState.SIGN_IN_NEEDED, next=sign_in_next)
+
+
+def _good_grant(server: Server, grant: Grant | None, now: float) -> _Auth | None:
+    """Signed in: an access token that still lives, or a refresh token that is still worth sending."""
+    if grant is None or grant.tokens is None or grant.server_url != server.url:
+        return None
+    tokens = grant.tokens
+    alive = tokens.expires_at is None or tokens.expires_at > now
+    if grant.step_up_scope is not None:
+        return None
+    dead_end = grant.reauthorization is not None or grant.registration_dead
+    if dead_end and (not alive or grant.reauthorization_now):
+        return None
+    refreshable = _refreshable(grant)
+    if not alive and not refreshable:
+        return None
+    ends = None if refreshable else tokens.expires_at
+    next_step = f"auth {server.name}" if ends is not None else f"test {server.name}"
+    return _Auth(AuthState.SIGNED_IN, None, grant.account, ends, next_step)
+
+
+def _refreshable(grant: Grant | None) -> bool:
+    if grant is None or grant.tokens is None or grant.tokens.refresh_token is None:
+        return False
+    if grant.reauthorization is not None or grant.registration_dead:
+        return False
+    mark = grant.refresh_mark
+    return mark is None or mark.count < 2
+
+
+def _why_dead(grant: Grant) -> str:
+    if grant.step_up_scope is not None:
+        return f"it asks for more access: {grant.step_up_scope}"
+    if grant.reauthorization is not None:
+        return grant.reauthorization
+    if grant.registration_dead:
+        return "the authorization server no longer knows our client"
+    if grant.refresh_mark is not None and grant.refresh_mark.count >= 2:
+        return "two refresh requests got no answer"
+    return "the access has ended, and there is no refresh token"
+
+
+def _has_variables(server: Server) -> bool:
+    if server.url is not None and server.headers:
+        return True
+    return any("${" in value for value in server.env.values())
+
+
+def _target(server: Server) -> str:
+    if server.url is not None:
+        return server.url.partition("?")[0]
+    return " ".join([server.command or "", *server.args]).strip()
+
+
+def _tools(server: Server) -> str:
+    chosen = server.tools.include or server.tools.exclude
+    if not chosen:
+        return "all"
+    return f"{len(chosen)} {'selected' if server.tools.include else 'excluded'}"

@@ -1,0 +1,192 @@
+"""What an agent uses: an `httpx2.Auth` bound to one server, and MCP sessions over every transport."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import AsyncGenerator, AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+import httpx2
+
+from mcp_auth.challenge import BearerChallenge, bearer_challenge
+from mcp_auth.config import Server
+from mcp_auth.errors import CredentialsNeeded, McpAuthError, Unreachable
+
+if TYPE_CHECKING:
+    from mcp import Client
+
+logger = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT = 10.0
+READ_TIMEOUT = 300.0
+
+
+class Credentials(Protocol):
+    """Where `ServerAuth` gets what it sends, and whom it tells when the server says no."""
+
+    async def headers(self, refused: str | None = None) -> dict[str, str]:
+        """Everything to send. `refused`: the `Authorization` value that was answered 401."""
+        ...
+
+    async def refused(self, status: int, challenge: BearerChallenge | None, sent: str | None) -> McpAuthError:
+        """The server's final no, and the error that stands for it."""
+        ...
+
+
+class ServerAuth(httpx2.Auth):
+    """Attaches one owner's credentials to requests for one server, and to no others.
+
+    Holds no lock while a request is under way: concurrent requests never wait for each other. On a
+    401 the token is refreshed once and the request sent once more. `refusal` is the server's last no.
+    """
+
+    requires_response_body = False
+
+    def __init__(self, server: Server, credentials: Credentials) -> None:
+        if server.url is None:
+            raise ValueError("only a server with a url takes HTTP credentials")
+        self._url = httpx2.URL(server.url)
+        # SSE names another path of the same folder for its messages; streamable HTTP has one path.
+        path = self._url.path if server.transport == "http" else self._url.path.rpartition("/")[0]
+        self._below = path.rstrip("/") + "/"
+        self._credentials = credentials
+        self.refusal: McpAuthError | None = None
+
+    def __repr__(self) -> str:
+        return f"ServerAuth({self._url.host})"
+
+    def belongs(self, url: httpx2.URL) -> bool:
+        """Whether a request to `url` is one to this server: its scheme, host and port, and its path or below."""
+        own = self._url
+        if (url.scheme, url.host, url.port) != (own.scheme, own.host, own.port):
+            return False
+        path = url.path
+        return path == own.path or (path.startswith(self._below) and ".." not in path)
+
+    async def async_auth_flow(self, request: httpx2.Request) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
+        if not self.belongs(request.url):
+            yield request
+            return
+        try:
+            headers = await self._credentials.headers()
+        except CredentialsNeeded as error:
+            self.refusal = error
+            raise
+        request.headers.update(headers)
+        sent = headers.get("Authorization")
+        response = yield request
+        if response.status_code == 401 and sent is not None:
+            again = await self._again(sent)
+            if again is not None and again.get("Authorization") != sent:
+                request.headers.update(again)
+                sent = again.get("Authorization")
+                response = yield request
+        if response.status_code in (401, 403):
+            challenge = bearer_challenge(response.headers.get_list("www-authenticate"))
+            if response.status_code == 401 or (challenge is not None and challenge.error == "insufficient_scope"):
+                self.refusal = await self._credentials.refused(response.status_code, challenge, sent)
+
+    async def _again(self, sent: str) -> dict[str, str] | None:
+        """Other credentials than the refused ones, or None; the refusal itself says why there are none."""
+        try:
+            return await self._credentials.headers(refused=sent)
+        except CredentialsNeeded as error:
+            logger.debug("no other credentials: %s", error.code)
+            return None
+
+
+@contextlib.asynccontextmanager
+async def open_session(
+    server: Server,
+    *,
+    auth: ServerAuth | None,
+    transport: httpx2.AsyncBaseTransport | None,
+    environment: dict[str, str],
+    arguments: tuple[str, ...] = (),
+) -> AsyncIterator[Client]:
+    """A connected MCP client over streamable HTTP, SSE or stdio.
+
+    Raises:
+        CredentialsNeeded, ServerRefused: the server said no, or there is nothing to send.
+        Unreachable: it could not be reached or started.
+    """
+    from mcp import MCPError
+
+    try:
+        async with contextlib.AsyncExitStack() as stack:
+            yield await _connect(server, stack, auth, transport, environment, arguments)
+    except (BaseExceptionGroup, MCPError, httpx2.HTTPError, OSError, McpAuthError) as error:
+        raise _as_ours(server, auth, error) from None
+
+
+async def _connect(
+    server: Server,
+    stack: contextlib.AsyncExitStack,
+    auth: ServerAuth | None,
+    transport: httpx2.AsyncBaseTransport | None,
+    environment: dict[str, str],
+    arguments: tuple[str, ...],
+) -> Client:
+    from mcp import Client, StdioServerParameters
+    from mcp.client.sse import sse_client
+    from mcp.client.stdio import stdio_client
+    from mcp.client.streamable_http import streamable_http_client
+
+    if server.command is not None:
+        # The child's own words go nowhere: they may hold secrets, and nobody would read them.
+        quiet = stack.enter_context(_nowhere())
+        parameters = StdioServerParameters(
+            command=server.command, args=list(arguments), env=environment, cwd=server.cwd
+        )
+        return await stack.enter_async_context(Client(stdio_client(parameters, errlog=quiet)))
+    url = server.url or ""
+    timeout = httpx2.Timeout(server.connect_timeout or CONNECT_TIMEOUT, read=server.timeout or READ_TIMEOUT)
+
+    def client_for(
+        headers: dict[str, str] | None = None, timeout: httpx2.Timeout = timeout, auth: httpx2.Auth | None = auth
+    ) -> httpx2.AsyncClient:
+        return httpx2.AsyncClient(
+            headers=headers, timeout=timeout, auth=auth, transport=transport, trust_env=False, follow_redirects=False
+        )
+
+    if server.transport == "sse":
+        streams = sse_client(url, httpx_client_factory=client_for, auth=auth)  # type: ignore[arg-type]
+        return await stack.enter_async_context(Client(streams, mode="legacy"))
+    http_client = await stack.enter_async_context(client_for())
+    return await stack.enter_async_context(Client(streamable_http_client(url, http_client=http_client)))
+
+
+def _nowhere() -> TextIO:
+    return Path(os.devnull).open("w")
+
+
+def _as_ours(server: Server, auth: ServerAuth | None, error: BaseException) -> BaseException:
+    """The error that a caller can act on: the refusal behind a protocol error, or the only one in a group."""
+    leaves = list(_leaves(error))
+    for leaf in leaves:
+        if isinstance(leaf, McpAuthError):
+            return leaf
+    if auth is not None and auth.refusal is not None:
+        return auth.refusal
+    if len(leaves) != 1:
+        return error
+    leaf = leaves[0]
+    if isinstance(leaf, httpx2.HTTPStatusError):
+        return Unreachable(f"{server.name} answered HTTP {leaf.response.status_code}.")
+    if isinstance(leaf, httpx2.HTTPError):
+        return Unreachable(f"{server.name} cannot be reached ({type(leaf).__name__}).")
+    if isinstance(leaf, OSError) and server.command is not None:
+        return Unreachable(
+            f"The command of {server.name} could not be started ({leaf.strerror or type(leaf).__name__}).",
+            next_step="check command and args in the configuration",
+        )
+    return leaf
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+    return [error]

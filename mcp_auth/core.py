@@ -1,0 +1,776 @@
+"""`McpAuth`: the public face. Sign-ins, tokens, keys and sessions for the servers of one configuration."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Self
+from urllib.parse import urlsplit
+
+import msgspec
+
+from mcp_auth.answers import Binding, CallbackAnswer, parse_paste, pasted_slot
+from mcp_auth.config import Config, Server, load
+from mcp_auth.errors import (
+    ConfigError,
+    CredentialsNeeded,
+    DiscoveryFailed,
+    KeyMissing,
+    McpAuthError,
+    NotAllowed,
+    PortBusy,
+    ReauthorizationNeeded,
+    ServerRefused,
+    SignInError,
+    SignInNeeded,
+    UnknownServer,
+    Unreachable,
+)
+from mcp_auth.keys import (
+    KeyTrial,
+    KeyVariable,
+    key_variables,
+    needed_templates,
+    resolved_headers,
+    set_keys,
+    try_keys,
+)
+from mcp_auth.network import NetworkRules, is_loopback_url
+from mcp_auth.records import OPEN, SHARED, Connection, Grant, Origin, SignIn, check_owner
+from mcp_auth.status import (
+    ConnectionState,
+    ConnectionStatus,
+    ServerStatus,
+    local_status,
+    needs_a_look,
+    uses_oauth,
+)
+from mcp_auth.variables import Variables
+
+if TYPE_CHECKING:
+    import httpx2
+    from mcp import Client
+
+    from mcp_auth.agent import ServerAuth
+    from mcp_auth.callback import LoopbackListeners
+    from mcp_auth.challenge import BearerChallenge
+    from mcp_auth.http import Http
+    from mcp_auth.refresh import Refresher
+    from mcp_auth.sign_in import SignIns, StartedSignIn
+    from mcp_auth.stores.base import Store
+
+logger = logging.getLogger(__name__)
+
+PROBE_TIMEOUT = 10.0
+TEST_TIMEOUT = 30.0
+_POLL = 0.3
+
+ChangeKind = Literal["signed_in", "sign_in_ended", "signed_out", "refreshed", "reauthorization_needed", "key_set"]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something happened to the credentials of (owner, server). `sign_in` is the record that ended, if one did."""
+
+    kind: ChangeKind
+    server: str
+    owner: str
+    sign_in: SignIn | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LogoutResult:
+    """`revoked`: the authorization server said so; False: it did not; None: it offers no revocation."""
+
+    deleted: bool
+    revoked: bool | None
+    detail: str
+
+
+class McpAuth:
+    """Credentials for the MCP servers of one configuration.
+
+    Opening reads the configuration and touches neither network nor store. Use one instance in one event loop.
+    """
+
+    def __init__(self, config: Config, store: Store, *, clock: Callable[[], float] = time.time) -> None:
+        self.config = config
+        self.store = store
+        self._clock = clock
+        self._variables = Variables(config)
+        self._rules_by_server: dict[str, NetworkRules] = {}
+        self._listeners_told: list[Callable[[Change], None]] = []
+        self._woken = asyncio.Event()
+        self._http_client: Http | None = None
+        self._sign_in_half: SignIns | None = None
+        self._refresh_half: Refresher | None = None
+        self._endpoint: LoopbackListeners | None = None
+
+    @classmethod
+    def open(
+        cls,
+        config: Config | str | Path | None = None,
+        *,
+        home: str | Path | None = None,
+        store: Store | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> McpAuth:
+        """Open a configuration: a loaded one, a path, or the default of `home`.
+
+        Raises:
+            ConfigError: it cannot be used.
+        """
+        loaded = config if isinstance(config, Config) else load(config, home)
+        return cls(loaded, store or _store_for(loaded), clock=clock)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End listeners and connections. Exchanges under way are finished first, each within its deadline."""
+        if self._endpoint is not None:
+            await self._endpoint.close()
+        if self._sign_in_half is not None:
+            await self._sign_in_half.drain()
+        if self._http_client is not None:
+            await self._http_client.close()
+        await self.store.close()
+
+    # -- status ------------------------------------------------------------------------------
+
+    async def status(self, server: str, owner: str = SHARED) -> ServerStatus:
+        """One server's status from local state; no network.
+
+        Raises:
+            UnknownServer, StoreError.
+        """
+        entry = self._entry(server)
+        check_owner(owner)
+        grant, sign_in, connection = None, None, None
+        if entry.url is not None:
+            grant = await self.store.grants.get(owner, server, entry.url)
+            sign_in = await self.store.sign_ins.get(await self.store.sign_ins.slot(owner, server))
+            connection = await self.store.connections.get(entry.url)
+        return local_status(
+            entry,
+            grant=grant,
+            sign_in=sign_in,
+            connection=connection,
+            missing=self._variables.missing(needed_templates(entry), keys=_owner_keys(owner, grant)),
+            now=self._clock(),
+        )
+
+    async def statuses(self, owner: str | Callable[[str], str] = SHARED) -> list[ServerStatus]:
+        """Every server's status, in the order of the configuration. `owner` may depend on the server's name."""
+        owner_of = owner if callable(owner) else lambda _: owner
+        return [await self.status(name, owner_of(name)) for name in self.config.servers]
+
+    async def probe(
+        self, server: str, owner: str = SHARED, *, timeout: float = PROBE_TIMEOUT, start_stdio: bool = False
+    ) -> ConnectionStatus:
+        """Connect and list the tools. The server's faults are a state, not an error; commands start on request only."""
+        entry = self._entry(server)
+        if not entry.enabled or entry.problem is not None or (entry.url is None and not start_stdio):
+            return ConnectionStatus()
+        started = time.perf_counter()
+        try:
+            async with asyncio.timeout(timeout):
+                tools = await self._tools(entry, owner)
+        except KeyMissing as error:
+            return ConnectionStatus(detail=error.message)
+        except (CredentialsNeeded, ServerRefused) as error:
+            return ConnectionStatus(ConnectionState.REFUSED, detail=error.message)
+        except TimeoutError:
+            return ConnectionStatus(ConnectionState.UNREACHABLE, detail=f"no answer within {timeout:.0f} seconds")
+        except McpAuthError as error:
+            return ConnectionStatus(ConnectionState.UNREACHABLE, detail=error.message)
+        except Exception as error:  # noqa: BLE001 - a foreign server can make the SDK raise anything
+            logger.debug("%s answered something that is no MCP: %s", server, type(error).__name__)
+            return ConnectionStatus(ConnectionState.UNREACHABLE, detail="it does not answer as an MCP server does")
+        await self._worked(entry, owner)
+        ms = round((time.perf_counter() - started) * 1000)
+        return ConnectionStatus(ConnectionState.READY, tuple(filter(entry.tools.selects, tools)), ms)
+
+    async def test(self, server: str, owner: str = SHARED, *, timeout: float = TEST_TIMEOUT) -> ConnectionStatus:
+        """As `probe`, with more time, and commands are started."""
+        return await self.probe(server, owner, timeout=timeout, start_stdio=True)
+
+    async def _tools(self, entry: Server, owner: str) -> list[str]:
+        if entry.url is not None and needs_a_look(entry, await self.store.connections.get(entry.url)):
+            await self._look(entry)
+        names: list[str] = []
+        async with self.session(entry.name, owner) as client:
+            cursor = None
+            while True:
+                page = await client.list_tools(cursor=cursor)
+                names += [tool.name for tool in page.tools]
+                cursor = page.next_cursor
+                if cursor is None or len(names) > 10_000:
+                    return names
+
+    async def _look(self, entry: Server) -> Connection:
+        """Find out once whether a server without `auth` and `headers` wants a sign-in, and keep the finding."""
+        from mcp_auth.discovery import discover
+
+        sign_ins = self._sign_ins()
+        try:
+            found = await discover(self._http(), self._rules(entry), entry)
+        except Unreachable:
+            raise
+        except DiscoveryFailed:
+            return await sign_ins.remember(entry.url or "", lambda connection: _keep_finding(connection, False))
+        except SignInError as error:
+            logger.debug("%s wants a sign-in that cannot start: %s", entry.name, error.code)
+            return await sign_ins.remember(entry.url or "", lambda connection: _keep_finding(connection, True))
+        if not found.needs_sign_in:
+            return await sign_ins.remember(entry.url or "", lambda connection: _keep_finding(connection, False))
+        return await sign_ins.connection(entry, fresh=False)
+
+    # -- sign-in -----------------------------------------------------------------------------
+
+    async def sign_in(
+        self, server: str, owner: str, origin: Origin, *, fresh: bool = False, listen: bool = True
+    ) -> StartedSignIn:
+        """Start a sign-in, or hand out the open one again. Works on a signed-in server too: the old grant stays.
+
+        `fresh`: look everything up anew and register anew. `listen`: take the redirect on this machine;
+        without it `StartedSignIn.listening` tells whether another process of this home does.
+
+        Raises:
+            UnknownServer; NotAllowed: the server takes no sign-in; PortBusy; Unreachable; SignInError and its children.
+        """
+        from mcp_auth.sign_in import StartedSignIn
+
+        entry = self._usable_entry(server)
+        check_owner(owner)
+        await self._check_wants_sign_in(entry)
+        sign_ins = self._sign_ins()
+        open_one = await sign_ins.reusable(entry, owner, origin)
+        if open_one is not None and not fresh and open_one.authorization_url is not None:
+            listening = await self._listens(open_one.redirect_uri, listen)
+            return StartedSignIn(open_one, open_one.authorization_url, reused=True, listening=listening)
+        if open_one is not None:
+            await sign_ins.cancel(server, owner)
+        connection = await sign_ins.connection(entry, fresh=fresh)
+        redirect_uri, listening = await self._redirect(entry, connection, listen)
+        grant = await self.store.grants.get(owner, server, entry.url or "")
+        started = await sign_ins.begin(entry, owner, origin, connection, redirect_uri, grant=grant, fresh=fresh)
+        if started.authorization_url is None:
+            raise SignInError(f"The sign-in to {server} ended at once.", next_step=f"/mcp auth {server}")
+        return StartedSignIn(started, started.authorization_url, listening=listening)
+
+    async def _check_wants_sign_in(self, entry: Server) -> None:
+        connection = await self.store.connections.get(entry.url) if entry.url is not None else None
+        if needs_a_look(entry, connection):
+            connection = await self._look(entry)
+        if uses_oauth(entry, connection):
+            return
+        if key_variables(entry, self._variables, None):
+            raise NotAllowed(f"{entry.name} uses an API key, not a sign-in.", next_step=f"/mcp key {entry.name}")
+        raise NotAllowed(f"{entry.name} needs no sign-in.", next_step=f"/mcp test {entry.name}")
+
+    async def _redirect(self, entry: Server, connection: Connection, listen: bool) -> tuple[str, bool]:
+        """The redirect URI for a new sign-in, and whether it is listened to.
+
+        A configured URI, and one of an earlier registration, are used verbatim. A port that another
+        program has is given up for a free one where the client can be registered anew.
+
+        Raises:
+            PortBusy: the client is registered for a port that cannot be had.
+        """
+        options = entry.oauth
+        if options.redirect_uri is not None:
+            return options.redirect_uri, await self._listens(options.redirect_uri, listen)
+        wished = self._wished_redirect(entry, connection)
+        movable = options.client_id is None and options.redirect_port is None
+        try:
+            return wished, await self._listens(wished, listen)
+        except PortBusy:
+            if not movable:
+                raise PortBusy(
+                    f"The port of {wished} belongs to another program, and the client of {entry.name} "
+                    "is registered for it.",
+                    next_step="stop that program, or register another port and set oauth.redirect_port",
+                ) from None
+        endpoint = self._callback_endpoint()
+        port = await endpoint.listen(self.config.gateway.callback.host, 0)
+        return f"http://{options.redirect_host or '127.0.0.1'}:{port}/callback", True
+
+    def _wished_redirect(self, entry: Server, connection: Connection) -> str:
+        options = entry.oauth
+        issuer = connection.metadata.issuer if connection.metadata is not None else None
+        if options.client_id is None and options.redirect_port is None and options.redirect_host is None:
+            for registration in reversed(connection.registrations):
+                known = registration.source == "dynamic" and registration.issuer == issuer
+                if known and is_loopback_url(registration.redirect_uri):
+                    return registration.redirect_uri
+        port = options.redirect_port or self.config.gateway.callback.port
+        return f"http://{options.redirect_host or '127.0.0.1'}:{port}/callback"
+
+    async def _listens(self, redirect_uri: str, listen: bool) -> bool:
+        """Whether a redirect to this URI is received, by us or by another process of this home."""
+        if not is_loopback_url(redirect_uri):
+            return False
+        parts = urlsplit(redirect_uri)
+        port = parts.port or 80
+        endpoint = self._callback_endpoint()
+        if not listen:
+            return endpoint.is_listened_to(port)
+        await endpoint.listen(self.config.gateway.callback.host, port, parts.path or "/")
+        return True
+
+    async def resume(self) -> None:
+        """After a restart: listen again for the redirects of every open sign-in. A port that is gone is logged."""
+        for sign_in in await self._sign_ins().open():
+            try:
+                await self._listens(sign_in.redirect_uri, True)
+            except PortBusy as error:
+                logger.warning("the redirect of %s must be pasted: %s", sign_in.server, error.message)
+
+    async def listen(self, port: int | None = None) -> int:
+        """Open the callback endpoint on the configured port, or this one. Returns the port.
+
+        Raises:
+            PortBusy: another program has it.
+        """
+        callback = self.config.gateway.callback
+        return await self._callback_endpoint().listen(callback.host, callback.port if port is None else port)
+
+    async def finish(self, answer: CallbackAnswer, binding: Binding) -> SignIn:
+        """The second half of a sign-in; see `SignIns.finish`."""
+        return await self._sign_ins().finish(answer, binding)
+
+    async def paste(self, text: str, principal: str) -> SignIn:
+        """Finish with what a person copied: the whole URL, its query, `code#state`, or the bare code.
+
+        Raises:
+            CallbackRejected and its children, AuthorizationRefused, TokenRequestFailed.
+        """
+        return await self.finish(parse_paste(text), Binding(principal=principal))
+
+    async def claims(self, text: str) -> bool:
+        """Whether a bare text is the redirect URL of a sign-in of ours; anything else is not our business."""
+        slot = pasted_slot(text)
+        return slot is not None and await self.store.sign_ins.get(slot) is not None
+
+    async def cancel(self, server: str, owner: str = SHARED) -> bool:
+        """End the open sign-in. False when there is none."""
+        return await self._sign_ins().cancel(self._entry(server).name, check_owner(owner))
+
+    async def open_sign_ins(self, owner: str | None = None) -> list[SignIn]:
+        return await self._sign_ins().open(owner)
+
+    async def wait(self, sign_in: SignIn, timeout: float) -> SignIn:
+        """The sign-in when it has ended, in whichever process, or as it is after `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        while True:
+            current = await self._sign_ins().current(sign_in.server, sign_in.owner)
+            if current is None or current.created_at != sign_in.created_at:
+                return msgspec.structs.replace(
+                    sign_in, status="cancelled", outcome=f"A newer sign-in to {sign_in.server} took its place."
+                )
+            left = deadline - time.monotonic()
+            if current.status not in OPEN or left <= 0:
+                return current
+            self._woken.clear()
+            try:
+                async with asyncio.timeout(min(_POLL, left)):
+                    await self._woken.wait()
+            except TimeoutError:
+                continue
+
+    async def confirm_works(self, server: str, owner: str = SHARED) -> ConnectionStatus:
+        """An authenticated call with new credentials: keeps them when it works, brings the old ones back on a no."""
+        return await self.probe(server, owner, timeout=TEST_TIMEOUT)
+
+    # -- credentials -------------------------------------------------------------------------
+
+    async def access_token(self, server: str, owner: str = SHARED) -> str:
+        """A valid access token; refreshed ahead of its end, once for all tasks and processes.
+
+        Raises:
+            SignInNeeded, ReauthorizationNeeded, RefreshUnavailable.
+        """
+        return await self._refresher().access_token(self._usable_entry(server), check_owner(owner))
+
+    async def headers(self, server: str, owner: str = SHARED) -> dict[str, str]:
+        """Everything to send to the server: its configured headers with their values, and the access token.
+
+        Raises:
+            KeyMissing, SignInNeeded, ReauthorizationNeeded, RefreshUnavailable.
+        """
+        return await self._headers(self._usable_entry(server), check_owner(owner), None)
+
+    def http_auth(self, server: str, owner: str = SHARED) -> httpx2.Auth:
+        """Authentication for an `httpx2.AsyncClient`, bound to the server's origin and path."""
+        return self._server_auth(self._usable_entry(server), check_owner(owner))
+
+    def _server_auth(self, entry: Server, owner: str) -> ServerAuth:
+        from mcp_auth.agent import ServerAuth
+
+        return ServerAuth(entry, _OwnerCredentials(self, entry, owner))
+
+    @asynccontextmanager
+    async def session(self, server: str, owner: str = SHARED) -> AsyncIterator[Client]:
+        """A connected `mcp.Client`, signed in, over whichever transport the server has.
+
+        Raises:
+            CredentialsNeeded and its children, ServerRefused, Unreachable.
+        """
+        from mcp_auth.agent import open_session
+
+        entry = self._usable_entry(server)
+        check_owner(owner)
+        auth = transport = None
+        environment: dict[str, str] = {}
+        arguments: tuple[str, ...] = ()
+        if entry.url is not None:
+            # Missing credentials are said before a connection is made.
+            await self._headers(entry, owner, None)
+            auth = self._server_auth(entry, owner)
+            transport = self._http().transport(self._rules(entry))
+        else:
+            keys = await self._keys(entry, owner)
+            environment = {name: self._variables.resolve(value, keys=keys) for name, value in entry.env.items()}
+            arguments = tuple(self._variables.resolve(value, keys=keys) for value in entry.args)
+        async with open_session(
+            entry, auth=auth, transport=transport, environment=environment, arguments=arguments
+        ) as client:
+            yield client
+
+    async def logout(self, server: str, owner: str = SHARED) -> LogoutResult:
+        """Revoke at the authorization server (RFC 7009), then delete; says which of the two happened."""
+        from mcp_auth.sign_in import LEASE_TTL, LEASE_WAIT
+
+        entry = self._entry(server)
+        await self._sign_ins().cancel(server, check_owner(owner))
+        async with self.store.lease(owner, server, ttl=LEASE_TTL, wait=LEASE_WAIT):
+            grant = await self.store.grants.get(owner, server, entry.url or "")
+            if grant is None or grant.tokens is None:
+                return LogoutResult(False, None, f"{server} was not signed in.")
+            revoked = await self._revoke(entry, grant)
+            await self._delete(grant)
+        self._tell(Change("signed_out", server, owner))
+        if revoked:
+            return LogoutResult(True, True, f"{server} is signed out: revoked at the authorization server and deleted.")
+        why = "offers no revocation" if revoked is None else "did not confirm the revocation"
+        return LogoutResult(
+            True, revoked, f"{server} is signed out here: deleted. The authorization server {why}, so end it there too."
+        )
+
+    async def _revoke(self, entry: Server, grant: Grant) -> bool | None:
+        from mcp_auth.tokens import revoke_token
+
+        metadata, registration, tokens = grant.metadata, grant.registration, grant.tokens
+        if metadata is None or registration is None or tokens is None or metadata.revocation_endpoint is None:
+            return None
+        pairs = [(tokens.refresh_token, "refresh_token"), (tokens.access_token, "access_token")]
+        done = True
+        for token, hint in pairs:
+            if token is None:
+                continue
+            try:
+                done &= await revoke_token(self._http(), self._rules(entry), metadata, registration, token, hint)
+            except McpAuthError as error:
+                logger.warning("%s could not be revoked: %s", grant.server, error.message)
+                return False
+        return done
+
+    async def _delete(self, grant: Grant) -> None:
+        for _ in range(20):
+            if grant.keys:
+                # The API keys of the same owner are not part of the sign-in.
+                bare = Grant(
+                    server=grant.server,
+                    owner=grant.owner,
+                    server_url=grant.server_url,
+                    version=grant.version,
+                    keys=grant.keys,
+                )
+                deleted = await self.store.grants.put_if(bare) is not None
+            else:
+                deleted = await self.store.grants.delete_if(grant)
+            current = await self.store.grants.get(grant.owner, grant.server, grant.server_url)
+            if deleted or current is None:
+                return
+            grant = current
+
+    # -- API keys ----------------------------------------------------------------------------
+
+    async def key_variables(self, server: str, owner: str = SHARED) -> tuple[KeyVariable, ...]:
+        """The variables that a server's headers and environment need, and which of them have values."""
+        entry = self._entry(server)
+        return key_variables(entry, self._variables, await self._keys(entry, owner))
+
+    async def try_keys(self, server: str, values: Mapping[str, str], owner: str = SHARED) -> KeyTrial:
+        """Ask the server about candidate values without storing them.
+
+        Raises:
+            KeyMissing: another variable of the same headers has no value yet. KeyInvalid: not fit for a header.
+        """
+        entry = self._usable_entry(server)
+        keys = await self._keys(entry, check_owner(owner))
+        return await try_keys(self._http(), self._rules(entry), entry, self._variables, values, keys)
+
+    async def set_keys(self, server: str, values: Mapping[str, str], owner: str = SHARED) -> None:
+        """Keep values: in `.env` for `shared`, with the owner's grant otherwise.
+
+        Raises:
+            KeyInvalid, StoreError, Busy.
+        """
+        await set_keys(self.config, self.store, self._entry(server), values, check_owner(owner))
+        self._tell(Change("key_set", server, owner))
+
+    # -- changes -----------------------------------------------------------------------------
+
+    def on_change(self, callback: Callable[[Change], None]) -> Callable[[], None]:
+        """Call `callback` after every change made through this instance. Returns the undo."""
+        self._listeners_told.append(callback)
+
+        def undo() -> None:
+            if callback in self._listeners_told:
+                self._listeners_told.remove(callback)
+
+        return undo
+
+    def _tell(self, change: Change) -> None:
+        self._woken.set()
+        for callback in list(self._listeners_told):
+            try:
+                callback(change)
+            except Exception as error:  # noqa: BLE001 - somebody else's code must not undo a finished sign-in
+                logger.error("a listener to %s failed: %s", change.kind, type(error).__name__)
+
+    # -- inside ------------------------------------------------------------------------------
+
+    async def _headers(self, entry: Server, owner: str, refused: str | None) -> dict[str, str]:
+        headers = resolved_headers(entry, self._variables, await self._keys(entry, owner))
+        connection = None
+        if entry.auth is None and not entry.headers and entry.url is not None:
+            connection = await self.store.connections.get(entry.url)
+        if uses_oauth(entry, connection):
+            token = refused.removeprefix("Bearer ") if refused is not None else None
+            access = await self._refresher().access_token(entry, owner, refused=token)
+            headers["Authorization"] = f"Bearer {access}"
+        return headers
+
+    async def _keys(self, entry: Server, owner: str) -> Mapping[str, str] | None:
+        """Where this owner's variables come from: their own keys, or None for `.env` and the environment."""
+        if owner == SHARED or not (entry.headers or entry.env or entry.args):
+            return None
+        return _owner_keys(owner, await self.store.grants.get(owner, entry.name, entry.url or ""))
+
+    async def _refused(
+        self, entry: Server, owner: str, status: int, challenge: BearerChallenge | None, sent: str | None
+    ) -> McpAuthError:
+        """The server said no to what we sent: remember what it wants, and say what a person can do."""
+        connection = await self.store.connections.get(entry.url or "")
+        oauth = uses_oauth(entry, connection)
+        if not oauth and (entry.headers or entry.auth is not None):
+            return ServerRefused(f"{entry.name} refused the key (HTTP {status}).", next_step=f"/mcp key {entry.name}")
+        if status == 403:
+            return await self._too_small(entry, owner, challenge, sent)
+        await self._sign_ins().remember(entry.url or "", lambda known: _keep_challenge(known, challenge))
+        if not oauth or sent is None:
+            return SignInNeeded(f"{entry.name} asks for a sign-in.", next_step=f"/mcp auth {entry.name}")
+        return await self._token_refused(entry, owner, sent.removeprefix("Bearer "))
+
+    async def _token_refused(self, entry: Server, owner: str, token: str) -> McpAuthError:
+        reason = "the server refuses its access token"
+
+        def refuse(grant: Grant) -> Grant | None:
+            if grant.tokens is None or grant.tokens.access_token != token:
+                return None
+            if grant.previous is not None:
+                return _restored(grant)
+            return msgspec.structs.replace(grant, reauthorization=reason, reauthorization_now=True)
+
+        changed = await self._change_grant(entry, owner, refuse)
+        if changed is not None and changed.reauthorization is None:
+            return ServerRefused(
+                f"{entry.name} refused the new access, so the sign-in of before is kept.",
+                next_step=f"/mcp auth {entry.name}",
+            )
+        if changed is not None:
+            self._tell(Change("reauthorization_needed", entry.name, owner))
+        return ReauthorizationNeeded(f"{entry.name}: {reason}.", next_step=f"/mcp auth {entry.name}")
+
+    async def _too_small(
+        self, entry: Server, owner: str, challenge: BearerChallenge | None, sent: str | None
+    ) -> McpAuthError:
+        """403 `insufficient_scope` (RFC 6750 section 3.1): a step-up, unless the token has those scopes already."""
+        wanted = challenge.scope if challenge is not None else None
+        grant = await self.store.grants.get(owner, entry.name, entry.url or "")
+        granted = (grant.tokens.scope or "").split() if grant is not None and grant.tokens is not None else []
+        if wanted is None or not set(wanted.split()) - set(granted):
+            return ServerRefused(
+                f"{entry.name} refused the request although it was granted what it asks for.",
+                next_step=f"/mcp {entry.name}",
+            )
+
+        def ask(grant: Grant) -> Grant | None:
+            if grant.tokens is None or sent != f"Bearer {grant.tokens.access_token}" or grant.step_up_scope == wanted:
+                return None
+            return msgspec.structs.replace(grant, step_up_scope=wanted)
+
+        if await self._change_grant(entry, owner, ask) is not None:
+            self._tell(Change("reauthorization_needed", entry.name, owner))
+        return ReauthorizationNeeded(
+            f"{entry.name} asks for more access: {wanted}.", next_step=f"/mcp auth {entry.name}"
+        )
+
+    async def _worked(self, entry: Server, owner: str) -> None:
+        """An authenticated call was answered: the grant before is not needed any more, and doubts are over."""
+
+        def settle(grant: Grant) -> Grant | None:
+            if grant.previous is None and not grant.reauthorization_now:
+                return None
+            settled = msgspec.structs.replace(grant, previous=None, reauthorization_now=False)
+            if grant.reauthorization_now:
+                settled.reauthorization = None
+            return settled
+
+        if entry.url is not None:
+            await self._change_grant(entry, owner, settle)
+
+    async def _change_grant(self, entry: Server, owner: str, change: Callable[[Grant], Grant | None]) -> Grant | None:
+        """Write what `change` makes of the grant, again after every lost race. None: nothing to change."""
+        for _ in range(20):
+            grant = await self.store.grants.get(owner, entry.name, entry.url or "")
+            changed = change(grant) if grant is not None else None
+            if changed is None:
+                return None
+            stored = await self.store.grants.put_if(changed)
+            if stored is not None:
+                return stored
+        logger.warning("the grant of %s changes all the time", entry.name)
+        return None
+
+    def _entry(self, name: str) -> Server:
+        entry = self.config.servers.get(name)
+        if entry is None:
+            raise UnknownServer("There is no such server in the configuration.", next_step="/mcp")
+        return entry
+
+    def _usable_entry(self, name: str) -> Server:
+        entry = self._entry(name)
+        if entry.problem is not None:
+            raise ConfigError(entry.problem, next_step="correct the configuration")
+        if not entry.enabled:
+            raise NotAllowed(f"{name} is disabled.", next_step="set enabled: true in the configuration")
+        return entry
+
+    def _rules(self, entry: Server) -> NetworkRules:
+        rules = self._rules_by_server.get(entry.name)
+        if rules is None:
+            rules = self._rules_by_server[entry.name] = NetworkRules.for_url(
+                entry.url or "", allow=self.config.gateway.network.allow, allow_http=entry.allow_http
+            )
+        return rules
+
+    def _http(self) -> Http:
+        if self._http_client is None:
+            from mcp_auth.http import Http
+
+            self._http_client = Http(proxy=self.config.gateway.network.proxy)
+        return self._http_client
+
+    def _sign_ins(self) -> SignIns:
+        if self._sign_in_half is None:
+            from mcp_auth.sign_in import SignIns
+
+            self._sign_in_half = SignIns(
+                self.config, self.store, self._http(), self._variables, self._rules, self._sign_in_ended, self._clock
+            )
+        return self._sign_in_half
+
+    def _sign_in_ended(self, sign_in: SignIn) -> None:
+        kind: ChangeKind = "signed_in" if sign_in.status == "done" else "sign_in_ended"
+        self._tell(Change(kind, sign_in.server, sign_in.owner, sign_in))
+
+    def _refresher(self) -> Refresher:
+        if self._refresh_half is None:
+            from mcp_auth.refresh import Refresher
+
+            self._refresh_half = Refresher(
+                self.config, self.store, self._http(), self._sign_ins(), self._rules, self._refreshed, self._clock
+            )
+        return self._refresh_half
+
+    def _refreshed(self, kind: ChangeKind, owner: str, server: str) -> None:
+        self._tell(Change(kind, server, owner))
+
+    def _callback_endpoint(self) -> LoopbackListeners:
+        if self._endpoint is None:
+            from mcp_auth.callback import LoopbackListeners
+
+            self._endpoint = LoopbackListeners(self.config.home, self.finish)
+        return self._endpoint
+
+
+class _OwnerCredentials:
+    """What `ServerAuth` sends for one owner."""
+
+    def __init__(self, core: McpAuth, entry: Server, owner: str) -> None:
+        self._core = core
+        self._entry = entry
+        self._owner = owner
+
+    async def headers(self, refused: str | None = None) -> dict[str, str]:
+        return await self._core._headers(self._entry, self._owner, refused)
+
+    async def refused(self, status: int, challenge: BearerChallenge | None, sent: str | None) -> McpAuthError:
+        return await self._core._refused(self._entry, self._owner, status, challenge, sent)
+
+
+def _store_for(config: Config) -> Store:
+    if config.gateway.store == "files":
+        from mcp_auth.stores.files import FileStore
+
+        return FileStore(config.home)
+    raise ConfigError(
+        "gateway.store names a store that this version does not have.",
+        key="gateway.store",
+        next_step="set gateway.store: files",
+    )
+
+
+def _owner_keys(owner: str, grant: Grant | None) -> Mapping[str, str] | None:
+    if owner == SHARED:
+        return None
+    return grant.keys if grant is not None else {}
+
+
+def _restored(grant: Grant) -> Grant:
+    """The grant as it was before a re-authorization that did not work."""
+    before = grant.previous
+    if before is None:
+        return grant
+    fields = {name: getattr(before, name) for name in before.__struct_fields__}
+    return msgspec.structs.replace(
+        grant, **fields, previous=None, refresh_mark=None, refresh_not_before=None, refresh_failures=0, last_error=None
+    )
+
+
+def _keep_finding(connection: Connection, needs_sign_in: bool) -> None:
+    connection.needs_sign_in = needs_sign_in
+
+
+def _keep_challenge(connection: Connection, challenge: BearerChallenge | None) -> None:
+    """A 401 to a valid token: the authorization server may have changed, so it is looked up at the next sign-in."""
+    connection.needs_sign_in = True
+    connection.fetched_at = None
+    if challenge is not None:
+        connection.challenge_scope = challenge.scope
+        connection.challenge_metadata_url = challenge.resource_metadata

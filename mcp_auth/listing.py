@@ -1,0 +1,39 @@
+"""The status of every server from the files of this home, without an event loop: what `slash-mcp list` starts with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mcp_auth.config import Config, Server
+from mcp_auth.keys import needed_templates
+from mcp_auth.records import check_owner
+from mcp_auth.status import ServerStatus, local_status
+from mcp_auth.stores.files import FileStore
+from mcp_auth.variables import Variables
+
+
+def local_statuses(config: Config, owner_for: Callable[[Server], str], now: float) -> list[ServerStatus]:
+    """One status per configured server, in the configuration's order.
+
+    Raises:
+        StoreError: a file of the home is damaged, or its `.env` cannot be read.
+    """
+    store = FileStore(config.home)
+    variables = Variables(config)
+    return [
+        _status(server, check_owner(owner_for(server)), store, variables, now) for server in config.servers.values()
+    ]
+
+
+def _status(server: Server, owner: str, store: FileStore, variables: Variables, now: float) -> ServerStatus:
+    url = server.url or ""
+    grant = store.read_grant(owner, server.name, url) if url else None
+    keys = None if owner == "shared" else (grant.keys if grant is not None else {})
+    return local_status(
+        server,
+        grant=grant,
+        sign_in=store.read_sign_in(owner, server.name) if url else None,
+        connection=store.read_connection(url) if url else None,
+        missing=variables.missing(needed_templates(server), keys=keys),
+        now=now,
+    )
