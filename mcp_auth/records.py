@@ -59,7 +59,7 @@ class Value(_Masked, msgspec.Struct, kw_only=True, omit_defaults=True, frozen=Tr
     """Base of what stands inside records and never changes."""
 
 
-class ServerMetadata(Value):
+class ServerMetadata(Value, frozen=True):
     """The part of RFC 8414 metadata that we act on; every URL is the raw string of the JSON."""
 
     issuer: str
@@ -77,7 +77,7 @@ class ServerMetadata(Value):
     authorization_response_iss_parameter_supported: bool | None = None
 
 
-class Registration(Value):
+class Registration(Value, frozen=True):
     """Who we are at one issuer. `source` tells where the client id comes from."""
 
     __secret__: ClassVar[frozenset[str]] = frozenset({"client_secret", "registration_access_token"})
@@ -93,7 +93,7 @@ class Registration(Value):
     registration_client_uri: str | None = None
 
 
-class Tokens(Value):
+class Tokens(Value, frozen=True):
     """RFC 6749 section 5.1 with absolute times. `expires_at` None: valid until the server says 401."""
 
     __secret__: ClassVar[frozenset[str]] = frozenset({"access_token", "refresh_token"})
@@ -106,7 +106,7 @@ class Tokens(Value):
     token_type: str = "Bearer"
 
 
-class RefreshMark(Value):
+class RefreshMark(Value, frozen=True):
     """Written before a refresh token is sent: which one (SHA-256), when, and how often so far."""
 
     token_sha256: str
@@ -187,7 +187,7 @@ SIGN_IN_STEPS: dict[SignInStatus, frozenset[SignInStatus]] = {
 OPEN: frozenset[SignInStatus] = frozenset({"started", "opened", "confirmed", "exchanging"})
 
 
-class Origin(Value):
+class Origin(Value, frozen=True):
     """Who asked, and where the answer goes. `chat` and `message` are an adapter's references, as JSON values."""
 
     principal: str
