@@ -1,0 +1,488 @@
+"""One invocation -> replies. Knows commands, people and `McpAuth`; knows no platform and no markup."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from gateway import access, grammar, incidents, sentences
+from gateway.access import Action
+from gateway.invocations import LOCAL, Abilities, Invocation, Principal
+from gateway.key_prompts import KeyPrompts
+from gateway.replies import (
+    Audience,
+    Button,
+    ChecklistItem,
+    Decision,
+    Deferred,
+    Ignored,
+    Immediate,
+    ItemState,
+    Modal,
+    Reply,
+    ServerDetail,
+    ServerList,
+    Table,
+    Text,
+)
+from gateway.sign_ins import Board, SignInWatcher, origin_of
+from mcp_auth.config import Config, Server
+from mcp_auth.errors import McpAuthError
+from mcp_auth.status import AuthState, ConnectionState, ConnectionStatus, ServerStatus
+
+if TYPE_CHECKING:
+    from mcp_auth.core import McpAuth
+
+PROBE_SECONDS = 10.0
+PROBES_SECONDS = 15.0
+# Results that are there by then are shown before the slow ones.
+_FIRST_RESULTS_SECONDS = 2.0
+_BEGIN_SECONDS = 60.0
+_EVENTS_KEPT = 10_000
+_STRANGER_SECONDS = 60.0
+_STRANGERS_KEPT = 10_000
+
+_SIGN_IN = frozenset(
+    {
+        AuthState.SIGN_IN_NEEDED,
+        AuthState.SIGN_IN_OPEN,
+        AuthState.REAUTHORIZATION_NEEDED,
+        AuthState.CLIENT_REGISTRATION_NEEDED,
+    }
+)
+_USABLE = frozenset({AuthState.SIGNED_IN, AuthState.KEY_SET, AuthState.NONE_NEEDED})
+_PRIVATE = (grammar.Detail, grammar.Auth, grammar.Key, grammar.KeyStoreAnyway, grammar.Paste, grammar.Test)
+_SLOW = (grammar.Auth, grammar.Paste, grammar.Test, grammar.Logout, grammar.Cancel, grammar.KeyStoreAnyway)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """An invocation with what can be done with its answer."""
+
+    invocation: Invocation
+    abilities: Abilities
+
+    @property
+    def principal(self) -> Principal:
+        return self.invocation.principal
+
+
+class Dispatcher:
+    """Answers invocations from people who are allowed; strangers get one sentence a minute.
+
+    Args:
+        watcher: follows the sign-ins that are begun here.
+    """
+
+    def __init__(self, auth: McpAuth, watcher: SignInWatcher, clock: Callable[[], float] = time.time) -> None:
+        self._auth = auth
+        self._watcher = watcher
+        self._clock = clock
+        self._prompts = KeyPrompts(auth, watcher.key_stored, clock)
+        self._events: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._strangers: OrderedDict[Principal, float] = OrderedDict()
+
+    @property
+    def config(self) -> Config:
+        return self._auth.config
+
+    def decide(self, invocation: Invocation, abilities: Abilities) -> Decision:
+        """What a platform has to do before the first reply is there. Pure; from memory."""
+        principal = invocation.principal
+        if self._is_known_event(invocation):
+            return Ignored()
+        if not access.is_allowed(principal, self.config.gateway):
+            return Ignored() if self._was_told(principal) else Immediate()
+        command = self._parse(invocation)
+        if isinstance(command, grammar.Key) and command.server and self._may_prompt(_Ask(invocation, abilities)):
+            server = self.config.servers[command.server]
+            if access.may(principal, Action.CHANGE, server, self.config):
+                return Modal(command.server)
+        audience = Audience.CALLER if isinstance(command, _PRIVATE) else Audience.CHAT
+        return Deferred(audience) if isinstance(command, _SLOW) else Immediate(audience)
+
+    async def handle(self, invocation: Invocation, abilities: Abilities) -> AsyncGenerator[Reply, None]:
+        """The replies, each replacing the one before. None for duplicates and for strangers who were told already."""
+        if self._is_known_event(invocation):
+            return
+        self._remember_event(invocation)
+        if not access.is_allowed(invocation.principal, self.config.gateway):
+            if not self._was_told(invocation.principal):
+                self._remember_stranger(invocation.principal)
+                yield _say(sentences.NOT_SERVED, ok=False)
+            return
+        command = self._parse(invocation)
+        audience = Audience.CALLER if isinstance(command, _PRIVATE) else Audience.CHAT
+        try:
+            async with aclosing(_ANSWERS[type(command)](self, command, _Ask(invocation, abilities))) as replies:
+                async for reply in replies:
+                    yield reply
+        except McpAuthError as error:
+            yield _say(sentences.error(error), audience, ok=False)
+        except Exception as error:  # noqa: BLE001 - every command answers, whatever happens below
+            yield _say(sentences.unexpected(incidents.note(error)), audience, ok=False)
+
+    async def submit_secret(self, principal: Principal, prompt_id: str, value: str) -> Reply:
+        """The answer to a `SecretPrompt`. Never raises; says what became of it."""
+        if not access.is_allowed(principal, self.config.gateway):
+            return _say(sentences.NOT_SERVED, Audience.CALLER, ok=False)
+        try:
+            return await self._prompts.submit(principal, prompt_id, value)
+        except McpAuthError as error:
+            return _say(sentences.error(error), Audience.CALLER, ok=False)
+        except Exception as error:  # noqa: BLE001 - the person waits for an answer
+            return _say(sentences.unexpected(incidents.note(error)), Audience.CALLER, ok=False)
+
+    def close(self) -> None:
+        """Forget what was entered and not stored."""
+        self._prompts.close()
+
+    # -- list and detail ---------------------------------------------------------------------
+
+    async def _list(self, command: grammar.ListServers, ask: _Ask) -> AsyncGenerator[Reply, None]:
+        statuses = await self._statuses(ask)
+        to_probe = [status.name for status in statuses if self._is_probed(status)] if ask.abilities.edits else []
+        yield self._list_reply(statuses, ask, final=not to_probe)
+        if not to_probe:
+            return
+        results: dict[str, ConnectionStatus] = {}
+        async with aclosing(self._probe(to_probe, ask, results)) as steps:
+            async for _ in steps:
+                statuses = await self._statuses(ask, results)
+                yield self._list_reply(statuses, ask, final=len(results) == len(to_probe))
+
+    async def _statuses(self, ask: _Ask, results: dict[str, ConnectionStatus] | None = None) -> list[ServerStatus]:
+        statuses = await self._auth.statuses(lambda name: self._owner(self.config.servers[name], ask))
+        known = results or {}
+        return [replace(one, connection=known.get(one.name, one.connection)) for one in statuses]
+
+    def _is_probed(self, status: ServerStatus) -> bool:
+        """Live results never start a command, and without a sign-in there is nothing to find out."""
+        return self.config.servers[status.name].url is not None and status.auth in _USABLE
+
+    async def _probe(
+        self, names: list[str], ask: _Ask, results: dict[str, ConnectionStatus]
+    ) -> AsyncGenerator[None, None]:
+        """Fill `results`: yields after the quick ones, and when all are there or `PROBES_SECONDS` have passed."""
+        servers = self.config.servers
+        tasks = {
+            asyncio.create_task(self._auth.probe(name, self._owner(servers[name], ask), timeout=PROBE_SECONDS)): name
+            for name in names
+        }
+        try:
+            for seconds in (_FIRST_RESULTS_SECONDS, PROBES_SECONDS - _FIRST_RESULTS_SECONDS):
+                waiting = [task for task, name in tasks.items() if name not in results]
+                done, _ = await asyncio.wait(waiting, timeout=seconds)
+                results.update({tasks[task]: task.result() for task in done})
+                if len(results) == len(names):
+                    break
+                if done and seconds == _FIRST_RESULTS_SECONDS:
+                    yield None
+        finally:
+            for task in tasks:
+                task.cancel()
+        late = ConnectionStatus(ConnectionState.UNREACHABLE, detail=sentences.NO_ANSWER)
+        results.update({name: late for name in names if name not in results})
+        yield None
+
+    def _list_reply(self, statuses: list[ServerStatus], ask: _Ask, *, final: bool) -> Reply:
+        if not statuses:
+            return _say(sentences.NO_SERVERS)
+        if not ask.invocation.private:
+            statuses = [replace(status, account=None) for status in statuses]
+        needed = any(status.auth in _SIGN_IN or status.auth is AuthState.KEY_MISSING for status in statuses)
+        hint = sentences.HINT_AUTH if needed else None
+        buttons = (Button(sentences.BUTTON_AUTH, command="auth"),) if needed else ()
+        return Reply((ServerList(tuple(statuses), hint),), buttons=buttons, final=final, title=sentences.TITLE)
+
+    async def _detail(self, command: grammar.Detail, ask: _Ask) -> AsyncGenerator[Reply, None]:
+        owner = self._owner(self.config.servers[command.server], ask)
+        status = await self._auth.status(command.server, owner)
+        live = ask.abilities.edits and self._is_probed(status)
+        yield self._detail_reply(status, final=not live)
+        if not live:
+            return
+        connection = await self._auth.probe(command.server, owner, timeout=PROBE_SECONDS)
+        status = await self._auth.status(command.server, owner)
+        yield self._detail_reply(replace(status, connection=connection), final=True)
+
+    def _detail_reply(self, status: ServerStatus, *, final: bool) -> Reply:
+        facts = sentences.facts(status, self._clock())
+        verb, _, _ = (status.next or "").partition(" ")
+        label = sentences.BUTTONS.get(verb)
+        buttons = (Button(label, command=grammar.command_for(verb, status.name)),) if label else ()
+        return Reply(
+            (ServerDetail(status, facts),),
+            buttons=buttons,
+            audience=Audience.CALLER,
+            final=final,
+            summary=sentences.PRIVATE_ANSWER,
+            title=status.name,
+        )
+
+    # -- auth --------------------------------------------------------------------------------
+
+    async def _auth_command(self, command: grammar.Auth, ask: _Ask) -> AsyncGenerator[Reply, None]:
+        statuses = await self._auth_targets(command, ask)
+        if not statuses:
+            yield _say(sentences.NOTHING_TO_SIGN_IN if self.config.servers else sentences.NO_SERVERS)
+            return
+        board = Board(ask.invocation, {})
+        to_begin = []
+        for status in statuses:
+            item = self._first_item(status, named=bool(command.servers), ask=ask)
+            board.set(item)
+            if item.state is ItemState.PREPARING:
+                to_begin.append(status.name)
+        if ask.abilities.edits:
+            self._watcher.keep(board)
+            if to_begin:
+                yield board.reply(final=False)
+        async with aclosing(self._begin_all(to_begin, board, ask)) as steps:
+            async for _ in steps:
+                if ask.abilities.edits:
+                    yield board.reply(final=False)
+        yield board.reply()
+
+    async def _auth_targets(self, command: grammar.Auth, ask: _Ask) -> list[ServerStatus]:
+        """The named servers, or all that need a sign-in or a key; what was never looked at is looked at once."""
+        servers = self.config.servers
+        if command.servers:
+            return [await self._auth.status(name, self._owner(servers[name], ask)) for name in command.servers]
+        statuses = await self._statuses(ask)
+        unknown = [status.name for status in statuses if await self._is_unknown(status)]
+        if unknown:
+            async for _ in self._probe(unknown, ask, {}):
+                pass
+            statuses = await self._statuses(ask)
+        return [status for status in statuses if status.auth in _SIGN_IN or status.auth is AuthState.KEY_MISSING]
+
+    async def _is_unknown(self, status: ServerStatus) -> bool:
+        from mcp_auth.status import needs_a_look
+
+        server = self.config.servers[status.name]
+        if server.url is None or status.auth is not AuthState.NONE_NEEDED:
+            return False
+        return needs_a_look(server, await self._auth.store.connections.get(server.url))
+
+    def _first_item(self, status: ServerStatus, *, named: bool, ask: _Ask) -> ChecklistItem:
+        """What can be said before anything is asked: a key, a refusal, or that the link is on its way."""
+        server = self.config.servers[status.name]
+        if not access.may(ask.principal, Action.CHANGE, server, self.config):
+            return ChecklistItem(status.name, ItemState.FAILED, sentences.ONLY_ADMINS)
+        if status.auth is AuthState.KEY_MISSING or (named and status.auth is AuthState.KEY_SET):
+            text = sentences.checklist_key(status.variables)
+            return ChecklistItem(status.name, ItemState.KEY, text, command=grammar.command_for("key", status.name))
+        oauth = status.auth in _SIGN_IN or status.auth is AuthState.SIGNED_IN
+        look = status.auth is AuthState.NONE_NEEDED and server.url is not None
+        if not oauth and not look:
+            state = ItemState.FAILED if status.auth is AuthState.MISCONFIGURED else ItemState.DONE
+            return ChecklistItem(status.name, state, sentences.nothing_to_do(status))
+        if not access.may_sign_in(ask.principal, self.config.gateway):
+            return ChecklistItem(status.name, ItemState.FAILED, sentences.team_sign_in(status.name))
+        return ChecklistItem(status.name, ItemState.PREPARING, sentences.PREPARING)
+
+    async def _begin_all(self, names: list[str], board: Board, ask: _Ask) -> AsyncGenerator[None, None]:
+        """Begin in parallel; yields when something is ready that was not shown."""
+        tasks = {asyncio.create_task(self._begin(name, board, ask)) for name in names}
+        try:
+            while tasks:
+                done, tasks = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+                if tasks:
+                    yield None
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _begin(self, name: str, board: Board, ask: _Ask) -> None:
+        """One server's line: its link, or why there is none. One failure leaves the others alone."""
+        again = grammar.command_for("auth", name)
+        try:
+            async with asyncio.timeout(_BEGIN_SECONDS):
+                owner = self._owner(self.config.servers[name], ask)
+                started = await self._auth.sign_in(name, owner, origin_of(ask.invocation))
+        except McpAuthError as error:
+            board.set(ChecklistItem(name, ItemState.FAILED, sentences.error(error), command=again))
+            return
+        except TimeoutError:
+            board.set(ChecklistItem(name, ItemState.FAILED, sentences.TOO_LONG, command=again))
+            return
+        except Exception as error:  # noqa: BLE001 - the other servers keep their links
+            text = sentences.unexpected(incidents.note(error))
+            board.set(ChecklistItem(name, ItemState.FAILED, text, command=again))
+            return
+        board.note = sentences.links_note(
+            local=ask.principal == LOCAL, private=ask.invocation.private, listening=started.listening
+        )
+        text = sentences.link_ready(started.expires_at, self._clock())
+        item = ChecklistItem(name, ItemState.LINK, text, link=started.link, expires_at=started.expires_at)
+        board.set(item)
+        self._watcher.follow(started.sign_in, board if ask.abilities.edits else None)
+
+    # -- finishing and ending ----------------------------------------------------------------
+
+    async def _paste(self, command: grammar.Paste, ask: _Ask) -> AsyncGenerator[Reply, None]:
+        gateway = self.config.gateway
+        if not access.may_paste(ask.principal, True, gateway):
+            yield _say(sentences.PASTE_OFF_TEAM, ok=False)
+            return
+        if not access.may_paste(ask.principal, ask.invocation.private, gateway):
+            yield _say(sentences.PASTE_PRIVATE, ok=False)
+            return
+        async with self._watcher.answering(ask.principal):
+            sign_in = await self._auth.paste(command.text, str(ask.principal))
+            outcome = await self._watcher.settle(sign_in)
+        yield _say(outcome.text, Audience.CALLER, ok=outcome.ok)
+
+    async def _confirm(self, command: grammar.Confirm, ask: _Ask) -> AsyncGenerator[Reply, None]:
+        yield _say(sentences.CONFIRM_NOT_NEEDED)
+
+    async def _cancel(self, command: grammar.Cancel, ask: _Ask) -> AsyncGenerator[Reply, None]:
+        servers = [self.config.servers[command.server]] if command.server else list(self.config.servers.values())
+        mine = [server for server in servers if access.may(ask.principal, Action.CHANGE, server, self.config)]
+        if not mine:
+            yield _say(sentences.ONLY_ADMINS if servers else sentences.CANCELLED_NONE, ok=False)
+            return
+        cancelled = []
+        async with self._watcher.answering(ask.principal):
+            for server in mine:
+                if await self._auth.cancel(server.name, self._owner(server, ask)):
+                    cancelled.append(server.name)
+        yield _say(sentences.cancelled(cancelled) if cancelled else sentences.CANCELLED_NONE)
+
+    async def _logout(self, command: grammar.Logout, ask: _Ask) -> AsyncGenerator[Reply, None]:
+        server = self.config.servers[command.server]
+        if not access.may(ask.principal, Action.CHANGE, server, self.config):
+            yield _say(sentences.ONLY_ADMINS, ok=False)
+            return
+        async with self._watcher.answering(ask.principal):
+            result = await self._auth.logout(server.name, self._owner(server, ask))
+        yield _say(result.detail, ok=result.deleted)
+
+    async def _test(self, command: grammar.Test, ask: _Ask) -> AsyncGenerator[Reply, None]:
+        server = self.config.servers[command.server]
+        if ask.abilities.edits:
+            yield _say(sentences.testing(server.name), Audience.CALLER, final=False)
+        connection = await self._auth.test(server.name, self._owner(server, ask))
+        ready = connection.state is ConnectionState.READY
+        yield _say(sentences.tested(server.name, connection), Audience.CALLER, ok=ready)
+
+    # -- keys --------------------------------------------------------------------------------
+
+    async def _key(self, command: grammar.Key, ask: _Ask) -> AsyncGenerator[Reply, None]:
+        name = command.server
+        if name is None:
+            missing = [one.name for one in await self._statuses(ask) if one.auth is AuthState.KEY_MISSING]
+            if len(missing) != 1:
+                yield _say(sentences.key_which(missing) if missing else sentences.KEY_NONE_MISSING)
+                return
+            name = missing[0]
+        yield await self._key_reply(self.config.servers[name], ask)
+
+    async def _key_reply(self, server: Server, ask: _Ask) -> Reply:
+        if not access.may(ask.principal, Action.CHANGE, server, self.config):
+            return _say(sentences.ONLY_ADMINS, ok=False)
+        owner = self._owner(server, ask)
+        variables = await self._auth.key_variables(server.name, owner)
+        wanted = (
+            tuple(one for one in variables if not one.is_set)
+            or tuple(one for one in variables if not one.has_default)
+            or variables
+        )
+        if not wanted:
+            return _say(sentences.key_not_needed(server.name), ok=False)
+        if not self._may_prompt(ask):
+            return _say(sentences.key_ways(server.name, ask.principal.platform), ok=False)
+        return self._prompts.ask(ask.principal, server.name, owner, wanted)
+
+    def _may_prompt(self, ask: _Ask) -> bool:
+        return ask.abilities.secret_input and access.secrets_in_chat(ask.principal, self.config.gateway)
+
+    async def _key_exposed(self, command: grammar.KeyExposed, ask: _Ask) -> AsyncGenerator[Reply, None]:
+        yield _say(sentences.key_exposed(command.server), ok=False)
+
+    async def _key_store(self, command: grammar.KeyStoreAnyway, ask: _Ask) -> AsyncGenerator[Reply, None]:
+        yield await self._prompts.store_anyway(ask.principal, command.prompt_id)
+
+    # -- words -------------------------------------------------------------------------------
+
+    async def _help(self, command: grammar.Help, ask: _Ask) -> AsyncGenerator[Reply, None]:
+        yield Reply((Table(sentences.HELP),), title=sentences.HELP_TITLE)
+
+    async def _suggestion(self, command: grammar.Suggestion, ask: _Ask) -> AsyncGenerator[Reply, None]:
+        yield _choices(sentences.suggestion(command.commands), command.commands)
+
+    async def _ambiguous(self, command: grammar.Ambiguous, ask: _Ask) -> AsyncGenerator[Reply, None]:
+        yield _choices(sentences.ambiguous(command.commands), command.commands)
+
+    async def _whole_name(self, command: grammar.WholeNameNeeded, ask: _Ask) -> AsyncGenerator[Reply, None]:
+        yield _say(sentences.whole_name(command.commands), ok=False)
+
+    async def _argument_missing(self, command: grammar.ArgumentMissing, ask: _Ask) -> AsyncGenerator[Reply, None]:
+        yield _say(sentences.argument_missing(command.verb, command.commands), ok=False)
+
+    # -- people and events -------------------------------------------------------------------
+
+    def _parse(self, invocation: Invocation) -> grammar.Command:
+        return grammar.parse(invocation.text, list(self.config.servers))
+
+    def _owner(self, server: Server, ask: _Ask) -> str:
+        return access.owner_for(ask.principal, server, self.config, ask.invocation.acting_for)
+
+    def _is_known_event(self, invocation: Invocation) -> bool:
+        return (invocation.principal.platform, invocation.event_id) in self._events
+
+    def _remember_event(self, invocation: Invocation) -> None:
+        if not invocation.event_id:
+            return
+        self._events[invocation.principal.platform, invocation.event_id] = None
+        if len(self._events) > _EVENTS_KEPT:
+            self._events.popitem(last=False)
+
+    def _was_told(self, principal: Principal) -> bool:
+        told = self._strangers.get(principal)
+        return told is not None and self._clock() - told < _STRANGER_SECONDS
+
+    def _remember_stranger(self, principal: Principal) -> None:
+        self._strangers.pop(principal, None)
+        self._strangers[principal] = self._clock()
+        if len(self._strangers) > _STRANGERS_KEPT:
+            self._strangers.popitem(last=False)
+
+
+_ANSWERS: dict[type, Callable[[Dispatcher, Any, _Ask], AsyncGenerator[Reply, None]]] = {
+    grammar.ListServers: Dispatcher._list,
+    grammar.Detail: Dispatcher._detail,
+    grammar.Auth: Dispatcher._auth_command,
+    grammar.Key: Dispatcher._key,
+    grammar.KeyExposed: Dispatcher._key_exposed,
+    grammar.KeyStoreAnyway: Dispatcher._key_store,
+    grammar.Paste: Dispatcher._paste,
+    grammar.Confirm: Dispatcher._confirm,
+    grammar.Cancel: Dispatcher._cancel,
+    grammar.Logout: Dispatcher._logout,
+    grammar.Test: Dispatcher._test,
+    grammar.Help: Dispatcher._help,
+    grammar.Suggestion: Dispatcher._suggestion,
+    grammar.Ambiguous: Dispatcher._ambiguous,
+    grammar.WholeNameNeeded: Dispatcher._whole_name,
+    grammar.ArgumentMissing: Dispatcher._argument_missing,
+}
+
+
+def _say(text: str, audience: Audience = Audience.CHAT, *, ok: bool = True, final: bool = True) -> Reply:
+    tone: Any = "plain" if ok else "warning"
+    summary = sentences.PRIVATE_ANSWER if audience is Audience.CALLER else None
+    return Reply((Text(text, tone=tone),), audience=audience, final=final, summary=summary, ok=ok)
+
+
+def _choices(text: str, commands: tuple[str, ...]) -> Reply:
+    buttons = tuple(Button(command, command=command) for command in commands[:4])
+    return Reply((Text(text, tone="warning"),), buttons=buttons, ok=False)

@@ -1,0 +1,180 @@
+"""The composition root: everything an adapter talks to."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from gateway import incidents
+from gateway.dispatcher import Dispatcher
+from gateway.grammar import looks_like_redirect
+from gateway.invocations import Abilities, Invocation, MessageRef, Principal
+from gateway.replies import Decision, Notice, Reply
+from gateway.sign_ins import SignInWatcher
+from mcp_auth.config import Config
+from mcp_auth.errors import McpAuthError
+
+if TYPE_CHECKING:
+    from mcp_auth.core import McpAuth
+
+_log = logging.getLogger("gateway")
+# The first link should not pay for these imports (about half a second together).
+_WARM = ("mcp.client.auth", "mcp.client.streamable_http", "httpx2")
+_DRAIN_SECONDS = 5.0
+
+
+class Gateway:
+    """Answers `/mcp`. Starts with `async with`, or by itself with the first invocation.
+
+    Args:
+        auth: the half that knows servers and sign-ins; closed together with the gateway.
+    """
+
+    def __init__(self, auth: McpAuth, *, clock: Callable[[], float] = time.time) -> None:
+        self.auth = auth
+        self._watcher = SignInWatcher(auth, self._emit, clock)
+        self._dispatcher = Dispatcher(auth, self._watcher, clock)
+        self._subscriptions: list[_Subscription] = []
+        self._starting: asyncio.Lock | None = None
+        self._started = False
+        self._stopped = False
+        self._warming: asyncio.Task[None] | None = None
+
+    @classmethod
+    def from_config(cls, config: Config | str | Path | None = None, *, home: str | Path | None = None) -> Gateway:
+        """Read the configuration (a path, or `<home>/config.yaml`). No network, no file written.
+
+        Raises:
+            ConfigError: the file cannot be read, or its `gateway:` section is wrong.
+        """
+        from mcp_auth.core import McpAuth
+
+        return cls(McpAuth.open(config, home=home))
+
+    @property
+    def config(self) -> Config:
+        return self.auth.config
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Listen again for the sign-ins that are open, and watch them. Safe to call twice."""
+        if self._starting is None:
+            self._starting = asyncio.Lock()
+        async with self._starting:
+            if self._started or self._stopped:
+                return
+            try:
+                await self.auth.resume()
+            except McpAuthError as error:
+                # Listing, keys and pasting work without a listener; the next sign-in says what is wrong.
+                _log.warning("open sign-ins have no listener: %s", error)
+            await self._watcher.start()
+            self._warming = asyncio.create_task(asyncio.to_thread(_warm), name="warm imports")
+            self._started = True
+
+    async def stop(self) -> None:
+        """Stop everything; open sign-ins stay in the store. Safe to call twice."""
+        if self._stopped:
+            return
+        self._stopped = True
+        await self._watcher.stop()
+        self._dispatcher.close()
+        await asyncio.gather(*(subscription.stop() for subscription in self._subscriptions))
+        if self._warming is not None:
+            await self._warming
+        await self.auth.close()
+
+    async def handle(self, invocation: Invocation, abilities: Abilities | None = None) -> AsyncIterator[Reply]:
+        """The replies to one invocation: the first at once, from local state; each later one replaces it."""
+        await self.start()
+        async with aclosing(self._dispatcher.handle(invocation, abilities or Abilities())) as replies:
+            async for reply in replies:
+                yield reply
+
+    def decide(self, invocation: Invocation, abilities: Abilities | None = None) -> Decision:
+        """What the platform has to do first. Pure, from memory."""
+        return self._dispatcher.decide(invocation, abilities or Abilities())
+
+    async def submit_secret(self, principal: Principal, prompt_id: str, value: str) -> Reply:
+        """The answer to a `SecretPrompt`, from the platform's own secret input."""
+        await self.start()
+        return await self._dispatcher.submit_secret(principal, prompt_id, value)
+
+    def delivered(self, invocation: Invocation, message: MessageRef) -> None:
+        """Tell where the replies to `invocation` now stand, so that they can be edited later."""
+        self._watcher.delivered(invocation, message)
+
+    async def claims(self, text: str) -> bool:
+        """Is this bare text the address of one of our sign-ins, so that nobody else should read it?"""
+        return looks_like_redirect(text) and await self.auth.claims(text)
+
+    def names(self) -> tuple[str, ...]:
+        """The servers' names, for completion."""
+        return tuple(self.config.servers)
+
+    def subscribe(self, platform: str, callback: Callable[[Notice], Awaitable[None]]) -> Callable[[], None]:
+        """Send this platform's notices to `callback`, one after the other. Returns the undo."""
+        subscription = _Subscription(platform, callback)
+        self._subscriptions.append(subscription)
+
+        def undo() -> None:
+            if subscription in self._subscriptions:
+                self._subscriptions.remove(subscription)
+
+        return undo
+
+    def _emit(self, notice: Notice) -> None:
+        for subscription in self._subscriptions:
+            if subscription.platform == notice.chat.platform:
+                subscription.put(notice)
+
+
+@dataclass(eq=False, slots=True)
+class _Subscription:
+    """One adapter's notices, in order: an edit must not overtake the one before it."""
+
+    platform: str
+    callback: Callable[[Notice], Awaitable[None]]
+    waiting: list[Notice] = field(default_factory=list)
+    sender: asyncio.Task[None] | None = None
+
+    def put(self, notice: Notice) -> None:
+        self.waiting.append(notice)
+        if self.sender is None or self.sender.done():
+            self.sender = asyncio.create_task(self._send())
+
+    async def stop(self) -> None:
+        if self.sender is None:
+            return
+        await asyncio.wait({self.sender}, timeout=_DRAIN_SECONDS)
+        self.sender.cancel()
+        await asyncio.gather(self.sender, return_exceptions=True)
+
+    async def _send(self) -> None:
+        while self.waiting:
+            notice = self.waiting.pop(0)
+            try:
+                await self.callback(notice)
+            except Exception as error:  # noqa: BLE001 - one platform's failure must not cost it the next notice
+                incidents.note(error)
+
+
+def _warm() -> None:
+    for name in _WARM:
+        import_module(name)

@@ -1,0 +1,124 @@
+"""The gateway's own process: the callback endpoint, and every platform that the configuration names."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import signal
+import time
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Protocol
+
+from gateway import incidents
+from gateway.gateway import Gateway
+from mcp_auth.config import Config
+from mcp_auth.errors import ConfigError, McpAuthError
+
+_log = logging.getLogger("gateway")
+ADAPTERS = "slash_mcp.adapters"
+_FIRST_PAUSE = 1.0
+_LONGEST_PAUSE = 60.0
+# Who ran this long was healthy: the next failure is a new one.
+_HEALTHY_SECONDS = 120.0
+
+
+class Platform(Protocol):
+    """What an entry point of `slash_mcp.adapters` makes: called with the gateway, it runs one platform."""
+
+    async def run(self) -> None: ...
+
+
+async def serve(
+    config: Config | str | Path | None = None, *, home: str | Path | None = None, port: int | None = None
+) -> None:
+    """Run until SIGINT or SIGTERM. Without a platform in the configuration: the callback endpoint alone.
+
+    Args:
+        port: instead of `gateway.callback.port`.
+
+    Raises:
+        ConfigError: the configuration cannot be used, or names a platform whose adapter is not installed.
+        PortBusy: another program has the callback port.
+    """
+    async with Gateway.from_config(config, home=home) as gateway:
+        platforms = load_platforms(gateway)
+        listening = await gateway.auth.listen(port)
+        host = gateway.config.gateway.callback.host
+        _log.info("callback endpoint on %s:%d; platforms: %s", host, listening, ", ".join(platforms) or "none")
+        stop = asyncio.Event()
+        with _stopped_by_signals(stop):
+            await run_until(stop, platforms)
+
+
+def load_platforms(gateway: Gateway) -> dict[str, Platform]:
+    """An adapter for every platform that the configuration names; nothing else is imported.
+
+    Raises:
+        ConfigError: there is none, or its library is not installed.
+    """
+    found = {point.name: point for point in entry_points(group=ADAPTERS)}
+    platforms: dict[str, Platform] = {}
+    for name in gateway.config.gateway.platforms:
+        point = found.get(name)
+        if point is None:
+            raise ConfigError(
+                f"gateway.{name} names a platform for which no adapter is installed.",
+                key=f"gateway.{name}",
+                next_step=f"install one, or remove gateway.{name}",
+            )
+        try:
+            platforms[name] = point.load()(gateway)
+        except ImportError as error:
+            raise ConfigError(
+                f"gateway.{name} needs a library that is not installed ({error.name}).",
+                key=f"gateway.{name}",
+                next_step=f"pip install 'slash-mcp[{name}]'",
+            ) from None
+    return platforms
+
+
+async def run_until(stop: asyncio.Event, platforms: dict[str, Platform]) -> None:
+    """Keep every platform running, each on its own, until `stop` is set."""
+    tasks = [asyncio.create_task(_supervise(name, one), name=f"platform {name}") for name, one in platforms.items()]
+    try:
+        await stop.wait()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _supervise(name: str, platform: Platform) -> None:
+    pause = _FIRST_PAUSE
+    while True:
+        started = time.monotonic()
+        try:
+            await platform.run()
+            why = "ended by itself"
+        except McpAuthError as error:
+            why = str(error)
+        except Exception as error:  # noqa: BLE001 - one platform's failure must not stop the others
+            why = f"failed, reference {incidents.note(error)}"
+        if time.monotonic() - started > _HEALTHY_SECONDS:
+            pause = _FIRST_PAUSE
+        _log.warning("platform %s: %s; started again in %.0f s", name, why, pause)
+        # Spread, so that replicas do not return at the same moment.
+        await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311 - no secret
+        pause = min(pause * 2, _LONGEST_PAUSE)
+
+
+@contextlib.contextmanager
+def _stopped_by_signals(stop: asyncio.Event) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGINT, signal.SIGTERM)
+    for number in signals:
+        loop.add_signal_handler(number, stop.set)
+    try:
+        yield
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)

@@ -1,0 +1,338 @@
+"""Watches sign-ins that a chat began, and turns their ends into edited checklists and notices.
+
+An end may happen in this process (a callback, a paste) or in any other of the same store, so the store is
+looked at once a second, and only while something is open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from gateway import incidents, sentences
+from gateway.invocations import ChatRef, Invocation, MessageRef, Principal
+from gateway.replies import Audience, Checklist, ChecklistItem, ItemState, Notice, Reply, Text
+from mcp_auth.errors import McpAuthError, StoreError
+from mcp_auth.records import OPEN, Origin, SignIn
+from mcp_auth.status import AuthState, ConnectionState
+
+if TYPE_CHECKING:
+    from mcp_auth.core import Change, McpAuth
+
+_log = logging.getLogger("gateway")
+_POLL_SECONDS = 1.0
+# A board is forgotten with its last link; this bounds those whose platform never confirms a delivery.
+_BOARDS_KEPT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a sign-in ended. `text` for the person who began, `public` for a shared chat, `line` for the checklist."""
+
+    server: str
+    state: ItemState
+    text: str
+    public: str
+    line: str
+    ok: bool
+
+
+@dataclass(slots=True)
+class Board:
+    """One checklist message and what stands on it; kept while a link on it is open."""
+
+    invocation: Invocation
+    items: dict[str, ChecklistItem]
+    note: str | None = None
+    message: MessageRef | None = None
+    changed: bool = False
+
+    def set(self, item: ChecklistItem) -> None:
+        self.items[item.server] = item
+        self.changed = True
+
+    def reply(self, *, final: bool = True) -> Reply:
+        """The checklist as it is now."""
+        self.changed = False
+        items = tuple(self.items.values())
+        links = sum(item.state is ItemState.LINK for item in items)
+        return Reply(
+            blocks=(Checklist(items, self.note if links else None),),
+            audience=Audience.CALLER,
+            final=final,
+            summary=sentences.links_summary(links),
+            ok=all(item.state is not ItemState.FAILED for item in items),
+        )
+
+    @property
+    def is_open(self) -> bool:
+        return any(item.state in (ItemState.LINK, ItemState.PREPARING, ItemState.KEY) for item in self.items.values())
+
+
+@dataclass(slots=True)
+class _Followed:
+    sign_in: SignIn
+    boards: list[Board] = field(default_factory=list)
+
+
+class SignInWatcher:
+    """Follows sign-ins until they end and emits notices.
+
+    Args:
+        emit: called in the event loop with every notice; must not block.
+    """
+
+    def __init__(self, auth: McpAuth, emit: Callable[[Notice], None], clock: Callable[[], float] = time.time) -> None:
+        self._auth = auth
+        self._emit = emit
+        self._clock = clock
+        self._followed: dict[str, _Followed] = {}
+        self._boards: OrderedDict[tuple[str, str], Board] = OrderedDict()
+        self._answering: Counter[str] = Counter()
+        self._told_dead: set[tuple[str, str]] = set()
+        self._wake = asyncio.Event()
+        self._ends: set[asyncio.Task[None]] = set()
+        self._runner: asyncio.Task[None] | None = None
+        self._undo: Callable[[], None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def start(self) -> None:
+        """Follow what is open in the store, and listen for changes."""
+        self._loop = asyncio.get_running_loop()
+        self._undo = self._auth.on_change(self._on_change)
+        for sign_in in await self._auth.store.sign_ins.list():
+            if sign_in.status in OPEN and sign_in.origin.chat is not None:
+                self._followed.setdefault(sign_in.id, _Followed(sign_in))
+        self._wake.set()
+        self._runner = asyncio.create_task(self._run(), name="sign-in watcher")
+
+    async def stop(self) -> None:
+        if self._undo is not None:
+            self._undo()
+            self._undo = None
+        tasks = [*self._ends, *([self._runner] if self._runner is not None else [])]
+        self._runner = None
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def follow(self, sign_in: SignIn, board: Board | None) -> None:
+        """Tell the sign-in's chat when it ends, and keep `board` up to date."""
+        known = self._followed.get(sign_in.id)
+        if known is None or known.sign_in.created_at != sign_in.created_at:
+            known = self._followed[sign_in.id] = _Followed(sign_in)
+        known.sign_in = sign_in
+        if board is not None and board not in known.boards:
+            known.boards.append(board)
+        self._wake.set()
+
+    def keep(self, board: Board) -> None:
+        """Remember a board until its message is known (`delivered`) and its last link is over."""
+        self._boards[_event(board.invocation)] = board
+        while len(self._boards) > _BOARDS_KEPT:
+            self._boards.popitem(last=False)
+
+    def delivered(self, invocation: Invocation, message: MessageRef) -> None:
+        """The reply to this invocation now stands in this message."""
+        board = self._boards.get(_event(invocation))
+        if board is None:
+            return
+        board.message = message
+        self._show(board)
+
+    def key_stored(self, principal: Principal, server: str) -> None:
+        """This principal's checklists no longer ask for the key of this server."""
+        for board in list(self._boards.values()):
+            item = board.items.get(server)
+            if board.invocation.principal == principal and item is not None and item.state is ItemState.KEY:
+                board.set(ChecklistItem(server, ItemState.DONE, sentences.KEY_STORED))
+                self._show(board)
+
+    @contextlib.asynccontextmanager
+    async def answering(self, principal: Principal) -> AsyncIterator[None]:
+        """While a command of this principal ends sign-ins, its reply tells the outcome and no notice does."""
+        self._answering[str(principal)] += 1
+        try:
+            yield
+            await self._settle_ended(str(principal))
+        except McpAuthError:
+            await self._settle_ended(str(principal))
+            raise
+        finally:
+            self._answering[str(principal)] -= 1
+            self._wake.set()
+
+    async def settle(self, sign_in: SignIn) -> Outcome:
+        """The outcome of an ended sign-in, for a reply. Its boards are brought up to date."""
+        followed = self._followed.pop(sign_in.id, None) or _Followed(sign_in)
+        outcome = await self._outcome(sign_in)
+        self._show_outcome(followed, outcome)
+        return outcome
+
+    # -- the loop ----------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_POLL_SECONDS if self._followed else None):
+                    await self._wake.wait()
+            self._wake.clear()
+            try:
+                await self._look()
+            except StoreError as error:
+                _log.warning("the store of sign-ins cannot be read: %s", error.code)
+                await asyncio.sleep(_POLL_SECONDS)
+
+    async def _look(self) -> None:
+        """Take every followed sign-in that ended, and tell of it."""
+        if not self._followed:
+            return
+        still_open = {sign_in.id: sign_in for sign_in in await self._auth.open_sign_ins()}
+        for slot, followed in list(self._followed.items()):
+            if self._answering[followed.sign_in.origin.principal]:
+                continue
+            current = still_open.get(slot) or await self._auth.store.sign_ins.get(slot)
+            if current is not None and _is_same(current, followed.sign_in):
+                followed.sign_in = current
+                if current.status in OPEN:
+                    continue
+            self._followed.pop(slot, None)
+            if current is not None and not _is_same(current, followed.sign_in):
+                self._replaced(followed)
+                continue
+            task = asyncio.create_task(self._announce(followed))
+            self._ends.add(task)
+            task.add_done_callback(self._ends.discard)
+
+    async def _announce(self, followed: _Followed) -> None:
+        outcome = await self._outcome(followed.sign_in)
+        self._show_outcome(followed, outcome)
+        self._notify(followed.sign_in.origin, outcome.text, outcome.public, ok=outcome.ok)
+
+    async def _settle_ended(self, principal: str) -> None:
+        for slot, followed in list(self._followed.items()):
+            if followed.sign_in.origin.principal != principal:
+                continue
+            current = await self._auth.store.sign_ins.get(slot)
+            if current is not None and current.status not in OPEN and _is_same(current, followed.sign_in):
+                await self.settle(current)
+
+    async def _outcome(self, sign_in: SignIn) -> Outcome:
+        try:
+            return await self._done(sign_in) if sign_in.status == "done" else _not_done(sign_in)
+        except McpAuthError as error:
+            return _failed(sign_in.server, sentences.error(error))
+        except Exception as error:  # noqa: BLE001 - the chat must hear of the end, whatever happens here
+            return _failed(sign_in.server, sentences.unexpected(incidents.note(error)))
+
+    async def _done(self, sign_in: SignIn) -> Outcome:
+        server, owner, now = sign_in.server, sign_in.owner, self._clock()
+        connection = await self._auth.confirm_works(server, owner)
+        if connection.state is ConnectionState.REFUSED:
+            return _failed(server, sentences.refused_after_sign_in(server, connection))
+        status = await self._auth.status(server, owner)
+        text = sentences.signed_in(server, status, connection, now)
+        line = text.removeprefix(f"{server}: ")
+        if status.expires_at is not None and not status.refreshable:
+            text = f"{text}. {sentences.no_refresh_token(server, status.expires_at, now)}"
+        return Outcome(server, ItemState.DONE, text, sentences.public_end(server, ok=True), line, True)
+
+    # -- what is shown -----------------------------------------------------------------------
+
+    def _show_outcome(self, followed: _Followed, outcome: Outcome) -> None:
+        again = f"auth {outcome.server}" if outcome.state is not ItemState.DONE else None
+        for board in followed.boards:
+            board.set(ChecklistItem(outcome.server, outcome.state, outcome.line, command=again))
+            self._show(board)
+
+    def _replaced(self, followed: _Followed) -> None:
+        for board in followed.boards:
+            server = followed.sign_in.server
+            board.set(ChecklistItem(server, ItemState.CANCELLED, sentences.REPLACED))
+            self._show(board)
+
+    def _show(self, board: Board) -> None:
+        if board.changed and board.message is not None:
+            invocation = board.invocation
+            self._emit(Notice(invocation.principal, invocation.chat, board.reply(), board.message))
+        if board.message is not None and not board.is_open:
+            self._boards.pop(_event(board.invocation), None)
+
+    def _notify(self, origin: Origin, text: str, public: str, *, ok: bool) -> None:
+        if origin.chat is None:
+            return
+        chat, private = _chat_of(origin.chat)
+        tone: Any = "good" if ok else "warning"
+        shown = Text(text if private else public, tone=tone)
+        audience = Audience.CALLER if private else Audience.CHAT
+        principal = Principal.parse(origin.principal)
+        self._emit(Notice(principal, chat, Reply((shown,), audience=audience, ok=ok)))
+
+    # -- dead grants -------------------------------------------------------------------------
+
+    def _on_change(self, change: Change) -> None:
+        if self._loop is not None:
+            # A change may be reported from a thread of the host application.
+            self._loop.call_soon_threadsafe(self._changed, change)
+
+    def _changed(self, change: Change) -> None:
+        self._wake.set()
+        if change.kind == "signed_in":
+            self._told_dead.discard((change.server, change.owner))
+        if change.kind != "reauthorization_needed" or (change.server, change.owner) in self._told_dead:
+            return
+        self._told_dead.add((change.server, change.owner))
+        task = asyncio.create_task(self._tell_dead(change.server, change.owner))
+        self._ends.add(task)
+        task.add_done_callback(self._ends.discard)
+
+    async def _tell_dead(self, server: str, owner: str) -> None:
+        """Tell the chat where this grant was last asked for; without one, the list says it."""
+        try:
+            sign_ins = self._auth.store.sign_ins
+            last = await sign_ins.get(await sign_ins.slot(owner, server))
+            status = await self._auth.status(server, owner)
+        except McpAuthError as error:
+            _log.warning("nobody was told that %s wants a new sign-in: %s", server, error.code)
+            return
+        if last is not None and status.auth is AuthState.REAUTHORIZATION_NEEDED:
+            public = sentences.grant_dead(server, None)
+            self._notify(last.origin, sentences.grant_dead(server, status.detail), public, ok=False)
+
+
+def origin_of(invocation: Invocation) -> Origin:
+    """Who asked, and where a notice about the end goes."""
+    chat = {"platform": invocation.chat.platform, "data": invocation.chat.data, "private": invocation.private}
+    return Origin(principal=str(invocation.principal), display_name=invocation.display_name, chat=chat)
+
+
+def _chat_of(stored: dict[str, Any]) -> tuple[ChatRef, bool]:
+    return ChatRef(stored.get("platform", ""), stored.get("data") or {}), stored.get("private") is True
+
+
+def _event(invocation: Invocation) -> tuple[str, str]:
+    return invocation.principal.platform, invocation.event_id
+
+
+def _is_same(one: SignIn, other: SignIn) -> bool:
+    # A slot is used again by the next sign-in of the same owner and server.
+    return one.created_at == other.created_at
+
+
+def _not_done(sign_in: SignIn) -> Outcome:
+    server = sign_in.server
+    if sign_in.status == "cancelled":
+        text = sentences.public_end(server, ok=False, cancelled=True)
+        return Outcome(server, ItemState.CANCELLED, text, text, sentences.CANCELLED, False)
+    return _failed(server, sentences.sign_in_ended(server, sign_in.outcome, sign_in.next_step))
+
+
+def _failed(server: str, text: str) -> Outcome:
+    line = text.removeprefix(f"{server}: ")
+    return Outcome(server, ItemState.FAILED, text, sentences.public_end(server, ok=False), line, False)
