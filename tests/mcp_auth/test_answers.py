@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from urllib.parse import quote, urlencode
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcp_auth.answers import CallbackAnswer, parse_paste, parse_query, pasted_slot, slot_of
+from mcp_auth.errors import CallbackRejected
+
+SLOT = "0123456789abcdef" * 2
+STATE = f"{SLOT}.{'A' * 43}"
+URI = "http://127.0.0.1:8765/callback"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{URI}?code=abcd&state={STATE}",
+        f"  <{URI}?code=abcd&state={STATE}>  ",
+        f"127.0.0.1:8765/callback?code=abcd&state={STATE}",
+        f"?code=abcd&state={STATE}",
+        f"code=abcd&state={STATE}",
+        f"state={STATE}&code=abcd",
+        f"abcd#{STATE}",
+    ],
+)
+def test_pain_20_paste_accepts_every_shape(text: str) -> None:
+    answer = parse_paste(text)
+    assert (answer.code, answer.state, answer.slot) == ("abcd", STATE, SLOT)
+
+
+def test_pain_20_a_bare_code_is_a_code() -> None:
+    assert parse_paste("4/0AeaYSHB_x-1") == CallbackAnswer(code="4/0AeaYSHB_x-1")
+
+
+@pytest.mark.parametrize("text", ["", "  ", "two words", "a", "http://[bad/?code=1", "x" * 9000])
+def test_pain_20_anything_else_gets_an_answer_that_says_what_to_copy(text: str) -> None:
+    with pytest.raises(CallbackRejected):
+        parse_paste(text)
+
+
+@pytest.mark.parametrize("name", ["code", "state", "iss", "error"])
+def test_a_parameter_that_stands_twice_is_refused(name: str) -> None:
+    with pytest.raises(CallbackRejected, match="twice"):
+        parse_query(f"code=abcd&state={STATE}&iss=a&error=b&{name}=other")
+
+
+def test_a_bare_url_is_ours_only_by_its_state() -> None:
+    assert pasted_slot(f"{URI}?code=abcd&state={STATE}") == SLOT
+    for other in (
+        "https://example.com/?code=1&state=xyz",
+        "hello",
+        f"code=abcd&state={STATE}",
+        f"see {URI}?state={STATE}",
+    ):
+        assert pasted_slot(other) is None
+
+
+def test_repr_shows_no_value() -> None:
+    assert "abcd" not in repr(parse_query(f"code=abcd&state={STATE}"))
+
+
+@given(st.text(max_size=400))
+def test_any_text_is_an_answer_or_a_clear_no(text: str) -> None:
+    for parse in (parse_paste, parse_query):
+        try:
+            assert isinstance(parse(text), CallbackAnswer)
+        except CallbackRejected as error:
+            assert len(text.strip()) < 30 or text.strip() not in error.message
+    pasted_slot(text)
+    slot_of(text)
+
+
+VALUES = st.text(min_size=1, max_size=80).filter(lambda s: s.strip() == s)
+
+
+@given(code=VALUES, iss=VALUES)
+def test_parameters_come_back_as_they_were_sent(code: str, iss: str) -> None:
+    try:
+        query = urlencode({"code": code, "state": STATE, "iss": iss}, quote_via=quote)
+    except UnicodeEncodeError:
+        return
+    assert parse_query(query) == CallbackAnswer(code=code, state=STATE, iss=iss)

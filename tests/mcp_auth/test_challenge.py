@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcp_auth.challenge import BearerChallenge, bearer_challenge
+
+
+def test_www_authenticate_error_scope_is_not_read_as_scope() -> None:
+    header = 'Bearer error_scope="wrong", scope="read write", resource_metadata="https://h/x?a=1,2"'
+    assert bearer_challenge([header]) == BearerChallenge("read write", "https://h/x?a=1,2", None)
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("Bearer", BearerChallenge()),
+        ('bearer SCOPE="a"', BearerChallenge(scope="a")),
+        ('Basic realm="x, scope=y", Bearer scope="z"', BearerChallenge(scope="z")),
+        ('Negotiate abc==, Bearer error="insufficient_scope"', BearerChallenge(error="insufficient_scope")),
+        (r'Bearer realm="a\"b", scope="c"', BearerChallenge(scope="c")),
+        ("Bearer resource_metadata=https://h/.well-known/x, scope=a", BearerChallenge("a", "https://h/.well-known/x")),
+        ('Bearer scope = "spaced"', BearerChallenge(scope="spaced")),
+        ('Bearer scope="first", scope="second"', BearerChallenge(scope="first")),
+        ('Bearer scope=""', BearerChallenge()),
+    ],
+)
+def test_bearer_challenge_is_read_by_the_grammar(header: str, expected: BearerChallenge) -> None:
+    assert bearer_challenge([header]) == expected
+
+
+@pytest.mark.parametrize("header", ["", "Basic realm=x", "Digest bearer=1", ",,,", "="])
+def test_without_a_bearer_challenge_there_is_none(header: str) -> None:
+    assert bearer_challenge([header]) is None
+
+
+def test_the_bearer_challenge_may_stand_in_a_second_header() -> None:
+    assert bearer_challenge(["Basic realm=x", "Bearer scope=a"]) == BearerChallenge(scope="a")
+
+
+@given(st.text(max_size=300))
+def test_any_header_is_survived(header: str) -> None:
+    bearer_challenge([header])
+    bearer_challenge([f"Bearer {header}"])
+
+
+@given(st.text(st.characters(codec="ascii", exclude_characters='"\\', categories=("L", "N", "P", "S")), min_size=1))
+def test_a_quoted_scope_comes_back_as_it_was_sent(scope: str) -> None:
+    assert bearer_challenge([f'Bearer realm="x", scope="{scope}"']) == BearerChallenge(scope=scope)
