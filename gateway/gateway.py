@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from mcp_auth.core import McpAuth
 
 _log = logging.getLogger("gateway")
-# The first link should not pay for these imports (about half a second together).
 _WARM = ("mcp.client.auth", "mcp.client.streamable_http", "httpx2")
 _DRAIN_SECONDS = 5.0
 
@@ -46,7 +45,6 @@ class Gateway:
         self._starting: asyncio.Lock | None = None
         self._started = False
         self._stopped = False
-        self._warming: asyncio.Task[None] | None = None
 
     @classmethod
     def from_config(cls, config: Config | str | Path | None = None, *, home: str | Path | None = None) -> Gateway:
@@ -72,20 +70,27 @@ class Gateway:
     ) -> None:
         await self.stop()
 
-    async def start(self) -> None:
-        """Listen again for the sign-ins that are open, and watch them. Safe to call twice."""
+    async def start(self, *, warm: bool = True) -> None:
+        """Listen again for the sign-ins that are open, and watch them. Safe to call twice.
+
+        Args:
+            warm: import the MCP SDK now (about a second, in a thread, waited for), so that the first link does not
+                pay for it. False: whoever needs it first does.
+        """
         if self._starting is None:
             self._starting = asyncio.Lock()
         async with self._starting:
             if self._started or self._stopped:
                 return
+            if warm:
+                # Waited for: an import in a second thread, while this one imports too, can fail with a deadlock error.
+                await asyncio.to_thread(_warm)
             try:
                 await self.auth.resume()
             except McpAuthError as error:
                 # Listing, keys and pasting work without a listener; the next sign-in says what is wrong.
                 _log.warning("open sign-ins have no listener: %s", error)
             await self._watcher.start()
-            self._warming = asyncio.create_task(asyncio.to_thread(_warm), name="warm imports")
             self._started = True
 
     async def stop(self) -> None:
@@ -96,13 +101,11 @@ class Gateway:
         await self._watcher.stop()
         self._dispatcher.close()
         await asyncio.gather(*(subscription.stop() for subscription in self._subscriptions))
-        if self._warming is not None:
-            await self._warming
         await self.auth.close()
 
     async def handle(self, invocation: Invocation, abilities: Abilities | None = None) -> AsyncIterator[Reply]:
         """The replies to one invocation: the first at once, from local state; each later one replaces it."""
-        await self.start()
+        await self.start(warm=False)
         async with aclosing(self._dispatcher.handle(invocation, abilities or Abilities())) as replies:
             async for reply in replies:
                 yield reply
@@ -113,7 +116,7 @@ class Gateway:
 
     async def submit_secret(self, principal: Principal, prompt_id: str, value: str) -> Reply:
         """The answer to a `SecretPrompt`, from the platform's own secret input."""
-        await self.start()
+        await self.start(warm=False)
         return await self._dispatcher.submit_secret(principal, prompt_id, value)
 
     def delivered(self, invocation: Invocation, message: MessageRef) -> None:
