@@ -1,0 +1,481 @@
+"""The default store: one JSON file a record, replaced whole, under kernel locks.
+
+    <home>/grants/<sha256 of owner and server>.json      the truth about a grant
+    <home>/sign-ins/<slot>.json                          the latest sign-in of (owner, server)
+    <home>/connections/<sha256 of the server's URL>.json what is known of a server
+    <home>/mcp-tokens/                                   the mirror for Hermes (shared grants)
+
+The `read_*` methods need no event loop and import nothing heavy: `slash-mcp list` starts with them.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import hmac
+import logging
+import os
+import secrets
+import stat
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import msgspec
+
+from mcp_auth.errors import Busy, StoreError
+from mcp_auth.records import SHARED, Connection, Grant, SignIn, decode, encode, grant_key
+from mcp_auth.stores.hermes import HermesMirror
+
+if TYPE_CHECKING:
+    from filelock import FileLock
+
+logger = logging.getLogger(__name__)
+
+R = TypeVar("R", Grant, SignIn, Connection)
+A = TypeVar("A")
+T = TypeVar("T")
+
+# A writer holds a record's lock for the time of one fsync; nobody waits longer than this.
+_WRITE_WAIT = 10.0
+_POLL = 0.02
+_LEFTOVER_AGE = 3600.0
+
+
+class FileStore:
+    """Records under `home`. Opening writes nothing; folders are 0700 and files 0600 from their creation."""
+
+    def __init__(self, home: Path, *, mirror: bool = True) -> None:
+        self._home = home
+        self._mirror = HermesMirror(home / "mcp-tokens") if mirror else None
+        self._grant_files: _Folder[Grant] = _Folder(home / "grants", Grant)
+        self._sign_in_files: _Folder[SignIn] = _Folder(home / "sign-ins", SignIn)
+        self._connection_files: _Folder[Connection] = _Folder(home / "connections", Connection)
+        self._salt: bytes | None = None
+        self.grants = FileGrants(self)
+        self.sign_ins = FileSignIns(self)
+        self.connections = FileConnections(self)
+
+    # -- reading, without an event loop ------------------------------------------------------
+
+    def read_grant(self, owner: str, server: str, server_url: str) -> Grant | None:
+        """The grant, with what Hermes changed meanwhile when it is shared. Writes nothing.
+
+        Raises:
+            StoreError: the file is there and cannot be read.
+        """
+        path = self._grant_files.path(grant_key(owner, server))
+        try:
+            grant = self._grant_files.read(path)
+        except ValueError:
+            raise StoreError(
+                f"{path} is damaged.", next_step=f"move it away, then sign in again with slash-mcp auth {server}"
+            ) from None
+        if self._mirror is None or owner != SHARED:
+            return grant
+        return self._mirror.adopted(grant, server, server_url)
+
+    def read_sign_in(self, owner: str, server: str) -> SignIn | None:
+        """The latest sign-in of (owner, server). A damaged file counts as none."""
+        salt = self._read_salt()
+        return None if salt is None else self.read_slot(_slot(salt, owner, server))
+
+    def read_slot(self, slot: str) -> SignIn | None:
+        return self._sign_in_files.read_or_none(self._sign_in_files.path(slot))
+
+    def read_connection(self, server_url: str) -> Connection | None:
+        """What is known of a server. A damaged file counts as nothing."""
+        key = hashlib.sha256(server_url.encode()).hexdigest()
+        return self._connection_files.read_or_none(self._connection_files.path(key))
+
+    # -- writing; called in threads ----------------------------------------------------------
+
+    def write_grant(self, grant: Grant) -> Grant | None:
+        path = self._grant_files.path(grant_key(grant.owner, grant.server))
+        mirror = self._mirror if grant.owner == SHARED else None
+        with self._grant_files.locked(path):
+            if self._grant_files.version(path) != grant.version:
+                return None
+            stored = msgspec.structs.replace(grant, version=grant.version + 1)
+            if mirror is not None:
+                stored.mirror_sha256 = mirror.digest_of(stored)
+            self._grant_files.replace(path, stored)
+            if mirror is not None:
+                mirror.write(stored)
+        return stored
+
+    def delete_grant(self, grant: Grant) -> bool:
+        path = self._grant_files.path(grant_key(grant.owner, grant.server))
+        with self._grant_files.locked(path):
+            if self._grant_files.version(path) != grant.version:
+                return False
+            if self._mirror is not None and grant.owner == SHARED:
+                # First the mirror: the other way round a crash would bring the grant back from it.
+                self._mirror.delete(grant.server)
+            self._grant_files.remove(path)
+        return True
+
+    def all_grants(self, owner: str | None) -> list[Grant]:
+        return [grant for grant in self._grant_files.all() if owner is None or grant.owner == owner]
+
+    def mirror_is_lost(self, grant: Grant) -> bool:
+        """Whether Hermes' token file of a shared grant is missing or torn. Costs a stat."""
+        if self._mirror is None or grant.owner != SHARED or grant.tokens is None or grant.version == 0:
+            return False
+        return not self._mirror.is_readable(grant.server)
+
+    def repair_mirror(self, grant: Grant) -> None:
+        """Write the mirror again, unless the grant has changed meanwhile."""
+        path = self._grant_files.path(grant_key(grant.owner, grant.server))
+        with self._grant_files.locked(path):
+            if self._mirror is not None and self._grant_files.version(path) == grant.version:
+                self._mirror.write(grant)
+
+    def write_sign_in(self, sign_in: SignIn) -> SignIn | None:
+        return self._sign_in_files.put_if(self._sign_in_files.path(sign_in.id), sign_in)
+
+    def all_sign_ins(self) -> list[SignIn]:
+        return list(self._sign_in_files.all())
+
+    def write_connection(self, connection: Connection) -> Connection | None:
+        key = hashlib.sha256(connection.server_url.encode()).hexdigest()
+        return self._connection_files.put_if(self._connection_files.path(key), connection)
+
+    def slot(self, owner: str, server: str) -> str:
+        """The slot of (owner, server): a keyed hash, so that its name says nothing outside this home."""
+        salt = self._read_salt()
+        if salt is None:
+            salt = self._make_salt()
+        return _slot(salt, owner, server)
+
+    def _read_salt(self) -> bytes | None:
+        if self._salt is None:
+            try:
+                salt = (self._home / "sign-ins" / ".salt").read_bytes()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            except OSError as error:
+                raise StoreError(f"{self._home / 'sign-ins'} cannot be read ({error.strerror}).") from None
+            if len(salt) == 32:
+                self._salt = salt
+        return self._salt
+
+    def _make_salt(self) -> bytes:
+        folder = make_folder(self._home / "sign-ins")
+        with _as_store_error(folder):
+            temporary = write_temporary(folder, secrets.token_bytes(32))
+            try:
+                # A link fails where a name exists: of racing processes the first one's salt counts.
+                with suppress(FileExistsError):
+                    os.link(temporary, folder / ".salt")
+            finally:
+                temporary.unlink()
+            sync_folder(folder)
+        salt = self._read_salt()
+        if salt is None:
+            raise StoreError(
+                f"{folder / '.salt'} is damaged.", next_step="remove that file; open sign-ins have to begin again"
+            )
+        return salt
+
+    # -- leases ------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def lease(self, owner: str, server: str, *, ttl: float, wait: float) -> AsyncIterator[None]:
+        """A kernel lock, which the system takes back when its holder dies; so `ttl` is not needed here."""
+        deadline = time.monotonic() + wait
+        folder = make_folder(self._home / "grants")
+        locks = [folder / f"{grant_key(owner, server)}.lease"]
+        if self._mirror is not None and owner == SHARED:
+            # Newer Hermes takes this one around its own refresh.
+            make_folder(self._home / "mcp-tokens")
+            locks.append(self._mirror.lock_path(server))
+        held: list[FileLock] = []
+        try:
+            for path in locks:
+                held.append(await _lock_async(path, deadline, server))
+            yield
+        finally:
+            for lock in reversed(held):
+                lock.release()
+
+    async def close(self) -> None:
+        """Nothing is held open between calls."""
+
+
+class FileGrants:
+    def __init__(self, store: FileStore) -> None:
+        self._store = store
+
+    async def get(self, owner: str, server: str, server_url: str) -> Grant | None:
+        grant = self._store.read_grant(owner, server, server_url)
+        if grant is not None and self._store.mirror_is_lost(grant):
+            await _in_thread(self._store.repair_mirror, grant)
+        return grant
+
+    async def put_if(self, grant: Grant) -> Grant | None:
+        return await _in_thread(self._store.write_grant, grant)
+
+    async def delete_if(self, grant: Grant) -> bool:
+        return await _in_thread(self._store.delete_grant, grant)
+
+    async def list(self, owner: str | None = None) -> list[Grant]:
+        return await _in_thread(self._store.all_grants, owner)
+
+
+class FileSignIns:
+    def __init__(self, store: FileStore) -> None:
+        self._store = store
+
+    async def slot(self, owner: str, server: str) -> str:
+        return self._store.slot(owner, server)
+
+    async def get(self, id: str) -> SignIn | None:
+        return self._store.read_slot(id)
+
+    async def put_if(self, sign_in: SignIn) -> SignIn | None:
+        return await _in_thread(self._store.write_sign_in, sign_in)
+
+    async def list(self) -> list[SignIn]:
+        return await _in_thread(FileStore.all_sign_ins, self._store)
+
+
+class FileConnections:
+    def __init__(self, store: FileStore) -> None:
+        self._store = store
+
+    async def get(self, server_url: str) -> Connection | None:
+        return self._store.read_connection(server_url)
+
+    async def put_if(self, connection: Connection) -> Connection | None:
+        return await _in_thread(self._store.write_connection, connection)
+
+
+class _Folder(Generic[R]):
+    """Versioned records of one kind in one folder."""
+
+    def __init__(self, folder: Path, kind: type[R]) -> None:
+        self._folder = folder
+        self._kind: type[R] = kind
+        self._cache: dict[Path, tuple[tuple[int, int, int], R]] = {}
+        self._paths: dict[str, Path] = {}
+        self._swept = False
+
+    def path(self, key: str) -> Path:
+        path = self._paths.get(key)
+        if path is None:
+            if not key.isalnum():
+                raise ValueError("a key is letters and digits")
+            path = self._paths[key] = self._folder / f"{key}.json"
+        return path
+
+    def read(self, path: Path) -> R | None:
+        """The record, decoded once for each version of the file. A copy: nobody edits what others get.
+
+        Raises:
+            ValueError: it is no record. StoreError: it cannot be read.
+        """
+        try:
+            found = os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise StoreError(f"{path} cannot be read ({error.strerror}).") from None
+        signature = (found.st_ino, found.st_mtime_ns, found.st_size)
+        cached = self._cache.get(path)
+        if cached is not None and cached[0] == signature:
+            return copy.copy(cached[1])
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError(f"{path} is not a file")
+        try:
+            with path.open("rb") as file:
+                opened = os.fstat(file.fileno())
+                data = file.read()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreError(f"{path} cannot be read ({error.strerror}).") from None
+        record: R = decode(self._kind, data)
+        self._cache[path] = ((opened.st_ino, opened.st_mtime_ns, opened.st_size), record)
+        return copy.copy(record)
+
+    def read_or_none(self, path: Path) -> R | None:
+        try:
+            return self.read(path)
+        except ValueError:
+            logger.warning("%s is damaged and counts as missing", path)
+            return None
+
+    def all(self) -> Iterator[R]:
+        try:
+            names = sorted(name for name in os.listdir(self._folder) if name.endswith(".json"))
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        for name in names:
+            record = self.read_or_none(self._folder / name)
+            if record is not None:
+                yield record
+
+    def version(self, path: Path) -> int:
+        """The stored version; a damaged record counts as version 0, so that a new one can take its place."""
+        record = self.read_or_none(path)
+        return record.version if record is not None else 0
+
+    def put_if(self, path: Path, record: R) -> R | None:
+        with self.locked(path):
+            if self.version(path) != record.version:
+                return None
+            stored = msgspec.structs.replace(record, version=record.version + 1)
+            self.replace(path, stored)
+            return stored
+
+    def replace(self, path: Path, record: R) -> None:
+        """The old record or the new one is on the disk at every instant."""
+        if not self._swept:
+            self._swept = True
+            _sweep(self._folder)
+        replace_file(path, encode(record))
+
+    def remove(self, path: Path) -> None:
+        with _as_store_error(path):
+            path.unlink(missing_ok=True)
+            sync_folder(self._folder)
+        self._cache.pop(path, None)
+
+    @contextmanager
+    def locked(self, path: Path) -> Iterator[None]:
+        """Exclusive right to replace this record, for the time of one write."""
+        from filelock import Timeout
+
+        folder = make_folder(self._folder / ".locks")
+        # 256 locks serve all records: the first two digits of a key choose one.
+        lock = _new_lock(folder / path.name[:2])
+        try:
+            lock.acquire(timeout=_WRITE_WAIT, poll_interval=0.005)
+        except Timeout:
+            raise Busy(f"{path.name} is being written by another process.", next_step="try again") from None
+        except OSError as error:
+            raise StoreError(f"{folder} cannot be written ({error.strerror}).", next_step="slash-mcp doctor") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+# -- files -----------------------------------------------------------------------------------
+
+
+def make_folder(folder: Path) -> Path:
+    """Create `folder` for its owner alone, with its parents.
+
+    Raises:
+        StoreError: it cannot be made.
+    """
+    if folder.is_dir():
+        return folder
+    with _as_store_error(folder):
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Replace `path` by `data`: complete on the disk before it gets the name, readable by its owner alone.
+
+    Raises:
+        StoreError: the disk is full, or may not be written.
+    """
+    folder = make_folder(path.parent)
+    with _as_store_error(path):
+        temporary = write_temporary(folder, data)
+        try:
+            os.replace(temporary, path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(folder)
+
+
+def write_temporary(folder: Path, data: bytes) -> Path:
+    """`data` in a new file of `folder`, on the disk."""
+    temporary = folder / f".{secrets.token_hex(8)}.tmp"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` last through a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what writers left that died before their rename."""
+    long_ago = time.time() - _LEFTOVER_AGE
+    for leftover in folder.glob(".*.tmp"):
+        with suppress(FileNotFoundError):
+            if leftover.stat().st_mtime < long_ago:
+                leftover.unlink()
+
+
+@contextmanager
+def _as_store_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"{path} cannot be written ({error.strerror or type(error).__name__}).", next_step="slash-mcp doctor"
+        ) from None
+
+
+def _slot(salt: bytes, owner: str, server: str) -> str:
+    return hmac.digest(salt, grant_key(owner, server).encode(), "sha256").hex()[:32]
+
+
+# -- locks -----------------------------------------------------------------------------------
+
+
+def _new_lock(path: Path) -> FileLock:
+    from filelock import FileLock
+
+    # One lock object for each holder: the kernel then keeps tasks and threads apart as it does processes.
+    return FileLock(path, mode=0o600, is_singleton=False, thread_local=False)
+
+
+async def _lock_async(path: Path, deadline: float, server: str) -> FileLock:
+    import asyncio
+
+    from filelock import Timeout
+
+    lock = _new_lock(path)
+    while True:
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            if time.monotonic() >= deadline:
+                raise Busy(f"{server} is being changed by another process.", next_step="try again") from None
+        except OSError as error:
+            raise StoreError(f"{path} cannot be locked ({error.strerror}).", next_step="slash-mcp doctor") from None
+        else:
+            return lock
+        await asyncio.sleep(_POLL)
+
+
+async def _in_thread(function: Callable[[A], T], argument: A) -> T:
+    """File work that waits for the disk, off the event loop. Finished even when the caller is cancelled."""
+    import asyncio
+
+    return await asyncio.to_thread(function, argument)

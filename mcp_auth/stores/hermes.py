@@ -1,0 +1,229 @@
+"""The mirror of shared grants in the files that Hermes reads and writes.
+
+    <name>.json         tokens: OAuthToken without empty members, `expires_at` (epoch), `hermes_issuer`
+    <name>.client.json  OAuthClientInformationFull
+    <name>.meta.json    authorization server metadata
+
+The truth is the grant. The mirror is written after it; tokens that Hermes wrote since are adopted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from mcp_auth.config import mirror_name
+from mcp_auth.records import SHARED, Grant, Registration, ServerMetadata, Tokens
+
+logger = logging.getLogger(__name__)
+
+
+class HermesMirror:
+    """The files of one `mcp-tokens` folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._seen: dict[Path, tuple[tuple[int, int, int], str | None, Tokens | None, str | None]] = {}
+
+    def lock_path(self, server: str) -> Path:
+        """The lock that newer Hermes holds around a refresh."""
+        return self._folder / f"{mirror_name(server)}.json.refresh.lock"
+
+    def adopted(self, grant: Grant | None, server: str, server_url: str) -> Grant | None:
+        """The grant with the tokens that Hermes wrote since we last wrote or adopted, or one made of Hermes' files.
+
+        Only for the configured URL, and only when the issuer in the files does not contradict the grant's.
+        """
+        digest, tokens, issuer = self._tokens(server)
+        if tokens is None or digest is None:
+            return grant
+        if grant is None:
+            return self._first(server, server_url, digest, tokens, issuer)
+        if grant.mirror_sha256 == digest or grant.server_url != server_url or grant.tokens is None:
+            return grant
+        if issuer is not None and grant.issuer is not None and issuer != grant.issuer:
+            return grant
+        if tokens.access_token == grant.tokens.access_token and tokens.refresh_token == grant.tokens.refresh_token:
+            return grant
+        return msgspec.structs.replace(
+            grant,
+            tokens=msgspec.structs.replace(
+                tokens,
+                refresh_token=tokens.refresh_token or grant.tokens.refresh_token,
+                scope=tokens.scope or grant.tokens.scope,
+            ),
+            mirror_sha256=digest,
+            reauthorization=None,
+            reauthorization_now=False,
+            refresh_mark=None,
+            refresh_not_before=None,
+            refresh_failures=0,
+        )
+
+    def is_readable(self, server: str) -> bool:
+        """Whether the token file is there and whole."""
+        return self._tokens(server)[1] is not None
+
+    def digest_of(self, grant: Grant) -> str | None:
+        """SHA-256 of the token file that `write` makes of this grant."""
+        data = _token_file(grant)
+        return hashlib.sha256(data).hexdigest() if data is not None else None
+
+    def write(self, grant: Grant) -> None:
+        """Write the three files; under the same lock as the grant itself."""
+        from mcp_auth.stores.files import replace_file
+
+        data = _token_file(grant)
+        if data is None:
+            self.delete(grant.server)
+            return
+        name = mirror_name(grant.server)
+        if grant.registration is not None:
+            replace_file(self._folder / f"{name}.client.json", _client_file(grant.registration))
+        if grant.metadata is not None:
+            replace_file(self._folder / f"{name}.meta.json", msgspec.json.encode(grant.metadata))
+        # The tokens last: whoever sees them finds the client they belong to.
+        replace_file(self._folder / f"{name}.json", data)
+
+    def delete(self, server: str) -> None:
+        name = mirror_name(server)
+        for path in (f"{name}.json", f"{name}.client.json", f"{name}.meta.json"):
+            (self._folder / path).unlink(missing_ok=True)
+
+    def _tokens(self, server: str) -> tuple[str | None, Tokens | None, str | None]:
+        """Digest, tokens and issuer of the token file; read once for each version of it. A torn file counts as none."""
+        path = self._folder / f"{mirror_name(server)}.json"
+        try:
+            found = os.stat(path)
+        except OSError:
+            return None, None, None
+        signature = (found.st_ino, found.st_mtime_ns, found.st_size)
+        seen = self._seen.get(path)
+        if seen is None or seen[0] != signature:
+            seen = self._seen[path] = (signature, *_read_tokens(path, found.st_mtime))
+        return seen[1], seen[2], seen[3]
+
+    def _first(self, server: str, server_url: str, digest: str, tokens: Tokens, issuer: str | None) -> Grant | None:
+        """A grant that Hermes made. Without its client and metadata it works until the access token ends."""
+        if not server_url:
+            return None
+        name = mirror_name(server)
+        metadata = _read_metadata(self._folder / f"{name}.meta.json")
+        if metadata is not None and issuer is not None and metadata.issuer != issuer:
+            return None
+        return Grant(
+            server=server,
+            owner=SHARED,
+            server_url=server_url,
+            issuer=issuer or (metadata.issuer if metadata is not None else None),
+            metadata=metadata,
+            registration=_read_client(self._folder / f"{name}.client.json", metadata),
+            tokens=tokens,
+            resource=server_url,
+            mirror_sha256=digest,
+        )
+
+
+def _token_file(grant: Grant) -> bytes | None:
+    tokens = grant.tokens
+    if tokens is None:
+        return None
+    document: dict[str, Any] = {"access_token": tokens.access_token, "token_type": "Bearer"}
+    if tokens.expires_at is not None:
+        lifetime = tokens.expires_at - (tokens.obtained_at or tokens.expires_at)
+        document["expires_in"] = max(0, round(lifetime))
+        document["expires_at"] = tokens.expires_at
+    if tokens.scope is not None:
+        document["scope"] = tokens.scope
+    if tokens.refresh_token is not None:
+        document["refresh_token"] = tokens.refresh_token
+    if grant.issuer is not None:
+        document["hermes_issuer"] = grant.issuer
+    return json.dumps(document, indent=2).encode()
+
+
+def _client_file(registration: Registration) -> bytes:
+    document: dict[str, Any] = {
+        "client_id": registration.client_id,
+        "redirect_uris": [registration.redirect_uri],
+        "grant_types": ["authorization_code", "refresh_token"],
+        "response_types": ["code"],
+        "issuer": registration.issuer,
+    }
+    if registration.client_secret is not None:
+        document["client_secret"] = registration.client_secret
+    if registration.client_secret_expires_at is not None:
+        document["client_secret_expires_at"] = int(registration.client_secret_expires_at)
+    if registration.token_endpoint_auth_method is not None:
+        document["token_endpoint_auth_method"] = registration.token_endpoint_auth_method
+    return json.dumps(document, indent=2).encode()
+
+
+def _read_tokens(path: Path, modified: float) -> tuple[str | None, Tokens | None, str | None]:
+    try:
+        data = path.read_bytes()
+        document = json.loads(data)
+    except (OSError, ValueError, RecursionError):
+        logger.debug("%s cannot be read and is not adopted", path)
+        return None, None, None
+    if not isinstance(document, dict) or not isinstance(document.get("access_token"), str):
+        return None, None, None
+    expires_at = document.get("expires_at")
+    if not isinstance(expires_at, int | float) or isinstance(expires_at, bool):
+        lifetime = document.get("expires_in")
+        plain = isinstance(lifetime, int | float) and not isinstance(lifetime, bool)
+        # Older Hermes wrote only a relative time: it counts from when the file was written.
+        expires_at = modified + float(lifetime) if plain and lifetime is not None else None
+    issuer = document.get("hermes_issuer")
+    tokens = Tokens(
+        access_token=document["access_token"],
+        refresh_token=_text(document.get("refresh_token")),
+        expires_at=float(expires_at) if expires_at is not None else None,
+        obtained_at=min(modified, time.time()),
+        scope=_text(document.get("scope")),
+    )
+    return hashlib.sha256(data).hexdigest(), tokens, _text(issuer)
+
+
+def _read_metadata(path: Path) -> ServerMetadata | None:
+    try:
+        document = json.loads(path.read_bytes())
+        known = {k: v for k, v in document.items() if k in ServerMetadata.__struct_fields__ and v not in (None, "")}
+        metadata: ServerMetadata = msgspec.convert(known, ServerMetadata)
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return None
+    return metadata
+
+
+def _read_client(path: Path, metadata: ServerMetadata | None) -> Registration | None:
+    try:
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(document, dict) or metadata is None:
+        return None
+    client_id, issuer = _text(document.get("client_id")), _text(document.get("issuer"))
+    redirects = document.get("redirect_uris")
+    if client_id is None or (issuer is not None and issuer != metadata.issuer):
+        return None
+    expires = document.get("client_secret_expires_at")
+    return Registration(
+        client_id=client_id,
+        issuer=metadata.issuer,
+        source="dynamic",
+        redirect_uri=redirects[0] if isinstance(redirects, list) and redirects and _text(redirects[0]) else "",
+        client_secret=_text(document.get("client_secret")),
+        client_secret_expires_at=float(expires) if isinstance(expires, int | float) and expires else None,
+        token_endpoint_auth_method=_text(document.get("token_endpoint_auth_method")),
+    )
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
