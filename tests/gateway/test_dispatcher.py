@@ -1,0 +1,490 @@
+"""What the gateway answers, as far as no authorization server takes part. Real McpAuth, real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import http.server
+import logging
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.invocations import Abilities, Principal
+from gateway.replies import Audience, Deferred, Ignored, Immediate, ItemState, Modal, ServerList, Table
+from mcp_auth.config import Server
+from mcp_auth.status import AuthState, ConnectionState
+from tests.gateway.chat import FULL, TELEGRAM, Chat, configure, item, open_gateway, prompt_of, words
+
+KEY = "sk-canary-0123456789"
+REDIRECT = "http://127.0.0.1:8765/callback?code=CANARYCODE&state=x.y"
+
+
+class KeyedHandler(http.server.BaseHTTPRequestHandler):
+    """401 without the right key; enough of a server for trying a key."""
+
+    keys: tuple[str, ...] = (f"Bearer {KEY}",)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        status = 200 if not self.keys or self.headers.get("Authorization") in self.keys else 401
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def keyed_url() -> Iterator[str]:
+    yield from _serve(KeyedHandler)
+
+
+@pytest.fixture
+def careless_url() -> Iterator[str]:
+    yield from _serve(type("CarelessHandler", (KeyedHandler,), {"keys": ()}))
+
+
+def _serve(handler: type[KeyedHandler]) -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/mcp"
+    server.shutdown()
+    server.server_close()
+
+
+DEAD_URL = "http://127.0.0.1:9/mcp"
+
+
+def keyed(url: str) -> Server:
+    return Server(name="weather", url=url, headers={"Authorization": "Bearer ${WEATHER_KEY}"})
+
+
+def sign_in_server(name: str = "notes") -> Server:
+    return Server(name=name, url=DEAD_URL, auth="oauth")
+
+
+# -- people and events -----------------------------------------------------------------------
+
+
+async def test_a_stranger_gets_one_sentence_a_minute_and_learns_nothing(tmp_path: Path) -> None:
+    now = [1000.0]
+    config = configure(tmp_path, sign_in_server("secret-server"), allow=("telegram:1",))
+    async with open_gateway(config, clock=lambda: now[0]) as gateway:
+        stranger = Chat(gateway, Principal("telegram", "666"))
+
+        first, second = await stranger.say(""), await stranger.say("auth")
+        decided = gateway.decide(stranger.invocation(""))
+        now[0] += 61
+        third = await stranger.say("secret-server")
+
+        assert len(first) == 1
+        assert "does not serve you" in words(first[0])
+        assert second == []
+        assert decided == Ignored()
+        assert len(third) == 1
+        assert "secret-server" not in repr([*first, *third])
+
+
+async def test_a_strangers_secret_is_not_taken(tmp_path: Path) -> None:
+    async with open_gateway(configure(tmp_path, keyed(DEAD_URL))) as gateway:
+        reply = await gateway.submit_secret(Principal("telegram", "666"), "whatever-id", KEY)
+
+        assert not reply.ok
+        assert KEY not in repr(reply)
+
+
+async def test_the_same_event_is_answered_once(tmp_path: Path) -> None:
+    async with open_gateway(configure(tmp_path, sign_in_server())) as gateway:
+        chat = Chat(gateway)
+
+        first = await chat.say("help", event_id="42")
+        second = await chat.say("help", event_id="42")
+
+        assert len(first) == 1
+        assert second == []
+        assert gateway.decide(chat.invocation("help", event_id="42")) == Ignored()
+
+
+async def test_the_gateway_starts_with_the_first_invocation(tmp_path: Path) -> None:
+    gateway = open_gateway(configure(tmp_path, sign_in_server()))
+
+    replies = await Chat(gateway).say("")
+
+    assert len(replies) == 1
+    await gateway.stop()
+    await gateway.stop()
+
+
+# -- list and detail -------------------------------------------------------------------------
+
+
+async def test_the_list_comes_at_once_and_is_replaced_by_live_results(tmp_path: Path) -> None:
+    open_server = Server(name="open", url=DEAD_URL)
+    async with open_gateway(configure(tmp_path, sign_in_server(), open_server)) as gateway:
+        first, second = await Chat(gateway).say("")
+
+        shown = first.blocks[0]
+        assert isinstance(shown, ServerList)
+        assert [(one.name, one.auth, one.next) for one in shown.servers] == [
+            ("notes", AuthState.SIGN_IN_NEEDED, "auth notes"),
+            ("open", AuthState.NONE_NEEDED, "test open"),
+        ]
+        assert not first.final
+        live = second.blocks[0]
+        assert isinstance(live, ServerList)
+        assert live.servers[1].connection.state is ConnectionState.UNREACHABLE
+        assert second.final
+
+
+async def test_without_edits_there_is_one_reply_from_local_state(tmp_path: Path) -> None:
+    async with open_gateway(configure(tmp_path, Server(name="open", url=DEAD_URL))) as gateway:
+        replies = await Chat(gateway, abilities=Abilities()).say("")
+
+        assert [reply.final for reply in replies] == [True]
+        assert "not_checked" in words(replies[0])
+
+
+async def test_live_results_never_start_a_command(tmp_path: Path) -> None:
+    touched = tmp_path / "started"
+    command = Server(
+        name="files",
+        command=sys.executable,
+        args=("-c", f"open({str(touched)!r}, 'w')"),
+        transport="stdio",
+    )
+    async with open_gateway(configure(tmp_path, command)) as gateway:
+        await Chat(gateway).say("")
+        await Chat(gateway).say("files")
+
+        assert not touched.exists()
+
+
+async def test_the_list_hangs_on_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a server that accepts and never answers, the list is final when its time is over."""
+    monkeypatch.setattr("gateway.dispatcher.PROBES_SECONDS", 0.4)
+    monkeypatch.setattr("gateway.dispatcher._FIRST_RESULTS_SECONDS", 0.1)
+    silent = await asyncio.start_server(lambda reader, writer: asyncio.sleep(30), "127.0.0.1", 0)
+    port = silent.sockets[0].getsockname()[1]
+    async with open_gateway(configure(tmp_path, Server(name="slow", url=f"http://127.0.0.1:{port}/mcp"))) as gateway:
+        replies = await asyncio.wait_for(Chat(gateway).say(""), 5)
+
+        assert replies[-1].final
+        assert "slow none_needed unreachable" in words(replies[-1])
+    silent.close()
+
+
+async def test_details_are_for_the_caller_and_name_the_next_command(tmp_path: Path) -> None:
+    async with open_gateway(configure(tmp_path, sign_in_server())) as gateway:
+        (reply,) = await Chat(gateway).say("NOT")
+
+        assert reply.audience is Audience.CALLER
+        assert reply.summary
+        assert "Auth: sign-in needed" in words(reply)
+        assert [button.command for button in reply.buttons] == ["auth notes"]
+
+
+async def test_an_empty_configuration_says_how_to_add_a_server(tmp_path: Path) -> None:
+    async with open_gateway(configure(tmp_path)) as gateway:
+        for typed in ("", "auth"):
+            (reply,) = await Chat(gateway).say(typed)
+            assert "slash-mcp add" in words(reply)
+
+
+async def test_help_shows_every_command(tmp_path: Path) -> None:
+    async with open_gateway(configure(tmp_path)) as gateway:
+        (reply,) = await Chat(gateway).say("help")
+
+        (table,) = reply.blocks
+        assert isinstance(table, Table)
+        assert {"/mcp auth", "/mcp key SERVER", "/mcp logout SERVER"} <= {row[0] for row in table.rows}
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("autj", "/mcp auth"),
+        ("blargh wibble", "/mcp help"),
+        ("logout not", "/mcp logout notes"),
+        ("logout", "/mcp logout notes"),
+        ("paste", "/mcp paste ADDRESS"),
+        ("confirm 123456", "no sign-in needs one"),
+        ("cancel", "No sign-in is open"),
+        ("logout notes", "was not signed in"),
+        ("paste nonsense", "Next:"),
+        (f"paste {REDIRECT}", "begin again"),
+        ("key notes", "needs no key"),
+        ("key", "No server lacks a key"),
+        ("key-store AAAAAAAAAAAA", "over"),
+    ],
+)
+async def test_every_command_answers(tmp_path: Path, typed: str, said: str) -> None:
+    async with open_gateway(configure(tmp_path, sign_in_server())) as gateway:
+        replies = await Chat(gateway).say(typed)
+
+        assert said in words(replies[-1])
+        assert replies[-1].final
+
+
+async def test_an_unforeseen_error_is_one_sentence_and_a_reference_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store breaks in a way that nobody foresaw, with a secret in the error's text."""
+    async with open_gateway(configure(tmp_path, sign_in_server())) as gateway:
+
+        async def broken(*args: Any) -> None:
+            raise RuntimeError(f"secret {KEY}")
+
+        monkeypatch.setattr(gateway.auth.store.grants, "get", broken)
+        with caplog.at_level(logging.DEBUG):
+            (reply,) = await Chat(gateway).say("")
+
+        reference = words(reply).split()[-1].rstrip(".")
+        assert reference in caplog.text
+        assert "RuntimeError" in caplog.text
+        assert KEY not in caplog.text
+        assert KEY not in repr(reply)
+
+
+# -- sign-in: who may, and failures ----------------------------------------------------------
+
+
+async def test_a_failed_start_is_a_line_of_the_checklist_with_a_reason(tmp_path: Path) -> None:
+    servers = (sign_in_server(), keyed(DEAD_URL))
+    async with open_gateway(configure(tmp_path, *servers)) as gateway:
+        first, *_, last = await Chat(gateway).say("auth")
+
+        assert item(first, "notes").state is ItemState.PREPARING
+        assert item(last, "notes").state is ItemState.FAILED
+        assert "cannot be reached" in item(last, "notes").text
+        assert item(last, "notes").command == "auth notes"
+        assert item(last, "weather").state is ItemState.KEY
+        assert item(last, "weather").command == "key weather"
+        assert last.audience is Audience.CALLER
+
+
+async def test_auth_for_a_server_without_sign_in_says_so(tmp_path: Path) -> None:
+    command = Server(name="files", command="cat", transport="stdio")
+    off = Server(name="off", url=DEAD_URL, auth="oauth", enabled=False)
+    broken = Server(name="broken", problem="config.yaml:3: url and command exclude each other")
+    async with open_gateway(configure(tmp_path, command, off, broken)) as gateway:
+        reply = (await Chat(gateway).say("auth files off broken"))[-1]
+
+        assert "needs no sign-in" in item(reply, "files").text
+        assert "disabled" in item(reply, "off").text
+        assert "config.yaml:3" in item(reply, "broken").text
+
+
+async def test_sign_in_from_a_chat_is_refused_for_several_people_and_the_sentence_says_why(tmp_path: Path) -> None:
+    config = configure(tmp_path, sign_in_server(), allow=("telegram:1", "telegram:2"), admins=("telegram:1",))
+    async with open_gateway(config) as gateway:
+        reply = (await Chat(gateway, TELEGRAM).say("auth"))[-1]
+
+        text = item(reply, "notes").text
+        assert item(reply, "notes").state is ItemState.FAILED
+        assert "forwarded link" in text
+        assert "slash-mcp auth notes" in text
+
+
+async def test_only_admins_change_a_shared_server(tmp_path: Path) -> None:
+    config = configure(
+        tmp_path, sign_in_server(), keyed(DEAD_URL), allow=("telegram:1", "telegram:2"), admins=("telegram:1",)
+    )
+    async with open_gateway(config) as gateway:
+        bob = Chat(gateway, Principal("telegram", "2"))
+
+        for typed in ("auth notes", "key weather", "logout notes", "cancel notes"):
+            assert "only an admin" in words((await bob.say(typed))[-1]), typed
+
+
+# -- paste -----------------------------------------------------------------------------------
+
+
+async def test_an_address_pasted_where_others_read_is_not_used(tmp_path: Path) -> None:
+    async with open_gateway(configure(tmp_path, sign_in_server(), allow=("telegram:1",))) as gateway:
+        (reply,) = await Chat(gateway, TELEGRAM, private=False).say(REDIRECT)
+
+        assert "private" in words(reply)
+        assert "CANARYCODE" not in repr(reply)
+
+
+async def test_paste_is_off_for_several_people(tmp_path: Path) -> None:
+    config = configure(tmp_path, sign_in_server(), allow=("telegram:1", "telegram:2"), admins=("telegram:1",))
+    async with open_gateway(config) as gateway:
+        (reply,) = await Chat(gateway, TELEGRAM).say(REDIRECT)
+
+        assert "allow_paste" in words(reply)
+
+
+async def test_only_addresses_of_our_own_sign_ins_are_claimed(tmp_path: Path) -> None:
+    async with open_gateway(configure(tmp_path, sign_in_server())) as gateway:
+        assert not await gateway.claims("hello there")
+        assert not await gateway.claims("https://example.com/?state=1")
+        assert not await gateway.claims(f"http://127.0.0.1:8765/callback?code=a&state={'0' * 32}.{'a' * 43}")
+
+
+# -- keys ------------------------------------------------------------------------------------
+
+
+async def test_a_key_is_tried_and_stored(tmp_path: Path, keyed_url: str) -> None:
+    async with open_gateway(configure(tmp_path, keyed(keyed_url))) as gateway:
+        chat = Chat(gateway)
+        checklist = (await chat.say("auth"))[-1]
+        assert item(checklist, "weather").state is ItemState.KEY
+
+        (asked,) = await chat.say("key weather")
+        prompt = prompt_of(asked)
+        stored = await gateway.submit_secret(chat.principal, prompt.id, KEY)
+
+        assert asked.audience is Audience.CALLER
+        assert prompt.variable == "WEATHER_KEY"
+        assert "works" in words(stored)
+        assert KEY not in repr([asked, stored])
+        assert KEY in (tmp_path / ".env").read_text()
+        assert (await gateway.auth.status("weather")).auth is AuthState.KEY_SET
+        edit = await chat.edit("key stored")
+        assert item(edit.reply, "weather").state is ItemState.DONE
+
+        again = await gateway.submit_secret(chat.principal, prompt.id, KEY)
+        assert "over" in words(again)
+
+
+async def test_a_refused_key_is_not_stored_and_may_be_entered_again_a_few_times(tmp_path: Path, keyed_url: str) -> None:
+    async with open_gateway(configure(tmp_path, keyed(keyed_url))) as gateway:
+        chat = Chat(gateway)
+        prompt = prompt_of((await chat.say("key"))[0])
+
+        for _ in range(4):
+            refused = await gateway.submit_secret(chat.principal, prompt.id, "wrong-key-value")
+            assert "refuses this key" in words(refused)
+            assert prompt_of(refused).id == prompt.id
+        last = await gateway.submit_secret(chat.principal, prompt.id, "wrong-key-value")
+        after = await gateway.submit_secret(chat.principal, prompt.id, KEY)
+
+        assert "Next: /mcp key weather" in words(last)
+        assert "over" in words(after)
+        assert not (tmp_path / ".env").exists()
+
+
+async def test_a_good_key_after_a_refused_one_is_stored(tmp_path: Path, keyed_url: str) -> None:
+    async with open_gateway(configure(tmp_path, keyed(keyed_url))) as gateway:
+        chat = Chat(gateway)
+        prompt = prompt_of((await chat.say("key"))[0])
+
+        await gateway.submit_secret(chat.principal, prompt.id, "wrong-key-value")
+        await gateway.submit_secret(chat.principal, prompt.id, "   ")
+        stored = await gateway.submit_secret(chat.principal, prompt.id, KEY)
+
+        assert "works" in words(stored)
+
+
+async def test_an_unreachable_server_asks_whether_to_store_anyway(tmp_path: Path) -> None:
+    async with open_gateway(configure(tmp_path, keyed(DEAD_URL), allow=("telegram:1",))) as gateway:
+        chat = Chat(gateway)
+        prompt = prompt_of((await chat.say("key weather"))[0])
+
+        asked = await gateway.submit_secret(chat.principal, prompt.id, KEY)
+        (button,) = asked.buttons
+        assert "Store it anyway?" in words(asked)
+        assert not (tmp_path / ".env").exists()
+        assert button.command is not None
+        assert KEY not in repr(asked)
+
+        (foreign,) = await Chat(gateway, TELEGRAM).say(button.command)
+        assert not (tmp_path / ".env").exists()
+        (stored,) = await chat.say(button.command)
+        (again,) = await chat.say(button.command)
+
+        assert "somebody else" in words(foreign)
+        assert "stored, not verified" in words(stored)
+        assert KEY in (tmp_path / ".env").read_text()
+        assert "over" in words(again)
+
+
+async def test_no_difference_to_a_keyless_request_is_said(tmp_path: Path, careless_url: str) -> None:
+    async with open_gateway(configure(tmp_path, keyed(careless_url))) as gateway:
+        chat = Chat(gateway)
+        prompt = prompt_of((await chat.say("key weather"))[0])
+
+        stored = await gateway.submit_secret(chat.principal, prompt.id, KEY)
+
+        assert "stored, not verified" in words(stored)
+
+
+async def test_a_question_lives_ten_minutes_and_belongs_to_one_person(tmp_path: Path, keyed_url: str) -> None:
+    now = [1000.0]
+    config = configure(tmp_path, keyed(keyed_url), allow=("telegram:1",))
+    async with open_gateway(config, clock=lambda: now[0]) as gateway:
+        chat = Chat(gateway)
+        prompt = prompt_of((await chat.say("key weather"))[0])
+
+        foreign = await gateway.submit_secret(TELEGRAM, prompt.id, KEY)
+        now[0] += 601
+        late = await gateway.submit_secret(chat.principal, prompt.id, KEY)
+
+        assert "somebody else" in words(foreign)
+        assert "over" in words(late)
+        assert not (tmp_path / ".env").exists()
+
+
+async def test_two_variables_are_asked_one_after_the_other_and_tried_together(tmp_path: Path, keyed_url: str) -> None:
+    server = Server(
+        name="weather", url=keyed_url, headers={"Authorization": "Bearer ${WEATHER_KEY}", "X-Team": "${WEATHER_TEAM}"}
+    )
+    async with open_gateway(configure(tmp_path, server)) as gateway:
+        chat = Chat(gateway)
+        first = prompt_of((await chat.say("key weather"))[0])
+
+        second = prompt_of(await gateway.submit_secret(chat.principal, first.id, KEY))
+        stored = await gateway.submit_secret(chat.principal, second.id, "blue")
+
+        assert (first.variable, second.variable) == ("WEATHER_KEY", "WEATHER_TEAM")
+        assert "works" in words(stored)
+
+
+async def test_a_chat_without_a_secret_input_names_the_three_ways(tmp_path: Path) -> None:
+    config = configure(tmp_path, keyed(DEAD_URL), allow=("telegram:1",))
+    async with open_gateway(config) as gateway:
+        (reply,) = await Chat(gateway, TELEGRAM).say("key weather")
+
+        for way in ("slash-mcp key weather", "gateway.public_url", "gateway.telegram.secrets_in_chat"):
+            assert way in words(reply)
+
+
+async def test_a_modal_is_offered_only_where_the_configuration_allows_it(tmp_path: Path) -> None:
+    closed = configure(tmp_path, keyed(DEAD_URL), allow=("telegram:1",))
+    opened = configure(
+        tmp_path, keyed(DEAD_URL), allow=("telegram:1",), platforms={"telegram": {"secrets_in_chat": True}}
+    )
+    for config, expected in ((closed, Immediate(Audience.CALLER)), (opened, Modal("weather"))):
+        gateway = open_gateway(config)
+        chat = Chat(gateway, TELEGRAM)
+        assert gateway.decide(chat.invocation("key weather"), FULL) == expected
+        await gateway.stop()
+
+
+async def test_a_key_typed_into_the_chat_is_not_stored(tmp_path: Path) -> None:
+    async with open_gateway(configure(tmp_path, keyed(DEAD_URL))) as gateway:
+        (reply,) = await Chat(gateway).say(f"key weather {KEY}")
+
+        assert KEY not in repr(reply)
+        assert "not stored" in words(reply)
+        assert not (tmp_path / ".env").exists()
+
+
+async def test_what_the_network_is_needed_for_is_deferred(tmp_path: Path) -> None:
+    gateway = open_gateway(configure(tmp_path, sign_in_server()))
+    chat = Chat(gateway)
+
+    assert gateway.decide(chat.invocation("")) == Immediate(Audience.CHAT)
+    assert gateway.decide(chat.invocation("notes")) == Immediate(Audience.CALLER)
+    assert gateway.decide(chat.invocation("auth")) == Deferred(Audience.CALLER)
+    assert gateway.decide(chat.invocation("logout notes")) == Deferred(Audience.CHAT)
+    assert gateway.decide(replace(chat.invocation("key notes"), principal=TELEGRAM)) == Immediate(Audience.CHAT)
+    await gateway.stop()
