@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import Any, ClassVar, Literal, TypeVar
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
 import msgspec
 
@@ -26,6 +27,7 @@ def check_owner(owner: str) -> str:
     return owner
 
 
+@lru_cache(maxsize=4096)
 def grant_key(owner: str, server: str) -> str:
     """The name under which the grant of (owner, server) is stored: SHA-256, 64 hex digits."""
     return hashlib.sha256(f"{check_owner(owner)}\0{server}".encode()).hexdigest()
@@ -53,6 +55,10 @@ class _Masked:
 
 class Record(_Masked, msgspec.Struct, kw_only=True, omit_defaults=True):
     """Base of the stored records."""
+
+    if TYPE_CHECKING:  # msgspec has it, and its stubs do not say so
+
+        def __copy__(self) -> Self: ...
 
 
 class Value(_Masked, msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):

@@ -10,7 +10,6 @@ The `read_*` methods need no event loop and import nothing heavy: `slash-mcp lis
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import hmac
 import logging
@@ -286,7 +285,7 @@ class _Folder(Generic[R]):
         signature = (found.st_ino, found.st_mtime_ns, found.st_size)
         cached = self._cache.get(path)
         if cached is not None and cached[0] == signature:
-            return copy.copy(cached[1])
+            return cached[1].__copy__()
         if not stat.S_ISREG(found.st_mode):
             raise ValueError(f"{path} is not a file")
         try:
@@ -299,7 +298,7 @@ class _Folder(Generic[R]):
             raise StoreError(f"{path} cannot be read ({error.strerror}).") from None
         record: R = decode(self._kind, data)
         self._cache[path] = ((opened.st_ino, opened.st_mtime_ns, opened.st_size), record)
-        return copy.copy(record)
+        return record.__copy__()
 
     def read_or_none(self, path: Path) -> R | None:
         try:
@@ -375,8 +374,8 @@ def make_folder(folder: Path) -> Path:
     """
     if folder.is_dir():
         return folder
+    make_folder(folder.parent)
     with _as_store_error(folder):
-        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
     return folder
 

@@ -30,6 +30,7 @@ class HermesMirror:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._paths: dict[str, Path] = {}
         self._seen: dict[Path, tuple[tuple[int, int, int], str | None, Tokens | None, str | None]] = {}
 
     def lock_path(self, server: str) -> Path:
@@ -99,7 +100,9 @@ class HermesMirror:
 
     def _tokens(self, server: str) -> tuple[str | None, Tokens | None, str | None]:
         """Digest, tokens and issuer of the token file; read once for each version of it. A torn file counts as none."""
-        path = self._folder / f"{mirror_name(server)}.json"
+        path = self._paths.get(server)
+        if path is None:
+            path = self._paths[server] = self._folder / f"{mirror_name(server)}.json"
         try:
             found = os.stat(path)
         except OSError:
