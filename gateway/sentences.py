@@ -186,7 +186,7 @@ def tested(server: str, connection: ConnectionStatus) -> str:
         took = f" in {connection.ms} ms" if connection.ms is not None else ""
         shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
         return f"{server}: connected{took}, {tools(len(names))}{f': {shown}' if shown else ''}"
-    why = f": {connection.detail}" if connection.detail else ""
+    why = f" ({_bare(server, connection.detail)})" if connection.detail else ""
     return f"{server}: {connection.state.value.replace('_', ' ')}{why}"
 
 
@@ -237,7 +237,7 @@ def signed_in(server: str, status: ServerStatus, connection: ConnectionStatus, n
     """`notes: signed in as ada, 5 tools`, and how long when it ends for good."""
     who = f" as {status.account}" if status.account else ""
     if connection.state is not ConnectionState.READY:
-        why = f": {connection.detail}" if connection.detail else ""
+        why = f" ({_bare(server, connection.detail)})" if connection.detail else ""
         return f"{server}: signed in{who}, but the server is {connection.state.value.replace('_', ' ')}{why}"
     return f"{server}: signed in{who}, {tools(len(connection.tools or ()))}"
 
@@ -247,7 +247,7 @@ def no_refresh_token(server: str, expires_at: float, now: float) -> str:
 
 
 def refused_after_sign_in(server: str, connection: ConnectionStatus) -> str:
-    why = f" ({connection.detail})" if connection.detail else ""
+    why = f" ({_bare(server, connection.detail)})" if connection.detail else ""
     return f"{server}: the sign-in was finished, but the server refuses it{why}. Next: /mcp auth {server}"
 
 
@@ -264,8 +264,17 @@ def public_end(server: str, *, ok: bool, cancelled: bool = False) -> str:
     return f"{server}: signed in." if ok else f"{server}: the sign-in did not succeed."
 
 
-def grant_dead(server: str, why: str | None) -> str:
-    return f"{server}: sign in again{f' ({why})' if why else ''}. Next: /mcp auth {server}"
+def grant_dead(server: str, status: ServerStatus, now: float) -> str:
+    """A refresh token died. What is left of the access may still serve for a while."""
+    if status.auth is AuthState.SIGNED_IN and status.expires_at is not None:
+        why = f" (its access cannot be renewed and ends at {clock(status.expires_at, now)})"
+    else:
+        why = f" ({status.detail})" if status.detail else ""
+    return f"{server}: sign in again{why}. Next: /mcp auth {server}"
+
+
+def grant_dead_public(server: str) -> str:
+    return f"{server}: sign in again."
 
 
 def cancelled(servers: Sequence[str]) -> str:
@@ -326,7 +335,12 @@ def key_ask_again(server: str) -> str:
 
 
 def key_unreachable(server: str, detail: str) -> str:
-    return f"{server}: the key could not be tried ({detail.rstrip('.')}). Nothing is stored yet. Store it anyway?"
+    return f"{server}: the key could not be tried ({_bare(server, detail)}). Nothing is stored yet. Store it anyway?"
+
+
+def _bare(server: str, detail: str) -> str:
+    """A sentence as a part of another one, which names the server already."""
+    return detail.removeprefix(f"{server}: ").rstrip(".")
 
 
 def _until(status: ServerStatus, now: float) -> str | None:

@@ -20,7 +20,7 @@ from gateway.invocations import ChatRef, Invocation, MessageRef, Principal
 from gateway.replies import Audience, Checklist, ChecklistItem, ItemState, Notice, Reply, Text
 from mcp_auth.errors import McpAuthError, StoreError
 from mcp_auth.records import OPEN, Origin, SignIn
-from mcp_auth.status import AuthState, ConnectionState
+from mcp_auth.status import ConnectionState
 
 if TYPE_CHECKING:
     from mcp_auth.core import Change, McpAuth
@@ -301,9 +301,9 @@ class SignInWatcher:
         except McpAuthError as error:
             _log.warning("nobody was told that %s wants a new sign-in: %s", server, error.code)
             return
-        if last is not None and status.auth is AuthState.REAUTHORIZATION_NEEDED:
-            public = sentences.grant_dead(server, None)
-            self._notify(last.origin, sentences.grant_dead(server, status.detail), public, ok=False)
+        if last is not None:
+            text = sentences.grant_dead(server, status, self._clock())
+            self._notify(last.origin, text, sentences.grant_dead_public(server), ok=False)
 
 
 def origin_of(invocation: Invocation) -> Origin:

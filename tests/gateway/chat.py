@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,17 @@ _events = itertools.count(1)
 
 
 def configure(home: Path, *servers: Server, **gateway: Any) -> Config:
-    options = GatewayOptions(**{"callback": CallbackOptions(port=0), **gateway})
+    options = GatewayOptions(**{"callback": CallbackOptions(port=_free_port()), **gateway})
     return Config(home=home, path=None, servers={server.name: server for server in servers}, gateway=options)
 
 
 def open_gateway(config: Config, store: Store | None = None, **auth: Any) -> Gateway:
     return Gateway(McpAuth.open(config, store=store or MemoryStore(), **auth), **auth)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
 
 
 class Chat:
