@@ -370,9 +370,11 @@ class Dispatcher:
         server = self.config.servers[command.server]
         if ask.abilities.edits:
             yield _say(sentences.testing(server.name), Audience.CALLER, final=False)
-        connection = await self._auth.test(server.name, self._owner(server, ask))
+        owner = self._owner(server, ask)
+        connection = await self._auth.test(server.name, owner)
+        status = await self._auth.status(server.name, owner)
         ready = connection.state is ConnectionState.READY
-        yield _say(sentences.tested(server.name, connection), Audience.CALLER, ok=ready)
+        yield _say(sentences.tested(status, connection), Audience.CALLER, ok=ready)
 
     # -- keys --------------------------------------------------------------------------------
 

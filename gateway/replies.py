@@ -147,7 +147,7 @@ class Deferred:
 
 @dataclass(frozen=True, slots=True)
 class Modal:
-    """The first reply will carry a `SecretPrompt` for this server; a modal has to be the first answer."""
+    """The first reply carries a `SecretPrompt` for this server, or says why not; a modal has to be the first answer."""
 
     server: str
 

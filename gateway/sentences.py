@@ -180,14 +180,19 @@ def testing(server: str) -> str:
     return f"{server}: connecting…"
 
 
-def tested(server: str, connection: ConnectionStatus) -> str:
+def tested(status: ServerStatus, connection: ConnectionStatus) -> str:
+    server = status.name
     if connection.state is ConnectionState.READY:
         names = connection.tools or ()
         took = f" in {connection.ms} ms" if connection.ms is not None else ""
         shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
         return f"{server}: connected{took}, {tools(len(names))}{f': {shown}' if shown else ''}"
     why = f" ({_bare(server, connection.detail)})" if connection.detail else ""
-    return f"{server}: {connection.state.value.replace('_', ' ')}{why}"
+    # Without a sign-in or a key, testing again would not help.
+    act = f". Next: {command(status.next)}" if status.next and not status.next.startswith("test ") else ""
+    if status.auth in (AuthState.DISABLED, AuthState.MISCONFIGURED):
+        return f"{server} {nothing_to_do(status)}"
+    return f"{server}: {connection.state.value.replace('_', ' ')}{why}{act}"
 
 
 # -- signing in ------------------------------------------------------------------------------

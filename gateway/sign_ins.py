@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("gateway")
 _POLL_SECONDS = 1.0
+_LAST_WORDS_SECONDS = 3.0
 # A board is forgotten with its last link; this bounds those whose platform never confirms a delivery.
 _BOARDS_KEPT = 1000
 
@@ -106,21 +107,35 @@ class SignInWatcher:
         """Follow what is open in the store, and listen for changes."""
         self._loop = asyncio.get_running_loop()
         self._undo = self._auth.on_change(self._on_change)
-        for sign_in in await self._auth.store.sign_ins.list():
+        try:
+            known = await self._auth.store.sign_ins.list()
+        except StoreError as error:
+            # Commands answer all the same, and say what is wrong with the store.
+            _log.warning("open sign-ins cannot be watched: %s", error)
+            known = []
+        for sign_in in known:
             if sign_in.status in OPEN and sign_in.origin.chat is not None:
                 self._followed.setdefault(sign_in.id, _Followed(sign_in))
         self._wake.set()
         self._runner = asyncio.create_task(self._run(), name="sign-in watcher")
 
     async def stop(self) -> None:
+        """Stop watching. An end that is being told right now gets a moment: nobody tells it after a restart."""
         if self._undo is not None:
             self._undo()
             self._undo = None
+        if self._ends:
+            await asyncio.wait(self._ends, timeout=_LAST_WORDS_SECONDS)
         tasks = [*self._ends, *([self._runner] if self._runner is not None else [])]
         self._runner = None
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is followed, and nothing that ended waits to be told."""
+        return not self._followed and not self._ends
 
     def follow(self, sign_in: SignIn, board: Board | None) -> None:
         """Tell the sign-in's chat when it ends, and keep `board` up to date."""

@@ -222,6 +222,7 @@ async def test_help_shows_every_command(tmp_path: Path) -> None:
         ("key notes", "needs no key"),
         ("key", "No server lacks a key"),
         ("key-store AAAAAAAAAAAA", "over"),
+        ("test notes", "Next: /mcp auth notes"),
     ],
 )
 async def test_every_command_answers(tmp_path: Path, typed: str, said: str) -> None:

@@ -1,0 +1,95 @@
+"""The composition root: opening, starting, notices."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gateway as package
+from gateway.gateway import Gateway
+from gateway.invocations import LOCAL, ChatRef
+from gateway.replies import Notice, Reply, Text
+from mcp_auth.config import Server
+from mcp_auth.errors import ConfigError
+from tests.gateway.chat import Chat, configure, open_gateway, words
+
+
+async def test_from_config_touches_nothing(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("mcp_servers:\n  notes: {url: 'http://127.0.0.1:9/mcp', auth: oauth}\n")
+
+    gateway = Gateway.from_config(home=tmp_path)
+
+    assert gateway.names() == ("notes",)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+    await gateway.stop()
+
+
+def test_a_configuration_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("- not\n- a mapping\n")
+
+    with pytest.raises(ConfigError):
+        Gateway.from_config(home=tmp_path)
+
+
+async def test_notices_reach_their_platform_in_order_and_survive_a_failing_adapter(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_gateway(configure(tmp_path)) as gateway:
+        got: list[str] = []
+
+        async def receive(notice: Notice) -> None:
+            text = words(notice.reply)
+            await asyncio.sleep(0.02 if text == "1" else 0)
+            got.append(text)
+            if text == "2":
+                raise RuntimeError("canary-secret")
+
+        undo = gateway.subscribe("cli", receive)
+        elsewhere = Chat(gateway, LOCAL)
+        elsewhere.unsubscribe()
+        with caplog.at_level(logging.DEBUG):
+            for text in ("1", "2", "3"):
+                gateway._emit(Notice(LOCAL, ChatRef("cli"), Reply((Text(text),))))
+            gateway._emit(Notice(LOCAL, ChatRef("telegram"), Reply((Text("not ours"),))))
+            await asyncio.sleep(0.1)
+        undo()
+        gateway._emit(Notice(LOCAL, ChatRef("cli"), Reply((Text("4"),))))
+        await asyncio.sleep(0.05)
+
+        assert got == ["1", "2", "3"]
+        assert elsewhere.notices == []
+        assert "RuntimeError" in caplog.text
+        assert "canary-secret" not in caplog.text
+
+
+async def test_a_stopped_gateway_is_stopped_again_without_harm(tmp_path: Path) -> None:
+    gateway = open_gateway(configure(tmp_path, Server(name="a", url="http://127.0.0.1:9/mcp", auth="oauth")))
+    await gateway.start()
+    await gateway.start()
+
+    await gateway.stop()
+    await gateway.stop()
+
+
+def test_every_public_name_can_be_imported() -> None:
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+    with pytest.raises(AttributeError):
+        package.nothing  # noqa: B018
+
+
+def test_importing_the_words_and_the_grammar_is_cheap() -> None:
+    """The command line uses them for every listing."""
+    program = (
+        "import sys, gateway, gateway.grammar, gateway.access, gateway.replies, gateway.sentences\n"
+        "print([m for m in ('asyncio', 'mcp', 'httpx2', 'starlette', 'filelock', 'pydantic') if m in sys.modules])"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "[]"
