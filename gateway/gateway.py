@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -103,7 +103,7 @@ class Gateway:
         await asyncio.gather(*(subscription.stop() for subscription in self._subscriptions))
         await self.auth.close()
 
-    async def handle(self, invocation: Invocation, abilities: Abilities | None = None) -> AsyncIterator[Reply]:
+    async def handle(self, invocation: Invocation, abilities: Abilities | None = None) -> AsyncGenerator[Reply, None]:
         """The replies to one invocation: the first at once, from local state; each later one replaces it."""
         await self.start(warm=False)
         async with aclosing(self._dispatcher.handle(invocation, abilities or Abilities())) as replies:
@@ -126,6 +126,19 @@ class Gateway:
     async def claims(self, text: str) -> bool:
         """Is this bare text the address of one of our sign-ins, so that nobody else should read it?"""
         return looks_like_redirect(text) and await self.auth.claims(text)
+
+    async def settled(self, timeout: float) -> bool:
+        """Wait until no sign-in that was begun here is open and every notice about one is delivered.
+
+        Args:
+            timeout: seconds; after them the answer is False.
+        """
+        deadline = time.monotonic() + timeout
+        while not (self._watcher.is_idle and all(one.is_idle for one in self._subscriptions)):
+            if time.monotonic() >= deadline:
+                return False
+            await asyncio.sleep(0.1)
+        return True
 
     def names(self) -> tuple[str, ...]:
         """The servers' names, for completion."""
@@ -156,6 +169,10 @@ class _Subscription:
     callback: Callable[[Notice], Awaitable[None]]
     waiting: list[Notice] = field(default_factory=list)
     sender: asyncio.Task[None] | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.waiting and (self.sender is None or self.sender.done())
 
     def put(self, notice: Notice) -> None:
         self.waiting.append(notice)

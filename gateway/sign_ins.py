@@ -46,13 +46,18 @@ class Outcome:
 
 @dataclass(slots=True)
 class Board:
-    """One checklist message and what stands on it; kept while a link on it is open."""
+    """One checklist message and what stands on it; kept while a link on it is open.
+
+    `message` is set when the invocation's last reply stands there. Until then the replies themselves bring
+    the changes, and an edit beside them could overtake a newer one.
+    """
 
     invocation: Invocation
     items: dict[str, ChecklistItem]
     note: str | None = None
     message: MessageRef | None = None
     changed: bool = False
+    complete: bool = False
 
     def set(self, item: ChecklistItem) -> None:
         self.items[item.server] = item
@@ -61,6 +66,7 @@ class Board:
     def reply(self, *, final: bool = True) -> Reply:
         """The checklist as it is now."""
         self.changed = False
+        self.complete = self.complete or final
         items = tuple(self.items.values())
         links = sum(item.state is ItemState.LINK for item in items)
         return Reply(
@@ -156,7 +162,7 @@ class SignInWatcher:
     def delivered(self, invocation: Invocation, message: MessageRef) -> None:
         """The reply to this invocation now stands in this message."""
         board = self._boards.get(_event(invocation))
-        if board is None:
+        if board is None or not board.complete:
             return
         board.message = message
         self._show(board)

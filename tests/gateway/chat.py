@@ -51,8 +51,9 @@ class Chat:
 
     async def say(self, text: str, **changes: Any) -> list[Reply]:
         invocation = self.invocation(text, **changes)
-        replies = [reply async for reply in self.gateway.handle(invocation, self.abilities)]
-        if replies:
+        replies = []
+        async for reply in self.gateway.handle(invocation, self.abilities):
+            replies.append(reply)
             self.gateway.delivered(invocation, MessageRef(self.principal.platform, {"id": invocation.event_id}))
         return replies
 

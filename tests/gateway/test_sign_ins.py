@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gateway.gateway import Gateway
-from gateway.invocations import Abilities
+from gateway.invocations import Abilities, MessageRef
 from gateway.replies import Audience, ItemState
 from mcp_auth.config import Config, OAuthOptions, Server
 from mcp_auth.status import AuthState
@@ -154,6 +154,22 @@ async def test_several_servers_are_one_checklist_whose_lines_end_on_their_own(tm
             assert words(cancelled) == "Cancelled: notes."
             assert item(whole, "mail").state is ItemState.DONE
             assert (await gateway.auth.status("mail")).auth is AuthState.SIGNED_IN
+
+
+async def test_no_edit_overtakes_a_reply_that_is_still_on_its_way(tmp_path: Path, notes: NotesServer) -> None:
+    async with open_gateway(config_for(tmp_path, notes)) as gateway:
+        chat = Chat(gateway)
+        invocation = chat.invocation("auth")
+        message = MessageRef("cli", {"id": 1})
+        async for reply in gateway.handle(invocation, chat.abilities):
+            if reply.final:
+                # The platform is slow to show the link, and the person finishes it from another message.
+                await gateway.auth.paste(await open_link(item(reply, "notes").link or ""), "cli:local")
+                await chat.notice("signed in")
+                assert all(one.message is None for one in chat.notices)
+            gateway.delivered(invocation, message)
+
+        assert item((await chat.edit("signed in")).reply, "notes").state is ItemState.DONE
 
 
 async def test_asking_again_hands_out_the_same_link(tmp_path: Path, notes: NotesServer) -> None:
