@@ -5,47 +5,76 @@ Templates (`${VAR}`) stay as written; `mcp_auth.variables` resolves them at each
 
 from __future__ import annotations
 
+import os
+import re
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
+from mcp_auth.errors import ConfigError
+from mcp_auth.network import is_loopback_host, is_loopback_url
+
 Transport = Literal["http", "sse", "stdio"]
+# A day: beyond that a timeout is no bound.
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
+Port = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
 
 
-class OAuthOptions(msgspec.Struct, kw_only=True, frozen=True):
-    """The `oauth:` block of a server (design, section 5)."""
+class Settings(msgspec.Struct, kw_only=True, frozen=True):
+    """Base of the models; `repr` does not show the fields of `__secret__`."""
+
+    __secret__: ClassVar[frozenset[str]] = frozenset()
+
+    def __repr__(self) -> str:
+        shown = (
+            f"{name}={'***' if name in self.__secret__ and getattr(self, name) else repr(getattr(self, name))}"
+            for name in self.__struct_fields__
+        )
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+class OAuthOptions(Settings, frozen=True):
+    """The `oauth:` block of a server (docs/architecture.md). `redirect_port: 0` in the file means none."""
+
+    __secret__: ClassVar[frozenset[str]] = frozenset({"client_secret", "authorize_params"})
 
     client_id: str | None = None
     client_secret: str | None = None
     scope: str | None = None
     redirect_uri: str | None = None
     redirect_host: str | None = None
-    redirect_port: int | None = None
+    redirect_port: Port | None = None
     client_name: str | None = None
     client_metadata_url: str | None = None
     cimd: bool = True
     token_endpoint_auth_method: Literal["none", "client_secret_post", "client_secret_basic"] | None = None
     application_type: Literal["native", "web"] | None = None
     authorize_params: dict[str, str] = msgspec.field(default_factory=dict)
-    timeout: float | None = None
+    timeout: Seconds | None = None
     # False: send no `resource` parameter (Entra). A string: send this one.
     resource: str | bool = True
     legacy: bool = False
 
 
-class ToolFilter(msgspec.Struct, kw_only=True, frozen=True):
+class ToolFilter(Settings, frozen=True):
     """Globs over tool names. `include` wins: when it is given, `exclude` is not looked at."""
 
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
 
     def selects(self, tool: str) -> bool:
-        raise NotImplementedError
+        if self.include:
+            return any(fnmatchcase(tool, pattern) for pattern in self.include)
+        return not any(fnmatchcase(tool, pattern) for pattern in self.exclude)
 
 
-class Server(msgspec.Struct, kw_only=True, frozen=True):
+class Server(Settings, frozen=True):
     """One entry of `mcp_servers`. Exactly one of `url` and `command` is set unless `problem` is."""
+
+    __secret__: ClassVar[frozenset[str]] = frozenset({"url", "args", "env", "headers"})
 
     name: str
     url: str | None = None
@@ -61,25 +90,29 @@ class Server(msgspec.Struct, kw_only=True, frozen=True):
     tools: ToolFilter = ToolFilter()
     identity: Literal["shared", "per_user"] | None = None
     allow_http: bool = False
-    timeout: float | None = None
-    connect_timeout: float | None = None
+    timeout: Seconds | None = None
+    connect_timeout: Seconds | None = None
     # Why the entry cannot be used, one sentence with file, line and key; the other servers keep working.
     problem: str | None = None
 
 
-class CallbackOptions(msgspec.Struct, kw_only=True, frozen=True):
+class CallbackOptions(Settings, frozen=True):
     host: str = "127.0.0.1"
-    port: int = 8765
+    port: Port = 8765
 
 
-class NetworkOptions(msgspec.Struct, kw_only=True, frozen=True):
+class NetworkOptions(Settings, frozen=True):
+    __secret__: ClassVar[frozenset[str]] = frozenset({"proxy"})
+
     # Host names, addresses and CIDR blocks that metadata may point to although they are private.
     allow: tuple[str, ...] = ()
     proxy: str | None = None
 
 
-class GatewayOptions(msgspec.Struct, kw_only=True, frozen=True):
+class GatewayOptions(Settings, frozen=True):
     """The `gateway:` section. `platforms` holds each platform's own section, e.g. `telegram`, as raw mappings."""
+
+    __secret__: ClassVar[frozenset[str]] = frozenset({"store", "platforms"})
 
     public_url: str | None = None
     callback: CallbackOptions = CallbackOptions()
@@ -94,7 +127,7 @@ class GatewayOptions(msgspec.Struct, kw_only=True, frozen=True):
     platforms: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
 
 
-class Config(msgspec.Struct, kw_only=True, frozen=True):
+class Config(Settings, frozen=True):
     """Everything read, and where from. `warnings` are sentences to show once."""
 
     home: Path
@@ -111,8 +144,12 @@ class Config(msgspec.Struct, kw_only=True, frozen=True):
 
 
 def find_home(home: str | Path | None = None) -> Path:
-    """`home`, else `$SLASH_MCP_HOME`, else `~/.slash-mcp` (absolute, `~` expanded)."""
-    raise NotImplementedError
+    """`home`, else `$SLASH_MCP_HOME`, else `~/.slash-mcp` (absolute, `~` expanded).
+
+    Raises:
+        ConfigError: `~` stands for no folder that is known.
+    """
+    return absolute(Path(home or os.environ.get("SLASH_MCP_HOME") or "~/.slash-mcp"))
 
 
 def load(path: str | Path | None = None, home: str | Path | None = None) -> Config:
@@ -121,4 +158,91 @@ def load(path: str | Path | None = None, home: str | Path | None = None) -> Conf
     Raises:
         ConfigError: the file cannot be read or is no YAML mapping, or its `gateway:` section is wrong.
     """
-    raise NotImplementedError
+    from mcp_auth.config_sections import Loading
+
+    home = find_home(home)
+    file = absolute(Path(path)) if path else home / "config.yaml"
+    if not path and not exists(file):
+        return Config(home=home, path=None, servers={})
+    loading = Loading()
+    loading.add_file(file)
+    return loading.config(home)
+
+
+def mirror_name(name: str) -> str:
+    """The name under which Hermes keeps this server's files in `mcp-tokens/`."""
+    return re.sub(r"[^\w\-]", "_", name).strip("_")[:128] or "default"
+
+
+def url_problem(url: str, *, allow_http: bool = False, oauth: bool = False) -> str | None:
+    """Why `url` cannot be a server's URL, as a clause ("has no host"); None when it can.
+
+    Args:
+        url: a URL or a template; a placeholder stands for anything but the scheme.
+        allow_http: plain http may go beyond loopback.
+        oauth: OAuth travels on it, so plain http beyond loopback is refused whatever `allow_http` says
+            (RFC 9700, MCP authorization).
+    """
+    problem, parts = split_url(url)
+    if parts is None or problem:
+        return problem
+    if parts.scheme == "https" or is_loopback_host(parts.hostname or ""):
+        return None
+    if oauth:
+        return "is plain http beyond loopback, and OAuth never goes over that; allowed is https"
+    return None if allow_http else "is plain http beyond loopback; allowed is https, or http with allow_http: true"
+
+
+def public_url_problem(url: str) -> str | None:
+    """Why `url` is neither https nor http on loopback."""
+    problem, parts = split_url(url)
+    if problem or parts is None or parts.scheme == "https" or is_loopback_url(url):
+        return problem
+    return "is plain http beyond loopback; allowed is https, or http on loopback"
+
+
+def split_url(url: str) -> tuple[str | None, SplitResult | None]:
+    """What is wrong with the form of an http(s) URL, and its parts (None when the scheme is a placeholder)."""
+    # A digit stands in for a placeholder: it fits a host name, a port and a path alike.
+    plain = _PLACEHOLDER_TEXT.sub("1", url)
+    if url.startswith("${") and not re.match(r"1[^:/?#]*://", plain) and "@" not in plain and "#" not in plain:
+        return None, None
+    if not plain.isprintable() or " " in plain or "\\" in plain:
+        return "is no URL: it holds white space, a control character or a backslash", None
+    try:
+        parts = urlsplit(plain)
+        port = parts.port
+    except ValueError:
+        return "is no URL that can be read", None
+    if parts.scheme not in {"http", "https"}:
+        return "has another scheme; allowed are https and http", None
+    if "@" in parts.netloc:
+        return "has a user name in it; put credentials into headers", None
+    if "#" in plain:
+        return "has a fragment (#...), and none is allowed", None
+    if not parts.hostname or port == 0:
+        return "has no host, or no usable port", None
+    return None, parts
+
+
+_PLACEHOLDER_TEXT = re.compile(r"\$\{[^}]*\}")
+
+
+def absolute(path: Path) -> Path:
+    """`path` with `~` expanded, from the root on. Raises ConfigError when `~` is not known."""
+    try:
+        return path.expanduser().absolute()
+    except (RuntimeError, ValueError):
+        raise ConfigError("the home folder that ~ stands for is not known") from None
+
+
+def exists(file: Path) -> bool:
+    """Whether something is there, readable or not."""
+    try:
+        file.stat()
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError):
+        # Whatever it is, reading it says better what is wrong.
+        return True
+    return True

@@ -1,0 +1,194 @@
+"""Templates with placeholders: which variables they name, and what they resolve to right now.
+
+`${VAR}`, `${VAR:-default}` and `${env:VAR}` are placeholders; a `$` without a brace is plain text.
+Values come from the `.env` file, then from the process environment, looked up at each use.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mcp_auth.errors import KeyInvalid, KeyMissing, StoreError
+
+if TYPE_CHECKING:
+    from mcp_auth.config import Config, Server
+
+OUR_PREFIX = "SLASH_MCP_"
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """One placeholder. `default` is the text after `:-`, None without one."""
+
+    name: str
+    default: str | None = None
+
+
+def references(template: str) -> tuple[Reference, ...]:
+    """The placeholders of `template`, in order."""
+    return tuple(Reference(match["name"], match["default"]) for match in _PLACEHOLDER.finditer(template))
+
+
+def is_malformed(template: str) -> bool:
+    """Whether `template` holds a `${` that begins no placeholder, e.g. `${input:key}` or `${A-b}`."""
+    return "${" in _PLACEHOLDER.sub(" ", template)
+
+
+def templates(server: Server) -> dict[str, str]:
+    """Every text of a server's entry that may hold placeholders, by where it stands (`headers.Authorization`)."""
+    single = {
+        "url": server.url,
+        "command": server.command,
+        "cwd": server.cwd,
+        "oauth.client_id": server.oauth.client_id,
+        "oauth.client_secret": server.oauth.client_secret,
+    }
+    return {
+        **{where: text for where, text in single.items() if text is not None},
+        **{f"args[{index}]": text for index, text in enumerate(server.args)},
+        **{f"headers.{name}": text for name, text in server.headers.items()},
+        **{f"env.{name}": text for name, text in server.env.items()},
+    }
+
+
+class Variables:
+    """Resolves the templates of one configuration. A changed `.env` is seen at the next use."""
+
+    def __init__(self, config: Config) -> None:
+        self._env_file = config.env_file
+        self._gateway_variables = config.gateway_variables
+        self._signature: tuple[int, ...] | None = None
+        self._from_file: dict[str, str] = {}
+
+    def lookup(self, name: str) -> str | None:
+        """The value from `.env`, else from the environment. An empty value counts as none.
+
+        Raises:
+            StoreError: the `.env` file exists and cannot be read.
+        """
+        return self._file_values().get(name) or os.environ.get(name) or None
+
+    def resolve(self, template: str, *, keys: Mapping[str, str] | None = None) -> str:
+        """`template` of a server's entry with every placeholder replaced.
+
+        Args:
+            keys: one owner's keys (`identity: per_user`). When given, nothing else is looked at.
+
+        Raises:
+            KeyMissing: a variable has no value and no default, or belongs to the gateway.
+            KeyInvalid: a value holds a line break, NUL or `${` (values are not expanded in their turn).
+            StoreError: the `.env` file exists and cannot be read.
+        """
+        reserved = _unique(reference.name for reference in references(template) if self.is_reserved(reference.name))
+        if reserved:
+            raise KeyMissing(
+                f"{', '.join(reserved)} is reserved for the gateway and not given to a server.",
+                variables=reserved,
+                next_step="use a variable of another name in the server's entry",
+            )
+        return self._resolve(template, keys)
+
+    def resolve_gateway(self, template: str) -> str:
+        """`template` of the `gateway:` section with every placeholder replaced. Raises as `resolve` does."""
+        return self._resolve(template, None)
+
+    def missing(self, templates: Iterable[str], keys: Mapping[str, str] | None = None) -> tuple[str, ...]:
+        """The variables that `resolve` would miss, reserved ones included, in order and each once."""
+        return _unique(
+            reference.name
+            for template in templates
+            for reference in references(template)
+            if self.is_reserved(reference.name)
+            or (reference.default is None and self._value(reference.name, keys) is None)
+        )
+
+    def is_reserved(self, name: str) -> bool:
+        """Whether `name` belongs to the gateway: a foreign server entry could mail it out otherwise."""
+        return name in self._gateway_variables or name.upper().startswith(OUR_PREFIX)
+
+    def _resolve(self, template: str, keys: Mapping[str, str] | None) -> str:
+        if "${" not in template:
+            return template
+        if is_malformed(template):
+            raise KeyMissing(
+                "A placeholder has a form that is not known here.",
+                variables=(),
+                next_step="write ${VAR}, ${VAR:-default} or ${env:VAR}",
+            )
+        values: dict[Reference, str] = {}
+        for reference in references(template):
+            value = self._value(reference.name, keys)
+            if value is None:
+                value = reference.default
+            if value is not None:
+                values[reference] = _checked(reference.name, value)
+        lacking = _unique(reference.name for reference in references(template) if reference not in values)
+        if lacking:
+            raise KeyMissing(f"{', '.join(lacking)} has no value.", variables=lacking)
+        text = _PLACEHOLDER.sub(lambda match: values[Reference(match["name"], match["default"])], template)
+        if _BEARER_TEMPLATE.match(template):
+            return _DOUBLE_BEARER.sub(r"\1", text)
+        return text
+
+    def _value(self, name: str, keys: Mapping[str, str] | None) -> str | None:
+        if keys is not None:
+            return keys.get(name) or None
+        return self.lookup(name)
+
+    def _file_values(self) -> dict[str, str]:
+        try:
+            found = self._env_file.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            self._signature, self._from_file = None, {}
+            return self._from_file
+        except OSError as error:
+            raise StoreError(f"{self._env_file} cannot be read ({error.strerror}).") from None
+        signature = (found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino, found.st_dev)
+        if signature != self._signature:
+            self._from_file = self._read(found)
+            self._signature = signature
+        return self._from_file
+
+    def _read(self, found: os.stat_result) -> dict[str, str]:
+        from io import StringIO
+
+        from dotenv import dotenv_values
+
+        # Opening a FIFO would wait for its writer.
+        if not stat.S_ISREG(found.st_mode):
+            raise StoreError(f"{self._env_file} is not a regular file.")
+        try:
+            text = self._env_file.read_bytes().decode("utf-8-sig")
+        except OSError as error:
+            raise StoreError(f"{self._env_file} cannot be read ({error.strerror}).") from None
+        except UnicodeDecodeError:
+            raise StoreError(
+                f"{self._env_file} is not UTF-8 text.", next_step="save the file as UTF-8, or set the keys anew"
+            ) from None
+        values = dotenv_values(stream=StringIO(text, newline=""), interpolate=False)
+        return {name: value for name, value in values.items() if value is not None}
+
+
+# A default ends at the first brace and holds no placeholder of its own.
+_PLACEHOLDER = re.compile(
+    r"\$\{(?:env:)?(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>(?:(?!\$\{)[^}])*))?\}", re.ASCII
+)
+_BEARER_TEMPLATE = re.compile(r"\s*Bearer\s+\$\{", re.IGNORECASE)
+_DOUBLE_BEARER = re.compile(r"^(\s*Bearer\s+)(?:Bearer\s+)+", re.IGNORECASE)
+
+
+def _checked(name: str, value: str) -> str:
+    if any(character in value for character in "\r\n\0"):
+        raise KeyInvalid(f"The value of {name} holds a line break or NUL and is not sent.")
+    if "${" in value:
+        raise KeyInvalid(f"The value of {name} holds a placeholder, and values are not expanded; it is not sent.")
+    return value
+
+
+def _unique(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))
