@@ -325,14 +325,28 @@ def _check_texts(place: _Place, server: Server) -> None:
         if "\0" in text or (not where.startswith(("args", "env.")) and any(c in text for c in "\r\n")):
             raise place.at(*_steps(where)).error("holds a line break or NUL")
     oauth = server.oauth
-    literal = {key: getattr(oauth, key) for key in _LITERAL}
-    for key, value in [*literal.items(), *((f"authorize_params.{k}", v) for k, v in oauth.authorize_params.items())]:
+    literal = {
+        **{key: getattr(server, key) for key in _LITERAL},
+        **{f"oauth.{key}": getattr(oauth, key) for key in _LITERAL_OAUTH},
+        **{f"oauth.authorize_params.{key}": value for key, value in oauth.authorize_params.items()},
+    }
+    for where, value in literal.items():
         if isinstance(value, str) and "${" in value:
-            raise place.at(*_steps(f"oauth.{key}")).error("holds a placeholder, and none is resolved here")
+            raise place.at(*_steps(where)).error("holds a placeholder, and none is resolved here")
 
 
-# What no variable is put into, so that a placeholder would be sent as it is.
-_LITERAL = ("client_id", "scope", "redirect_uri", "redirect_host", "client_name", "client_metadata_url", "resource")
+# Nobody puts variables into these, so that a placeholder would be sent as it is. A grant is bound to its
+# server's URL, which therefore has to be the same at each use.
+_LITERAL = ("url", "command", "cwd")
+_LITERAL_OAUTH = (
+    "client_id",
+    "scope",
+    "redirect_uri",
+    "redirect_host",
+    "client_name",
+    "client_metadata_url",
+    "resource",
+)
 
 
 def _steps(where: str) -> KeyPath:

@@ -369,7 +369,6 @@ def test_a_larger_file_is_refused(home: Path) -> None:
         ("{url: http://a.example/mcp}", "is plain http beyond loopback"),
         ("{url: http://127.0.0.1.example/mcp}", "is plain http beyond loopback"),
         ("{url: http://a.example, allow_http: true, auth: oauth}", "OAuth never goes over that"),
-        ("{url: 'http://${HOST}/mcp'}", "is plain http beyond loopback"),
         ("{url: https://a.example, auth: bearer}", "mcp_servers.bad.auth is text of another kind; allowed is oauth"),
         ("{url: https://a.example, auth: 5}", "mcp_servers.bad.auth is a whole number; allowed is oauth"),
         ("{command: x, auth: oauth}", "mcp_servers.bad.auth is oauth on a command"),
@@ -459,9 +458,12 @@ def test_oauth_over_http_is_for_loopback(home: Path, url: str) -> None:
     assert config.servers["a"].oauth.redirect_port is None
 
 
-@pytest.mark.parametrize("url", ["${URL}", "https://${HOST}/mcp", "https://a.example:${PORT}/${PATH:-x}"])
-def test_a_url_may_hold_placeholders(home: Path, url: str) -> None:
-    assert read(home, f"mcp_servers:\n  a: {{url: '{url}'}}\n").servers["a"].problem is None
+@pytest.mark.parametrize(
+    "entry",
+    ["{url: '${URL}'}", "{url: 'https://${HOST}/mcp'}", "{url: 'https://a.example/?k=${K:-x}'}", "{command: '${CMD}'}"],
+)
+def test_a_placeholder_where_nothing_resolves_it_is_misconfigured_and_never_sent(home: Path, entry: str) -> None:
+    assert "holds a placeholder, and none is resolved here" in problem(home, entry)
 
 
 def test_plain_http_in_the_home_network_needs_allow_http(home: Path) -> None:
