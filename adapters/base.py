@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from gateway.invocations import ChatRef, MessageRef, Principal
-from gateway.replies import Reply, SecretPrompt
+from gateway.invocations import Abilities, ChatRef, Invocation, MessageRef, Principal
+from gateway.replies import Audience, Notice, Reply, SecretPrompt, Text
+
+if TYPE_CHECKING:
+    from gateway.gateway import Gateway
+
+logger = logging.getLogger(__name__)
+
+_NOT_IN_PRIVATE = "The answer is for you alone, and I cannot reach you in private. Write to me directly: /mcp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +34,10 @@ class Capabilities:
     text_max: int = 4096
     button_url_max: int = 2048
     columns: int | None = None
+
+    @property
+    def abilities(self) -> Abilities:
+        return Abilities(edits=self.edit_window is None or self.edit_window > 0, secret_input=self.secret_input)
 
 
 class PrivateDeliveryUnavailable(Exception):
@@ -70,3 +83,83 @@ class Adapter(Protocol):
         ...
 
     async def run(self) -> None: ...
+
+
+class Driver:
+    """Walks the replies of an invocation and brings each to where its audience is.
+
+    An adapter holds nothing but its platform: it makes an `Invocation` and calls `run_invocation`.
+    """
+
+    def __init__(self, gateway: Gateway, adapter: Adapter) -> None:
+        self._gateway = gateway
+        self._adapter = adapter
+
+    async def run_invocation(self, invocation: Invocation, trigger: object = None) -> bool:
+        """Answer one invocation. Returns whether it went well (the last reply's `ok`).
+
+        The first reply is sent, each later one replaces it. What is meant for the caller never goes to
+        a chat that others read.
+        """
+        message: MessageRef | None = None
+        ok = True
+        async with aclosing(self._gateway.handle(invocation, self._adapter.capabilities.abilities)) as replies:
+            async for reply in replies:
+                ok = reply.ok
+                prompt = next((block for block in reply.blocks if isinstance(block, SecretPrompt)), None)
+                if prompt is not None and await self._asked(prompt, trigger):
+                    continue
+                message = await self._show(invocation, reply, message)
+                if message is not None:
+                    self._gateway.delivered(invocation, message)
+        return ok
+
+    async def notify(self, notice: Notice) -> None:
+        """Bring a notice to its person or chat."""
+        if notice.message is not None:
+            try:
+                await self._adapter.update(notice.message, notice.reply)
+            except EditWindowClosed:
+                # The same news comes as a notice of its own.
+                logger.debug("a message of %s can no longer be edited", notice.chat.platform)
+            return
+        if notice.reply.audience is Audience.CHAT:
+            await self._adapter.reply(notice.chat, notice.reply)
+            return
+        try:
+            await self._adapter.deliver_private(notice.principal, notice.reply, notice.chat)
+        except PrivateDeliveryUnavailable:
+            if notice.reply.summary:
+                await self._adapter.reply(notice.chat, _public(notice.reply.summary))
+
+    async def _asked(self, prompt: SecretPrompt, trigger: object) -> bool:
+        try:
+            await self._adapter.ask_secret(prompt, trigger)
+        except NotSupported:
+            return False
+        return True
+
+    async def _show(self, invocation: Invocation, reply: Reply, message: MessageRef | None) -> MessageRef | None:
+        if message is not None:
+            try:
+                return await self._adapter.update(message, reply)
+            except EditWindowClosed:
+                return await self._private(invocation, reply)
+        if reply.audience is Audience.CHAT or invocation.private:
+            return await self._adapter.reply(invocation.chat, reply)
+        return await self._private(invocation, reply)
+
+    async def _private(self, invocation: Invocation, reply: Reply) -> MessageRef | None:
+        try:
+            message = await self._adapter.deliver_private(invocation.principal, reply, invocation.chat)
+        except PrivateDeliveryUnavailable:
+            # Never the content: only that there is one, and how to get it.
+            await self._adapter.reply(invocation.chat, _public(_NOT_IN_PRIVATE))
+            return None
+        if reply.summary and not self._adapter.capabilities.ephemeral:
+            await self._adapter.reply(invocation.chat, _public(reply.summary))
+        return message
+
+
+def _public(text: str) -> Reply:
+    return Reply((Text(text),))

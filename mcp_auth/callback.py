@@ -199,13 +199,7 @@ class LoopbackListeners:
 
     def is_listened_to(self, port: int) -> bool:
         """Whether this process or another of the same home listens on `port`."""
-        if port in self.ports:
-            return True
-        lock = self._lock(port)
-        if not _acquired(lock):
-            return True
-        lock.release()
-        return False
+        return port in self.ports or is_ours(self._home, port)
 
     async def close(self) -> None:
         servers = list(self._servers.values())
@@ -214,10 +208,25 @@ class LoopbackListeners:
             await running.stop()
 
     def _lock(self, port: int) -> FileLock:
-        from filelock import FileLock
+        return _port_lock(self._home, port)
 
-        self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return FileLock(self._home / f"callback-{port}.lock", mode=0o600, is_singleton=False, thread_local=False)
+
+def is_ours(home: Path, port: int) -> bool:
+    """Whether a process of this home holds the port's lock, and so listens on it."""
+    lock = _port_lock(home, port)
+    if not _acquired(lock):
+        return True
+    lock.release()
+    return False
+
+
+def _port_lock(home: Path, port: int) -> FileLock:
+    from filelock import FileLock
+
+    from mcp_auth.stores.files import make_folder
+
+    path = make_folder(home) / f"callback-{port}.lock"
+    return FileLock(path, mode=0o600, is_singleton=False, thread_local=False)
 
 
 class _Running:

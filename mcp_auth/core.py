@@ -219,6 +219,26 @@ class McpAuth:
                 if cursor is None or len(names) > 10_000:
                     return names
 
+    async def look(self, server: str) -> bool:
+        """Ask a server whether it wants a sign-in, and keep the finding.
+
+        Raises:
+            Unreachable: it does not answer.
+        """
+        connection = await self._look(self._usable_entry(server))
+        return connection.needs_sign_in is True
+
+    async def reachable(self, server: str) -> int:
+        """The status of one request without credentials; any answer will do.
+
+        Raises:
+            Unreachable: there is none.
+        """
+        from mcp_auth.discovery import probe_without_credentials
+
+        entry = self._usable_entry(server)
+        return (await probe_without_credentials(self._http(), self._rules(entry), entry, {})).status
+
     async def _look(self, entry: Server) -> Connection:
         """Find out once whether a server without `auth` and `headers` wants a sign-in, and keep the finding."""
         from mcp_auth.discovery import discover

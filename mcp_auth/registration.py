@@ -224,7 +224,8 @@ def _method_to_ask_for(supported: Sequence[str] | None) -> Any:
     """A public client where that is possible: a secret on many machines is none (RFC 8252 section 8.5)."""
     if not supported or "none" in supported:
         return "none"
-    for method in ("client_secret_basic", "client_secret_post"):
+    # In the form first: some servers read the secret nowhere else, at revocation at least.
+    for method in ("client_secret_post", "client_secret_basic"):
         if method in supported:
             return method
     return "none"

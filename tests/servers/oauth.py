@@ -373,7 +373,9 @@ class OAuthServer:
     def _refusal(self, seen: Seen) -> Response | None:
         knobs = self.knobs
         if knobs.api_key is not None:
-            return None if seen.headers.get("authorization") == f"Bearer {knobs.api_key}" else PlainTextResponse("", 401)
+            return (
+                None if seen.headers.get("authorization") == f"Bearer {knobs.api_key}" else PlainTextResponse("", 401)
+            )
         if not knobs.protected:
             return None
         token = self.access.get(seen.headers.get("authorization", "").removeprefix("Bearer "))

@@ -1,0 +1,1 @@
+"""The terminal: `slash-mcp` and its chat."""

@@ -1,0 +1,137 @@
+"""`slash-mcp chat`: a prompt with completion on a terminal, one command per line on a pipe."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from adapters.terminal.adapter import TerminalAdapter
+from gateway.grammar import looks_like_redirect
+
+if TYPE_CHECKING:
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.completion import Completer
+    from prompt_toolkit.history import FileHistory
+
+    from gateway.gateway import Gateway
+
+_VERBS = ("auth", "key", "paste", "cancel", "logout", "test", "status", "help")
+_ENDS = frozenset({"exit", "quit", "/exit", "/quit"})
+
+
+async def chat(gateway: Gateway, *, wait: float = 0.0, acting_for: str | None = None) -> bool:
+    """Answer lines until the end of input, then wait up to `wait` seconds for open sign-ins.
+
+    Returns whether every line was answered well.
+    """
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        return await _at_terminal(gateway, wait, acting_for)
+    adapter = TerminalAdapter(gateway, acting_for=acting_for)
+    return await _answer(gateway, adapter, read_lines(sys.stdin), wait)
+
+
+async def _at_terminal(gateway: Gateway, wait: float, acting_for: str | None) -> bool:
+    from prompt_toolkit.patch_stdout import patch_stdout
+
+    session = _session(gateway)
+    with patch_stdout(raw=True):
+        # Inside the patch, so that notices are drawn above the prompt.
+        adapter = TerminalAdapter(gateway, out=sys.stdout, ask_hidden=_ask_hidden, acting_for=acting_for)
+        return await _answer(gateway, adapter, _typed(session), wait)
+
+
+async def _answer(gateway: Gateway, adapter: TerminalAdapter, lines: AsyncIterator[str], wait: float) -> bool:
+    ok = True
+    undo = adapter.install()
+    try:
+        async for line in lines:
+            text = line.strip()
+            if text.lower() in _ENDS:
+                break
+            if text:
+                ok = await adapter.say(text) and ok
+        if wait > 0:
+            await gateway.settled(wait)
+    finally:
+        undo()
+    return ok
+
+
+async def _typed(session: PromptSession[str]) -> AsyncIterator[str]:
+    while True:
+        try:
+            yield await session.prompt_async("> ")
+        except KeyboardInterrupt:
+            # Ctrl-C clears the line, as in a shell; the end of input leaves.
+            continue
+        except EOFError:
+            return
+
+
+async def read_lines(stream: TextIO) -> AsyncIterator[str]:
+    """Lines as they come. A thread reads, because a pipe may stay silent for as long as it likes."""
+    loop = asyncio.get_running_loop()
+    queue: asyncio.Queue[str | None] = asyncio.Queue()
+
+    def read() -> None:
+        try:
+            for line in stream:
+                loop.call_soon_threadsafe(queue.put_nowait, line)
+            loop.call_soon_threadsafe(queue.put_nowait, None)
+        except (ValueError, OSError, RuntimeError):
+            # The stream or the loop was closed under the reader: the program is ending.
+            return
+
+    threading.Thread(target=read, daemon=True, name="standard input").start()
+    while (line := await queue.get()) is not None:
+        yield line
+
+
+def _session(gateway: Gateway) -> PromptSession[str]:
+    from prompt_toolkit import PromptSession
+
+    return PromptSession(
+        history=_history(gateway.config.home / "chat-history"),
+        completer=_completer(gateway.names()),
+        complete_while_typing=False,
+    )
+
+
+def _history(path: Path) -> FileHistory:
+    from prompt_toolkit.history import FileHistory
+
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # The library would create it readable for all.
+    os.close(os.open(path, os.O_CREAT | os.O_APPEND, 0o600))
+
+    class History(FileHistory):
+        """Remembers commands, and no answer of an authorization server."""
+
+        def append_string(self, string: str) -> None:
+            if not looks_like_redirect(string) and "paste" not in string.lower() and "code=" not in string:
+                super().append_string(string)
+
+    return History(str(path))
+
+
+def _completer(names: Iterable[str]) -> Completer:
+    from prompt_toolkit.completion import NestedCompleter
+
+    servers = dict.fromkeys(names)
+    after: dict[str, dict[str, None] | None] = dict.fromkeys(_VERBS, servers)
+    after["paste"] = after["help"] = None
+    return NestedCompleter.from_nested_dict({"/mcp": {**servers, **after}, **after})
+
+
+def _ask_hidden(question: str) -> str:
+    from getpass import getpass
+
+    try:
+        return getpass(question)
+    except (EOFError, KeyboardInterrupt):
+        return ""

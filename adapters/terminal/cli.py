@@ -1,0 +1,132 @@
+"""`slash-mcp`: the command line. Reads the arguments and imports the code of one command, and only that."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from mcp_auth.errors import ConfigError, McpAuthError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+_COMMANDS = {
+    "list": "adapters.terminal.listing",
+    "auth": "adapters.terminal.auth",
+    "paste": "adapters.terminal.commands",
+    "key": "adapters.terminal.commands",
+    "cancel": "adapters.terminal.commands",
+    "logout": "adapters.terminal.commands",
+    "test": "adapters.terminal.commands",
+    "chat": "adapters.terminal.commands",
+    "serve": "adapters.terminal.commands",
+    "demo": "adapters.terminal.demo",
+    "doctor": "adapters.terminal.doctor",
+    "init": "adapters.terminal.setup",
+    "add": "adapters.terminal.setup",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit code: 0 done, 1 something failed, 2 usage or configuration, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    command = options.command or "list"
+    try:
+        run = getattr(import_module(_COMMANDS[command]), f"run_{command}")
+        code: int = run(options)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader went away, as `head` does; nothing is wrong, and nothing more can be written.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except ConfigError as error:
+        complain(error)
+        return USAGE
+    except McpAuthError as error:
+        complain(error)
+        return FAILED
+    return code
+
+
+def complain(error: McpAuthError) -> None:
+    """One error on standard error: what happened, and the next command."""
+    print(f"slash-mcp: {for_shell(str(error))}", file=sys.stderr)
+
+
+def for_shell(text: str) -> str:
+    """A sentence with the chat's commands written as they are typed in a shell."""
+    return text.replace("/mcp ", "slash-mcp ")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="slash-mcp", description="Sign in to MCP servers, from here and from any chat."
+    )
+    parser.add_argument("--config", metavar="FILE", help="configuration: YAML, or an .mcp.json")
+    parser.add_argument("--home", metavar="DIR", help="where everything is kept (default: ~/.slash-mcp)")
+    parser.add_argument("--as", dest="acting_for", metavar="PERSON", help="act with this person's credentials")
+    parser.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    listing = commands.add_parser("list", help="every server with its status (also without a command)")
+    listing.add_argument("server", nargs="?", metavar="SERVER")
+    listing.add_argument("--probe", action="store_true", help="connect to each and show whether it answers")
+    listing.add_argument("--json", action="store_true")
+
+    auth = commands.add_parser("auth", help="sign in: to SERVER, or to all that need it")
+    auth.add_argument("servers", nargs="*", metavar="SERVER")
+    auth.add_argument("--no-browser", action="store_true", help="only print the link")
+    auth.add_argument("--no-wait", action="store_true", help="print the link and exit; the sign-in stays open")
+    auth.add_argument("--timeout", type=_seconds, metavar="S", help="wait at most S seconds")
+    auth.add_argument("--fresh", action="store_true", help="look everything up anew and register anew")
+    auth.add_argument("--json", action="store_true", help="one JSON object a line")
+
+    paste = commands.add_parser("paste", help="finish a sign-in with the address of the browser's last page")
+    paste.add_argument("url", nargs="?", metavar="URL", help="left out or -: read from standard input")
+
+    key = commands.add_parser("key", help="enter an API key")
+    key.add_argument("server", metavar="SERVER")
+    key.add_argument("--stdin", action="store_true", help="read the key from standard input")
+    key.add_argument("--variable", metavar="NAME", help="which variable, when the server needs several")
+    key.add_argument("--store-anyway", action="store_true", help="store it although the server cannot be reached")
+
+    cancel = commands.add_parser("cancel", help="end open sign-ins")
+    cancel.add_argument("server", nargs="?", metavar="SERVER")
+    logout = commands.add_parser("logout", help="revoke and delete a grant")
+    logout.add_argument("server", metavar="SERVER")
+    test = commands.add_parser("test", help="connect and list the tools")
+    test.add_argument("server", metavar="SERVER")
+    test.add_argument("--json", action="store_true")
+
+    chat = commands.add_parser("chat", help="type /mcp here, as in any chat")
+    chat.add_argument("--wait", type=_seconds, default=0.0, metavar="S", help="at the end of input wait for sign-ins")
+    serve = commands.add_parser("serve", help="run the callback endpoint and the configured chat platforms")
+    serve.add_argument("--port", type=int, metavar="N", help="instead of gateway.callback.port")
+    demo = commands.add_parser("demo", help="try everything with local servers")
+    demo.add_argument("--script", action="store_true", help="play it without a person and print what happens")
+    commands.add_parser("doctor", help="check this installation and say what to fix")
+    commands.add_parser("init", help="write a commented configuration")
+    add = commands.add_parser("add", help="add a server to the configuration")
+    add.add_argument("name", metavar="NAME")
+    add.add_argument("url", metavar="URL")
+    parser.set_defaults(server=None, probe=False, json=False)
+    return parser
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 86400:
+        raise argparse.ArgumentTypeError("seconds between 0 and 86400")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

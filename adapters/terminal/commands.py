@@ -1,0 +1,174 @@
+"""The commands that do one thing to one server, and the long-running ones."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+from argparse import Namespace
+from getpass import getpass
+
+from adapters.terminal.cli import FAILED, OK, USAGE, for_shell
+from adapters.terminal.listing import find_server
+from gateway.access import owner_for
+from gateway.invocations import LOCAL
+from mcp_auth.config import Config, load
+from mcp_auth.core import McpAuth
+from mcp_auth.errors import KeyRefused, UnknownServer, Unreachable
+from mcp_auth.keys import KeyVariable, Verdict
+from mcp_auth.status import ConnectionState
+
+
+def run_paste(options: Namespace) -> int:
+    # An address in the arguments would be seen by everybody who lists processes: `-` avoids that.
+    text = options.url if options.url not in (None, "-") else sys.stdin.readline()
+
+    async def paste() -> int:
+        async with McpAuth.open(options.config, home=options.home) as auth:
+            sign_in = await auth.paste(text, str(LOCAL))
+            connection = await auth.confirm_works(sign_in.server, sign_in.owner)
+            if connection.state is ConnectionState.REFUSED:
+                print(f"slash-mcp: {sign_in.server} refuses the new sign-in: {connection.detail}", file=sys.stderr)
+                return FAILED
+            tools = f" {len(connection.tools)} tools." if connection.tools is not None else f" But {connection.detail}"
+            print(f"{sign_in.outcome}{tools}")
+            return OK
+
+    return asyncio.run(paste())
+
+
+def run_key(options: Namespace) -> int:
+    config = load(options.config, options.home)
+    name = find_server(config, options.server)
+    owner = _owner(config, name, options)
+
+    async def key() -> int:
+        async with McpAuth.open(config) as auth:
+            variables = _asked_for(await auth.key_variables(name, owner), options.variable)
+            if not variables:
+                print(f"slash-mcp: {name} needs no key.", file=sys.stderr)
+                return USAGE
+            values = {variable.name: _read_secret(name, variable, options.stdin) for variable in variables}
+            if not all(values.values()):
+                print("slash-mcp: nothing was entered, and nothing was stored.", file=sys.stderr)
+                return FAILED
+            trial = await auth.try_keys(name, values, owner)
+            if trial.verdict is Verdict.REFUSED:
+                raise KeyRefused(f"{trial.detail} Nothing was stored.", next_step=f"/mcp key {name}")
+            if trial.verdict is Verdict.UNREACHABLE and not _store_anyway(trial.detail, options):
+                raise Unreachable(f"{trial.detail} Nothing was stored.", next_step=f"/mcp key {name} --store-anyway")
+            await auth.set_keys(name, values, owner)
+            verified = "" if trial.verdict is Verdict.ACCEPTED else ", not verified"
+            print(f"{for_shell(trial.detail)} Stored{verified}: {', '.join(values)}.")
+            return OK
+
+    return asyncio.run(key())
+
+
+def run_cancel(options: Namespace) -> int:
+    config = load(options.config, options.home)
+    names = [_whole_name(config, options.server)] if options.server else list(config.servers)
+
+    async def cancel() -> int:
+        async with McpAuth.open(config) as auth:
+            ended = [name for name in names if await auth.cancel(name, _owner(config, name, options))]
+        print(f"Cancelled: {', '.join(ended)}." if ended else "No sign-in is open.")
+        return OK
+
+    return asyncio.run(cancel())
+
+
+def run_logout(options: Namespace) -> int:
+    config = load(options.config, options.home)
+    name = _whole_name(config, options.server)
+
+    async def logout() -> int:
+        async with McpAuth.open(config) as auth:
+            result = await auth.logout(name, _owner(config, name, options))
+        print(result.detail)
+        return OK if result.deleted else FAILED
+
+    return asyncio.run(logout())
+
+
+def run_test(options: Namespace) -> int:
+    config = load(options.config, options.home)
+    name = find_server(config, options.server)
+
+    async def test() -> int:
+        async with McpAuth.open(config) as auth:
+            found = await auth.test(name, _owner(config, name, options))
+        ready = found.state is ConnectionState.READY
+        if options.json:
+            answer = {"server": name, "state": found.state.value, "tools": list(found.tools or ()), "ms": found.ms}
+            print(json.dumps({**answer, "detail": found.detail}, ensure_ascii=False))
+        elif ready:
+            print(f"{name}: ready, {len(found.tools or ())} tools, {found.ms} ms")
+            for tool in found.tools or ():
+                print(f"  {tool}")
+        else:
+            detail = for_shell(found.detail) if found.detail else "nothing to connect to"
+            print(f"slash-mcp: {name} is {found.state.value.replace('_', ' ')}: {detail}", file=sys.stderr)
+        return OK if ready else FAILED
+
+    return asyncio.run(test())
+
+
+def run_chat(options: Namespace) -> int:
+    from adapters.terminal.chat import chat
+    from gateway.gateway import Gateway
+
+    async def talk() -> int:
+        async with Gateway.from_config(options.config, home=options.home) as gateway:
+            return OK if await chat(gateway, wait=options.wait, acting_for=options.acting_for) else FAILED
+
+    return asyncio.run(talk())
+
+
+def run_serve(options: Namespace) -> int:
+    from gateway.serve import serve
+
+    level = logging.DEBUG if options.debug else logging.INFO
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    # At DEBUG the HTTP libraries log headers, and headers hold tokens.
+    for name in ("httpcore2", "httpx2", "mcp", "hpack"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    asyncio.run(serve(options.config, home=options.home, port=options.port))
+    return OK
+
+
+def _owner(config: Config, name: str, options: Namespace) -> str:
+    return owner_for(LOCAL, config.servers[name], config, options.acting_for)
+
+
+def _whole_name(config: Config, typed: str) -> str:
+    """What ends something wants the whole name, in whatever case."""
+    name = find_server(config, typed)
+    if name.casefold() != typed.casefold():
+        raise UnknownServer("This command wants the whole name.", next_step=f"did you mean {name}?")
+    return name
+
+
+def _asked_for(variables: tuple[KeyVariable, ...], only: str | None) -> list[KeyVariable]:
+    """The variable that is named, else the unset ones, else all that have no default."""
+    if only is not None:
+        return [variable for variable in variables if variable.name == only]
+    unset = [variable for variable in variables if not variable.is_set]
+    return unset or [variable for variable in variables if not variable.has_default] or list(variables)
+
+
+def _read_secret(server: str, variable: KeyVariable, from_stdin: bool) -> str:
+    """One value, without an echo. On standard input one line each, in the order of the entry."""
+    if from_stdin or not sys.stdin.isatty():
+        return sys.stdin.readline().strip()
+    return getpass(f"{variable.name} for {server} ({variable.where}): ").strip()
+
+
+def _store_anyway(detail: str, options: Namespace) -> bool:
+    if options.store_anyway:
+        return True
+    if options.stdin or not sys.stdin.isatty():
+        return False
+    print(f"{detail} So the key could not be tried.")
+    return input("Store it anyway? [y/N] ").strip().lower() in ("y", "yes")

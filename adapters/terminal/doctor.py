@@ -1,0 +1,132 @@
+"""`slash-mcp doctor`: looks at everything that can be wrong and says what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import stat
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from adapters.terminal.cli import FAILED, OK, for_shell
+from adapters.terminal.render import BAD, GOOD, WARN
+from adapters.text import clean
+from mcp_auth.config import Config, load
+from mcp_auth.errors import ConfigError, McpAuthError
+
+Finding = tuple[str, str]
+
+
+def run_doctor(options: Namespace) -> int:
+    findings = list(_environment())
+    try:
+        config = load(options.config, options.home)
+    except ConfigError as error:
+        findings.append((BAD, for_shell(str(error))))
+    else:
+        findings += _configuration(config)
+        findings += _home(config)
+        findings += asyncio.run(_running(config))
+    for mark, text in findings:
+        print(f"{mark} {clean(text)}")
+    return FAILED if any(mark == BAD for mark, _ in findings) else OK
+
+
+def _environment() -> Iterator[Finding]:
+    yield GOOD, f"Python {sys.version.split()[0]}"
+    for package in ("slash-mcp", "mcp"):
+        try:
+            yield GOOD, f"{package} {version(package)}"
+        except PackageNotFoundError:
+            yield BAD, f"{package} is not installed here. Next: pip install slash-mcp"
+    try:
+        found = version("hermes-agent")
+    except PackageNotFoundError:
+        return
+    yield (
+        BAD,
+        f"hermes-agent {found} is in the same environment, and both bring a package called gateway. "
+        "Next: install slash-mcp into an environment of its own",
+    )
+
+
+def _configuration(config: Config) -> Iterator[Finding]:
+    if config.path is None:
+        yield WARN, f"there is no configuration in {config.home}. Next: slash-mcp init"
+        return
+    yield GOOD, f"{config.path}: {len(config.servers)} servers"
+    for warning in config.warnings:
+        yield WARN, warning
+    for server in config.servers.values():
+        if server.problem is not None:
+            yield BAD, f"{server.name}: {server.problem}"
+
+
+def _home(config: Config) -> Iterator[Finding]:
+    if not config.home.is_dir():
+        yield GOOD, f"{config.home} will be made when it is first needed"
+        return
+    mode = stat.S_IMODE(config.home.stat().st_mode)
+    if mode & 0o022:
+        yield BAD, f"{config.home} can be written by others. Next: chmod 700 {config.home}"
+    else:
+        yield GOOD, f"{config.home}"
+    if not os.access(config.home, os.W_OK):
+        yield BAD, f"{config.home} cannot be written. Next: run slash-mcp as the user who owns it"
+    yield from _secret_file(config.env_file)
+
+
+def _secret_file(path: Path) -> Iterator[Finding]:
+    if not path.exists():
+        return
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o077:
+        yield WARN, f"{path} can be read by others. Next: chmod 600 {path}"
+    else:
+        yield GOOD, f"{path} is for its owner alone"
+
+
+async def _running(config: Config) -> list[Finding]:
+    """What needs a socket: the callback port, and each server."""
+    from mcp_auth.core import McpAuth
+
+    findings = [_port(config)]
+    async with McpAuth.open(config) as auth:
+        try:
+            await auth.open_sign_ins()
+        except McpAuthError as error:
+            findings.append((BAD, for_shell(str(error))))
+            return findings
+        names = [one.name for one in config.servers.values() if one.url and one.enabled and one.problem is None]
+        answers = await asyncio.gather(*(auth.reachable(name) for name in names), return_exceptions=True)
+    for name, answer in zip(names, answers, strict=True):
+        if isinstance(answer, McpAuthError):
+            findings.append((BAD, f"{name}: {for_shell(str(answer))}"))
+        elif isinstance(answer, BaseException):
+            raise answer
+        else:
+            findings.append((GOOD, f"{name} answers"))
+    return findings
+
+
+def _port(config: Config) -> Finding:
+    host, port = config.gateway.callback.host, config.gateway.callback.port
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            from mcp_auth.callback import is_ours
+
+            if is_ours(config.home, port):
+                return GOOD, f"port {port} is listened on by slash-mcp of this home"
+            return (
+                WARN,
+                f"port {port} on {host} is taken ({error.strerror}); links for registered clients will not come back. "
+                "Next: set gateway.callback.port to a free port",
+            )
+    return GOOD, f"port {port} on {host} is free for the callback"

@@ -1,0 +1,167 @@
+"""`slash-mcp list`: from local files at once; live results on request."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from argparse import Namespace
+from dataclasses import replace
+from typing import Any
+
+from adapters.terminal.render import render, render_list
+from gateway.access import owner_for
+from gateway.invocations import LOCAL
+from gateway.replies import Reply, ServerDetail
+from mcp_auth.config import Config, Server, load
+from mcp_auth.errors import UnknownServer
+from mcp_auth.listing import local_statuses
+from mcp_auth.status import AuthState, ConnectionState, ConnectionStatus, ServerStatus
+
+_PIPE_COLUMNS = 120
+_PROBES_SECONDS = 15.0
+
+
+def run_list(options: Namespace) -> int:
+    config = load(options.config, options.home)
+    statuses = chosen(config, options)
+    for warning in config.warnings:
+        print(f"slash-mcp: {warning}", file=sys.stderr)
+    if options.probe:
+        statuses = _probed(config, statuses, options)
+    if options.json:
+        print(json.dumps({"servers": [as_json(one, config.servers[one.name]) for one in statuses]}, ensure_ascii=False))
+    elif options.server is not None:
+        print(_detail(statuses[0]))
+    elif statuses:
+        print(_list(statuses))
+    else:
+        print(f"No MCP servers are configured in {config.path or config.home}. Next: slash-mcp add NAME URL")
+    bad = any(one.connection.state in (ConnectionState.REFUSED, ConnectionState.UNREACHABLE) for one in statuses)
+    return 1 if bad else 0
+
+
+def chosen(config: Config, options: Namespace) -> list[ServerStatus]:
+    """The local statuses of all servers, or of the one that is asked for.
+
+    Raises:
+        UnknownServer: there is none of that name.
+    """
+
+    def owner(server: Server) -> str:
+        return owner_for(LOCAL, server, config, options.acting_for)
+
+    if options.server is None:
+        return local_statuses(config, owner, time.time())
+    name = find_server(config, options.server)
+    only = Config(
+        home=config.home,
+        path=config.path,
+        servers={name: config.servers[name]},
+        gateway=config.gateway,
+        gateway_variables=config.gateway_variables,
+    )
+    return local_statuses(only, owner, time.time())
+
+
+def find_server(config: Config, typed: str) -> str:
+    """The configured name that was meant: exact, else case-insensitive, else the only one that begins so.
+
+    Raises:
+        UnknownServer: none, or several.
+    """
+    if typed in config.servers:
+        return typed
+    folded = typed.casefold()
+    same = [name for name in config.servers if name.casefold() == folded]
+    near = same or [name for name in config.servers if name.casefold().startswith(folded)]
+    if len(near) == 1:
+        return near[0]
+    if near:
+        raise UnknownServer("More than one server begins like that.", next_step=f"one of {', '.join(near)}")
+    known = ", ".join(config.servers) or "none is configured"
+    raise UnknownServer("There is no such server in the configuration.", next_step=f"one of: {known}")
+
+
+def as_json(status: ServerStatus, server: Server) -> dict[str, Any]:
+    where = {"command": status.target} if server.url is None else {"url": status.target}
+    tools = status.connection.tools
+    return {
+        "name": status.name,
+        "transport": status.transport,
+        **where,
+        "tools": status.tools,
+        "auth": {
+            "state": status.auth.value,
+            "detail": status.detail,
+            "account": status.account,
+            "expires_at": status.expires_at,
+            "next": f"slash-mcp {status.next}" if status.next else None,
+        },
+        "connection": {
+            "state": status.connection.state.value,
+            "tools": len(tools) if tools is not None else None,
+            "ms": status.connection.ms,
+            "detail": status.connection.detail,
+        },
+    }
+
+
+def _list(statuses: list[ServerStatus]) -> str:
+    needed = any(
+        one.auth
+        in (AuthState.SIGN_IN_NEEDED, AuthState.SIGN_IN_OPEN, AuthState.REAUTHORIZATION_NEEDED, AuthState.KEY_MISSING)
+        for one in statuses
+    )
+    hint = "Use slash-mcp auth to authenticate servers" if needed else None
+    return render_list(tuple(statuses), hint, columns=_columns(), color=_color(), now=time.time())
+
+
+def _detail(status: ServerStatus) -> str:
+    from adapters.terminal.cli import for_shell
+    from gateway.sentences import facts
+
+    reply = Reply((ServerDetail(status, facts(status, time.time())),))
+    return for_shell(render(reply, columns=_columns(), color=_color(), now=time.time()))
+
+
+def _probed(config: Config, statuses: list[ServerStatus], options: Namespace) -> list[ServerStatus]:
+    """The statuses with live results, all servers at once, each and all bounded in time."""
+    import asyncio
+
+    from mcp_auth.core import McpAuth
+
+    async def probe_all() -> list[ServerStatus]:
+        async with McpAuth.open(config) as auth:
+
+            async def one(status: ServerStatus) -> ServerStatus:
+                owner = owner_for(LOCAL, config.servers[status.name], config, options.acting_for)
+                connection = await auth.probe(status.name, owner, start_stdio=True)
+                return replace(await auth.status(status.name, owner), connection=connection)
+
+            tasks = [asyncio.create_task(one(status)) for status in statuses]
+            if tasks:
+                await asyncio.wait(tasks, timeout=_PROBES_SECONDS)
+            late = ConnectionStatus(ConnectionState.UNREACHABLE, detail=f"no answer within {_PROBES_SECONDS:.0f} s")
+            found = [
+                task.result() if task.done() else replace(status, connection=late)
+                for task, status in zip(tasks, statuses, strict=True)
+            ]
+            for task in tasks:
+                task.cancel()
+            return found
+
+    if sys.stderr.isatty():
+        print("connecting...", end="\r", file=sys.stderr, flush=True)
+    return asyncio.run(probe_all())
+
+
+def _columns() -> int:
+    return shutil.get_terminal_size((_PIPE_COLUMNS, 24)).columns if sys.stdout.isatty() else _PIPE_COLUMNS
+
+
+def _color() -> bool:
+    import os
+
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

@@ -1,0 +1,172 @@
+"""Replies as plain text for a terminal or a pipe. Pure: data in, text out."""
+
+from __future__ import annotations
+
+from adapters.text import clean, cut, width
+from gateway import sentences
+from gateway.replies import (
+    Block,
+    Checklist,
+    ItemState,
+    Reply,
+    SecretPrompt,
+    ServerDetail,
+    ServerList,
+    Table,
+    Text,
+)
+from mcp_auth.status import AuthState, ConnectionState, ServerStatus
+
+# Below this a table wraps, and each server gets a card of its own.
+_TABLE_MIN = 70
+# Least and most columns of the first three cells; the status takes the rest.
+_WIDTHS = ((16, 24), (30, 44), (12, 14))
+_STATUS_MIN = 30
+_HEADERS = ("Name", "Transport", "Tools", "Status")
+
+GOOD, WARN, BAD, WAIT, PLAIN = "✓", "!", "✗", "⋯", "·"
+_MARK = {
+    AuthState.NONE_NEEDED: GOOD,
+    AuthState.SIGNED_IN: GOOD,
+    AuthState.KEY_SET: GOOD,
+    AuthState.SIGN_IN_NEEDED: WARN,
+    AuthState.SIGN_IN_OPEN: WAIT,
+    AuthState.REAUTHORIZATION_NEEDED: WARN,
+    AuthState.KEY_MISSING: BAD,
+    AuthState.CLIENT_REGISTRATION_NEEDED: WARN,
+    AuthState.DISABLED: PLAIN,
+    AuthState.MISCONFIGURED: BAD,
+}
+_ITEM_MARK = {
+    ItemState.PREPARING: WAIT,
+    ItemState.LINK: WARN,
+    ItemState.KEY: WARN,
+    ItemState.DONE: GOOD,
+    ItemState.FAILED: BAD,
+    ItemState.CANCELLED: PLAIN,
+}
+_TONE_MARK = {"plain": "", "good": f"{GOOD} ", "warning": f"{WARN} ", "bad": f"{BAD} "}
+_COLOR = {GOOD: "32", WARN: "33", BAD: "31", WAIT: "36", PLAIN: "2"}
+
+
+def render(reply: Reply, *, columns: int, color: bool, now: float) -> str:
+    """A whole reply, without a newline at its end. Links stand alone on their lines, flush left and never cut."""
+    paint = _Paint(color)
+    return "\n".join(_block(block, columns, paint, now) for block in reply.blocks)
+
+
+def render_list(servers: tuple[ServerStatus, ...], hint: str | None, *, columns: int, color: bool, now: float) -> str:
+    """The list of `/mcp`."""
+    return _server_list(ServerList(servers, hint), columns, _Paint(color), now)
+
+
+def status_cell(status: ServerStatus, now: float) -> str:
+    """Mark and words of one server's status, with the live result when there is one."""
+    text = f"{_MARK[status.auth]} {clean(sentences.auth_state(status, now), 200)}"
+    connection = status.connection
+    if connection.state is ConnectionState.NOT_CHECKED:
+        return text
+    return f"{text}, {clean(sentences.connection_state(connection), 200)}"
+
+
+class _Paint:
+    def __init__(self, on: bool) -> None:
+        self._on = on
+
+    def __call__(self, text: str, mark: str) -> str:
+        return f"\x1b[{_COLOR[mark]}m{text}\x1b[0m" if self._on else text
+
+    def bold(self, text: str) -> str:
+        return f"\x1b[1m{text}\x1b[0m" if self._on else text
+
+
+def _block(block: Block, columns: int, paint: _Paint, now: float) -> str:
+    match block:
+        case Text():
+            mark = _TONE_MARK[block.tone]
+            line = f"{mark}{clean(block.text)}"
+            return paint(line, mark.strip()) if mark else line
+        case ServerList():
+            return _server_list(block, columns, paint, now)
+        case ServerDetail():
+            return _detail(block, paint)
+        case Checklist():
+            return _checklist(block, paint)
+        case SecretPrompt():
+            return clean(block.text)
+        case Table():
+            return _table(block)
+
+
+def _server_list(block: ServerList, columns: int, paint: _Paint, now: float) -> str:
+    lines = [paint.bold(f"{sentences.TITLE}:"), ""]
+    if columns < _TABLE_MIN:
+        for server in block.servers:
+            lines += [*_card(server, columns, paint, now), ""]
+    else:
+        lines += [*_rows(block.servers, columns, paint, now), ""]
+    if block.hint:
+        return "\n".join([*lines, f"  {block.hint}"])
+    return "\n".join(lines[:-1])
+
+
+def _rows(servers: tuple[ServerStatus, ...], columns: int, paint: _Paint, now: float) -> list[str]:
+    cells = [(clean(one.name), clean(one.target), clean(one.tools), status_cell(one, now)) for one in servers]
+    widths = [
+        max(least, min(most, max(width(row[at]) for row in cells))) if cells else least
+        for at, (least, most) in enumerate(_WIDTHS)
+    ]
+    # Where the screen is narrow, the address gives way to the status.
+    widths[1] = max(_WIDTHS[1][0] - 10, min(widths[1], columns - widths[0] - widths[2] - _STATUS_MIN - 5))
+    widths.append(max([_STATUS_MIN, *(width(row[3]) for row in cells)]))
+    widths[3] = min(widths[3], max(_STATUS_MIN, columns - sum(widths[:3]) - 5))
+    lines = [_line(_HEADERS, widths), _line(["─" * each for each in widths], widths)]
+    for row, server in zip(cells, servers, strict=True):
+        shown = [cut(cell, each) for cell, each in zip(row[:3], widths, strict=False)]
+        # The status is what people came for: it is the one cell that may run over the edge.
+        lines.append(_line([*shown, paint(row[3], _MARK[server.auth])], widths))
+    return lines
+
+
+def _line(cells: tuple[str, ...] | list[str], widths: list[int]) -> str:
+    padded = [cell + " " * max(0, each - width(cell)) for cell, each in zip(cells, widths, strict=True)]
+    return f"  {' '.join(padded)}".rstrip()
+
+
+def _card(server: ServerStatus, columns: int, paint: _Paint, now: float) -> list[str]:
+    return [
+        paint.bold(cut(clean(server.name), columns)),
+        f"  {paint(status_cell(server, now), _MARK[server.auth])}",
+        f"  {cut(clean(server.target), max(20, columns - 2))}",
+        f"  tools: {clean(server.tools)}",
+    ]
+
+
+def _detail(block: ServerDetail, paint: _Paint) -> str:
+    longest = max((len(label) for label, _ in block.facts), default=0)
+    facts = [f"  {label:<{longest}}  {clean(value)}" for label, value in block.facts]
+    return "\n".join([paint.bold(clean(block.server.name)), *facts])
+
+
+def _checklist(block: Checklist, paint: _Paint) -> str:
+    lines = []
+    for item in block.items:
+        mark = _ITEM_MARK[item.state]
+        lines.append(paint(f"{mark} {clean(item.server)}: {clean(item.text)}", mark))
+        if item.state is ItemState.LINK and item.link:
+            lines.append(_link(item.link))
+        elif item.command:
+            lines.append(f"  /mcp {clean(item.command)}")
+    if block.note:
+        lines += ["", clean(block.note)]
+    return "\n".join(lines)
+
+
+def _link(url: str) -> str:
+    """A link as it is, as long as it holds nothing but visible ASCII, as every URL does."""
+    return url if url.isascii() and url.isprintable() and " " not in url else clean(url, 8000).replace(" ", "%20")
+
+
+def _table(block: Table) -> str:
+    longest = max((width(left) for left, _ in block.rows), default=0)
+    return "\n".join(f"  {left}{' ' * (longest - width(left))}  {right}" for left, right in block.rows)

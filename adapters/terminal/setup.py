@@ -1,0 +1,107 @@
+"""`slash-mcp init` and `slash-mcp add`: writing the configuration, with every comment kept."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from adapters.terminal.cli import OK
+from mcp_auth.config import Config, Server, find_home, load, url_problem
+from mcp_auth.errors import ConfigError, NotAllowed
+
+_TEMPLATE = """# slash-mcp: which MCP servers there are, and who may use them from where.
+# Values in ${...} come from the file .env beside this one, then from the environment.
+
+mcp_servers:
+  # signed in to with OAuth:
+  # notion: {url: https://mcp.notion.com/mcp, auth: oauth}
+
+  # wants an API key; `slash-mcp key my-api` asks for it and stores it in .env:
+  # my-api:
+  #   url: https://api.example.com/mcp
+  #   headers: {Authorization: "Bearer ${MCP_MY_API_API_KEY}"}
+  #   tools: {include: [read_*, search]}
+
+  # a command on this machine:
+  # files: {command: npx, args: [-y, "@modelcontextprotocol/server-filesystem", /srv]}
+
+gateway:
+  # Where the browser comes back to on this machine.
+  callback: {host: 127.0.0.1, port: 8765}
+  # Who is served besides the operator at this terminal.
+  # allow: [telegram:123456789]
+"""
+
+
+def run_init(options: Namespace) -> int:
+    """Write a commented configuration. One that exists is left alone."""
+    path = Path(options.config).expanduser() if options.config else find_home(options.home) / "config.yaml"
+    if path.exists():
+        raise NotAllowed(f"{path} exists already and is left as it is.", next_step="slash-mcp add NAME URL")
+    from mcp_auth.stores.files import replace_file
+
+    replace_file(path.absolute(), _TEMPLATE.encode())
+    print(f"Wrote {path}. Next: slash-mcp add NAME URL")
+    return OK
+
+
+def run_add(options: Namespace) -> int:
+    """Add one server: looked at first, then written into the configuration."""
+    config = load(options.config, options.home)
+    path = config.path or config.home / "config.yaml"
+    if path.suffix == ".json":
+        raise NotAllowed(f"{path} is JSON; servers are added to a YAML file.", next_step="slash-mcp --home DIR init")
+    taken = [name for name in config.servers if name.casefold() == options.name.casefold()]
+    if taken:
+        raise NotAllowed(
+            f"{taken[0]} is in the configuration already.", next_step=f"choose another name, or edit {path}"
+        )
+    problem = url_problem(options.url)
+    if problem is not None:
+        raise ConfigError(f"{options.url.partition('?')[0]}: {problem}", next_step="give an https URL")
+    wants_sign_in = asyncio.run(_wants_sign_in(config, options.name, options.url))
+    entry = {"url": options.url, **({"auth": "oauth"} if wants_sign_in else {})}
+    _write(path, options.name, entry)
+    how = "it asks for a sign-in" if wants_sign_in else "it asks for no sign-in"
+    print(
+        f"Added {options.name} to {path}: {how}. Next: slash-mcp {'auth' if wants_sign_in else 'test'} {options.name}"
+    )
+    return OK
+
+
+async def _wants_sign_in(config: Config, name: str, url: str) -> bool:
+    """Whether the server asks for OAuth. Raises Unreachable when it does not answer: nothing is written then."""
+    import msgspec
+
+    from mcp_auth.core import McpAuth
+    from mcp_auth.stores.memory import MemoryStore
+
+    trial = msgspec.structs.replace(config, servers={name: Server(name=name, url=url)})
+    async with McpAuth.open(trial, store=MemoryStore()) as auth:
+        return await auth.look(name)
+
+
+def _write(path: Path, name: str, entry: dict[str, str]) -> None:
+    """Put the entry into the YAML file; comments, order and quotes of the rest stay."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.comments import CommentedMap
+
+    from mcp_auth.stores.files import replace_file
+
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 4096
+    text = path.read_text(encoding="utf-8") if path.exists() else _TEMPLATE
+    document: Any = yaml.load(text)
+    if document is None:
+        document = CommentedMap()
+    if document.get("mcp_servers") is None:
+        # A key with nothing but comments under it reads as null; the comments stay where they are.
+        document["mcp_servers"] = CommentedMap()
+    document["mcp_servers"][name] = CommentedMap(entry)
+    written = io.StringIO()
+    yaml.dump(document, written)
+    replace_file(path.absolute(), written.getvalue().encode())

@@ -1,0 +1,36 @@
+"""Text that came from servers and people, made safe for any platform. Pure."""
+
+from __future__ import annotations
+
+import unicodedata
+
+# Bidirectional controls can make a name read as another one (Unicode TR 36).
+_BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def clean(text: str, limit: int = 2000) -> str:
+    """`text` on one line without control, formatting and bidirectional characters, at most `limit` characters."""
+    shown = "".join(" " if c in "\t\n\r" else c for c in text if c in "\t\n\r" or _is_shown(c))
+    shown = " ".join(shown.split(" "))
+    return shown if len(shown) <= limit else f"{shown[: limit - 3]}..."
+
+
+def width(text: str) -> int:
+    """How many columns `text` takes in a terminal: wide characters two, combining marks none."""
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def cut(text: str, columns: int) -> str:
+    """`text` in at most `columns` columns, with `...` where something is missing."""
+    if width(text) <= columns:
+        return text
+    kept = ""
+    for character in text:
+        if width(kept + character) > columns - 3:
+            break
+        kept += character
+    return f"{kept}..."[:columns]
+
+
+def _is_shown(character: str) -> bool:
+    return character not in _BIDI and unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")

@@ -1,0 +1,1 @@
+"""The demo: MCP servers to try everything on, on loopback, with a real OAuth authorization server."""
