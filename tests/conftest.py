@@ -7,8 +7,14 @@ import pytest
 from tests.servers.oauth import OAuthServer
 
 
-@pytest.fixture
-def oauth() -> Iterator[OAuthServer]:
-    """A fresh authorization server and protected MCP server on loopback."""
+@pytest.fixture(scope="session")
+def _oauth_server() -> Iterator[OAuthServer]:
     with OAuthServer().running() as server:
         yield server
+
+
+@pytest.fixture
+def oauth(_oauth_server: OAuthServer) -> OAuthServer:
+    """An authorization server and protected MCP server on loopback, as new for each test."""
+    _oauth_server.reset()
+    return _oauth_server

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import yaml
 
 from mcp_auth import McpAuth
 from mcp_auth.records import Origin
+from tests.servers.oauth import authorize
 
 ME = Origin(principal="cli:local")
 
@@ -23,7 +26,7 @@ def free_port() -> int:
 
 def write_home(folder: Path, servers: dict[str, Any], gateway: dict[str, Any] | None = None) -> Path:
     home = folder / "home"
-    home.mkdir(mode=0o700, exist_ok=True)
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
     section = {"callback": {"port": free_port()}, **(gateway or {})}
     (home / "config.yaml").write_text(yaml.safe_dump({"mcp_servers": servers, "gateway": section}))
     return home
@@ -31,3 +34,14 @@ def write_home(folder: Path, servers: dict[str, Any], gateway: dict[str, Any] | 
 
 def open_auth(folder: Path, servers: dict[str, Any], gateway: dict[str, Any] | None = None, **options: Any) -> McpAuth:
     return McpAuth.open(home=write_home(folder, servers, gateway), **options)
+
+
+async def signed_in(auth: McpAuth, server: str = "notes", owner: str = "shared") -> None:
+    """Sign in as a person does: follow the link, and let the redirect be received."""
+    started = await auth.sign_in(server, owner, ME)
+    redirect = await asyncio.to_thread(authorize, started.link)
+    await auth.paste(redirect, ME.principal)
+
+
+def query_of(url: str) -> dict[str, str]:
+    return dict(parse_qsl(urlsplit(url).query))

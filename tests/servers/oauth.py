@@ -84,6 +84,16 @@ class OAuthServer:
     """Runs in a thread of its own, so that tests of every kind, processes included, can use it."""
 
     def __init__(self) -> None:
+        self.reset()
+        self._lock = threading.Lock()
+        self._socket = socket.socket()
+        self._socket.bind(("127.0.0.1", 0))
+        self.port: int = self._socket.getsockname()[1]
+        self.origin = f"http://127.0.0.1:{self.port}"
+        self.url = f"{self.origin}/mcp"
+
+    def reset(self) -> None:
+        """As new, on the same port."""
         self.knobs = Knobs()
         self.seen: list[Seen] = []
         self.clients: dict[str, dict[str, Any]] = {}
@@ -94,12 +104,6 @@ class OAuthServer:
         self.families_killed = 0
         self.in_flight = 0
         self.most_in_flight = 0
-        self._lock = threading.Lock()
-        self._socket = socket.socket()
-        self._socket.bind(("127.0.0.1", 0))
-        self.port: int = self._socket.getsockname()[1]
-        self.origin = f"http://127.0.0.1:{self.port}"
-        self.url = f"{self.origin}/mcp"
 
     @property
     def issuer(self) -> str:

@@ -1,0 +1,241 @@
+"""Discovery: the duties of the specification, against a server that can break each of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcp_auth.errors import (
+    AddressRefused,
+    DiscoveryFailed,
+    IssuerMismatch,
+    PkceNotSupported,
+    ResourceMismatch,
+    Unreachable,
+)
+from tests.homes import ME, open_auth, query_of
+from tests.servers.oauth import OAuthServer
+
+PRM_PATH = "/.well-known/oauth-protected-resource/mcp"
+PRM_ROOT = "/.well-known/oauth-protected-resource"
+
+
+async def link(tmp_path: Path, server: OAuthServer, **entry: Any) -> str:
+    async with open_auth(tmp_path, {"notes": {"url": server.url, "auth": "oauth", **entry}}) as auth:
+        return (await auth.sign_in("notes", "shared", ME)).link
+
+
+@pytest.mark.parametrize("where", ["header", "path", "root"])
+async def test_duty_protected_resource_metadata_is_found_at_header_then_path_then_root(
+    tmp_path: Path, oauth: OAuthServer, where: str
+) -> None:
+    oauth.knobs.prm_path = where
+    assert (await link(tmp_path, oauth)).startswith(f"{oauth.issuer}/authorize?")
+
+
+async def test_duty_the_url_in_the_challenge_comes_before_the_well_known_ones(
+    tmp_path: Path, oauth: OAuthServer
+) -> None:
+    # Given a challenge that names a place of its own, and nothing at the well-known path
+    oauth.knobs.prm_path = "header"
+    await link(tmp_path, oauth)
+    assert len(oauth.requests("/elsewhere/.well-known/oauth-protected-resource")) == 1
+    assert oauth.requests(PRM_ROOT) == []
+
+
+async def test_duty_scope_of_the_challenge_is_read_by_the_grammar(tmp_path: Path, oauth: OAuthServer) -> None:
+    oauth.knobs.challenge = f'Bearer error_scope="wrong", scope="right", resource_metadata="{oauth.origin}{PRM_PATH}"'
+    assert query_of(await link(tmp_path, oauth))["scope"] == "right"
+
+
+@pytest.mark.parametrize(
+    ("issuer_path", "well_known", "asked"),
+    [
+        ("", "oauth", ["/.well-known/oauth-authorization-server"]),
+        ("", "oidc-suffix", ["/.well-known/oauth-authorization-server", "/.well-known/openid-configuration"]),
+        ("/t", "oauth", ["/.well-known/oauth-authorization-server/t"]),
+        ("/t", "oidc-path", ["/.well-known/oauth-authorization-server/t", "/.well-known/openid-configuration/t"]),
+        (
+            "/t",
+            "oidc-suffix",
+            [
+                "/.well-known/oauth-authorization-server/t",
+                "/.well-known/openid-configuration/t",
+                "/t/.well-known/openid-configuration",
+            ],
+        ),
+    ],
+)
+async def test_duty_server_metadata_is_asked_for_in_the_fixed_order(
+    tmp_path: Path, oauth: OAuthServer, issuer_path: str, well_known: str, asked: list[str]
+) -> None:
+    oauth.knobs.issuer_path, oauth.knobs.well_known = issuer_path, well_known
+    await link(tmp_path, oauth)
+    paths = [s.path for s in oauth.seen if "oauth-authorization-server" in s.path or "openid-configuration" in s.path]
+    assert paths == asked
+
+
+@pytest.mark.parametrize("issuer", ["https://evil.example.com", "{issuer}/", "{upper}"])
+async def test_duty_issuer_must_be_identical_to_the_one_asked_for(
+    tmp_path: Path, oauth: OAuthServer, issuer: str
+) -> None:
+    oauth.knobs.metadata["issuer"] = issuer.format(issuer=oauth.issuer, upper=oauth.issuer.upper())
+    with pytest.raises(IssuerMismatch):
+        await link(tmp_path, oauth)
+    assert oauth.requests("/register") == []
+
+
+@pytest.mark.parametrize("methods", [None, [], ["plain"]])
+async def test_duty_pkce_is_refused_when_not_advertised_and_defect_5(
+    tmp_path: Path, oauth: OAuthServer, methods: list[str] | None
+) -> None:
+    oauth.knobs.metadata["code_challenge_methods_supported"] = methods
+    with pytest.raises(PkceNotSupported):
+        await link(tmp_path, oauth)
+
+
+async def test_duty_the_2025_03_26_fallback_without_pkce_metadata_is_an_explicit_choice(
+    tmp_path: Path, oauth: OAuthServer
+) -> None:
+    oauth.knobs.prm_path = None
+    oauth.knobs.metadata["code_challenge_methods_supported"] = None
+    with pytest.raises(PkceNotSupported):
+        await link(tmp_path, oauth)
+    assert "code_challenge=" in await link(tmp_path, oauth, oauth={"legacy": True})
+
+
+async def test_duty_a_legacy_server_without_any_metadata_needs_the_choice_too(
+    tmp_path: Path, oauth: OAuthServer
+) -> None:
+    oauth.knobs.prm_path = None
+    oauth.knobs.well_known = "none"
+    with pytest.raises(DiscoveryFailed):
+        await link(tmp_path, oauth)
+    assert (await link(tmp_path, oauth, oauth={"legacy": True})).startswith(f"{oauth.origin}/authorize?")
+
+
+@pytest.mark.parametrize("resource", ["https://evil.example.com/mcp", "{origin}/other", "{url}/below", None])
+async def test_duty_metadata_of_another_resource_is_refused(
+    tmp_path: Path, oauth: OAuthServer, resource: str | None
+) -> None:
+    oauth.knobs.prm["resource"] = resource.format(origin=oauth.origin, url=oauth.url) if resource else None
+    with pytest.raises(ResourceMismatch):
+        await link(tmp_path, oauth)
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+async def test_trouble_at_the_metadata_is_not_taken_for_its_absence(
+    tmp_path: Path, oauth: OAuthServer, status: int
+) -> None:
+    oauth.knobs.prm_status = status
+    with pytest.raises(Unreachable):
+        await link(tmp_path, oauth)
+    assert oauth.requests("/register") == []
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["http://as.example.com/token", "http://10.0.0.5/token", "ftp://127.0.0.1/token", "https://u:p@127.0.0.1/t"],
+)
+async def test_duty_https_for_every_oauth_url(tmp_path: Path, oauth: OAuthServer, endpoint: str) -> None:
+    oauth.knobs.metadata["token_endpoint"] = endpoint
+    with pytest.raises(AddressRefused):
+        await link(tmp_path, oauth)
+
+
+@pytest.mark.parametrize("endpoint", ["javascript:alert(1)", "data:text/html,x", "file:///etc/passwd"])
+async def test_duty_a_url_that_is_no_web_address_never_becomes_a_link(
+    tmp_path: Path, oauth: OAuthServer, endpoint: str
+) -> None:
+    oauth.knobs.metadata["authorization_endpoint"] = endpoint
+    with pytest.raises(AddressRefused):
+        await link(tmp_path, oauth)
+
+
+@pytest.mark.parametrize("issuer", ["https://192.168.1.1", "https://169.254.169.254", "https://[fd00:ec2::254]"])
+async def test_duty_ssrf_metadata_may_not_lead_to_private_addresses(
+    tmp_path: Path, oauth: OAuthServer, issuer: str
+) -> None:
+    oauth.knobs.prm["authorization_servers"] = [issuer]
+    with pytest.raises(AddressRefused):
+        await link(tmp_path, oauth)
+
+
+async def test_duty_ssrf_a_redirect_to_another_origin_is_not_followed(
+    tmp_path: Path, oauth: OAuthServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from starlette.responses import RedirectResponse
+
+    with OAuthServer().running() as other:
+        monkeypatch.setattr(oauth, "_metadata", lambda path: RedirectResponse(f"{other.origin}{path}"))
+        with pytest.raises(DiscoveryFailed):
+            await link(tmp_path, oauth)
+        assert other.seen == []
+
+
+async def test_a_redirect_within_the_origin_is_followed(
+    tmp_path: Path, oauth: OAuthServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from starlette.responses import RedirectResponse
+
+    real = oauth._metadata
+    moved = "/moved/.well-known/here"
+
+    def metadata(path: str) -> object:
+        return real("/.well-known/oauth-authorization-server") if path == moved else RedirectResponse(moved)
+
+    monkeypatch.setattr(oauth, "_metadata", metadata)
+    assert (await link(tmp_path, oauth)).startswith(f"{oauth.issuer}/authorize?")
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{", b'{"issuer": 1}', b"\xff\xfe", b"[" * 100_000])
+async def test_metadata_that_is_no_metadata_is_said_in_a_sentence(
+    tmp_path: Path, oauth: OAuthServer, body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from starlette.responses import Response
+
+    monkeypatch.setattr(oauth, "_metadata", lambda path: Response(body, 200, media_type="application/json"))
+    with pytest.raises(DiscoveryFailed) as caught:
+        await link(tmp_path, oauth)
+    assert caught.value.message
+
+
+async def test_an_endless_body_is_cut_off(tmp_path: Path, oauth: OAuthServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    from starlette.responses import Response
+
+    monkeypatch.setattr(oauth, "_metadata", lambda path: Response(b" " * 3_000_000, 200))
+    with pytest.raises(Unreachable, match="kB"):
+        await link(tmp_path, oauth)
+
+
+async def test_the_probe_and_the_metadata_request_go_out_together(tmp_path: Path, oauth: OAuthServer) -> None:
+    # Given a server that takes 300 ms for each answer to a request for its tools
+    oauth.knobs.mcp_delay = 0.3
+    await link(tmp_path, oauth)
+    probe = next(seen for seen in oauth.seen if seen.path == "/mcp")
+    metadata = oauth.requests(PRM_PATH)[0]
+    assert abs(probe.at - metadata.at) < 0.25
+    assert len(oauth.seen) == 4
+
+
+async def test_a_repeat_sign_in_needs_nothing_on_the_wire(tmp_path: Path, oauth: OAuthServer) -> None:
+    async with open_auth(tmp_path, {"notes": {"url": oauth.url, "auth": "oauth"}}) as auth:
+        from tests.homes import signed_in
+
+        await signed_in(auth)
+        oauth.forget()
+        started = await auth.sign_in("notes", "shared", ME)
+        assert oauth.seen == []
+        assert not started.reused
+
+
+async def test_fresh_looks_everything_up_again(tmp_path: Path, oauth: OAuthServer) -> None:
+    async with open_auth(tmp_path, {"notes": {"url": oauth.url, "auth": "oauth"}}) as auth:
+        from tests.homes import signed_in
+
+        await signed_in(auth)
+        oauth.forget()
+        await auth.sign_in("notes", "shared", ME, fresh=True)
+        assert oauth.requests("/.well-known/oauth-authorization-server")

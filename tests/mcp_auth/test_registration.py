@@ -1,0 +1,173 @@
+"""Which client id: configured, metadata document, dynamic registration, or a person's help."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from mcp_auth.errors import ClientRegistrationNeeded, RegistrationRefused, SignInError
+from tests.homes import ME, open_auth, query_of, signed_in, write_home
+from tests.servers.oauth import OAuthServer
+
+CIMD = "https://client.example.com/slash-mcp.json"
+
+
+def entry(oauth: OAuthServer, **options: Any) -> dict[str, Any]:
+    return {"notes": {"url": oauth.url, "auth": "oauth", "oauth": options}}
+
+
+async def client_id(tmp_path: Path, oauth: OAuthServer, **options: Any) -> str:
+    async with open_auth(tmp_path, entry(oauth, **options)) as auth:
+        return query_of((await auth.sign_in("notes", "shared", ME)).link)["client_id"]
+
+
+async def test_duty_order_a_configured_client_comes_first(tmp_path: Path, oauth: OAuthServer) -> None:
+    oauth.knobs.metadata["client_id_metadata_document_supported"] = True
+    assert await client_id(tmp_path, oauth, client_id="mine", client_metadata_url=CIMD) == "mine"
+    assert oauth.requests("/register") == []
+
+
+async def test_duty_order_then_the_metadata_document_where_supported(tmp_path: Path, oauth: OAuthServer) -> None:
+    oauth.knobs.metadata["client_id_metadata_document_supported"] = True
+    assert await client_id(tmp_path, oauth, client_metadata_url=CIMD) == CIMD
+    assert oauth.requests("/register") == []
+
+
+async def test_duty_order_then_dynamic_registration(tmp_path: Path, oauth: OAuthServer) -> None:
+    assert (await client_id(tmp_path, oauth, client_metadata_url=CIMD)).startswith("client-")
+    oauth.knobs.metadata["client_id_metadata_document_supported"] = True
+    assert (await client_id(tmp_path / "off", oauth, client_metadata_url=CIMD, cimd=False)).startswith("client-")
+
+
+async def test_duty_order_at_last_the_person_is_asked_and_pain_12(tmp_path: Path, oauth: OAuthServer) -> None:
+    oauth.knobs.metadata["registration_endpoint"] = None
+    async with open_auth(tmp_path, entry(oauth)) as auth:
+        with pytest.raises(ClientRegistrationNeeded) as caught:
+            await auth.sign_in("notes", "shared", ME)
+    port = auth.config.gateway.callback.port
+    assert caught.value.redirect_uri == f"http://127.0.0.1:{port}/callback"
+    assert caught.value.redirect_uri in str(caught.value.next_step)
+    assert "client_id" in str(caught.value.next_step)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_pain_13_registration_behind_an_allow_list_is_called_so(
+    tmp_path: Path, oauth: OAuthServer, status: int
+) -> None:
+    oauth.knobs.registration = PlainTextResponse("you are not on the list", status)
+    async with open_auth(tmp_path, entry(oauth)) as auth:
+        with pytest.raises(RegistrationRefused, match="allow-list"):
+            await auth.sign_in("notes", "shared", ME)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        JSONResponse({"error": "invalid_redirect_uri"}, 400),
+        JSONResponse({"client_name": "no id"}, 201),
+        PlainTextResponse("<html>", 200),
+        JSONResponse({"client_id": "x", "token_endpoint_auth_method": "private_key_jwt"}, 201),
+        JSONResponse({"client_id": "x", "token_endpoint_auth_method": "client_secret_basic"}, 201),
+    ],
+)
+async def test_duty_a_refused_or_unusable_registration_has_a_meaningful_message(
+    tmp_path: Path, oauth: OAuthServer, answer: Response
+) -> None:
+    oauth.knobs.registration = answer
+    async with open_auth(tmp_path, entry(oauth)) as auth:
+        with pytest.raises(RegistrationRefused) as caught:
+            await auth.sign_in("notes", "shared", ME)
+    assert "redirect URI" in str(caught.value.next_step) or "client_id" in str(caught.value.next_step)
+
+
+async def test_duty_application_type_is_native_for_a_loopback_redirect(tmp_path: Path, oauth: OAuthServer) -> None:
+    await client_id(tmp_path, oauth)
+    sent = json.loads(oauth.requests("/register")[0].body)
+    assert sent["application_type"] == "native"
+
+
+async def test_duty_application_type_is_web_for_a_public_redirect(tmp_path: Path, oauth: OAuthServer) -> None:
+    await client_id(tmp_path, oauth, redirect_uri="https://bot.example.com/callback")
+    sent = json.loads(oauth.requests("/register")[0].body)
+    assert (sent["application_type"], sent["redirect_uris"]) == ("web", ["https://bot.example.com/callback"])
+
+
+async def test_duty_the_redirect_uri_is_registered_exactly_as_used(tmp_path: Path, oauth: OAuthServer) -> None:
+    async with open_auth(tmp_path, entry(oauth)) as auth:
+        started = await auth.sign_in("notes", "shared", ME)
+    sent = json.loads(oauth.requests("/register")[0].body)
+    assert sent["redirect_uris"] == [query_of(started.link)["redirect_uri"]]
+
+
+async def test_duty_registration_and_tokens_are_kept_apart_per_issuer(tmp_path: Path, oauth: OAuthServer) -> None:
+    # Given a registration at one issuer
+    with OAuthServer().running() as other:
+        home = write_home(tmp_path, entry(oauth))
+        from mcp_auth import McpAuth
+
+        async with McpAuth.open(home=home) as auth:
+            await signed_in(auth)
+            first = next(iter(oauth.clients))
+            # When the server moves to another one
+            oauth.knobs.prm["authorization_servers"] = [other.issuer]
+            started = await auth.sign_in("notes", "shared", ME, fresh=True)
+        # Then that one gets a registration of its own, and never sees the first
+        assert started.link.startswith(f"{other.issuer}/authorize?")
+        assert query_of(started.link)["client_id"] != first
+        assert not any(first in str(seen) for seen in other.seen)
+
+
+async def test_duty_a_pre_registered_client_does_not_follow_a_changed_issuer(
+    tmp_path: Path, oauth: OAuthServer
+) -> None:
+    with OAuthServer().running() as other:
+        async with open_auth(tmp_path, entry(oauth, client_id="mine")) as auth:
+            await signed_in(auth)
+            oauth.knobs.prm["authorization_servers"] = [other.issuer]
+            url = auth.config.servers["notes"].url or ""
+            connection = await auth.store.connections.get(url)
+            assert connection is not None
+            connection.fetched_at = None
+            await auth.store.connections.put_if(connection)
+            with pytest.raises(SignInError, match="moved"):
+                await auth.sign_in("notes", "shared", ME)
+            assert other.requests("/authorize") == []
+
+
+@pytest.mark.parametrize(
+    ("supported", "method"),
+    [(["client_secret_basic"], "client_secret_basic"), (["client_secret_post"], "client_secret_post"), (None, "none")],
+)
+async def test_the_token_endpoint_gets_the_authentication_it_asks_for(
+    tmp_path: Path, oauth: OAuthServer, supported: list[str] | None, method: str
+) -> None:
+    oauth.knobs.metadata["token_endpoint_auth_methods_supported"] = supported
+    if method != "none":
+        oauth.knobs.registration_extra = {"client_secret": "s3cret/+&", "token_endpoint_auth_method": method}
+    oauth.knobs.auth_method = method
+    async with open_auth(tmp_path, entry(oauth)) as auth:
+        await signed_in(auth)
+        assert (await auth.access_token("notes")).startswith("at-")
+
+
+async def test_pain_24_a_secret_without_a_method_is_client_secret_post(tmp_path: Path, oauth: OAuthServer) -> None:
+    oauth.knobs.registration_extra = {"client_secret": "s3cret", "token_endpoint_auth_method": None}
+    oauth.knobs.auth_method = "client_secret_post"
+    async with open_auth(tmp_path, entry(oauth)) as auth:
+        await signed_in(auth)
+
+
+async def test_a_new_redirect_uri_is_a_new_registration_and_an_old_one_is_reused(
+    tmp_path: Path, oauth: OAuthServer
+) -> None:
+    async with open_auth(tmp_path, entry(oauth)) as auth:
+        await signed_in(auth)
+        await signed_in(auth)
+        assert len(oauth.requests("/register")) == 1
+    async with open_auth(tmp_path, entry(oauth, redirect_uri="http://127.0.0.1:45671/other")) as auth:
+        await signed_in(auth)
+        assert len(oauth.requests("/register")) == 2
