@@ -412,7 +412,16 @@ class McpAuth:
 
     async def confirm_works(self, server: str, owner: str = SHARED) -> ConnectionStatus:
         """An authenticated call with new credentials: keeps them when it works, brings the old ones back on a no."""
-        return await self.probe(server, owner, timeout=TEST_TIMEOUT)
+        entry = self._entry(server)
+        new = await self.store.grants.get(owner, server, entry.url or "")
+        result = await self.probe(server, owner, timeout=TEST_TIMEOUT)
+        if new is None or new.previous is None or new.previous.tokens is None:
+            return result
+        kept = await self.store.grants.get(owner, server, entry.url or "")
+        if kept is not None and kept.tokens is not None and kept.signed_in_at == new.previous.signed_in_at:
+            detail = f"{server} refused the new access, so the sign-in of before is kept."
+            return ConnectionStatus(ConnectionState.REFUSED, detail=detail)
+        return result
 
     # -- credentials -------------------------------------------------------------------------
 

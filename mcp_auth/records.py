@@ -170,6 +170,7 @@ class PreviousGrant(Record):
     resource: str | None = None
     scope_requested: str | None = None
     account: str | None = None
+    signed_in_at: float | None = None
     reauthorization: str | None = None
     registration_dead: bool = False
 

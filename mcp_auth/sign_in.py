@@ -208,6 +208,12 @@ class SignIns:
         now = self._clock()
         slot = await self._store.sign_ins.slot(owner, server.name)
         before = await self._store.sign_ins.get(slot)
+        if before is not None and before.status in OPEN and not fresh:
+            # Begun by another task or process while this one looked things up: one link for all.
+            open_one = await self.reusable(server, owner, origin)
+            if open_one is not None:
+                return open_one
+            before = await self._store.sign_ins.get(slot)
         sign_in = SignIn(
             id=slot,
             server=server.name,
@@ -563,6 +569,7 @@ def previous_of(old: Grant | None, server_url: str, now: float) -> PreviousGrant
         resource=old.resource,
         scope_requested=old.scope_requested,
         account=old.account,
+        signed_in_at=old.signed_in_at,
         reauthorization=old.reauthorization,
         registration_dead=old.registration_dead,
     )
