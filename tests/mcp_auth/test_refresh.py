@@ -1,0 +1,339 @@
+"""The refresh transaction: one refresh for everybody, and no grant lost to a bad answer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from mcp_auth import McpAuth
+from mcp_auth.errors import ReauthorizationNeeded, RefreshUnavailable, SignInNeeded
+from mcp_auth.records import Grant, RefreshMark, Tokens, sha256
+from mcp_auth.refresh import is_due
+from mcp_auth.status import AuthState
+from mcp_auth.stores.memory import MemoryStore
+from tests.homes import open_auth, signed_in, write_home
+from tests.servers.oauth import OAuthServer
+
+
+class Clock:
+    ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def opened(tmp_path: Path, oauth: OAuthServer, clock: Clock, **entry: Any) -> McpAuth:
+    return open_auth(tmp_path, {"notes": {"url": oauth.url, "auth": "oauth", **entry}}, clock=clock)
+
+
+async def grant_of(auth: McpAuth) -> Grant:
+    grant = await auth.store.grants.get("shared", "notes", auth.config.servers["notes"].url or "")
+    assert grant is not None
+    return grant
+
+
+async def tokens_of(auth: McpAuth) -> Tokens:
+    tokens = (await grant_of(auth)).tokens
+    assert tokens is not None
+    return tokens
+
+
+@pytest.mark.parametrize(
+    ("lifetime", "left", "due"),
+    [(3600, 400, False), (3600, 299, True), (100, 25, False), (100, 19, True), (10, 3, False), (10, 0, True)],
+)
+def test_a_refresh_is_due_in_the_last_fifth_at_most_five_minutes_ahead(lifetime: int, left: int, due: bool) -> None:
+    tokens = Tokens(access_token="a", obtained_at=1000.0, expires_at=1000.0 + lifetime)
+    assert is_due(tokens, 1000.0 + lifetime - left) is due
+
+
+def test_a_token_without_an_end_is_never_due() -> None:
+    assert not is_due(Tokens(access_token="a"), 1e12)
+
+
+async def test_defect_1_after_a_restart_an_expired_token_is_refreshed(
+    tmp_path: Path, oauth: OAuthServer, clock: Clock
+) -> None:
+    home = write_home(tmp_path, {"notes": {"url": oauth.url, "auth": "oauth"}})
+    async with McpAuth.open(home=home) as first:
+        await signed_in(first)
+        old = await first.access_token("notes")
+    clock.ahead = 4000
+    async with McpAuth.open(home=home, clock=clock) as second:
+        assert (await second.access_token("notes")) != old
+    assert oauth.refreshes == 1
+
+
+async def test_defect_2_a_refresh_goes_to_the_token_endpoint_of_the_metadata_after_a_restart_too(
+    tmp_path: Path, oauth: OAuthServer, clock: Clock
+) -> None:
+    oauth.knobs.issuer_path = "/tenant"
+    home = write_home(tmp_path, {"notes": {"url": oauth.url, "auth": "oauth"}})
+    async with McpAuth.open(home=home) as first:
+        await signed_in(first)
+    clock.ahead = 4000
+    async with McpAuth.open(home=home, clock=clock) as second:
+        await second.access_token("notes")
+    assert [s.form["grant_type"] for s in oauth.requests("/tenant/token")] == ["authorization_code", "refresh_token"]
+    assert oauth.requests("/token") == []
+
+
+async def test_defect_8_and_pain_6_a_hundred_tasks_refresh_once(
+    tmp_path: Path, oauth: OAuthServer, clock: Clock
+) -> None:
+    async with opened(tmp_path, oauth, clock) as auth:
+        await signed_in(auth)
+        oauth.knobs.token_delay = 0.1
+        clock.ahead = 4000
+        tokens = await asyncio.gather(*(auth.access_token("notes") for _ in range(100)))
+    assert len(set(tokens)) == 1
+    assert (oauth.refreshes, oauth.families_killed) == (1, 0)
+
+
+async def test_defect_8_and_pain_6_instances_that_share_a_home_refresh_once(
+    tmp_path: Path, oauth: OAuthServer, clock: Clock
+) -> None:
+    home = write_home(tmp_path, {"notes": {"url": oauth.url, "auth": "oauth"}})
+    instances = [McpAuth.open(home=home, clock=clock) for _ in range(8)]
+    await signed_in(instances[0])
+    oauth.knobs.token_delay = 0.1
+    clock.ahead = 4000
+    tokens = await asyncio.gather(*(auth.access_token("notes") for auth in instances))
+    assert len(set(tokens)) == 1
+    assert (oauth.refreshes, oauth.families_killed) == (1, 0)
+    for auth in instances:
+        await auth.close()
+
+
+async def test_duty_resource_stands_in_refresh_requests(tmp_path: Path, oauth: OAuthServer, clock: Clock) -> None:
+    async with opened(tmp_path, oauth, clock) as auth:
+        await signed_in(auth)
+        clock.ahead = 4000
+        await auth.access_token("notes")
+    assert oauth.requests("/token")[-1].form["resource"] == oauth.url
+
+
+async def test_pain_9_an_answer_without_refresh_token_and_scope_keeps_both(
+    tmp_path: Path, oauth: OAuthServer, clock: Clock
+) -> None:
+    oauth.knobs.challenge_scope = "a b"
+    oauth.knobs.rotate = False
+    async with opened(tmp_path, oauth, clock) as auth:
+        await signed_in(auth)
+        before = await tokens_of(auth)
+        oauth.knobs.scope_answer = ""
+        clock.ahead = 4000
+        await auth.access_token("notes")
+        after = await tokens_of(auth)
+    assert after.access_token != before.access_token
+    assert (after.refresh_token, after.scope) == (before.refresh_token, "a b")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        PlainTextResponse("slow down", 429, headers={"Retry-After": "7"}),
+        PlainTextResponse("bad gateway", 502),
+        PlainTextResponse("unavailable", 503),
+        JSONResponse({"error": "temporarily_unavailable"}, 400),
+        JSONResponse({"error": "invalid_request"}, 400),
+        JSONResponse({"error": "server_error"}, 200),
+        PlainTextResponse("<html>login</html>", 200),
+    ],
+)
+async def test_defect_7_and_pain_8_only_invalid_grant_is_final(
+    tmp_path: Path, oauth: OAuthServer, clock: Clock, answer: Response
+) -> None:
+    async with opened(tmp_path, oauth, clock) as auth:
+        await signed_in(auth)
+        before = await tokens_of(auth)
+        oauth.knobs.token_answers = [answer]
+        clock.ahead = 4000
+        with pytest.raises(RefreshUnavailable) as caught:
+            await auth.access_token("notes")
+        assert await tokens_of(auth) == before
+        assert (await auth.status("notes")).auth is AuthState.SIGNED_IN
+        # Nobody asks again at once
+        asked = len(oauth.requests("/token"))
+        with pytest.raises(RefreshUnavailable):
+            await auth.access_token("notes")
+        assert len(oauth.requests("/token")) == asked
+        # And after the wait all is well
+        clock.ahead += caught.value.retry_after + 1
+        assert (await auth.access_token("notes")) != before.access_token
+
+
+async def test_a_failed_refresh_ahead_of_time_gives_the_token_that_still_works(
+    tmp_path: Path, oauth: OAuthServer, clock: Clock
+) -> None:
+    async with opened(tmp_path, oauth, clock) as auth:
+        await signed_in(auth)
+        before = await auth.access_token("notes")
+        oauth.knobs.token_answers = [PlainTextResponse("", 503)]
+        clock.ahead = 3400
+        assert await auth.access_token("notes") == before
+
+
+async def test_a_server_that_cannot_be_reached_keeps_all(tmp_path: Path, oauth: OAuthServer, clock: Clock) -> None:
+    async with opened(tmp_path, oauth, clock) as auth:
+        await signed_in(auth)
+        grant = await grant_of(auth)
+        assert grant.metadata is not None
+        dead = msgspec.structs.replace(grant.metadata, token_endpoint="http://127.0.0.1:9/token")
+        await auth.store.grants.put_if(msgspec.structs.replace(grant, metadata=dead))
+        clock.ahead = 4000
+        with pytest.raises(RefreshUnavailable, match="cannot be reached"):
+            await auth.access_token("notes")
+        after = await grant_of(auth)
+        assert (after.tokens, after.refresh_mark) == (grant.tokens, None)
+
+
+async def test_invalid_grant_ends_the_grant_and_says_so_once(tmp_path: Path, oauth: OAuthServer, clock: Clock) -> None:
+    async with opened(tmp_path, oauth, clock) as auth:
+        await signed_in(auth)
+        told: list[str] = []
+        auth.on_change(lambda change: told.append(change.kind))
+        oauth.refresh.clear()
+        clock.ahead = 4000
+        for _ in range(3):
+            with pytest.raises(ReauthorizationNeeded):
+                await auth.access_token("notes")
+        status = await auth.status("notes")
+    assert (status.auth, status.next) == (AuthState.REAUTHORIZATION_NEEDED, "auth notes")
+    assert told == ["reauthorization_needed"]
+    assert oauth.refreshes == 1
+
+
+async def test_pain_7_a_late_invalid_grant_does_not_touch_a_newer_grant(
+    tmp_path: Path, oauth: OAuthServer, clock: Clock
+) -> None:
+    # Given a refresh whose answer will be late and bad
+    async with opened(tmp_path, oauth, clock) as auth:
+        await signed_in(auth)
+        clock.ahead = 4000
+        oauth.knobs.token_delay = 0.4
+        oauth.refresh.clear()
+        task = asyncio.create_task(auth.access_token("notes"))
+        await asyncio.sleep(0.15)
+        # When another program writes newer tokens meanwhile
+        grant = await grant_of(auth)
+        newer = Tokens(access_token="newer", refresh_token="newer-r", expires_at=clock() + 3600, obtained_at=clock())
+        assert await auth.store.grants.put_if(msgspec.structs.replace(grant, tokens=newer)) is not None
+        # Then those count
+        assert await task == "newer"
+        assert (await grant_of(auth)).reauthorization is None
+
+
+async def test_invalid_client_keeps_a_living_access_token_and_marks_the_registration_dead(
+    tmp_path: Path, oauth: OAuthServer, clock: Clock
+) -> None:
+    async with opened(tmp_path, oauth, clock) as auth:
+        await signed_in(auth)
+        before = await auth.access_token("notes")
+        oauth.knobs.token_answers = [JSONResponse({"error": "invalid_client"}, 401)]
+        clock.ahead = 3400
+        assert await auth.access_token("notes") == before
+        assert await auth.access_token("notes") == before
+        assert oauth.refreshes == 0
+        clock.ahead = 4000
+        with pytest.raises(ReauthorizationNeeded):
+            await auth.access_token("notes")
+        await signed_in(auth)
+        assert len(oauth.requests("/register")) == 2
+
+
+async def test_a_lost_answer_is_sent_once_more_and_never_a_third_time(
+    tmp_path: Path, oauth: OAuthServer, clock: Clock
+) -> None:
+    async with opened(tmp_path, oauth, clock) as auth:
+        await signed_in(auth)
+        sent = (await tokens_of(auth)).refresh_token
+        oauth.knobs.token_answers = ["drop", "drop", "drop"]
+        for _ in range(4):
+            clock.ahead += 4000
+            with pytest.raises((RefreshUnavailable, ReauthorizationNeeded)):
+                await auth.access_token("notes")
+    times = [s.form.get("refresh_token") for s in oauth.requests("/token")].count(sent)
+    assert times == 2
+
+
+async def test_a_lost_answer_leaves_the_access_token_to_its_end(
+    tmp_path: Path, oauth: OAuthServer, clock: Clock
+) -> None:
+    async with opened(tmp_path, oauth, clock) as auth:
+        await signed_in(auth)
+        before = await auth.access_token("notes")
+        oauth.knobs.token_answers = ["drop"]
+        clock.ahead = 3400
+        assert await auth.access_token("notes") == before
+        clock.ahead = 3500
+        assert await auth.access_token("notes") == before
+        assert len(oauth.requests("/token")) == 2
+
+
+async def test_after_a_crash_between_sending_and_storing_it_is_sent_once_more(
+    tmp_path: Path, oauth: OAuthServer, clock: Clock
+) -> None:
+    oauth.knobs.rotate = False
+    async with opened(tmp_path, oauth, clock) as auth:
+        await signed_in(auth)
+        grant = await grant_of(auth)
+        token = (await tokens_of(auth)).refresh_token or ""
+        mark = RefreshMark(token_sha256=sha256(token), sent_at=clock())
+        await auth.store.grants.put_if(msgspec.structs.replace(grant, refresh_mark=mark))
+        clock.ahead = 4000
+        assert (await auth.access_token("notes")).startswith("at-")
+        assert (await grant_of(auth)).refresh_mark is None
+
+
+async def test_the_mark_is_on_the_disk_before_the_token_is_sent(
+    tmp_path: Path, oauth: OAuthServer, clock: Clock
+) -> None:
+    async with opened(tmp_path, oauth, clock) as auth:
+        await signed_in(auth)
+        oauth.knobs.token_delay = 0.4
+        clock.ahead = 4000
+        task = asyncio.create_task(auth.access_token("notes"))
+        while len(oauth.requests("/token")) < 2:
+            await asyncio.sleep(0.01)
+        mark = (await grant_of(auth)).refresh_mark
+        assert mark is not None and mark.count == 1
+        await task
+
+
+async def test_a_cancelled_caller_does_not_stop_the_refresh(tmp_path: Path, oauth: OAuthServer, clock: Clock) -> None:
+    async with opened(tmp_path, oauth, clock) as auth:
+        await signed_in(auth)
+        before = await tokens_of(auth)
+        oauth.knobs.token_delay = 0.3
+        clock.ahead = 4000
+        task = asyncio.create_task(auth.access_token("notes"))
+        await asyncio.sleep(0.1)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await asyncio.sleep(0.5)
+        assert (await tokens_of(auth)).access_token != before.access_token
+        assert oauth.refreshes == 1
+
+
+async def test_tokens_are_bound_to_the_url_of_the_server(tmp_path: Path, oauth: OAuthServer, clock: Clock) -> None:
+    store = MemoryStore()
+    servers = {"notes": {"url": oauth.url, "auth": "oauth"}}
+    async with open_auth(tmp_path, servers, store=store) as auth:
+        await signed_in(auth)
+    moved = {"notes": {"url": oauth.url.replace("/mcp", "/other"), "auth": "oauth"}}
+    async with open_auth(tmp_path, moved, store=store) as auth:
+        with pytest.raises(SignInNeeded, match="url"):
+            await auth.access_token("notes")
+        assert (await auth.status("notes")).auth is AuthState.SIGN_IN_NEEDED
