@@ -282,7 +282,9 @@ async def test_auth_for_a_server_without_sign_in_says_so(tmp_path: Path) -> None
         assert "config.yaml:3" in item(reply, "broken").text
 
 
-async def test_sign_in_from_a_chat_is_refused_for_several_people_and_the_sentence_says_why(tmp_path: Path) -> None:
+async def test_pain_3_sign_in_from_a_chat_is_refused_for_several_people_and_the_sentence_says_why(
+    tmp_path: Path,
+) -> None:
     config = configure(tmp_path, sign_in_server(), allow=("telegram:1", "telegram:2"), admins=("telegram:1",))
     async with open_gateway(config) as gateway:
         reply = (await Chat(gateway, TELEGRAM).say("auth"))[-1]
@@ -470,7 +472,7 @@ async def test_a_modal_is_offered_only_where_the_configuration_allows_it(tmp_pat
         await gateway.stop()
 
 
-async def test_a_key_typed_into_the_chat_is_not_stored(tmp_path: Path) -> None:
+async def test_pain_17_a_key_typed_into_the_chat_is_not_stored(tmp_path: Path) -> None:
     async with open_gateway(configure(tmp_path, keyed(DEAD_URL))) as gateway:
         (reply,) = await Chat(gateway).say(f"key weather {KEY}")
 

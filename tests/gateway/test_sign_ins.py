@@ -63,7 +63,7 @@ async def test_a_sign_in_from_the_terminal_is_finished_by_the_callback_and_told(
         assert (await gateway.auth.status("notes")).auth is AuthState.SIGNED_IN
 
 
-async def test_the_link_is_for_the_caller_and_the_shared_chat_learns_only_the_outcome(
+async def test_pain_1_the_link_is_for_the_caller_and_the_shared_chat_learns_only_the_outcome(
     tmp_path: Path, notes: NotesServer
 ) -> None:
     async with open_gateway(config_for(tmp_path, notes)) as gateway:
@@ -79,7 +79,9 @@ async def test_the_link_is_for_the_caller_and_the_shared_chat_learns_only_the_ou
         assert words(notice.reply) == "notes: signed in."
 
 
-async def test_a_chat_is_told_beforehand_that_the_last_page_will_not_load(tmp_path: Path, notes: NotesServer) -> None:
+async def test_pain_2_a_chat_is_told_beforehand_that_the_last_page_will_not_load(
+    tmp_path: Path, notes: NotesServer
+) -> None:
     async with open_gateway(config_for(tmp_path, notes)) as gateway:
         last = (await Chat(gateway, TELEGRAM).say("auth notes"))[-1]
 
@@ -87,7 +89,7 @@ async def test_a_chat_is_told_beforehand_that_the_last_page_will_not_load(tmp_pa
         assert "send it to me here" in words(last)
 
 
-async def test_pasting_the_address_finishes_and_tells_once(tmp_path: Path, notes: NotesServer) -> None:
+async def test_pain_2_pasting_the_address_finishes_and_tells_once(tmp_path: Path, notes: NotesServer) -> None:
     async with open_gateway(config_for(tmp_path, notes)) as gateway:
         chat = Chat(gateway, TELEGRAM)
         address = await open_link(await link_of(chat))
@@ -237,7 +239,7 @@ async def test_a_token_that_the_server_refuses_is_no_success(tmp_path: Path, not
         assert "/mcp auth notes" in words(notice.reply)
 
 
-async def test_a_dead_grant_is_told_once_where_it_was_asked_for(tmp_path: Path, notes: NotesServer) -> None:
+async def test_pain_16_a_dead_grant_is_told_once_where_it_was_asked_for(tmp_path: Path, notes: NotesServer) -> None:
     async with open_gateway(config_for(tmp_path, notes)) as gateway:
         chat = Chat(gateway, TELEGRAM)
         await chat.say(await open_link(await link_of(chat)))

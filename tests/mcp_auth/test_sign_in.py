@@ -524,3 +524,32 @@ async def test_logout_says_which_of_revoked_and_deleted_happened(tmp_path: Path,
         assert (result.deleted, result.revoked) == (True, False)
         assert (await auth.status("notes")).auth is AuthState.SIGN_IN_NEEDED
         assert (await auth.logout("notes")).deleted is False
+
+
+async def test_duty_tokens_are_stored_for_their_owner_alone(tmp_path: Path, oauth: OAuthServer) -> None:
+    import os
+    import stat
+
+    before = os.umask(0)
+    try:
+        async with opened(tmp_path, oauth) as auth:
+            await signed_in(auth)
+            home = auth.config.home
+    finally:
+        os.umask(before)
+    for path in home.rglob("*"):
+        if path.name == "config.yaml":
+            continue
+        mode = stat.S_IMODE(path.stat().st_mode)
+        assert mode == (0o700 if path.is_dir() else 0o600), path
+
+
+async def test_pain_23_two_servers_whose_names_read_alike_share_no_grant(tmp_path: Path, oauth: OAuthServer) -> None:
+    # Given two names that Hermes would keep in one file
+    servers = {"my api": {"url": oauth.url, "auth": "oauth"}, "my/api": {"url": oauth.url, "auth": "oauth"}}
+    async with open_auth(tmp_path, servers) as auth:
+        for name, other in (("my api", "my/api"), ("my/api", "my api")):
+            status = await auth.status(name)
+            # Then neither is used, and each names the other
+            assert status.auth is AuthState.MISCONFIGURED
+            assert other in (status.detail or "")
