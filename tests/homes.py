@@ -38,7 +38,7 @@ def open_auth(folder: Path, servers: dict[str, Any], gateway: dict[str, Any] | N
 
 async def signed_in(auth: McpAuth, server: str = "notes", owner: str = "shared") -> None:
     """Sign in as a person does: follow the link, and let the redirect be received."""
-    started = await auth.sign_in(server, owner, ME)
+    started = await auth.sign_in(server, owner, ME, listen=False)
     redirect = await asyncio.to_thread(authorize, started.link)
     await auth.paste(redirect, ME.principal)
 

@@ -24,7 +24,7 @@ PRM_ROOT = "/.well-known/oauth-protected-resource"
 
 async def link(tmp_path: Path, server: OAuthServer, **entry: Any) -> str:
     async with open_auth(tmp_path, {"notes": {"url": server.url, "auth": "oauth", **entry}}) as auth:
-        return (await auth.sign_in("notes", "shared", ME)).link
+        return (await auth.sign_in("notes", "shared", ME, listen=False)).link
 
 
 @pytest.mark.parametrize("where", ["header", "path", "root"])
@@ -226,7 +226,7 @@ async def test_a_repeat_sign_in_needs_nothing_on_the_wire(tmp_path: Path, oauth:
 
         await signed_in(auth)
         oauth.forget()
-        started = await auth.sign_in("notes", "shared", ME)
+        started = await auth.sign_in("notes", "shared", ME, listen=False)
         assert oauth.seen == []
         assert not started.reused
 
@@ -237,5 +237,5 @@ async def test_fresh_looks_everything_up_again(tmp_path: Path, oauth: OAuthServe
 
         await signed_in(auth)
         oauth.forget()
-        await auth.sign_in("notes", "shared", ME, fresh=True)
+        await auth.sign_in("notes", "shared", ME, fresh=True, listen=False)
         assert oauth.requests("/.well-known/oauth-authorization-server")

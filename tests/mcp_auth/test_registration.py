@@ -22,7 +22,7 @@ def entry(oauth: OAuthServer, **options: Any) -> dict[str, Any]:
 
 async def client_id(tmp_path: Path, oauth: OAuthServer, **options: Any) -> str:
     async with open_auth(tmp_path, entry(oauth, **options)) as auth:
-        return query_of((await auth.sign_in("notes", "shared", ME)).link)["client_id"]
+        return query_of((await auth.sign_in("notes", "shared", ME, listen=False)).link)["client_id"]
 
 
 async def test_duty_order_a_configured_client_comes_first(tmp_path: Path, oauth: OAuthServer) -> None:
@@ -47,7 +47,7 @@ async def test_duty_order_at_last_the_person_is_asked_and_pain_12(tmp_path: Path
     oauth.knobs.metadata["registration_endpoint"] = None
     async with open_auth(tmp_path, entry(oauth)) as auth:
         with pytest.raises(ClientRegistrationNeeded) as caught:
-            await auth.sign_in("notes", "shared", ME)
+            await auth.sign_in("notes", "shared", ME, listen=False)
     port = auth.config.gateway.callback.port
     assert caught.value.redirect_uri == f"http://127.0.0.1:{port}/callback"
     assert caught.value.redirect_uri in str(caught.value.next_step)
@@ -61,7 +61,7 @@ async def test_pain_13_registration_behind_an_allow_list_is_called_so(
     oauth.knobs.registration = PlainTextResponse("you are not on the list", status)
     async with open_auth(tmp_path, entry(oauth)) as auth:
         with pytest.raises(RegistrationRefused, match="allow-list"):
-            await auth.sign_in("notes", "shared", ME)
+            await auth.sign_in("notes", "shared", ME, listen=False)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ async def test_duty_a_refused_or_unusable_registration_has_a_meaningful_message(
     oauth.knobs.registration = answer
     async with open_auth(tmp_path, entry(oauth)) as auth:
         with pytest.raises(RegistrationRefused) as caught:
-            await auth.sign_in("notes", "shared", ME)
+            await auth.sign_in("notes", "shared", ME, listen=False)
     assert "redirect URI" in str(caught.value.next_step) or "client_id" in str(caught.value.next_step)
 
 
@@ -98,7 +98,7 @@ async def test_duty_application_type_is_web_for_a_public_redirect(tmp_path: Path
 
 async def test_duty_the_redirect_uri_is_registered_exactly_as_used(tmp_path: Path, oauth: OAuthServer) -> None:
     async with open_auth(tmp_path, entry(oauth)) as auth:
-        started = await auth.sign_in("notes", "shared", ME)
+        started = await auth.sign_in("notes", "shared", ME, listen=False)
     sent = json.loads(oauth.requests("/register")[0].body)
     assert sent["redirect_uris"] == [query_of(started.link)["redirect_uri"]]
 
@@ -114,7 +114,7 @@ async def test_duty_registration_and_tokens_are_kept_apart_per_issuer(tmp_path: 
             first = next(iter(oauth.clients))
             # When the server moves to another one
             oauth.knobs.prm["authorization_servers"] = [other.issuer]
-            started = await auth.sign_in("notes", "shared", ME, fresh=True)
+            started = await auth.sign_in("notes", "shared", ME, fresh=True, listen=False)
         # Then that one gets a registration of its own, and never sees the first
         assert started.link.startswith(f"{other.issuer}/authorize?")
         assert query_of(started.link)["client_id"] != first
@@ -134,7 +134,7 @@ async def test_duty_a_pre_registered_client_does_not_follow_a_changed_issuer(
             connection.fetched_at = None
             await auth.store.connections.put_if(connection)
             with pytest.raises(SignInError, match="moved"):
-                await auth.sign_in("notes", "shared", ME)
+                await auth.sign_in("notes", "shared", ME, listen=False)
             assert other.requests("/authorize") == []
 
 

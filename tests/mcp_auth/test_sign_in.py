@@ -47,7 +47,7 @@ def opened(tmp_path: Path, oauth: OAuthServer, *, clock: Clock | None = None, **
 
 
 async def redirect_of(auth: McpAuth, origin: Origin = ME) -> str:
-    started = await auth.sign_in("notes", "shared", origin)
+    started = await auth.sign_in("notes", "shared", origin, listen=False)
     return await asyncio.to_thread(authorize, started.link)
 
 
@@ -56,7 +56,7 @@ async def redirect_of(auth: McpAuth, origin: Origin = ME) -> str:
 
 async def test_duty_pkce_s256_state_and_redirect_stand_in_the_link(tmp_path: Path, oauth: OAuthServer) -> None:
     async with opened(tmp_path, oauth) as auth:
-        started = await auth.sign_in("notes", "shared", ME)
+        started = await auth.sign_in("notes", "shared", ME, listen=False)
         query = query_of(started.link)
         verifier = started.sign_in.code_verifier or ""
         expected = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).decode().rstrip("=")
@@ -70,7 +70,7 @@ async def test_duty_issuer_verifier_and_state_are_stored_before_the_link_is_give
     tmp_path: Path, oauth: OAuthServer
 ) -> None:
     async with opened(tmp_path, oauth) as auth:
-        started = await auth.sign_in("notes", "shared", ME)
+        started = await auth.sign_in("notes", "shared", ME, listen=False)
         stored = await auth.store.sign_ins.get(started.sign_in.id)
         assert stored is not None
         assert (stored.issuer, stored.state, stored.code_verifier) == (
@@ -117,7 +117,7 @@ async def test_duty_scope_is_configuration_else_challenge_else_supported_else_om
     # The SDK falls back to these; the specification does not.
     oauth.knobs.metadata["scopes_supported"] = ["from-the-authorization-server"]
     async with opened(tmp_path, oauth, **({"scope": configured} if configured else {})) as auth:
-        assert query_of((await auth.sign_in("notes", "shared", ME)).link).get("scope") == expected
+        assert query_of((await auth.sign_in("notes", "shared", ME, listen=False)).link).get("scope") == expected
 
 
 @pytest.mark.parametrize(("listed", "expected"), [(True, "a offline_access"), (False, "a")])
@@ -127,13 +127,13 @@ async def test_duty_offline_access_only_when_listed(
     oauth.knobs.challenge_scope = "a"
     oauth.knobs.metadata["scopes_supported"] = ["a", "offline_access"] if listed else ["a"]
     async with opened(tmp_path, oauth) as auth:
-        assert query_of((await auth.sign_in("notes", "shared", ME)).link)["scope"] == expected
+        assert query_of((await auth.sign_in("notes", "shared", ME, listen=False)).link)["scope"] == expected
 
 
 async def test_authorize_params_are_added_and_cannot_replace_ours(tmp_path: Path, oauth: OAuthServer) -> None:
     oauth.knobs.metadata["authorization_endpoint"] = f"{oauth.origin}/authorize?tenant=7&state=evil"
     async with opened(tmp_path, oauth, authorize_params={"prompt": "login"}) as auth:
-        query = query_of((await auth.sign_in("notes", "shared", ME)).link)
+        query = query_of((await auth.sign_in("notes", "shared", ME, listen=False)).link)
     assert (query["prompt"], query["tenant"]) == ("login", "7")
     assert query["state"] != "evil"
 
@@ -147,26 +147,28 @@ def test_pain_10_google_is_asked_for_a_refresh_token_in_its_own_words() -> None:
 
 async def test_pain_19_the_same_open_sign_in_is_handed_out_again(tmp_path: Path, oauth: OAuthServer) -> None:
     async with opened(tmp_path, oauth) as auth:
-        first = await auth.sign_in("notes", "shared", ME)
+        first = await auth.sign_in("notes", "shared", ME, listen=False)
         oauth.forget()
-        second = await auth.sign_in("notes", "shared", ME)
+        second = await auth.sign_in("notes", "shared", ME, listen=False)
         assert (second.link, second.reused) == (first.link, True)
         assert oauth.seen == []
         # And a link asked for twice at once is one link
-        third, fourth = await asyncio.gather(*(auth.sign_in("notes", "shared", ME) for _ in range(2)))
+        third, fourth = await asyncio.gather(*(auth.sign_in("notes", "shared", ME, listen=False) for _ in range(2)))
         assert third.link == fourth.link == first.link
 
 
 async def test_pain_19_two_beginnings_at_once_make_one_sign_in(tmp_path: Path, oauth: OAuthServer) -> None:
     async with opened(tmp_path, oauth) as auth:
-        links = {s.link for s in await asyncio.gather(*(auth.sign_in("notes", "shared", ME) for _ in range(5)))}
+        links = {
+            s.link for s in await asyncio.gather(*(auth.sign_in("notes", "shared", ME, listen=False) for _ in range(5)))
+        }
         assert len(links) == 1
 
 
 async def test_pain_19_a_link_lives_ten_minutes(tmp_path: Path, oauth: OAuthServer) -> None:
     clock = Clock()
     async with opened(tmp_path, oauth, clock=clock) as auth:
-        started = await auth.sign_in("notes", "shared", ME)
+        started = await auth.sign_in("notes", "shared", ME, listen=False)
         assert started.expires_at - started.sign_in.created_at == pytest.approx(600)
         redirect = await asyncio.to_thread(authorize, started.link)
         clock.ahead = 601
@@ -180,7 +182,7 @@ async def test_an_open_sign_in_of_somebody_else_is_left_alone(tmp_path: Path, oa
     async with opened(tmp_path, oauth) as auth:
         await auth.sign_in("notes", "shared", Origin(principal="telegram:1"))
         with pytest.raises(SignInError, match="Somebody else"):
-            await auth.sign_in("notes", "shared", ME)
+            await auth.sign_in("notes", "shared", ME, listen=False)
 
 
 # -- the answer ----------------------------------------------------------------------------------
@@ -403,7 +405,7 @@ async def test_pain_21_a_failed_re_authorization_keeps_the_working_grant(tmp_pat
             await auth.paste(redirect, ME.principal)
         assert await auth.access_token("notes") == before
         # And while it was open, and when it is cancelled or refused
-        await auth.sign_in("notes", "shared", ME)
+        await auth.sign_in("notes", "shared", ME, listen=False)
         assert await auth.cancel("notes")
         assert await auth.access_token("notes") == before
 
@@ -465,11 +467,11 @@ async def test_pain_14_a_page_that_never_comes_back_leads_to_a_new_look(tmp_path
     clock = Clock()
     async with opened(tmp_path, oauth, clock=clock) as auth:
         await signed_in(auth)
-        await auth.sign_in("notes", "shared", ME)
+        await auth.sign_in("notes", "shared", ME, listen=False)
         clock.ahead = 700
         assert await auth.open_sign_ins() == []
         oauth.forget()
-        await auth.sign_in("notes", "shared", ME)
+        await auth.sign_in("notes", "shared", ME, listen=False)
         assert oauth.requests("/.well-known/oauth-authorization-server")
 
 
