@@ -281,7 +281,8 @@ async def _serve(app: Starlette, bound: socket.socket, lock: FileLock) -> _Runni
 
 def _bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
+    # Named, because asyncio turns Nagle's algorithm off only where it is: answers come 40 ms sooner.
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         # A port in TIME_WAIT after a restart is ours again at once; a port in use still is refused.
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -126,7 +126,7 @@ async def _stop(server: uvicorn.Server, task: asyncio.Task[None]) -> None:
 
 
 def _free_socket() -> socket.socket:
-    bound = socket.socket()
+    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     bound.bind(("127.0.0.1", 0))
     bound.listen(64)

@@ -95,7 +95,8 @@ class OAuthServer:
     def __init__(self) -> None:
         self.reset()
         self._lock = threading.Lock()
-        self._socket = socket.socket()
+        # asyncio turns Nagle's algorithm off only on sockets that name their protocol.
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._socket.bind(("127.0.0.1", 0))
         self.port: int = self._socket.getsockname()[1]
         self.origin = f"http://127.0.0.1:{self.port}"
