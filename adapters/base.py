@@ -101,7 +101,7 @@ class Driver:
         The first reply is sent, each later one replaces it. What is meant for the caller never goes to
         a chat that others read.
         """
-        message: MessageRef | None = None
+        shown: _Shown | None = None
         ok = True
         async with aclosing(self._gateway.handle(invocation, self._adapter.capabilities.abilities)) as replies:
             async for reply in replies:
@@ -109,9 +109,9 @@ class Driver:
                 prompt = next((block for block in reply.blocks if isinstance(block, SecretPrompt)), None)
                 if prompt is not None and await self._asked(prompt, trigger):
                     continue
-                message = await self._show(invocation, reply, message)
-                if message is not None:
-                    self._gateway.delivered(invocation, message)
+                shown = await self._show(invocation, reply, shown)
+                if shown is not None:
+                    self._gateway.delivered(invocation, shown.message)
         return ok
 
     async def notify(self, notice: Notice) -> None:
@@ -139,26 +139,36 @@ class Driver:
             return False
         return True
 
-    async def _show(self, invocation: Invocation, reply: Reply, message: MessageRef | None) -> MessageRef | None:
-        if message is not None:
+    async def _show(self, invocation: Invocation, reply: Reply, shown: _Shown | None) -> _Shown | None:
+        for_all = reply.audience is Audience.CHAT or invocation.private
+        # What everybody reads is never edited into something for one of them.
+        if shown is not None and (for_all or not shown.public):
             try:
-                return await self._adapter.update(message, reply)
+                return _Shown(await self._adapter.update(shown.message, reply), shown.public)
             except EditWindowClosed:
                 return await self._private(invocation, reply)
-        if reply.audience is Audience.CHAT or invocation.private:
-            return await self._adapter.reply(invocation.chat, reply)
+        if for_all:
+            return _Shown(await self._adapter.reply(invocation.chat, reply), public=not invocation.private)
         return await self._private(invocation, reply)
 
-    async def _private(self, invocation: Invocation, reply: Reply) -> MessageRef | None:
+    async def _private(self, invocation: Invocation, reply: Reply) -> _Shown | None:
         try:
             message = await self._adapter.deliver_private(invocation.principal, reply, invocation.chat)
         except PrivateDeliveryUnavailable:
             # Never the content: only that there is one, and how to get it.
             await self._adapter.reply(invocation.chat, _public(_NOT_IN_PRIVATE))
             return None
-        if reply.summary and not self._adapter.capabilities.ephemeral:
+        if reply.summary and not invocation.private and not self._adapter.capabilities.ephemeral:
             await self._adapter.reply(invocation.chat, _public(reply.summary))
-        return message
+        return _Shown(message, public=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """Where the last reply stands. `public`: others read it too."""
+
+    message: MessageRef
+    public: bool
 
 
 def _public(text: str) -> Reply:

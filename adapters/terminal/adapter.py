@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import shutil
 import sys
 import time
 from typing import TYPE_CHECKING, TextIO
 
-from adapters.base import Capabilities, Driver, EditWindowClosed, NotSupported
+from adapters.base import Capabilities, Driver, EditWindowClosed
 from adapters.terminal.render import render
 from gateway.invocations import LOCAL, ChatRef, Invocation, MessageRef, Principal
-from gateway.replies import Reply, SecretPrompt
+from gateway.replies import Reply, SecretPrompt, Text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from gateway.gateway import Gateway
 
 PLATFORM = "cli"
-_PIPE_COLUMNS = 100
+# A pipe has no edge; this keeps a very long reason from making every line as long.
+_PIPE_COLUMNS = 160
 
 
 class TerminalAdapter:
@@ -34,7 +34,7 @@ class TerminalAdapter:
         gateway: Gateway,
         *,
         out: TextIO | None = None,
-        ask_hidden: Callable[[str], str] | None = None,
+        ask_hidden: Callable[[str], Awaitable[str]] | None = None,
         acting_for: str | None = None,
     ) -> None:
         self._gateway = gateway
@@ -43,8 +43,9 @@ class TerminalAdapter:
         self._acting_for = acting_for
         self._events = itertools.count(1)
         self._driver = Driver(gateway, self)
-        # What is printed stays: a terminal's lines are not edited. Secrets are typed where an echo can be off.
-        self.capabilities = Capabilities(PLATFORM, edit_window=0, secret_input=ask_hidden is not None)
+        # What is printed stays: a terminal's lines are not edited. Where no echo can be off, the secret input is a
+        # command of its own, and `ask_secret` names it.
+        self.capabilities = Capabilities(PLATFORM, edit_window=0, secret_input=True)
 
     def install(self) -> Callable[[], None]:
         """Print the gateway's notices as they happen. Returns the undo."""
@@ -74,10 +75,12 @@ class TerminalAdapter:
 
     async def ask_secret(self, prompt: SecretPrompt, trigger: object) -> None:
         if self._ask_hidden is None:
-            raise NotSupported
+            where = f"A key is not read from here. Next: slash-mcp key {prompt.server} --stdin"
+            self._print(Reply((Text(where, tone="warning"),)))
+            return
         question: SecretPrompt | None = prompt
         while question is not None:
-            value = await asyncio.to_thread(self._ask_hidden, f"{question.text} ")
+            value = await self._ask_hidden(f"{question.text} ")
             reply = await self._gateway.submit_secret(LOCAL, question.id, value)
             question = next((block for block in reply.blocks if isinstance(block, SecretPrompt)), None)
             said = tuple(block for block in reply.blocks if not isinstance(block, SecretPrompt))

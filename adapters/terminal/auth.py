@@ -19,7 +19,7 @@ from adapters.terminal.cli import FAILED, OK, complain, for_shell
 from adapters.terminal.listing import find_server
 from gateway.access import owner_for
 from gateway.invocations import LOCAL
-from gateway.sentences import minutes, no_refresh_token
+from gateway.sentences import minutes, no_refresh_token, refused_after_sign_in
 from mcp_auth.config import load
 from mcp_auth.core import McpAuth
 from mcp_auth.errors import McpAuthError
@@ -160,7 +160,8 @@ class _Run:
             self._fail(name, error.message, error.next_step)
             return
         if connection.state is ConnectionState.REFUSED:
-            self._fail(name, f"{name} refuses the new sign-in: {connection.detail}", f"/mcp auth {name}")
+            reason, _, step = refused_after_sign_in(name, connection).partition(" Next: ")
+            self._fail(name, reason, step)
             return
         who = f" as {status.account}" if status.account else ""
         tools = f", {len(connection.tools)} tools" if connection.tools is not None else f", but {connection.detail}"

@@ -6,12 +6,11 @@ import asyncio
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from adapters.terminal.adapter import TerminalAdapter
-from gateway.grammar import looks_like_redirect
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from gateway.gateway import Gateway
 
 _VERBS = ("auth", "key", "paste", "cancel", "logout", "test", "status", "help")
+_OTHER_WORDS = ("/mcp", "list", "login", "confirm")
 _ENDS = frozenset({"exit", "quit", "/exit", "/quit"})
 
 
@@ -96,13 +96,14 @@ def _session(gateway: Gateway) -> PromptSession[str]:
     from prompt_toolkit import PromptSession
 
     return PromptSession(
-        history=_history(gateway.config.home / "chat-history"),
+        history=_history(gateway.config.home / "chat-history", {*_VERBS, *_OTHER_WORDS, *gateway.names()}),
         completer=_completer(gateway.names()),
         complete_while_typing=False,
     )
 
 
-def _history(path: Path) -> FileHistory:
+def _history(path: Path, known: Collection[str]) -> FileHistory:
+    """What was typed, as far as it is made of `known` words: anything else could be a key or a code."""
     from prompt_toolkit.history import FileHistory
 
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -110,10 +111,8 @@ def _history(path: Path) -> FileHistory:
     os.close(os.open(path, os.O_CREAT | os.O_APPEND, 0o600))
 
     class History(FileHistory):
-        """Remembers commands, and no answer of an authorization server."""
-
         def append_string(self, string: str) -> None:
-            if not looks_like_redirect(string) and "paste" not in string.lower() and "code=" not in string:
+            if all(word in known for word in string.split()):
                 super().append_string(string)
 
     return History(str(path))
@@ -128,10 +127,12 @@ def _completer(names: Iterable[str]) -> Completer:
     return NestedCompleter.from_nested_dict({"/mcp": {**servers, **after}, **after})
 
 
-def _ask_hidden(question: str) -> str:
-    from getpass import getpass
+async def _ask_hidden(question: str) -> str:
+    """One line that is neither shown nor remembered; nothing when the person turns away."""
+    from prompt_toolkit import PromptSession
 
+    session: PromptSession[str] = PromptSession(is_password=True)
     try:
-        return getpass(question)
+        return await session.prompt_async(question)
     except (EOFError, KeyboardInterrupt):
         return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -63,7 +64,8 @@ def complain(error: McpAuthError) -> None:
 
 def for_shell(text: str) -> str:
     """A sentence with the chat's commands written as they are typed in a shell."""
-    return text.replace("/mcp ", "slash-mcp ")
+    # Not the end of an address: `https://example.com/mcp answers`.
+    return re.sub(r"(?<![\w./:-])/mcp(?= )", "slash-mcp", text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -122,9 +124,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
     if not 0 <= value <= 86400:
-        raise argparse.ArgumentTypeError("seconds between 0 and 86400")
+        raise argparse.ArgumentTypeError("a number of seconds between 0 and 86400 is wanted")
     return value
 
 

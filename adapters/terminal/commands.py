@@ -16,7 +16,7 @@ from gateway.invocations import LOCAL
 from mcp_auth.config import Config, load
 from mcp_auth.core import McpAuth
 from mcp_auth.errors import KeyRefused, UnknownServer, Unreachable
-from mcp_auth.keys import KeyVariable, Verdict
+from mcp_auth.keys import KeyTrial, KeyVariable, Verdict
 from mcp_auth.status import ConnectionState
 
 
@@ -43,27 +43,38 @@ def run_key(options: Namespace) -> int:
     name = find_server(config, options.server)
     owner = _owner(config, name, options)
 
-    async def key() -> int:
+    async def needed() -> tuple[KeyVariable, ...]:
         async with McpAuth.open(config) as auth:
-            variables = _asked_for(await auth.key_variables(name, owner), options.variable)
-            if not variables:
-                print(f"slash-mcp: {name} needs no key.", file=sys.stderr)
-                return USAGE
-            values = {variable.name: _read_secret(name, variable, options.stdin) for variable in variables}
-            if not all(values.values()):
-                print("slash-mcp: nothing was entered, and nothing was stored.", file=sys.stderr)
-                return FAILED
-            trial = await auth.try_keys(name, values, owner)
-            if trial.verdict is Verdict.REFUSED:
-                raise KeyRefused(f"{trial.detail} Nothing was stored.", next_step=f"/mcp key {name}")
-            if trial.verdict is Verdict.UNREACHABLE and not _store_anyway(trial.detail, options):
-                raise Unreachable(f"{trial.detail} Nothing was stored.", next_step=f"/mcp key {name} --store-anyway")
-            await auth.set_keys(name, values, owner)
-            verified = "" if trial.verdict is Verdict.ACCEPTED else ", not verified"
-            print(f"{for_shell(trial.detail)} Stored{verified}: {', '.join(values)}.")
-            return OK
+            return await auth.key_variables(name, owner)
 
-    return asyncio.run(key())
+    async def tried(values: dict[str, str]) -> KeyTrial:
+        async with McpAuth.open(config) as auth:
+            return await auth.try_keys(name, values, owner)
+
+    async def store(values: dict[str, str]) -> None:
+        async with McpAuth.open(config) as auth:
+            await auth.set_keys(name, values, owner)
+
+    # Questions are asked between the event loops: inside one, the first Ctrl-C would go unnoticed.
+    variables = asyncio.run(needed())
+    asked = _asked_for(variables, options.variable)
+    if not asked:
+        known = ", ".join(variable.name for variable in variables)
+        print(f"slash-mcp: {name} needs {f'only {known}' if known else 'no key'}.", file=sys.stderr)
+        return USAGE
+    values = {variable.name: _read_secret(name, variable, options.stdin) for variable in asked}
+    if not all(values.values()):
+        print("slash-mcp: nothing was entered, and nothing was stored.", file=sys.stderr)
+        return FAILED
+    trial = asyncio.run(tried(values))
+    if trial.verdict is Verdict.REFUSED:
+        raise KeyRefused(f"{trial.detail} Nothing was stored.", next_step=f"/mcp key {name}")
+    if trial.verdict is Verdict.UNREACHABLE and not _store_anyway(trial.detail, options):
+        raise Unreachable(f"{trial.detail} Nothing was stored.", next_step=f"/mcp key {name} --store-anyway")
+    asyncio.run(store(values))
+    verified = "" if trial.verdict is Verdict.ACCEPTED else ", not verified"
+    print(f"{for_shell(trial.detail)} Stored{verified}: {', '.join(values)}.")
+    return OK
 
 
 def run_cancel(options: Namespace) -> int:

@@ -114,6 +114,6 @@ class _Script:
     def _expect(self, where: str, shown: str, *expected: str) -> None:
         self._wrong += [f"{where} does not say {word!r}" for word in expected if word not in shown]
 
-    def _type_key(self, question: str) -> str:
+    async def _type_key(self, question: str) -> str:
         print(f"{question.strip()} ********  ({KEY_VARIABLE})")
         return self._demo.weather_key

@@ -7,6 +7,7 @@ import os
 import socket
 import stat
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -22,7 +23,7 @@ Finding = tuple[str, str]
 
 
 def run_doctor(options: Namespace) -> int:
-    findings = list(_environment())
+    findings = [*_environment(), _clock()]
     try:
         config = load(options.config, options.home)
     except ConfigError as error:
@@ -34,6 +35,13 @@ def run_doctor(options: Namespace) -> int:
     for mark, text in findings:
         print(f"{mark} {clean(text)}")
     return FAILED if any(mark == BAD for mark, _ in findings) else OK
+
+
+def _clock() -> Finding:
+    """Whether this computer lives after the day on which this program was put onto it. Tokens expire by its clock."""
+    if time.time() + 60 < Path(__file__).stat().st_mtime:
+        return BAD, "this computer's clock is behind the day slash-mcp was installed. Next: set the clock"
+    return GOOD, f"the clock says {time.strftime('%Y-%m-%d %H:%M %Z')}"
 
 
 def _environment() -> Iterator[Finding]:

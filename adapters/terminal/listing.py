@@ -19,7 +19,8 @@ from mcp_auth.errors import UnknownServer
 from mcp_auth.listing import local_statuses
 from mcp_auth.status import AuthState, ConnectionState, ConnectionStatus, ServerStatus
 
-_PIPE_COLUMNS = 120
+# A pipe has no edge; this keeps a very long reason from making every line as long.
+_PIPE_COLUMNS = 160
 _PROBES_SECONDS = 15.0
 
 
@@ -152,9 +153,13 @@ def _probed(config: Config, statuses: list[ServerStatus], options: Namespace) ->
                 task.cancel()
             return found
 
-    if sys.stderr.isatty():
-        print("connecting...", end="\r", file=sys.stderr, flush=True)
-    return asyncio.run(probe_all())
+    if not sys.stderr.isatty():
+        return asyncio.run(probe_all())
+    print("connecting...", end="", file=sys.stderr, flush=True)
+    try:
+        return asyncio.run(probe_all())
+    finally:
+        print("\r             \r", end="", file=sys.stderr, flush=True)
 
 
 def _columns() -> int:

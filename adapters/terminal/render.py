@@ -19,9 +19,12 @@ from mcp_auth.status import AuthState, ConnectionState, ServerStatus
 
 # Below this a table wraps, and each server gets a card of its own.
 _TABLE_MIN = 70
-# Least and most columns of the first three cells; the status takes the rest.
-_WIDTHS = ((16, 24), (30, 44), (12, 14))
-_STATUS_MIN = 30
+# Least and most columns of each cell where there is room.
+_WIDTHS = ((16, 24), (30, 44), (12, 14), (30, 100))
+# Where there is not, the address gives way first, then the name, then the status.
+_TIGHT = (12, 16, 10, 24)
+_GIVES_WAY = (1, 0, 2, 3)
+_FRAME = 5
 _HEADERS = ("Name", "Transport", "Tools", "Status")
 
 GOOD, WARN, BAD, WAIT, PLAIN = "✓", "!", "✗", "⋯", "·"
@@ -52,7 +55,7 @@ _COLOR = {GOOD: "32", WARN: "33", BAD: "31", WAIT: "36", PLAIN: "2"}
 def render(reply: Reply, *, columns: int, color: bool, now: float) -> str:
     """A whole reply, without a newline at its end. Links stand alone on their lines, flush left and never cut."""
     paint = _Paint(color)
-    return "\n".join(_block(block, columns, paint, now) for block in reply.blocks)
+    return "\n".join([*(_block(block, columns, paint, now) for block in reply.blocks), *_buttons(reply)])
 
 
 def render_list(servers: tuple[ServerStatus, ...], hint: str | None, *, columns: int, color: bool, now: float) -> str:
@@ -78,6 +81,13 @@ class _Paint:
 
     def bold(self, text: str) -> str:
         return f"\x1b[1m{text}\x1b[0m" if self._on else text
+
+
+def _buttons(reply: Reply) -> list[str]:
+    """What there is to press, as what there is to type; lists and details say it themselves."""
+    if any(isinstance(block, ServerList | ServerDetail | Checklist) for block in reply.blocks):
+        return []
+    return [f"  {clean(one.label)}: /mcp {clean(one.command)}" for one in reply.buttons if one.command]
 
 
 def _block(block: Block, columns: int, paint: _Paint, now: float) -> str:
@@ -112,20 +122,24 @@ def _server_list(block: ServerList, columns: int, paint: _Paint, now: float) -> 
 
 def _rows(servers: tuple[ServerStatus, ...], columns: int, paint: _Paint, now: float) -> list[str]:
     cells = [(clean(one.name), clean(one.target), clean(one.tools), status_cell(one, now)) for one in servers]
-    widths = [
-        max(least, min(most, max(width(row[at]) for row in cells))) if cells else least
-        for at, (least, most) in enumerate(_WIDTHS)
-    ]
-    # Where the screen is narrow, the address gives way to the status.
-    widths[1] = max(_WIDTHS[1][0] - 10, min(widths[1], columns - widths[0] - widths[2] - _STATUS_MIN - 5))
-    widths.append(max([_STATUS_MIN, *(width(row[3]) for row in cells)]))
-    widths[3] = min(widths[3], max(_STATUS_MIN, columns - sum(widths[:3]) - 5))
+    widths = _column_widths(cells, columns - _FRAME)
     lines = [_line(_HEADERS, widths), _line(["─" * each for each in widths], widths)]
     for row, server in zip(cells, servers, strict=True):
-        shown = [cut(cell, each) for cell, each in zip(row[:3], widths, strict=False)]
-        # The status is what people came for: it is the one cell that may run over the edge.
-        lines.append(_line([*shown, paint(row[3], _MARK[server.auth])], widths))
+        *shown, status = [cut(cell, each) for cell, each in zip(row, widths, strict=True)]
+        lines.append(_line([*shown, paint(status, _MARK[server.auth])], widths))
     return lines
+
+
+def _column_widths(cells: list[tuple[str, str, str, str]], room: int) -> list[int]:
+    """As wide as the content within `_WIDTHS`; in less room, narrower in the order of `_GIVES_WAY`."""
+    content = [max((width(row[at]) for row in cells), default=0) for at in range(len(_WIDTHS))]
+    widths = [max(least, min(most, each)) for each, (least, most) in zip(content, _WIDTHS, strict=True)]
+    # First the empty columns of short cells go, then content.
+    for floors in (tuple(min(each, had) for each, had in zip(content, widths, strict=True)), _TIGHT):
+        for at in _GIVES_WAY:
+            too_wide = max(0, sum(widths) - room)
+            widths[at] -= min(too_wide, max(0, widths[at] - max(floors[at], _TIGHT[at])))
+    return widths
 
 
 def _line(cells: tuple[str, ...] | list[str], widths: list[int]) -> str:
@@ -136,6 +150,7 @@ def _line(cells: tuple[str, ...] | list[str], widths: list[int]) -> str:
 def _card(server: ServerStatus, columns: int, paint: _Paint, now: float) -> list[str]:
     return [
         paint.bold(cut(clean(server.name), columns)),
+        # Whole even where it wraps: a card has the room, and the status is what people came for.
         f"  {paint(status_cell(server, now), _MARK[server.auth])}",
         f"  {cut(clean(server.target), max(20, columns - 2))}",
         f"  tools: {clean(server.tools)}",
