@@ -17,9 +17,10 @@ from typing import Any
 from adapters.terminal.chat import read_lines
 from adapters.terminal.cli import FAILED, OK, complain, for_shell
 from adapters.terminal.listing import find_server
+from adapters.terminal.render import link_line
 from gateway.access import owner_for
 from gateway.invocations import LOCAL
-from gateway.sentences import minutes, no_refresh_token, refused_after_sign_in
+from gateway.sentences import minutes, no_refresh_token, refused_after_sign_in, tools
 from mcp_auth.config import load
 from mcp_auth.core import McpAuth
 from mcp_auth.errors import McpAuthError
@@ -107,7 +108,7 @@ class _Run:
 
     def _show_link(self, name: str, started: StartedSignIn) -> None:
         left = minutes(started.expires_at - time.time())
-        text = f"{name}: open this link within {left}\n{started.link}"
+        text = f"{name}: open this link within {left}\n{link_line(started.link)}"
         if sys.stdout.isatty() and not self.options.json:
             text += _qr_code(started.link)
         self._event(
@@ -164,11 +165,11 @@ class _Run:
             self._fail(name, reason, step)
             return
         who = f" as {status.account}" if status.account else ""
-        tools = f", {len(connection.tools)} tools" if connection.tools is not None else f", but {connection.detail}"
+        found = f", {tools(len(connection.tools))}" if connection.tools is not None else f", but {connection.detail}"
         ends = f". {no_refresh_token(name, status.expires_at, time.time())}" if status.expires_at is not None else ""
         self._event(
             {"event": "signed_in", "server": name, "account": status.account, "expires_at": status.expires_at},
-            for_shell(f"{name}: signed in{who}{tools}{ends}"),
+            for_shell(f"{name}: signed in{who}{found}{ends}"),
         )
 
     async def _take_pastes(self) -> None:

@@ -9,6 +9,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from adapters.text import clean
 from mcp_auth.errors import ConfigError, McpAuthError
 
 if TYPE_CHECKING:
@@ -63,9 +64,9 @@ def complain(error: McpAuthError) -> None:
 
 
 def for_shell(text: str) -> str:
-    """A sentence with the chat's commands written as they are typed in a shell."""
+    """A sentence on one line, without control characters, with the chat's commands as they are typed in a shell."""
     # Not the end of an address: `https://example.com/mcp answers`.
-    return re.sub(r"(?<![\w./:-])/mcp(?= )", "slash-mcp", text)
+    return re.sub(r"(?<![\w./:-])/mcp(?= )", "slash-mcp", clean(text))
 
 
 def _parser() -> argparse.ArgumentParser:

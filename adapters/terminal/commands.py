@@ -11,8 +11,10 @@ from getpass import getpass
 
 from adapters.terminal.cli import FAILED, OK, USAGE, for_shell
 from adapters.terminal.listing import find_server
+from adapters.text import clean
 from gateway.access import owner_for
 from gateway.invocations import LOCAL
+from gateway.sentences import refused_after_sign_in, tools
 from mcp_auth.config import Config, load
 from mcp_auth.core import McpAuth
 from mcp_auth.errors import KeyRefused, UnknownServer, Unreachable
@@ -29,10 +31,11 @@ def run_paste(options: Namespace) -> int:
             sign_in = await auth.paste(text, str(LOCAL))
             connection = await auth.confirm_works(sign_in.server, sign_in.owner)
             if connection.state is ConnectionState.REFUSED:
-                print(f"slash-mcp: {sign_in.server} refuses the new sign-in: {connection.detail}", file=sys.stderr)
+                refused = refused_after_sign_in(sign_in.server, connection)
+                print(f"slash-mcp: {for_shell(refused)}", file=sys.stderr)
                 return FAILED
-            tools = f" {len(connection.tools)} tools." if connection.tools is not None else f" But {connection.detail}"
-            print(f"{sign_in.outcome}{tools}")
+            found = f"{tools(len(connection.tools))}." if connection.tools is not None else f"But {connection.detail}"
+            print(for_shell(f"{sign_in.outcome} {found}"))
             return OK
 
     return asyncio.run(paste())
@@ -97,7 +100,7 @@ def run_logout(options: Namespace) -> int:
     async def logout() -> int:
         async with McpAuth.open(config) as auth:
             result = await auth.logout(name, _owner(config, name, options))
-        print(result.detail)
+        print(for_shell(result.detail))
         return OK if result.deleted else FAILED
 
     return asyncio.run(logout())
@@ -115,9 +118,9 @@ def run_test(options: Namespace) -> int:
             answer = {"server": name, "state": found.state.value, "tools": list(found.tools or ()), "ms": found.ms}
             print(json.dumps({**answer, "detail": found.detail}, ensure_ascii=False))
         elif ready:
-            print(f"{name}: ready, {len(found.tools or ())} tools, {found.ms} ms")
+            print(f"{name}: ready, {tools(len(found.tools or ()))}, {found.ms} ms")
             for tool in found.tools or ():
-                print(f"  {tool}")
+                print(f"  {clean(tool, 200)}")
         else:
             detail = for_shell(found.detail) if found.detail else "nothing to connect to"
             print(f"slash-mcp: {name} is {found.state.value.replace('_', ' ')}: {detail}", file=sys.stderr)
@@ -181,5 +184,5 @@ def _store_anyway(detail: str, options: Namespace) -> bool:
         return True
     if options.stdin or not sys.stdin.isatty():
         return False
-    print(f"{detail} So the key could not be tried.")
+    print(f"{for_shell(detail)} So the key could not be tried.")
     return input("Store it anyway? [y/N] ").strip().lower() in ("y", "yes")

@@ -120,11 +120,11 @@ def _list(statuses: list[ServerStatus]) -> str:
 
 
 def _detail(status: ServerStatus) -> str:
-    from adapters.terminal.cli import for_shell
     from gateway.sentences import facts
 
     reply = Reply((ServerDetail(status, facts(status, time.time())),))
-    return for_shell(render(reply, columns=_columns(), color=_color(), now=time.time()))
+    lines = render(reply, columns=_columns(), color=_color(), now=time.time()).splitlines()
+    return "\n".join(line.replace("  /mcp ", "  slash-mcp ") for line in lines)
 
 
 def _probed(config: Config, statuses: list[ServerStatus], options: Namespace) -> list[ServerStatus]:

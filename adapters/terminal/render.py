@@ -72,6 +72,11 @@ def status_cell(status: ServerStatus, now: float) -> str:
     return f"{text}, {clean(sentences.connection_state(connection), 200)}"
 
 
+def link_line(url: str) -> str:
+    """A link as it is, as long as it holds nothing but visible ASCII, as every URL does."""
+    return url if url.isascii() and url.isprintable() and " " not in url else clean(url, 8000).replace(" ", "%20")
+
+
 class _Paint:
     def __init__(self, on: bool) -> None:
         self._on = on
@@ -169,7 +174,7 @@ def _checklist(block: Checklist, paint: _Paint) -> str:
         mark = _ITEM_MARK[item.state]
         lines.append(paint(f"{mark} {clean(item.server)}: {clean(item.text)}", mark))
         if item.state is ItemState.LINK and item.link:
-            lines.append(_link(item.link))
+            lines.append(link_line(item.link))
         elif item.command:
             lines.append(f"  /mcp {clean(item.command)}")
     if block.note:
@@ -177,11 +182,7 @@ def _checklist(block: Checklist, paint: _Paint) -> str:
     return "\n".join(lines)
 
 
-def _link(url: str) -> str:
-    """A link as it is, as long as it holds nothing but visible ASCII, as every URL does."""
-    return url if url.isascii() and url.isprintable() and " " not in url else clean(url, 8000).replace(" ", "%20")
-
-
 def _table(block: Table) -> str:
-    longest = max((width(left) for left, _ in block.rows), default=0)
-    return "\n".join(f"  {left}{' ' * (longest - width(left))}  {right}" for left, right in block.rows)
+    rows = [(clean(left), clean(right)) for left, right in block.rows]
+    longest = max((width(left) for left, _ in rows), default=0)
+    return "\n".join(f"  {left}{' ' * (longest - width(left))}  {right}" for left, right in rows)
