@@ -55,7 +55,8 @@ _COLOR = {GOOD: "32", WARN: "33", BAD: "31", WAIT: "36", PLAIN: "2"}
 def render(reply: Reply, *, columns: int, color: bool, now: float) -> str:
     """A whole reply, without a newline at its end. Links stand alone on their lines, flush left and never cut."""
     paint = _Paint(color)
-    return "\n".join([*(_block(block, columns, paint, now) for block in reply.blocks), *_buttons(reply)])
+    text = "\n".join(_block(block, columns, paint, now) for block in reply.blocks)
+    return "\n".join([text, *_buttons(reply, text)])
 
 
 def render_list(servers: tuple[ServerStatus, ...], hint: str | None, *, columns: int, color: bool, now: float) -> str:
@@ -88,11 +89,10 @@ class _Paint:
         return f"\x1b[1m{text}\x1b[0m" if self._on else text
 
 
-def _buttons(reply: Reply) -> list[str]:
-    """What there is to press, as what there is to type; lists and details say it themselves."""
-    if any(isinstance(block, ServerList | ServerDetail | Checklist) for block in reply.blocks):
-        return []
-    return [f"  {clean(one.label)}: /mcp {clean(one.command)}" for one in reply.buttons if one.command]
+def _buttons(reply: Reply, text: str) -> list[str]:
+    """What there is to press, as what there is to type, unless the text says it already."""
+    commands = [(clean(one.label), f"/mcp {clean(one.command)}") for one in reply.buttons if one.command]
+    return [f"  {label}: {command}" for label, command in commands if command not in text]
 
 
 def _block(block: Block, columns: int, paint: _Paint, now: float) -> str:
