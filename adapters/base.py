@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from gateway.invocations import Abilities, ChatRef, Invocation, MessageRef, Principal
 from gateway.replies import Audience, Notice, Reply, SecretPrompt, Text
@@ -38,6 +38,13 @@ class Capabilities:
     @property
     def abilities(self) -> Abilities:
         return Abilities(edits=self.edit_window is None or self.edit_window > 0, secret_input=self.secret_input)
+
+
+class Finding(NamedTuple):
+    """One line of `slash-mcp doctor`: a mark of `adapters.marks` (good, warn, bad), and a sentence with what to do."""
+
+    mark: str
+    text: str
 
 
 class PrivateDeliveryUnavailable(Exception):
@@ -82,7 +89,13 @@ class Adapter(Protocol):
         """
         ...
 
-    async def run(self) -> None: ...
+    async def check(self) -> list[Finding]:
+        """For `slash-mcp doctor`: can the platform be reached, is the token good, is a right missing? Never raises."""
+        ...
+
+    async def run(self) -> None:
+        """The platform in a process of our own, until cancelled. Raises what makes it stop; it is started again."""
+        ...
 
 
 class Driver:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from gateway import incidents
 from gateway.dispatcher import Dispatcher
@@ -19,15 +19,18 @@ from gateway.grammar import looks_like_redirect
 from gateway.invocations import Abilities, Invocation, MessageRef, Principal
 from gateway.replies import Decision, Notice, Reply
 from gateway.sign_ins import SignInWatcher
-from mcp_auth.config import Config
-from mcp_auth.errors import McpAuthError
+from mcp_auth.config import Config, Settings
+from mcp_auth.errors import ConfigError, McpAuthError
 
 if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
     from mcp_auth.core import McpAuth
 
 _log = logging.getLogger("gateway")
 _WARM = ("mcp.client.auth", "mcp.client.streamable_http", "httpx2")
 _DRAIN_SECONDS = 5.0
+Options = TypeVar("Options", bound=Settings)
 
 
 class Gateway:
@@ -60,6 +63,31 @@ class Gateway:
     @property
     def config(self) -> Config:
         return self.auth.config
+
+    def platform_options(self, platform: str, model: type[Options]) -> Options:
+        """The section `gateway.<platform>` as `model`, its placeholders replaced by what they stand for now.
+
+        Raises:
+            ConfigError: a key is missing or of another kind, or a variable has no value.
+        """
+        return self.auth.platform_options(platform, model)
+
+    def mount(self, path: str, app: ASGIApp) -> str:
+        """Serve `app` below `path` of the endpoint, e.g. `/hooks/whatsapp`. Returns its public URL.
+
+        `app` sees the whole path; the last one mounted at a path answers there.
+
+        Raises:
+            ConfigError: there is no `gateway.public_url`, so nobody could call it.
+        """
+        if self.config.gateway.public_url is None:
+            raise ConfigError(
+                f"{path} has to be reached from the internet, and gateway.public_url is not set.",
+                key="gateway.public_url",
+                next_step="set gateway.public_url to the https address of this host",
+            )
+        self.auth.mount(path, app)
+        return f"{self.config.gateway.public_url}{path}"
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -224,6 +224,22 @@ def links_summary(links: int) -> str:
     return f"Sent you {links} link{'s' if links != 1 else ''} in private."
 
 
+def button_open(server: str) -> str:
+    return f"Sign in to {server}"
+
+
+def button_key(server: str) -> str:
+    return f"Enter the key for {server}"
+
+
+def button_again(server: str) -> str:
+    return f"Try {server} again"
+
+
+def more_servers(count: int) -> str:
+    return f"… and {count} more. /mcp SERVER shows one."
+
+
 def checklist_key(variables: Sequence[str]) -> str:
     return f"needs a key: {', '.join(variables)}" if variables else "needs a key"
 

@@ -8,7 +8,8 @@ import logging
 import random
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol
@@ -30,6 +31,13 @@ class Platform(Protocol):
     """What an entry point of `slash_mcp.adapters` makes: called with the gateway, it runs one platform."""
 
     async def run(self) -> None: ...
+
+    async def check(self) -> Sequence[tuple[str, str]]:
+        """For `slash-mcp doctor`: marks and sentences."""
+        ...
+
+
+MakePlatform = Callable[[], Platform]
 
 
 async def serve(
@@ -54,14 +62,14 @@ async def serve(
             await run_until(stop, platforms)
 
 
-def load_platforms(gateway: Gateway) -> dict[str, Platform]:
-    """An adapter for every platform that the configuration names; nothing else is imported.
+def load_platforms(gateway: Gateway) -> dict[str, MakePlatform]:
+    """What makes the adapter of every platform that the configuration names; nothing else is imported.
 
     Raises:
         ConfigError: there is none, or its library is not installed.
     """
     found = {point.name: point for point in entry_points(group=ADAPTERS)}
-    platforms: dict[str, Platform] = {}
+    platforms: dict[str, MakePlatform] = {}
     for name in gateway.config.gateway.platforms:
         point = found.get(name)
         if point is None:
@@ -71,7 +79,7 @@ def load_platforms(gateway: Gateway) -> dict[str, Platform]:
                 next_step=f"install one, or remove gateway.{name}",
             )
         try:
-            platforms[name] = point.load()(gateway)
+            platforms[name] = partial(point.load(), gateway)
         except ImportError as error:
             raise ConfigError(
                 f"gateway.{name} needs a library that is not installed ({error.name}).",
@@ -81,7 +89,7 @@ def load_platforms(gateway: Gateway) -> dict[str, Platform]:
     return platforms
 
 
-async def run_until(stop: asyncio.Event, platforms: dict[str, Platform]) -> None:
+async def run_until(stop: asyncio.Event, platforms: Mapping[str, MakePlatform]) -> None:
     """Keep every platform running, each on its own, until `stop` is set."""
     tasks = [asyncio.create_task(_supervise(name, one), name=f"platform {name}") for name, one in platforms.items()]
     try:
@@ -92,12 +100,13 @@ async def run_until(stop: asyncio.Event, platforms: dict[str, Platform]) -> None
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _supervise(name: str, platform: Platform) -> None:
+async def _supervise(name: str, make: MakePlatform) -> None:
     pause = _FIRST_PAUSE
     while True:
         started = time.monotonic()
         try:
-            await platform.run()
+            # Made anew each time: a token that was mended in .env is picked up.
+            await make().run()
             why = "ended by itself"
         except McpAuthError as error:
             why = str(error)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Collection, Generator
+from collections.abc import Awaitable, Callable, Collection, Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_auth.answers import Binding, CallbackAnswer, parse_query
 from mcp_auth.errors import AlreadyFinished, AuthorizationRefused, McpAuthError, PortBusy, SignInExpired
@@ -87,10 +88,12 @@ _MARKS = {"good": "✓", "bad": "✗", "note": "!"}
 _templates = Environment(loader=DictLoader({"page.html": _PAGE}), autoescape=True)
 
 
-def callback_app(finish: Finish, paths: Collection[str] = (CALLBACK_PATH,)) -> Starlette:
-    """The application: GET on the redirect URIs' `paths`, and `/healthz`; all else is 404.
+def callback_app(
+    finish: Finish, paths: Collection[str] = (CALLBACK_PATH,), mounts: Mapping[str, ASGIApp] | None = None
+) -> ASGIApp:
+    """The application: GET on the redirect URIs' `paths`, `/healthz`, and what others mounted; all else is 404.
 
-    `finish` takes the answer; its errors become pages. `paths` is looked at for each request.
+    `finish` takes the answer; its errors become pages. `paths` and `mounts` are looked at for each request.
     """
 
     async def callback(request: Request) -> Response:
@@ -108,7 +111,19 @@ def callback_app(finish: Finish, paths: Collection[str] = (CALLBACK_PATH,)) -> S
         Route("/healthz", health, methods=["GET"]),
         Route("/{path:path}", callback, methods=["GET"]),
     ]
-    return Starlette(routes=routes, exception_handlers={404: missing})
+    pages = Starlette(routes=routes, exception_handlers={404: missing})
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await _mounted(mounts or {}, scope.get("path", ""), pages)(scope, receive, send)
+
+    return app
+
+
+def _mounted(mounts: Mapping[str, ASGIApp], path: str, otherwise: ASGIApp) -> ASGIApp:
+    for prefix, app in mounts.items():
+        if path == prefix or path.startswith(f"{prefix}/"):
+            return app
+    return otherwise
 
 
 async def _answer_page(request: Request, finish: Finish) -> Response:
@@ -158,10 +173,10 @@ class LoopbackListeners:
     the same home knows the listener for its own and waits on the store instead.
     """
 
-    def __init__(self, home: Path, finish: Finish) -> None:
+    def __init__(self, home: Path, finish: Finish, mounts: Mapping[str, ASGIApp] | None = None) -> None:
         self._home = home
         self._paths = {CALLBACK_PATH}
-        self._app = callback_app(finish, self._paths)
+        self._app = callback_app(finish, self._paths, mounts)
         self._servers: dict[tuple[str, int], _Running] = {}
 
     @property
@@ -245,7 +260,7 @@ class _Running:
         self._lock.release()
 
 
-async def _serve(app: Starlette, bound: socket.socket, lock: FileLock) -> _Running:
+async def _serve(app: ASGIApp, bound: socket.socket, lock: FileLock) -> _Running:
     import uvicorn
 
     class EmbeddedServer(uvicorn.Server):

@@ -5,8 +5,9 @@ Texts made here name file, line and key, the type found and what is allowed, and
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -30,10 +31,12 @@ from mcp_auth.config import (
     url_problem,
 )
 from mcp_auth.documents import Document, KeyPath, read_document
-from mcp_auth.errors import ConfigError
+from mcp_auth.errors import ConfigError, McpAuthError
 from mcp_auth.network import is_loopback_host
 from mcp_auth.records import check_owner
 from mcp_auth.variables import is_malformed, references, templates
+
+logger = logging.getLogger(__name__)
 
 _SECTIONS = frozenset({"mcp_servers", "mcpServers", "servers", "gateway", "include"})
 _MAX_FILES = 100
@@ -464,6 +467,43 @@ def _platforms(place: _Place, raw: Mapping[str, Any], warnings: list[str]) -> di
     if unknown:
         warnings.append(_unknown_keys(place, sorted(unknown)))
     return found
+
+
+def platform_section(config: Config, platform: str, model: type[Model], resolve: Callable[[str], str]) -> Model:
+    """The section `gateway.<platform>` as `model`, every placeholder replaced by what `resolve` gives for it now.
+
+    Keys that `model` does not have are logged and ignored.
+
+    Raises:
+        ConfigError: a key is missing or of another kind, or a variable has no value.
+    """
+    document = Document(config.path or config.home / "config.yaml", {}, (), lambda _: None, is_json=False)
+    if config.path is not None:
+        document = read_document(config.path, {"gateway"})
+    place = _Place(document, ("gateway", platform), document.file.name)
+    given = _present(place, config.gateway.platforms.get(platform, {}))
+    for unknown in sorted(given.keys() - set(model.__struct_fields__)):
+        logger.warning("%s", _unknown_keys(place, [unknown]))
+    fields = {key: _filled(place.at(key), value, resolve) for key, value in given.items()}
+    for one in msgspec.structs.fields(model):
+        if one.required and one.name not in fields:
+            raise place.error(f"has no {one.name}", next_step=f"set gateway.{platform}.{one.name}")
+    return _typed(place, {key: value for key, value in fields.items() if key in model.__struct_fields__}, model)
+
+
+def _filled(place: _Place, value: Any, resolve: Callable[[str], str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _filled(place.at(key), inner, resolve) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_filled(place.at(index), inner, resolve) for index, inner in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+    try:
+        return resolve(value)
+    except McpAuthError as error:
+        raise place.error(
+            f"cannot be filled in: {error.message}", next_step=error.next_step or "set the variable in .env"
+        ) from None
 
 
 def _warn_of_misspelling(place: _Place, key: str, warnings: list[str]) -> None:

@@ -10,13 +10,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
 
 from mcp_auth.answers import Binding, CallbackAnswer, parse_paste, pasted_slot
-from mcp_auth.config import Config, Server, load
+from mcp_auth.config import Config, Server, Settings, load
 from mcp_auth.errors import (
     ConfigError,
     CredentialsNeeded,
@@ -56,6 +56,7 @@ from mcp_auth.variables import Variables
 if TYPE_CHECKING:
     import httpx2
     from mcp import Client
+    from starlette.types import ASGIApp
 
     from mcp_auth.agent import ServerAuth
     from mcp_auth.callback import LoopbackListeners
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from mcp_auth.stores.base import Store
 
 logger = logging.getLogger(__name__)
+Options = TypeVar("Options", bound=Settings)
 
 PROBE_TIMEOUT = 10.0
 TEST_TIMEOUT = 30.0
@@ -111,6 +113,7 @@ class McpAuth:
         self._sign_in_half: SignIns | None = None
         self._refresh_half: Refresher | None = None
         self._endpoint: LoopbackListeners | None = None
+        self._mounts: dict[str, ASGIApp] = {}
 
     @classmethod
     def open(
@@ -744,8 +747,22 @@ class McpAuth:
         if self._endpoint is None:
             from mcp_auth.callback import LoopbackListeners
 
-            self._endpoint = LoopbackListeners(self.config.home, self.finish)
+            self._endpoint = LoopbackListeners(self.config.home, self.finish, self._mounts)
         return self._endpoint
+
+    def mount(self, path: str, app: ASGIApp) -> None:
+        """Serve `app` below `path` (`/hooks/whatsapp`) of the endpoint. `app` sees the whole path."""
+        self._mounts[path.rstrip("/")] = app
+
+    def platform_options(self, platform: str, model: type[Options]) -> Options:
+        """The section `gateway.<platform>` as `model`, its placeholders replaced by what they stand for now.
+
+        Raises:
+            ConfigError: a key is missing or of another kind, or a variable has no value.
+        """
+        from mcp_auth.config_sections import platform_section
+
+        return platform_section(self.config, platform, model, self._variables.resolve_gateway)
 
 
 class _OwnerCredentials:

@@ -8,7 +8,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, TextIO
 
-from adapters.base import Capabilities, Driver, EditWindowClosed
+from adapters.base import Capabilities, Driver, EditWindowClosed, Finding
 from adapters.terminal.render import render
 from gateway.invocations import LOCAL, ChatRef, Invocation, MessageRef, Principal
 from gateway.replies import Reply, SecretPrompt, Text
@@ -88,6 +88,9 @@ class TerminalAdapter:
                 self._print(Reply(said, buttons=reply.buttons, ok=reply.ok))
             if not value:
                 return
+
+    async def check(self) -> list[Finding]:
+        return []
 
     async def run(self) -> None:
         """The chat at this terminal, until its end of input."""

@@ -14,10 +14,10 @@ from argparse import Namespace
 from dataclasses import dataclass, field
 from typing import Any
 
+from adapters.layout import link_text
 from adapters.terminal.chat import read_lines
 from adapters.terminal.cli import FAILED, OK, complain, for_shell
 from adapters.terminal.listing import find_server
-from adapters.terminal.render import link_line
 from gateway.access import owner_for
 from gateway.invocations import LOCAL
 from gateway.sentences import minutes, no_refresh_token, refused_after_sign_in, tools
@@ -108,7 +108,7 @@ class _Run:
 
     def _show_link(self, name: str, started: StartedSignIn) -> None:
         left = minutes(started.expires_at - time.time())
-        text = f"{name}: open this link within {left}\n{link_line(started.link)}"
+        text = f"{name}: open this link within {left}\n{link_text(started.link)}"
         if sys.stdout.isatty() and not self.options.json:
             text += _qr_code(started.link)
         self._event(

@@ -9,17 +9,22 @@ import stat
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from adapters.base import Finding
+from adapters.marks import BAD, GOOD, WARN
 from adapters.terminal.cli import FAILED, OK, for_shell
-from adapters.terminal.render import BAD, GOOD, WARN
 from adapters.text import clean
 from mcp_auth.config import Config, load
 from mcp_auth.errors import ConfigError, McpAuthError
 
-Finding = tuple[str, str]
+if TYPE_CHECKING:
+    from gateway.serve import MakePlatform
+
+_PLATFORM_SECONDS = 20.0
 
 
 def run_doctor(options: Namespace) -> int:
@@ -27,11 +32,12 @@ def run_doctor(options: Namespace) -> int:
     try:
         config = load(options.config, options.home)
     except ConfigError as error:
-        findings.append((BAD, for_shell(str(error))))
+        findings.append(Finding(BAD, for_shell(str(error))))
     else:
         findings += _configuration(config)
         findings += _home(config)
         findings += asyncio.run(_running(config))
+        findings += asyncio.run(_platforms(config))
     for mark, text in findings:
         print(f"{mark} {clean(text)}")
     return FAILED if any(mark == BAD for mark, _ in findings) else OK
@@ -40,22 +46,22 @@ def run_doctor(options: Namespace) -> int:
 def _clock() -> Finding:
     """Whether this computer lives after the day on which this program was put onto it. Tokens expire by its clock."""
     if time.time() + 60 < Path(__file__).stat().st_mtime:
-        return BAD, "this computer's clock is behind the day slash-mcp was installed. Next: set the clock"
-    return GOOD, f"the clock says {time.strftime('%Y-%m-%d %H:%M %Z')}"
+        return Finding(BAD, "this computer's clock is behind the day slash-mcp was installed. Next: set the clock")
+    return Finding(GOOD, f"the clock says {time.strftime('%Y-%m-%d %H:%M %Z')}")
 
 
 def _environment() -> Iterator[Finding]:
-    yield GOOD, f"Python {sys.version.split()[0]}"
+    yield Finding(GOOD, f"Python {sys.version.split()[0]}")
     for package in ("slash-mcp", "mcp"):
         try:
-            yield GOOD, f"{package} {version(package)}"
+            yield Finding(GOOD, f"{package} {version(package)}")
         except PackageNotFoundError:
-            yield BAD, f"{package} is not installed here. Next: pip install slash-mcp"
+            yield Finding(BAD, f"{package} is not installed here. Next: pip install slash-mcp")
     try:
         found = version("hermes-agent")
     except PackageNotFoundError:
         return
-    yield (
+    yield Finding(
         BAD,
         f"hermes-agent {found} is in the same environment, and both bring a package called gateway. "
         "Next: install slash-mcp into an environment of its own",
@@ -64,27 +70,27 @@ def _environment() -> Iterator[Finding]:
 
 def _configuration(config: Config) -> Iterator[Finding]:
     if config.path is None:
-        yield WARN, f"there is no configuration in {config.home}. Next: slash-mcp init"
+        yield Finding(WARN, f"there is no configuration in {config.home}. Next: slash-mcp init")
         return
-    yield GOOD, f"{config.path}: {len(config.servers)} servers"
+    yield Finding(GOOD, f"{config.path}: {len(config.servers)} servers")
     for warning in config.warnings:
-        yield WARN, warning
+        yield Finding(WARN, warning)
     for server in config.servers.values():
         if server.problem is not None:
-            yield BAD, f"{server.name}: {server.problem}"
+            yield Finding(BAD, f"{server.name}: {server.problem}")
 
 
 def _home(config: Config) -> Iterator[Finding]:
     if not config.home.is_dir():
-        yield GOOD, f"{config.home} will be made when it is first needed"
+        yield Finding(GOOD, f"{config.home} will be made when it is first needed")
         return
     mode = stat.S_IMODE(config.home.stat().st_mode)
     if mode & 0o022:
-        yield BAD, f"{config.home} can be written by others. Next: chmod 700 {config.home}"
+        yield Finding(BAD, f"{config.home} can be written by others. Next: chmod 700 {config.home}")
     else:
-        yield GOOD, f"{config.home}"
+        yield Finding(GOOD, f"{config.home}")
     if not os.access(config.home, os.W_OK):
-        yield BAD, f"{config.home} cannot be written. Next: run slash-mcp as the user who owns it"
+        yield Finding(BAD, f"{config.home} cannot be written. Next: run slash-mcp as the user who owns it")
     yield from _secret_file(config.env_file)
 
 
@@ -93,9 +99,9 @@ def _secret_file(path: Path) -> Iterator[Finding]:
         return
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & 0o077:
-        yield WARN, f"{path} can be read by others. Next: chmod 600 {path}"
+        yield Finding(WARN, f"{path} can be read by others. Next: chmod 600 {path}")
     else:
-        yield GOOD, f"{path} is for its owner alone"
+        yield Finding(GOOD, f"{path} is for its owner alone")
 
 
 async def _running(config: Config) -> list[Finding]:
@@ -107,18 +113,46 @@ async def _running(config: Config) -> list[Finding]:
         try:
             await auth.open_sign_ins()
         except McpAuthError as error:
-            findings.append((BAD, for_shell(str(error))))
+            findings.append(Finding(BAD, for_shell(str(error))))
             return findings
         names = [one.name for one in config.servers.values() if one.url and one.enabled and one.problem is None]
         answers = await asyncio.gather(*(auth.reachable(name) for name in names), return_exceptions=True)
     for name, answer in zip(names, answers, strict=True):
         if isinstance(answer, McpAuthError):
-            findings.append((BAD, f"{name}: {for_shell(str(answer))}"))
+            findings.append(Finding(BAD, f"{name}: {for_shell(str(answer))}"))
         elif isinstance(answer, BaseException):
             raise answer
         else:
-            findings.append((GOOD, f"{name} answers"))
+            findings.append(Finding(GOOD, f"{name} answers"))
     return findings
+
+
+async def _platforms(config: Config) -> list[Finding]:
+    """What each configured platform says of its token and its reach."""
+    from gateway.gateway import Gateway
+    from gateway.serve import load_platforms
+
+    if not config.gateway.platforms:
+        return []
+    gateway = Gateway.from_config(config)
+    try:
+        platforms = load_platforms(gateway)
+        found = await asyncio.gather(*(_checked(name, make) for name, make in platforms.items()))
+    except ConfigError as error:
+        return [Finding(BAD, for_shell(str(error)))]
+    finally:
+        await gateway.stop()
+    return [Finding(mark, f"{name}: {text}") for name, lines in found for mark, text in lines]
+
+
+async def _checked(name: str, make: MakePlatform) -> tuple[str, Sequence[tuple[str, str]]]:
+    try:
+        async with asyncio.timeout(_PLATFORM_SECONDS):
+            return name, await make().check()
+    except ConfigError as error:
+        return name, [(BAD, for_shell(str(error)))]
+    except TimeoutError:
+        return name, [(BAD, f"no answer within {_PLATFORM_SECONDS:.0f} s. Next: look at the network of this host")]
 
 
 def _port(config: Config) -> Finding:
@@ -131,10 +165,10 @@ def _port(config: Config) -> Finding:
             from mcp_auth.callback import is_ours
 
             if is_ours(config.home, port):
-                return GOOD, f"port {port} is listened on by slash-mcp of this home"
-            return (
+                return Finding(GOOD, f"port {port} is listened on by slash-mcp of this home")
+            return Finding(
                 WARN,
                 f"port {port} on {host} is taken ({error.strerror}); links for registered clients will not come back. "
                 "Next: set gateway.callback.port to a free port",
             )
-    return GOOD, f"port {port} on {host} is free for the callback"
+    return Finding(GOOD, f"port {port} on {host} is free for the callback")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from adapters.layout import link_text, status_words
+from adapters.marks import BAD, GOOD, ITEM_MARK, PLAIN, STATE_MARK, TONE_MARK, WAIT, WARN
 from adapters.text import clean, cut, width
 from gateway import sentences
 from gateway.replies import (
@@ -15,7 +17,7 @@ from gateway.replies import (
     Table,
     Text,
 )
-from mcp_auth.status import AuthState, ConnectionState, ServerStatus
+from mcp_auth.status import ServerStatus
 
 # Below this a table wraps, and each server gets a card of its own.
 _TABLE_MIN = 70
@@ -27,28 +29,6 @@ _GIVES_WAY = (1, 0, 2, 3)
 _FRAME = 5
 _HEADERS = ("Name", "Transport", "Tools", "Status")
 
-GOOD, WARN, BAD, WAIT, PLAIN = "✓", "!", "✗", "⋯", "·"
-_MARK = {
-    AuthState.NONE_NEEDED: GOOD,
-    AuthState.SIGNED_IN: GOOD,
-    AuthState.KEY_SET: GOOD,
-    AuthState.SIGN_IN_NEEDED: WARN,
-    AuthState.SIGN_IN_OPEN: WAIT,
-    AuthState.REAUTHORIZATION_NEEDED: WARN,
-    AuthState.KEY_MISSING: BAD,
-    AuthState.CLIENT_REGISTRATION_NEEDED: WARN,
-    AuthState.DISABLED: PLAIN,
-    AuthState.MISCONFIGURED: BAD,
-}
-_ITEM_MARK = {
-    ItemState.PREPARING: WAIT,
-    ItemState.LINK: WARN,
-    ItemState.KEY: WARN,
-    ItemState.DONE: GOOD,
-    ItemState.FAILED: BAD,
-    ItemState.CANCELLED: PLAIN,
-}
-_TONE_MARK = {"plain": "", "good": f"{GOOD} ", "warning": f"{WARN} ", "bad": f"{BAD} "}
 _COLOR = {GOOD: "32", WARN: "33", BAD: "31", WAIT: "36", PLAIN: "2"}
 
 
@@ -66,16 +46,7 @@ def render_list(servers: tuple[ServerStatus, ...], hint: str | None, *, columns:
 
 def status_cell(status: ServerStatus, now: float) -> str:
     """Mark and words of one server's status, with the live result when there is one."""
-    text = f"{_MARK[status.auth]} {clean(sentences.auth_state(status, now), 200)}"
-    connection = status.connection
-    if connection.state is ConnectionState.NOT_CHECKED:
-        return text
-    return f"{text}, {clean(sentences.connection_state(connection), 200)}"
-
-
-def link_line(url: str) -> str:
-    """A link as it is, as long as it holds nothing but visible ASCII, as every URL does."""
-    return url if url.isascii() and url.isprintable() and " " not in url else clean(url, 8000).replace(" ", "%20")
+    return f"{STATE_MARK[status.auth]} {status_words(status, now)}"
 
 
 class _Paint:
@@ -98,7 +69,7 @@ def _buttons(reply: Reply, text: str) -> list[str]:
 def _block(block: Block, columns: int, paint: _Paint, now: float) -> str:
     match block:
         case Text():
-            mark = _TONE_MARK[block.tone]
+            mark = TONE_MARK[block.tone]
             line = f"{mark}{clean(block.text)}"
             return paint(line, mark.strip()) if mark else line
         case ServerList():
@@ -131,7 +102,7 @@ def _rows(servers: tuple[ServerStatus, ...], columns: int, paint: _Paint, now: f
     lines = [_line(_HEADERS, widths), _line(["─" * each for each in widths], widths)]
     for row, server in zip(cells, servers, strict=True):
         *shown, status = [cut(cell, each) for cell, each in zip(row, widths, strict=True)]
-        lines.append(_line([*shown, paint(status, _MARK[server.auth])], widths))
+        lines.append(_line([*shown, paint(status, STATE_MARK[server.auth])], widths))
     return lines
 
 
@@ -156,7 +127,7 @@ def _card(server: ServerStatus, columns: int, paint: _Paint, now: float) -> list
     return [
         paint.bold(cut(clean(server.name), columns)),
         # Whole even where it wraps: a card has the room, and the status is what people came for.
-        f"  {paint(status_cell(server, now), _MARK[server.auth])}",
+        f"  {paint(status_cell(server, now), STATE_MARK[server.auth])}",
         f"  {cut(clean(server.target), max(20, columns - 2))}",
         f"  tools: {clean(server.tools)}",
     ]
@@ -171,10 +142,10 @@ def _detail(block: ServerDetail, paint: _Paint) -> str:
 def _checklist(block: Checklist, paint: _Paint) -> str:
     lines = []
     for item in block.items:
-        mark = _ITEM_MARK[item.state]
+        mark = ITEM_MARK[item.state]
         lines.append(paint(f"{mark} {clean(item.server)}: {clean(item.text)}", mark))
         if item.state is ItemState.LINK and item.link:
-            lines.append(link_line(item.link))
+            lines.append(link_text(item.link))
         elif item.command:
             lines.append(f"  /mcp {clean(item.command)}")
     if block.note:

@@ -89,7 +89,7 @@ async def test_a_failing_platform_is_started_again_and_the_others_go_on(
     stop = asyncio.Event()
 
     with caplog.at_level(logging.DEBUG):
-        running = asyncio.create_task(run_until(stop, {"failing": failing, "steady": steady}))
+        running = asyncio.create_task(run_until(stop, {"failing": lambda: failing, "steady": lambda: steady}))
         async with asyncio.timeout(5):
             await failing.holds.wait()
             await steady.holds.wait()

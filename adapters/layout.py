@@ -1,0 +1,219 @@
+"""A reply as lines of marked text and buttons, before any platform's markup. Pure.
+
+Every `render.py` of a chat starts here: it escapes the spans, joins the lines and draws the buttons in its
+platform's own way. Texts are already clean of control, formatting and bidirectional characters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from adapters.marks import ITEM_MARK, STATE_MARK, TONE_MARK
+from adapters.text import clean, cut
+from gateway import sentences
+from gateway.replies import (
+    Block,
+    Button,
+    Checklist,
+    ChecklistItem,
+    ItemState,
+    Reply,
+    SecretPrompt,
+    ServerDetail,
+    ServerList,
+    Table,
+    Text,
+)
+from mcp_auth.status import ConnectionState, ServerStatus
+
+_NAME = 80
+_TARGET = 60
+_STATUS = 300
+_TEXT = 1500
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A run of text in one style. `link`: the text is a URL and stands as it is."""
+
+    text: str
+    style: Literal["plain", "bold", "code", "link"] = "plain"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line. `group` names what must not be torn apart (a server's card, a checklist item); None: alone."""
+
+    spans: tuple[Span, ...] = ()
+    group: int | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(span.text for span in self.spans)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A whole message. Buttons keep the order in which they matter."""
+
+    lines: tuple[Line, ...]
+    buttons: tuple[Button, ...]
+
+    @property
+    def text(self) -> str:
+        """The lines without any style."""
+        return "\n".join(line.text for line in self.lines)
+
+
+def layout(reply: Reply, *, now: float, button_url_max: int = 2048, buttons_max: int = 100) -> Layout:
+    """`reply` from top to bottom. A link goes on a button, or into the text where there is no room on one.
+
+    Args:
+        button_url_max: characters that the platform allows in a button's URL; 0: it has no URL buttons.
+        buttons_max: buttons that one message may have.
+    """
+    lines: list[Line] = []
+    buttons: list[Button] = []
+    if reply.title and not any(isinstance(block, ServerDetail) for block in reply.blocks):
+        lines += [_line(Span(clean(reply.title), "bold")), Line()]
+    for block in reply.blocks:
+        if lines and lines[-1].spans:
+            lines.append(Line())
+        shown, pressed = _block(block, now, button_url_max, buttons_max - len(reply.buttons))
+        lines += shown
+        buttons += pressed
+    return Layout(tuple(lines), (*buttons, *reply.buttons)[:buttons_max])
+
+
+def fit(
+    shown: Layout,
+    size: Callable[[Line], int],
+    limit: int,
+    *,
+    more: Callable[[int], str] = sentences.more_servers,
+) -> Layout:
+    """`shown` within `limit`: whole groups go, the last ones first, and a closing line says how many.
+
+    Args:
+        size: what one line costs in the platform's own markup and counting, its line break included.
+        more: the closing line for a number of groups that were left out.
+    """
+    lines = list(shown.lines)
+    total = sum(size(line) for line in lines)
+    if total <= limit:
+        return shown
+    groups = sorted({line.group for line in lines if line.group is not None}, reverse=True)
+    total += size(_line(Span(more(len(groups)))))
+    gone: set[int] = set()
+    for group in groups:
+        if total <= limit:
+            break
+        gone.add(group)
+        total -= sum(size(line) for line in lines if line.group == group)
+    kept = [line for line in lines if line.group not in gone]
+    if gone:
+        at = max((index for index, line in enumerate(kept) if line.group is not None), default=len(kept) - 1) + 1
+        kept.insert(at, _line(Span(more(len(gone)))))
+    while kept and sum(size(line) for line in kept) > limit:
+        kept = _shortened(kept, size, limit)
+    return Layout(tuple(kept), shown.buttons)
+
+
+def _shortened(lines: list[Line], size: Callable[[Line], int], limit: int) -> list[Line]:
+    """The last resort for one text that is too long by itself: its end goes, links stay whole."""
+    over = sum(size(line) for line in lines) - limit
+    at = max(range(len(lines)), key=lambda index: size(lines[index]) if not _has_link(lines[index]) else -1)
+    text = lines[at].text
+    if len(text) <= 10 or _has_link(lines[at]):
+        return lines[:-1]
+    return [*lines[:at], _line(Span(f"{text[: max(7, len(text) - over - 3)]}...")), *lines[at + 1 :]]
+
+
+def _has_link(line: Line) -> bool:
+    return any(span.style == "link" for span in line.spans)
+
+
+def _block(block: Block, now: float, button_url_max: int, room: int) -> tuple[list[Line], list[Button]]:
+    match block:
+        case Text():
+            return [_line(Span(f"{TONE_MARK[block.tone]}{clean(block.text, _TEXT)}"))], []
+        case ServerList():
+            return _servers(block, now), []
+        case ServerDetail():
+            return _detail(block), []
+        case Checklist():
+            return _checklist(block, button_url_max, room)
+        case SecretPrompt():
+            return [_line(Span(clean(block.text, _TEXT)))], []
+        case Table():
+            return [_line(Span(clean(left), "code"), Span(f"  {clean(right)}")) for left, right in block.rows], []
+
+
+def _servers(block: ServerList, now: float) -> list[Line]:
+    lines: list[Line] = []
+    for index, server in enumerate(block.servers):
+        lines += [
+            Line((Span(f"{STATE_MARK[server.auth]} "), Span(clean(server.name, _NAME), "bold")), index),
+            Line((Span(f"   {status_words(server, now)}"),), index),
+            Line((Span("   "), Span(cut(clean(server.target), _TARGET), "code"), Span(_tools(server))), index),
+        ]
+    if block.hint:
+        lines += [Line(), _line(Span(block.hint))]
+    return lines
+
+
+def status_words(server: ServerStatus, now: float) -> str:
+    """The auth axis, and the live result when there is one."""
+    text = clean(sentences.auth_state(server, now), _STATUS)
+    if server.connection.state is ConnectionState.NOT_CHECKED:
+        return text
+    return f"{text}, {clean(sentences.connection_state(server.connection), _STATUS)}"
+
+
+def _tools(server: ServerStatus) -> str:
+    return f"  tools: {clean(server.tools, 40)}"
+
+
+def _detail(block: ServerDetail) -> list[Line]:
+    facts = [_line(Span(f"{label}: ", "bold"), Span(clean(value, _STATUS))) for label, value in block.facts]
+    return [_line(Span(f"{STATE_MARK[block.server.auth]} "), Span(clean(block.server.name, _NAME), "bold")), *facts]
+
+
+def _checklist(block: Checklist, button_url_max: int, room: int) -> tuple[list[Line], list[Button]]:
+    lines: list[Line] = []
+    buttons: list[Button] = []
+    for index, item in enumerate(block.items):
+        name = clean(item.server, _NAME)
+        mark = ITEM_MARK[item.state]
+        text = clean(item.text, _TEXT)
+        lines.append(Line((Span(f"{mark} "), Span(name, "bold"), Span(f": {text}")), index))
+        button = _item_button(item, button_url_max)
+        if button is not None and len(buttons) < room:
+            buttons.append(button)
+        elif item.state is ItemState.LINK and item.link:
+            lines.append(Line((Span(link_text(item.link), "link"),), index))
+    if block.note:
+        lines += [Line(), _line(Span(clean(block.note, _TEXT)))]
+    return lines, buttons
+
+
+def _item_button(item: ChecklistItem, button_url_max: int) -> Button | None:
+    name = clean(item.server, _NAME)
+    if item.state is ItemState.LINK and item.link:
+        fits = len(item.link) <= button_url_max
+        return Button(sentences.button_open(name), url=link_text(item.link)) if fits else None
+    if item.command is None:
+        return None
+    label = sentences.button_key(name) if item.state is ItemState.KEY else sentences.button_again(name)
+    return Button(label, command=item.command)
+
+
+def link_text(url: str) -> str:
+    """A link as it is, as long as it holds nothing but visible ASCII, as every URL does."""
+    return url if url.isascii() and url.isprintable() and " " not in url else clean(url, 8000).replace(" ", "%20")
+
+
+def _line(*spans: Span) -> Line:
+    return Line(spans)

@@ -1,0 +1,29 @@
+"""The one character that stands before a state, the same in every chat."""
+
+from __future__ import annotations
+
+from gateway.replies import ItemState
+from mcp_auth.status import AuthState
+
+GOOD, WARN, BAD, WAIT, PLAIN = "✓", "!", "✗", "⋯", "·"
+STATE_MARK = {
+    AuthState.NONE_NEEDED: GOOD,
+    AuthState.SIGNED_IN: GOOD,
+    AuthState.KEY_SET: GOOD,
+    AuthState.SIGN_IN_NEEDED: WARN,
+    AuthState.SIGN_IN_OPEN: WAIT,
+    AuthState.REAUTHORIZATION_NEEDED: WARN,
+    AuthState.KEY_MISSING: BAD,
+    AuthState.CLIENT_REGISTRATION_NEEDED: WARN,
+    AuthState.DISABLED: PLAIN,
+    AuthState.MISCONFIGURED: BAD,
+}
+ITEM_MARK = {
+    ItemState.PREPARING: WAIT,
+    ItemState.LINK: WARN,
+    ItemState.KEY: WARN,
+    ItemState.DONE: GOOD,
+    ItemState.FAILED: BAD,
+    ItemState.CANCELLED: PLAIN,
+}
+TONE_MARK = {"plain": "", "good": f"{GOOD} ", "warning": f"{WARN} ", "bad": f"{BAD} "}

@@ -1,0 +1,129 @@
+"""A reply as lines and buttons, before any markup."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from adapters.layout import Line, fit, layout
+from gateway.replies import (
+    Button,
+    Checklist,
+    ChecklistItem,
+    ItemState,
+    Reply,
+    SecretPrompt,
+    ServerDetail,
+    ServerList,
+    Table,
+    Text,
+)
+from mcp_auth.status import AuthState, ConnectionState, ConnectionStatus, ServerStatus
+
+NOW = 1_800_000_000.0
+NOTES = ServerStatus("notes", "http", "https://notes.example/mcp", "all", AuthState.SIGN_IN_NEEDED, next="auth notes")
+LINK = "https://issuer.example/authorize?state=" + "s" * 40
+
+
+def item(name: str = "notes", link: str = LINK) -> ChecklistItem:
+    return ChecklistItem(name, ItemState.LINK, "open this link within 10 minutes", link=link)
+
+
+def test_a_list_has_a_card_a_server_and_its_hint() -> None:
+    ready = replace(
+        NOTES,
+        name="files",
+        auth=AuthState.SIGNED_IN,
+        connection=ConnectionStatus(ConnectionState.READY, ("read",), 12),
+    )
+    shown = layout(Reply((ServerList((NOTES, ready), "Use /mcp auth"),), title="MCP Servers"), now=NOW)
+
+    assert shown.text.splitlines() == [
+        "MCP Servers",
+        "",
+        "! notes",
+        "   sign-in needed",
+        "   https://notes.example/mcp  tools: all",
+        "✓ files",
+        "   signed in, ready (1 tool, 12 ms)",
+        "   https://notes.example/mcp  tools: all",
+        "",
+        "Use /mcp auth",
+    ]
+
+
+def test_a_link_is_a_button_where_it_fits_and_text_where_it_does_not() -> None:
+    reply = Reply((Checklist((item(),), "The last page will not load."),))
+
+    on_button = layout(reply, now=NOW, button_url_max=512)
+    in_text = layout(reply, now=NOW, button_url_max=20)
+
+    assert [button.url for button in on_button.buttons] == [LINK]
+    assert LINK not in on_button.text
+    assert in_text.buttons == ()
+    assert LINK in in_text.text.splitlines()
+
+
+def test_no_link_is_lost_when_there_are_more_than_buttons() -> None:
+    items = tuple(item(f"s{number}", f"{LINK}{number}") for number in range(10))
+    reply = Reply((Checklist(items),), buttons=(Button("Cancel", command="cancel"),))
+
+    shown = layout(reply, now=NOW, buttons_max=4)
+
+    assert len(shown.buttons) == 4
+    assert shown.buttons[-1].command == "cancel"
+    reachable = {button.url for button in shown.buttons} | set(shown.text.splitlines())
+    assert {one.link for one in items} <= reachable
+
+
+def test_names_are_cleaned() -> None:
+    hostile = replace(NOTES, name="a\u202eb\x1b[31m\nc")
+
+    assert "\u202e" not in layout(Reply((ServerList((hostile,)),)), now=NOW).text
+    assert "\x1b" not in layout(Reply((ServerDetail(hostile, (("Auth", "x\x07"),)),)), now=NOW).text
+
+
+def test_tables_and_prompts_and_texts_have_their_words() -> None:
+    blocks = (Table((("/mcp", "every server"),)), SecretPrompt("p", "notes", "KEY", "notes needs KEY", NOW), Text("Hi"))
+
+    assert layout(Reply(blocks), now=NOW).text.splitlines() == [
+        "/mcp  every server",
+        "",
+        "notes needs KEY",
+        "",
+        "Hi",
+    ]
+
+
+def size(line: Line) -> int:
+    return len(line.text) + 1
+
+
+@pytest.mark.parametrize("limit", [300, 1000, 4096])
+def test_a_long_list_is_cut_between_servers_and_says_how_many_are_missing(limit: int) -> None:
+    servers = tuple(replace(NOTES, name=f"server-{number}") for number in range(200))
+    whole = layout(Reply((ServerList(servers, "Use /mcp auth"),), title="MCP Servers"), now=NOW)
+
+    cut = fit(whole, size, limit)
+
+    assert sum(map(size, cut.lines)) <= limit
+    kept = sum(line.text.startswith("! server-") for line in cut.lines)
+    assert f"{200 - kept} more" in cut.text
+    assert sum(line.text.startswith("   sign-in") for line in cut.lines) == kept
+    assert cut.lines[-1].text == "Use /mcp auth"
+
+
+def test_what_fits_is_left_alone() -> None:
+    whole = layout(Reply((Text("Hi"),)), now=NOW)
+
+    assert fit(whole, size, 10) is whole
+
+
+def test_one_text_that_is_too_long_by_itself_is_shortened() -> None:
+    whole = layout(Reply((Text("word " * 200),)), now=NOW)
+
+    cut = fit(whole, size, 100)
+
+    assert sum(map(size, cut.lines)) <= 100
+    assert cut.text.endswith("...")
