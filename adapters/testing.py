@@ -1,0 +1,495 @@
+"""The contract of an adapter as a test suite: the same scenarios over every platform, ours and anybody's.
+
+Write a `Harness` for your platform (its real client library against a loopback server that you control), then:
+
+    class TestMyChat(AdapterContract):
+        def make_harness(self) -> Harness:
+            return MyChatHarness()
+
+and run pytest with pytest-asyncio in auto mode. Everything behind the adapter is real: the gateway, the files, an
+MCP server behind an OAuth authorization server on loopback, and a scripted browser. `docs/write-an-adapter.md` walks
+through it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import yaml
+
+from adapters.base import Capabilities
+from gateway.demo.run import KEY_VARIABLE, Demo, press
+from gateway.gateway import Gateway
+from gateway.invocations import Principal
+
+ANN, BOB, EVE = "ann", "bob", "eve"
+"""The people of the scenarios: Ann asks, Bob reads along in the group, nobody has allowed Eve."""
+
+WAIT = 20.0
+Found = TypeVar("Found")
+_URL = re.compile(r"https?://[^\s<>()\"']+")
+
+
+@dataclass(frozen=True, slots=True)
+class SeenButton:
+    """`url` None: pressing it sends a command."""
+
+    label: str
+    url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SeenMessage:
+    """One message as it stands now, in the eyes of one person.
+
+    `text` is what they read: markup resolved, escapes undone. `public`: others in that chat see it too.
+    `pings`: whom the platform notifies because of its text.
+    """
+
+    text: str
+    buttons: tuple[SeenButton, ...] = ()
+    public: bool = False
+    pings: tuple[str, ...] = ()
+
+    @property
+    def links(self) -> tuple[str, ...]:
+        return (*(button.url for button in self.buttons if button.url), *_URL.findall(self.text))
+
+
+class Harness(ABC):
+    """A platform on loopback, with the adapter under test in it, and the hands and eyes of three people.
+
+    People are named by `ANN`, `BOB` and `EVE`. All three are in one group, and each may write to the bot in private.
+    """
+
+    platform: str
+    """The platform's name, as in principals and in `gateway.<platform>`."""
+    has_groups: bool = True
+    has_buttons: bool = True
+    """Whether buttons that send a command exist."""
+
+    @property
+    @abstractmethod
+    def capabilities(self) -> Capabilities:
+        """Those of the running adapter."""
+
+    @abstractmethod
+    def principal(self, person: str) -> Principal: ...
+
+    @abstractmethod
+    def section(self) -> dict[str, Any]:
+        """What stands in `gateway.<platform>`: token, loopback addresses."""
+
+    @abstractmethod
+    async def start(self, gateway: Gateway) -> None:
+        """Install and run the adapter on `gateway`. Called again after `stop`: the chat's history is still there."""
+
+    @abstractmethod
+    async def stop(self) -> None:
+        """The adapter ends, the platform stays. Safe to call twice."""
+
+    async def close(self) -> None:
+        """The platform ends too."""
+        return
+
+    @abstractmethod
+    async def say(self, person: str, text: str, *, group: bool = False, times: int = 1) -> None:
+        """Type `text` (`/mcp ...`). Returns when the platform has taken it, not when it is answered.
+
+        Args:
+            times: the platform delivers the same event so often.
+        """
+
+    async def press(self, person: str, label: str, *, whose: str | None = None) -> None:
+        """Press the newest button with this label that `whose` (default: the same person) sees."""
+        raise NotImplementedError
+
+    async def enter_secret(self, person: str, value: str) -> None:
+        """Fill in the platform's own secret input that is open for this person."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def seen(self, person: str) -> Sequence[SeenMessage]:
+        """Everything that the bot has shown to this person, oldest first, as it stands now."""
+
+    def close_private(self, person: str) -> bool:
+        """From now on the platform refuses private messages to this person. False: that cannot happen here."""
+        return False
+
+
+@dataclass
+class World:
+    """One scenario: the platform, a home, the servers behind it."""
+
+    harness: Harness
+    home: Path
+    demo: Demo
+    gateway: Gateway = field(init=False)
+
+    @property
+    def principal(self) -> str:
+        return str(self.harness.principal(ANN))
+
+    def text(self, person: str = ANN) -> str:
+        return "\n".join(message.text for message in self.harness.seen(person))
+
+    def links(self, person: str = ANN) -> list[str]:
+        """The authorization links that this person sees now, newest last."""
+        found = (link for message in self.harness.seen(person) for link in message.links)
+        return [link for link in found if "response_type=code" in link or "/a/" in link]
+
+    async def sees(self, words: str, person: str = ANN) -> SeenMessage:
+        """The newest message with these words, waited for."""
+
+        def look() -> SeenMessage | None:
+            fitting = [message for message in self.harness.seen(person) if words in message.text]
+            return fitting[-1] if fitting else None
+
+        return await self.eventually(look, f"{person} sees {words!r} in:\n{self.text(person)}")
+
+    async def link(self, person: str = ANN) -> str:
+        return (await self.eventually(lambda: self.links(person), f"{person} sees a link"))[-1]
+
+    async def eventually(self, look: Callable[[], Found | None], what: str) -> Found:
+        """The first truthy answer of `look`.
+
+        Raises:
+            AssertionError: there is none within `WAIT` seconds.
+        """
+        deadline = asyncio.get_running_loop().time() + WAIT
+        while not (found := look()):
+            assert asyncio.get_running_loop().time() < deadline, f"never happened: {what}"
+            await asyncio.sleep(0.02)
+        return found
+
+    async def quiet(self) -> None:
+        """Wait until nothing new was shown for a moment."""
+        before = None
+        for _ in range(100):
+            now = [list(self.harness.seen(person)) for person in (ANN, BOB, EVE)]
+            if now == before:
+                return
+            before = now
+            await asyncio.sleep(0.3)
+        raise AssertionError("the chat never came to rest")
+
+    async def end(self) -> None:
+        """The process of the gateway ends."""
+        await self.harness.stop()
+        await self.gateway.stop()
+
+    async def restart(self) -> None:
+        """The process of the gateway ends and another one starts on the same home."""
+        await self.end()
+        self.gateway = Gateway.from_config(home=self.home)
+        await self.gateway.start()
+        await self.harness.start(self.gateway)
+
+    async def calls_a_tool(self) -> str:
+        """What the server says to the token of the sign-in."""
+        async with self.gateway.auth.session("notes") as session:
+            result = await session.call_tool("whoami", {})
+        return str(result.content[0].text)  # type: ignore[union-attr]
+
+
+class AdapterContract:
+    """The scenarios. Subclass it, give `make_harness`, and every `test_...` runs over your platform."""
+
+    def make_harness(self) -> Harness:
+        raise NotImplementedError("return the harness of your platform")
+
+    @asynccontextmanager
+    async def world(
+        self,
+        folder: Path,
+        servers: Callable[[Demo], dict[str, Any]],
+        *,
+        allow: Sequence[str] = (ANN,),
+        options: dict[str, Any] | None = None,
+        **gateway: Any,
+    ) -> AsyncIterator[World]:
+        """The platform with a gateway on a new home.
+
+        Args:
+            servers: the `mcp_servers`, made from the running demo.
+            options: on top of the platform's own section.
+            gateway: on top of the `gateway:` section.
+        """
+        async with AsyncExitStack() as stack:
+            demo = await stack.enter_async_context(Demo())
+            harness = self.make_harness()
+            stack.push_async_callback(harness.close)
+            section = {
+                "callback": {"port": _free_port()},
+                "allow": [str(harness.principal(person)) for person in allow if harness.platform != "cli"],
+                harness.platform: {**harness.section(), **(options or {})},
+                **gateway,
+            }
+            home = folder / "home"
+            home.mkdir(mode=0o700)
+            (home / "config.yaml").write_text(yaml.safe_dump({"mcp_servers": servers(demo), "gateway": section}))
+            world = World(harness, home, demo)
+            world.gateway = Gateway.from_config(home=home)
+            await world.gateway.start()
+            stack.push_async_callback(world.end)
+            await harness.start(world.gateway)
+            yield world
+
+    # -- listing -----------------------------------------------------------------------------
+
+    async def test_the_list_shows_every_server_and_what_to_do(self, tmp_path: Path) -> None:
+        async with self.world(tmp_path, _three) as world:
+            await world.harness.say(ANN, "/mcp")
+
+            shown = await world.sees("MCP Servers")
+
+            assert "sign-in needed" in shown.text
+            assert f"key missing: {KEY_VARIABLE}" in shown.text
+            assert "/mcp auth" in shown.text
+
+    async def test_a_detail_and_help_and_a_misspelt_word_are_answered(self, tmp_path: Path) -> None:
+        async with self.world(tmp_path, _three) as world:
+            await world.harness.say(ANN, "/mcp weather")
+            await world.sees("Variables")
+            await world.harness.say(ANN, "/mcp help")
+            await world.sees("/mcp logout SERVER")
+            await world.harness.say(ANN, "/mcp logot notes")
+            await world.sees("Did you mean")
+
+    async def test_two_hundred_servers_fit(self, tmp_path: Path) -> None:
+        def many(demo: Demo) -> dict[str, Any]:
+            return {f"server-{number:03}": {"url": demo.notes_url, "auth": "oauth"} for number in range(200)}
+
+        async with self.world(tmp_path, many) as world:
+            await world.harness.say(ANN, "/mcp")
+
+            shown = await world.sees("server-000")
+
+            assert "server-199" in world.text() or re.search(r"\d+ more", shown.text)
+
+    async def test_names_are_shown_as_they_are_and_notify_nobody(self, tmp_path: Path) -> None:
+        names = (
+            "<b>bold</b>",
+            "*star*_line_",
+            "@everyone",
+            "[a](http://b.co)",
+            "a&b`c`",
+            "שרת",
+            "<!channel>",
+        )
+
+        def hostile(demo: Demo) -> dict[str, Any]:
+            return {name: {"url": demo.notes_url, "auth": "oauth"} for name in names}
+
+        async with self.world(tmp_path, hostile) as world:
+            await world.harness.say(ANN, "/mcp")
+            shown = await world.sees("MCP Servers")
+
+            for name in names:
+                assert name in shown.text
+            assert not [ping for message in world.harness.seen(ANN) for ping in message.pings]
+
+    # -- signing in --------------------------------------------------------------------------
+
+    async def test_one_sign_in_from_the_command_to_the_tool_call(self, tmp_path: Path) -> None:
+        async with self.world(tmp_path, _three) as world:
+            await world.harness.say(ANN, "/mcp auth notes")
+            link = await world.link()
+
+            page = await press(link, "allow")
+
+            assert "signed in" in page
+            await world.sees("notes: signed in")
+            assert await world.calls_a_tool() == "ada@example.com"
+
+    async def test_a_refusal_at_the_consent_page_is_told(self, tmp_path: Path) -> None:
+        async with self.world(tmp_path, _three) as world:
+            await world.harness.say(ANN, "/mcp auth notes")
+
+            await press(await world.link(), "deny")
+
+            await world.sees("denied")
+
+    async def test_many_sign_ins_fail_and_succeed_each_on_its_own(self, tmp_path: Path) -> None:
+        def mixed(demo: Demo) -> dict[str, Any]:
+            gone = f"http://127.0.0.1:{_free_port()}/mcp"
+            return {
+                "notes": {"url": demo.notes_url, "auth": "oauth"},
+                "gone": {"url": gone, "auth": "oauth"},
+                "more-notes": {"url": demo.notes_url, "auth": "oauth"},
+            }
+
+        async with self.world(tmp_path, mixed) as world:
+            await world.harness.say(ANN, "/mcp auth")
+            await world.eventually(lambda: len(set(world.links())) == 2, "two links")
+            await world.sees("gone")
+
+            for link in list(dict.fromkeys(world.links())):
+                await press(link, "allow")
+
+            await world.sees("notes: signed in")
+            await world.sees("more-notes: signed in")
+
+    async def test_a_sign_in_is_finished_by_a_process_that_started_later(self, tmp_path: Path) -> None:
+        async with self.world(tmp_path, _three) as world:
+            await world.harness.say(ANN, "/mcp auth notes")
+            link = await world.link()
+            await world.restart()
+
+            await press(link, "allow")
+
+            await world.sees("notes: signed in")
+            assert await world.calls_a_tool() == "ada@example.com"
+
+    async def test_an_open_sign_in_is_cancelled_and_a_finished_one_logged_out(self, tmp_path: Path) -> None:
+        async with self.world(tmp_path, _three) as world:
+            await world.harness.say(ANN, "/mcp auth notes")
+            first = await world.link()
+            await world.harness.say(ANN, "/mcp cancel notes")
+            await world.sees("Cancelled: notes")
+            await world.harness.say(ANN, "/mcp auth notes")
+            link = await world.eventually(lambda: [one for one in world.links() if one != first][-1:], "a new link")
+            await press(link[0], "allow")
+            await world.sees("notes: signed in")
+
+            await world.harness.say(ANN, "/mcp logout notes")
+
+            await world.sees("revoked")
+
+    # -- privacy -----------------------------------------------------------------------------
+
+    async def test_a_link_asked_for_in_a_group_reaches_one_person_only(self, tmp_path: Path) -> None:
+        async with self.world(tmp_path, _three) as world:
+            _needs(world.harness.has_groups, "groups")
+            await world.harness.say(ANN, "/mcp auth notes", group=True)
+            link = await world.link()
+            await world.quiet()
+
+            assert not [one for one in world.harness.seen(ANN) if one.public and link in one.links]
+            assert not world.links(BOB)
+            assert not world.links(EVE)
+
+            await press(link, "allow")
+            await world.sees("notes: signed in")
+            assert "ada@example.com" not in world.text(BOB)
+
+    async def test_without_a_private_way_nobody_sees_the_link_and_the_person_learns_why(self, tmp_path: Path) -> None:
+        async with self.world(tmp_path, _three) as world:
+            _needs(world.harness.has_groups, "groups")
+            _needs(world.harness.close_private(ANN), "refused private messages")
+            await world.harness.say(ANN, "/mcp auth notes", group=True)
+
+            await world.eventually(lambda: world.harness.seen(ANN), "an answer")
+            await world.quiet()
+
+            assert not world.links(ANN)
+            assert not world.links(BOB)
+            assert "private" in world.text(ANN)
+
+    async def test_a_button_works_for_the_one_it_was_made_for(self, tmp_path: Path) -> None:
+        async with self.world(tmp_path, _three) as world:
+            _needs(world.harness.has_buttons, "buttons")
+            await world.harness.say(ANN, "/mcp")
+            await world.sees("MCP Servers")
+
+            await world.harness.press(ANN, "Sign in")
+
+            await press(await world.link(), "allow")
+            await world.sees("notes: signed in")
+
+    async def test_a_press_by_somebody_else_is_refused(self, tmp_path: Path) -> None:
+        async with self.world(tmp_path, _three, allow=(ANN, BOB), identity="per_user") as world:
+            _needs(world.harness.has_groups and world.harness.has_buttons, "buttons in groups")
+            await world.harness.say(ANN, "/mcp", group=True)
+            await world.sees("MCP Servers")
+            await world.quiet()
+            before = list(world.harness.seen(ANN))
+            if not any(one.buttons for one in world.harness.seen(BOB)):
+                pytest.skip("nobody else sees the buttons here")
+
+            await world.harness.press(BOB, "Sign in", whose=ANN)
+            await world.quiet()
+
+            assert list(world.harness.seen(ANN)) == before
+            assert not world.links(BOB)
+            assert not await world.gateway.auth.open_sign_ins()
+
+    async def test_a_stranger_learns_nothing_and_is_not_answered_twice(self, tmp_path: Path) -> None:
+        async with self.world(tmp_path, _three) as world:
+            _needs(world.harness.platform != "cli", "strangers")
+            await world.harness.say(EVE, "/mcp")
+            await world.eventually(lambda: world.harness.seen(EVE), "an answer")
+            first = len(world.harness.seen(EVE))
+            await world.harness.say(EVE, "/mcp auth notes")
+            await world.quiet()
+
+            assert len(world.harness.seen(EVE)) == first
+            assert "weather" not in world.text(EVE)
+            assert not world.links(EVE)
+            assert not await world.gateway.auth.open_sign_ins()
+
+    async def test_an_event_that_arrives_twice_is_answered_once(self, tmp_path: Path) -> None:
+        async with self.world(tmp_path, _three) as world:
+            _needs(world.harness.platform != "cli", "double deliveries")
+            await world.harness.say(ANN, "/mcp help", times=2)
+            await world.sees("/mcp logout SERVER")
+            await world.quiet()
+
+            assert sum("/mcp logout SERVER" in one.text for one in world.harness.seen(ANN)) == 1
+
+    # -- keys --------------------------------------------------------------------------------
+
+    async def test_a_key_is_entered_tried_and_stored_and_shown_to_nobody(self, tmp_path: Path) -> None:
+        options = {"secrets_in_chat": True} if self.make_harness().platform != "cli" else None
+        async with self.world(tmp_path, _three, options=options) as world:
+            _needs(world.harness.capabilities.secret_input, "a secret input")
+            await world.harness.say(ANN, "/mcp key weather")
+            await world.harness.enter_secret(ANN, "wrong-key-canary")
+            await world.sees("refuses this key")
+            await world.harness.enter_secret(ANN, world.demo.weather_key)
+
+            await world.sees("the key works and is stored")
+
+            assert world.demo.weather_key in (world.home / ".env").read_text()
+            for person in (ANN, BOB, EVE):
+                assert world.demo.weather_key not in world.text(person)
+                assert "wrong-key-canary" not in world.text(person)
+
+    async def test_without_the_operators_word_no_secret_goes_through_the_chat(self, tmp_path: Path) -> None:
+        async with self.world(tmp_path, _three) as world:
+            _needs(world.harness.platform != "cli", "a chat's history")
+            await world.harness.say(ANN, "/mcp key weather")
+
+            shown = await world.sees("Three ways")
+
+            assert "slash-mcp key weather" in shown.text
+            assert "public_url" in shown.text
+
+
+def _three(demo: Demo) -> dict[str, Any]:
+    """A server behind OAuth, one behind a key, and a command."""
+    headers = {"Authorization": f"Bearer ${{{KEY_VARIABLE}}}"}
+    return {
+        "notes": {"url": demo.notes_url, "auth": "oauth"},
+        "weather": {"url": demo.weather_url, "headers": headers},
+        "files": {"command": "never-started"},
+    }
+
+
+def _needs(there: bool, what: str) -> None:
+    if not there:
+        pytest.skip(f"this platform has no {what}")
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
