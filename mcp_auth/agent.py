@@ -49,6 +49,7 @@ class ServerAuth(httpx2.Auth):
         if server.url is None:
             raise ValueError("only a server with a url takes HTTP credentials")
         self._url = httpx2.URL(server.url)
+        self._own = _parts(self._url)
         # SSE names another path of the same folder for its messages; streamable HTTP has one path.
         path = self._url.path if server.transport == "http" else self._url.path.rpartition("/")[0]
         self._below = path.rstrip("/") + "/"
@@ -61,6 +62,8 @@ class ServerAuth(httpx2.Auth):
     def belongs(self, url: httpx2.URL) -> bool:
         """Whether a request to `url` is one to this server: its scheme, host and port, and its path or below."""
         own = self._url
+        if _parts(url) == self._own:
+            return True
         if (url.scheme, url.host, url.port) != (own.scheme, own.host, own.port):
             return False
         path = url.path
@@ -75,13 +78,13 @@ class ServerAuth(httpx2.Auth):
         except CredentialsNeeded as error:
             self.refusal = error
             raise
-        request.headers.update(headers)
+        _set(request, headers)
         sent = headers.get("Authorization")
         response = yield request
         if response.status_code == 401 and sent is not None:
             again = await self._again(sent)
             if again is not None and again.get("Authorization") != sent:
-                request.headers.update(again)
+                _set(request, again)
                 sent = again.get("Authorization")
                 response = yield request
         if response.status_code in (401, 403):
@@ -96,6 +99,17 @@ class ServerAuth(httpx2.Auth):
         except CredentialsNeeded as error:
             logger.debug("no other credentials: %s", error.code)
             return None
+
+
+def _parts(url: httpx2.URL) -> tuple[bytes, bytes, int | None, bytes]:
+    """What two spellings of the same URL have in common, without decoding any of it."""
+    return url.raw_scheme, url.raw_host, url.port, url.raw_path
+
+
+def _set(request: httpx2.Request, headers: dict[str, str]) -> None:
+    # One by one: `Headers.update` builds a second `Headers` first, for every request.
+    for name, value in headers.items():
+        request.headers[name] = value
 
 
 @contextlib.asynccontextmanager

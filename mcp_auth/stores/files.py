@@ -50,8 +50,9 @@ class FileStore:
         self._home = home
         self._mirror = HermesMirror(home / "mcp-tokens") if mirror else None
         self._grant_files: _Folder[Grant] = _Folder(home / "grants", Grant)
-        self._sign_in_files: _Folder[SignIn] = _Folder(home / "sign-ins", SignIn)
-        self._connection_files: _Folder[Connection] = _Folder(home / "connections", Connection)
+        # A power cut may take the newest of these back: a sign-in begins again, a server is asked again.
+        self._sign_in_files: _Folder[SignIn] = _Folder(home / "sign-ins", SignIn, synced=False)
+        self._connection_files: _Folder[Connection] = _Folder(home / "connections", Connection, synced=False)
         self._salt: bytes | None = None
         self.grants = FileGrants(self)
         self.sign_ins = FileSignIns(self)
@@ -253,11 +254,12 @@ class FileConnections:
 
 
 class _Folder(Generic[R]):
-    """Versioned records of one kind in one folder."""
+    """Versioned records of one kind in one folder. `synced`: a write is on the disk when it returns."""
 
-    def __init__(self, folder: Path, kind: type[R]) -> None:
+    def __init__(self, folder: Path, kind: type[R], *, synced: bool = True) -> None:
         self._folder = folder
         self._kind: type[R] = kind
+        self._synced = synced
         self._cache: dict[Path, tuple[tuple[int, int, int], R]] = {}
         self._paths: dict[str, Path] = {}
         self._swept = False
@@ -335,7 +337,7 @@ class _Folder(Generic[R]):
         if not self._swept:
             self._swept = True
             _sweep(self._folder)
-        replace_file(path, encode(record))
+        replace_file(path, encode(record), synced=self._synced)
 
     def remove(self, path: Path) -> None:
         with _as_store_error(path):
@@ -380,32 +382,38 @@ def make_folder(folder: Path) -> Path:
     return folder
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Replace `path` by `data`: complete on the disk before it gets the name, readable by its owner alone.
+def replace_file(path: Path, data: bytes, *, synced: bool = True) -> None:
+    """Replace `path` by `data` whole, readable by its owner alone.
+
+    Args:
+        synced: it is on the disk before it gets the name, so that a power cut leaves the old or the new one. Without
+            it that holds for the death of the process only.
 
     Raises:
         StoreError: the disk is full, or may not be written.
     """
     folder = make_folder(path.parent)
     with _as_store_error(path):
-        temporary = write_temporary(folder, data)
+        temporary = write_temporary(folder, data, synced=synced)
         try:
             os.replace(temporary, path)
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
-        sync_folder(folder)
+        if synced:
+            sync_folder(folder)
 
 
-def write_temporary(folder: Path, data: bytes) -> Path:
-    """`data` in a new file of `folder`, on the disk."""
+def write_temporary(folder: Path, data: bytes, *, synced: bool = True) -> Path:
+    """`data` in a new file of `folder`, on the disk when `synced`."""
     temporary = folder / f".{secrets.token_hex(8)}.tmp"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if synced:
+                os.fsync(file.fileno())
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
