@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
+import random
 import secrets
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -46,6 +49,7 @@ from mcp_auth.records import (
     ServerMetadata,
     SignIn,
     SignInStatus,
+    encode,
 )
 from mcp_auth.registration import (
     check_configured_issuer,
@@ -67,6 +71,10 @@ STALE_CLAIM = TOKEN_TIMEOUT + 25.0
 LEASE_TTL = 45.0
 LEASE_WAIT = 40.0
 _REGISTRATIONS_KEPT = 8
+_RACES = 50
+_RACE_PAUSE = 0.1
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -107,6 +115,7 @@ class SignIns:
         self._changed = changed
         self._clock = clock
         self._running: set[asyncio.Task[SignIn]] = set()
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     # -- the first half ----------------------------------------------------------------------
 
@@ -172,13 +181,23 @@ class SignIns:
         return await self.remember(url, remember)
 
     async def remember(self, server_url: str, change: Callable[[Connection], None]) -> Connection:
-        """Apply `change` to what is stored of a server, again after every lost race."""
-        for _ in range(20):
-            connection = await self._store.connections.get(server_url) or Connection(server_url=server_url)
-            change(connection)
-            stored = await self._store.connections.put_if(connection)
-            if stored is not None:
-                return stored
+        """Apply `change` to what is stored of a server, again after every lost race.
+
+        Raises:
+            SignInError: other processes change it all the time. StoreError, Busy.
+        """
+        # Tasks of this process take turns; only other processes can win a race against them.
+        async with self._turns[server_url]:
+            for _ in range(_RACES):
+                connection = await self._store.connections.get(server_url) or Connection(server_url=server_url)
+                before = encode(connection)
+                change(connection)
+                if encode(connection) == before and connection.version:
+                    return connection
+                stored = await self._store.connections.put_if(connection)
+                if stored is not None:
+                    return stored
+                await asyncio.sleep(random.uniform(0, _RACE_PAUSE))  # noqa: S311 - no secret
         raise SignInError("The record of the server changes all the time.", next_step="try again")
 
     async def begin(
@@ -420,7 +439,11 @@ class SignIns:
                     break
             else:
                 raise TokenRequestFailed("The grant could not be stored: it changes all the time.")
-        await self.remember(sign_in.server_url, lambda connection: _keep(connection, sign_in, answer))
+        try:
+            await self.remember(sign_in.server_url, lambda connection: _keep(connection, sign_in, answer))
+        except McpAuthError as error:
+            # The grant is stored and good; the next sign-in registers anew.
+            logger.warning("the registration at %s is not kept for the next sign-in: %s", sign_in.server, error.code)
 
     # -- ends --------------------------------------------------------------------------------
 

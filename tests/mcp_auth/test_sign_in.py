@@ -555,3 +555,16 @@ async def test_pain_23_two_servers_whose_names_read_alike_share_no_grant(tmp_pat
             # Then neither is used, and each names the other
             assert status.auth is AuthState.MISCONFIGURED
             assert other in (status.detail or "")
+
+
+async def test_many_people_finish_at_the_same_server_in_the_same_moment(tmp_path: Path, oauth: OAuthServer) -> None:
+    async with opened(tmp_path, oauth) as auth:
+        owners = [f"person:p{number}" for number in range(40)]
+        started = [await auth.sign_in("notes", owner, ME, listen=False) for owner in owners]
+        redirects = await asyncio.gather(*(asyncio.to_thread(authorize, one.link) for one in started))
+
+        finished = await asyncio.gather(*(auth.paste(redirect, ME.principal) for redirect in redirects))
+
+        assert {one.status for one in finished} == {"done"}
+        for owner in owners:
+            assert await auth.access_token("notes", owner)
