@@ -1,0 +1,38 @@
+"""Hermes Agent's OAuth for MCP servers, in a home of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import httpx
+from common import main
+from provider import Works
+
+
+def make(url: str, name: str, folder: str) -> Any:
+    os.environ["HERMES_HOME"] = folder
+    from tools import mcp_oauth
+
+    # A person sits there; the bench presses Allow.
+    with mcp_oauth.force_interactive_oauth():
+        return mcp_oauth.build_oauth_auth(name, url, {"redirect_port": 8765})
+
+
+class HermesWorks(Works):
+    async def storm_begin(self, base: str, folder: str) -> Any:
+        await super().storm_begin(base, folder)
+        # The access token has ended, by the clock that Hermes keeps.
+        file = Path(folder) / "mcp-tokens" / "s0.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "expires_at": 1.0}))
+        return {}
+
+
+def answer(code: str, state: str) -> tuple[str, str]:
+    return code, state
+
+
+if __name__ == "__main__":
+    main(HermesWorks(make, httpx, answer).all())
