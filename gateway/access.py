@@ -51,12 +51,12 @@ def may(principal: Principal, action: Action, server: Server, config: Config) ->
 
 
 def may_sign_in(principal: Principal, gateway: GatewayOptions) -> bool:
-    """May OAuth sign-ins begin here? From a chat only while exactly one person is allowed.
+    """May OAuth sign-ins begin here? From a chat while one person is allowed, or with the same-person proof.
 
-    Whoever opens a forwarded link would bind an own account to the sender's: without the same-person proof of
-    the public endpoint nothing tells the two apart (design, section 7).
+    Whoever opens a forwarded link would bind an own account to the sender's: without the proof of the public
+    endpoint nothing tells the two apart (design, section 7).
     """
-    return principal == LOCAL or len(persons(gateway)) <= 1
+    return principal == LOCAL or len(persons(gateway)) <= 1 or gateway.public_url is not None
 
 
 def may_paste(principal: Principal, private: bool, gateway: GatewayOptions) -> bool:

@@ -37,6 +37,7 @@ from mcp_auth.status import AuthState, ConnectionState, ConnectionStatus, Server
 
 if TYPE_CHECKING:
     from mcp_auth.core import McpAuth
+    from mcp_auth.keys import KeyVariable
 
 PROBE_SECONDS = 10.0
 PROBES_SECONDS = 15.0
@@ -56,8 +57,24 @@ _SIGN_IN = frozenset(
     }
 )
 _USABLE = frozenset({AuthState.SIGNED_IN, AuthState.KEY_SET, AuthState.NONE_NEEDED})
-_PRIVATE = (grammar.Detail, grammar.Auth, grammar.Key, grammar.KeyStoreAnyway, grammar.Paste, grammar.Test)
-_SLOW = (grammar.Auth, grammar.Paste, grammar.Test, grammar.Logout, grammar.Cancel, grammar.KeyStoreAnyway)
+_PRIVATE = (
+    grammar.Detail,
+    grammar.Auth,
+    grammar.Key,
+    grammar.KeyStoreAnyway,
+    grammar.Paste,
+    grammar.Confirm,
+    grammar.Test,
+)
+_SLOW = (
+    grammar.Auth,
+    grammar.Paste,
+    grammar.Confirm,
+    grammar.Test,
+    grammar.Logout,
+    grammar.Cancel,
+    grammar.KeyStoreAnyway,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +116,8 @@ class Dispatcher:
         if not access.is_allowed(principal, self.config.gateway):
             return Ignored() if self._was_told(principal) else Immediate()
         command = self._parse(invocation)
-        if isinstance(command, grammar.Key) and command.server and self._may_prompt(_Ask(invocation, abilities)):
+        ask = _Ask(invocation, abilities)
+        if isinstance(command, grammar.Key) and command.server and self._may_prompt(ask) and not self._has_forms(ask):
             server = self.config.servers[command.server]
             if access.may(principal, Action.CHANGE, server, self.config):
                 return Modal(command.server)
@@ -319,7 +337,11 @@ class Dispatcher:
             board.set(ChecklistItem(name, ItemState.FAILED, text, command=again))
             return
         board.note = sentences.links_note(
-            local=ask.principal == LOCAL, private=ask.invocation.private, listening=started.listening
+            local=ask.principal == LOCAL,
+            private=ask.invocation.private,
+            listening=started.listening,
+            public=started.public,
+            needs_proof=started.needs_proof,
         )
         text = sentences.link_ready(started.expires_at, self._clock())
         item = ChecklistItem(name, ItemState.LINK, text, link=started.link, expires_at=started.expires_at)
@@ -342,7 +364,12 @@ class Dispatcher:
         yield _say(outcome.text, Audience.CALLER, ok=outcome.ok)
 
     async def _confirm(self, command: grammar.Confirm, ask: _Ask) -> AsyncGenerator[Reply, None]:
-        yield _say(sentences.CONFIRM_NOT_NEEDED)
+        if self.config.gateway.public_url is None:
+            yield _say(sentences.CONFIRM_NOT_NEEDED)
+            return
+        async with self._watcher.answering(ask.principal):
+            record = await self._auth.confirm(command.code, str(ask.principal), private=ask.invocation.private)
+        yield _say(sentences.confirmed(record.server), Audience.CALLER)
 
     async def _cancel(self, command: grammar.Cancel, ask: _Ask) -> AsyncGenerator[Reply, None]:
         servers = [self.config.servers[command.server]] if command.server else list(self.config.servers.values())
@@ -353,7 +380,9 @@ class Dispatcher:
         cancelled = []
         async with self._watcher.answering(ask.principal):
             for server in mine:
-                if await self._auth.cancel(server.name, self._owner(server, ask)):
+                owner = self._owner(server, ask)
+                sign_in = await self._auth.cancel(server.name, owner)
+                if await self._auth.cancel_key_form(server.name, owner) or sign_in:
                     cancelled.append(server.name)
         yield _say(sentences.cancelled(cancelled) if cancelled else sentences.CANCELLED_NONE)
 
@@ -400,9 +429,28 @@ class Dispatcher:
         )
         if not wanted:
             return _say(sentences.key_not_needed(server.name), ok=False)
+        if self._has_forms(ask):
+            return await self._key_form(server, owner, wanted, ask)
         if not self._may_prompt(ask):
             return _say(sentences.key_ways(server.name, ask.principal.platform), ok=False)
         return self._prompts.ask(ask.principal, server.name, owner, wanted)
+
+    async def _key_form(self, server: Server, owner: str, variables: tuple[KeyVariable, ...], ask: _Ask) -> Reply:
+        """A link to a page of ours, where the key passes through no chat."""
+        started = await self._auth.key_form(server.name, owner, origin_of(ask.invocation), variables)
+        self._watcher.follow(started.form, None)
+        text = sentences.key_form(server.name, started.expires_at, self._clock())
+        note = sentences.NOTE_PROOF if started.needs_proof else None
+        return Reply(
+            tuple(Text(one) for one in (text, note) if one),
+            buttons=(Button(sentences.BUTTON_KEY_FORM, url=started.link),),
+            audience=Audience.CALLER,
+            summary=sentences.links_summary(1),
+        )
+
+    def _has_forms(self, ask: _Ask) -> bool:
+        """The terminal hides what is typed and needs no page."""
+        return self.config.gateway.public_url is not None and ask.principal != LOCAL
 
     def _may_prompt(self, ask: _Ask) -> bool:
         return ask.abilities.secret_input and access.secrets_in_chat(ask.principal, self.config.gateway)

@@ -17,13 +17,15 @@ from gateway import incidents
 from gateway.dispatcher import Dispatcher
 from gateway.grammar import looks_like_redirect
 from gateway.invocations import Abilities, Invocation, MessageRef, Principal
+from gateway.judge import GatewayJudge
 from gateway.replies import Decision, Notice, Reply
 from gateway.sign_ins import SignInWatcher
 from mcp_auth.config import Config, Settings
 from mcp_auth.errors import ConfigError, McpAuthError
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp
+    from starlette.requests import Request
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from mcp_auth.core import McpAuth
 
@@ -42,6 +44,7 @@ class Gateway:
 
     def __init__(self, auth: McpAuth, *, clock: Callable[[], float] = time.time) -> None:
         self.auth = auth
+        auth.judge = GatewayJudge(auth.config)
         self._watcher = SignInWatcher(auth, self._emit, clock)
         self._dispatcher = Dispatcher(auth, self._watcher, clock)
         self._subscriptions: list[_Subscription] = []
@@ -71,6 +74,38 @@ class Gateway:
             ConfigError: a key is missing or of another kind, or a variable has no value.
         """
         return self.auth.platform_options(platform, model)
+
+    def asgi_app(self, prefix: str = "") -> ASGIApp:
+        """The endpoint, to be mounted in a Starlette or FastAPI application: `app.mount("/mcp", gateway.asgi_app())`.
+
+        The gateway starts with the first request; run it alone (`uvicorn module:app`) and it follows the lifespan.
+
+        Args:
+            prefix: the path under which it is reached when the server around it does not take it off.
+
+        Raises:
+            ConfigError: `gateway.public_url` is not set.
+        """
+        return _Started(self, self.auth.asgi_app(prefix))
+
+    def verify_browser(self, verify: Callable[[Request], Awaitable[Principal | None]]) -> None:
+        """Let `verify` say who sits at a browser: the principal of its own session, or None for nobody.
+
+        Somebody else than the person who asked in the chat ends the sign-in.
+        """
+
+        async def identity(request: Request) -> str | None:
+            principal = await verify(request)
+            return None if principal is None else str(principal)
+
+        self.auth.verify_browser = identity
+
+    def carry_codes(self, platform: str, link: Callable[[str], str]) -> None:
+        """Let the page's button carry its code into this platform's chat: `link(code)` is what the button opens.
+
+        The platform's adapter turns what arrives there into `confirm CODE`, in private.
+        """
+        self.auth.confirm_links[platform] = link
 
     def mount(self, path: str, app: ASGIApp) -> str:
         """Serve `app` below `path` of the endpoint, e.g. `/hooks/whatsapp`. Returns its public URL.
@@ -187,6 +222,32 @@ class Gateway:
         for subscription in self._subscriptions:
             if subscription.platform == notice.chat.platform:
                 subscription.put(notice)
+
+
+class _Started:
+    """The endpoint of a gateway that starts with the first request, or with the server around it."""
+
+    def __init__(self, gateway: Gateway, app: ASGIApp) -> None:
+        self._gateway = gateway
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+            return
+        await self._gateway.start(warm=False)
+        await self._app(scope, receive, send)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await self._gateway.start()
+                await send({"type": "lifespan.startup.complete"})
+            elif message["type"] == "lifespan.shutdown":
+                await self._gateway.stop()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
 
 
 @dataclass(eq=False, slots=True)

@@ -18,6 +18,7 @@ HELP: tuple[tuple[str, str], ...] = (
     ("/mcp auth SERVER", "sign in to one server, or do it again"),
     ("/mcp key SERVER", "enter an API key"),
     ("/mcp paste ADDRESS", "finish a sign-in with the address of its last page"),
+    ("/mcp confirm CODE", "show that the page with this code is yours"),
     ("/mcp cancel [SERVER]", "end open sign-ins"),
     ("/mcp logout SERVER", "revoke and delete a sign-in"),
     ("/mcp test SERVER", "connect and list the tools"),
@@ -43,6 +44,7 @@ PASTE_NOTHING = "Send the whole address of the last page after it: /mcp paste AD
 CONFIRM_NOT_NEEDED = (
     "Codes are asked for by the public endpoint only (gateway.public_url); in this mode no sign-in needs one."
 )
+CONFIRM_NOTHING = "Send the code from the page after it: /mcp confirm CODE"
 CANCELLED_NONE = "No sign-in is open."
 TOO_LONG = "That took too long and was stopped."
 PROMPT_OVER = "This question is over. Ask again with /mcp key SERVER."
@@ -70,6 +72,12 @@ NOTE_CHAT_SHARED = (
     "After you have allowed it, the last page will not load, and that is right: copy its address from the browser "
     "and send it to me in a private chat."
 )
+NOTE_PROOF = (
+    "The page shows a code: send it to me in a private chat, and the page goes on. Give it to nobody else, and do not "
+    "pass the link on."
+)
+KEY_FORM_NOTE = "The key is typed into that page and never into this chat."
+BUTTON_KEY_FORM = "Open the form"
 NOTE_NO_LISTENER = "Nothing on this machine receives the answer; finish with: /mcp paste ADDRESS"
 
 
@@ -117,7 +125,7 @@ def argument_missing(verb: str, commands: Sequence[str]) -> str:
     if verb == "paste":
         return PASTE_NOTHING
     if verb == "confirm":
-        return CONFIRM_NOT_NEEDED
+        return CONFIRM_NOTHING
     if not commands:
         return "No MCP servers are configured."
     return f"Which server? {_any_of(commands)}"
@@ -211,7 +219,9 @@ def link_ready(expires_at: float, now: float) -> str:
     return f"open this link within {minutes(expires_at - now)}"
 
 
-def links_note(*, local: bool, private: bool, listening: bool) -> str:
+def links_note(*, local: bool, private: bool, listening: bool, public: bool, needs_proof: bool) -> str | None:
+    if public:
+        return NOTE_PROOF if needs_proof else None
     if not local:
         return NOTE_CHAT if private else NOTE_CHAT_SHARED
     return NOTE_LOCAL if listening else NOTE_NO_LISTENER
@@ -298,6 +308,15 @@ def grant_dead_public(server: str) -> str:
     return f"{server}: sign in again."
 
 
+def new_connection(text: str, *, by_other: bool) -> str:
+    """For an owner who did not see the sign-in's own chat."""
+    return f"{text}. Somebody else who may do so signed in. If that is wrong: /mcp logout" if by_other else text
+
+
+def confirmed(server: str) -> str:
+    return f"{server}: that is you. The page goes on by itself."
+
+
 def cancelled(servers: Sequence[str]) -> str:
     return f"Cancelled: {', '.join(servers)}."
 
@@ -307,6 +326,18 @@ def cancelled(servers: Sequence[str]) -> str:
 
 def key_prompt(server: str, variable: str, where: str) -> str:
     return f"{server} needs {variable} ({where}). The value is tried before it is stored."
+
+
+def key_form(server: str, expires_at: float, now: float) -> str:
+    return f"{server}: open this page within {minutes(expires_at - now)} and type the key there. {KEY_FORM_NOTE}"
+
+
+def key_form_done(server: str, outcome: str | None) -> str:
+    return f"{server}: {outcome}" if outcome else f"{server}: {KEY_STORED}."
+
+
+def public_key(server: str) -> str:
+    return f"{server}: {KEY_STORED}."
 
 
 def key_not_needed(server: str) -> str:

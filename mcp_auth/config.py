@@ -123,6 +123,8 @@ class GatewayOptions(Settings, frozen=True):
     people: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
     verify: Literal["auto", "code", "browser", "none"] = "auto"
     allow_paste: bool = False
+    # Addresses and networks of proxies whose X-Forwarded-For is believed.
+    trusted_proxies: tuple[str, ...] = ()
     network: NetworkOptions = NetworkOptions()
     platforms: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
 
@@ -141,6 +143,13 @@ class Config(Settings, frozen=True):
     @property
     def env_file(self) -> Path:
         return self.home / ".env"
+
+
+def count_people(gateway: GatewayOptions) -> int:
+    """How many persons `allow` names; the terminal of the operator is not counted."""
+    names = {principal: name for name, principals in gateway.people.items() for principal in principals}
+    # Persons and unjoined principals live in separate name spaces.
+    return len({("person", names[p]) if p in names else ("", p) for p in gateway.allow if not p.startswith("cli:")})
 
 
 def find_home(home: str | Path | None = None) -> Path:

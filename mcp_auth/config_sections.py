@@ -24,6 +24,7 @@ from mcp_auth.config import (
     Settings,
     Transport,
     absolute,
+    count_people,
     exists,
     mirror_name,
     public_url_problem,
@@ -538,7 +539,7 @@ def _check_principal(place: _Place, text: str) -> None:
 
 
 def _check_people(gateway: GatewayOptions, servers: Mapping[str, Server], place: _Place | None) -> None:
-    if place is None or _count_people(gateway) < 2:
+    if place is None or count_people(gateway) < 2:
         return
     if gateway.verify == "none":
         raise place.at("verify").error(
@@ -551,13 +552,6 @@ def _check_people(gateway: GatewayOptions, servers: Mapping[str, Server], place:
             "is missing: several people share a server, and it must be said who may change its sign-in",
             next_step="add gateway.admins, or set gateway.identity to per_user",
         )
-
-
-def _count_people(gateway: GatewayOptions) -> int:
-    """How many persons `allow` names; the terminal of the operator is not counted."""
-    names = {principal: name for name, principals in gateway.people.items() for principal in principals}
-    # Persons and unjoined principals live in separate name spaces.
-    return len({("person", names[p]) if p in names else ("", p) for p in gateway.allow if not p.startswith("cli:")})
 
 
 def _texts(raw: Any, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:

@@ -182,6 +182,24 @@ class WrongPerson(CallbackRejected):
     code = "wrong_person"
 
 
+class OtherBrowser(CallbackRejected):
+    """The sign-in goes on in one browser, and this is another one (or its cookie is gone)."""
+
+    code = "other_browser"
+
+
+class NotProven(CallbackRejected):
+    """Nothing says yet that the person at the browser is the one who asked in the chat."""
+
+    code = "not_proven"
+
+
+class CodeRejected(SignInError):
+    """The code that was sent in the chat releases nothing."""
+
+    code = "code_rejected"
+
+
 class AuthorizationRefused(SignInError):
     """The authorization server redirected with `error=` (RFC 6749 section 4.1.2.1)."""
 

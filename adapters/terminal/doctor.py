@@ -162,7 +162,7 @@ def _port(config: Config) -> Finding:
         try:
             probe.bind((host, port))
         except OSError as error:
-            from mcp_auth.callback import is_ours
+            from mcp_auth.loopback import is_ours
 
             if is_ours(config.home, port):
                 return Finding(GOOD, f"port {port} is listened on by slash-mcp of this home")
