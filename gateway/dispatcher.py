@@ -14,6 +14,7 @@ from gateway import access, grammar, incidents, sentences
 from gateway.access import Action
 from gateway.invocations import LOCAL, Abilities, Invocation, Principal
 from gateway.key_prompts import KeyPrompts
+from gateway.people import People
 from gateway.replies import (
     Audience,
     Button,
@@ -31,6 +32,7 @@ from gateway.replies import (
     Text,
 )
 from gateway.sign_ins import Board, SignInWatcher, origin_of
+from gateway.strangers import Strangers
 from mcp_auth.config import Config, Server
 from mcp_auth.errors import McpAuthError
 from mcp_auth.status import AuthState, ConnectionState, ConnectionStatus, ServerStatus
@@ -45,8 +47,6 @@ PROBES_SECONDS = 15.0
 _FIRST_RESULTS_SECONDS = 2.0
 _BEGIN_SECONDS = 60.0
 _EVENTS_KEPT = 10_000
-_STRANGER_SECONDS = 60.0
-_STRANGERS_KEPT = 10_000
 
 _SIGN_IN = frozenset(
     {
@@ -57,6 +57,7 @@ _SIGN_IN = frozenset(
     }
 )
 _USABLE = frozenset({AuthState.SIGNED_IN, AuthState.KEY_SET, AuthState.NONE_NEEDED})
+_PEOPLE = (grammar.Allow, grammar.Deny, grammar.ShowPeople)
 _PRIVATE = (
     grammar.Detail,
     grammar.Auth,
@@ -65,6 +66,7 @@ _PRIVATE = (
     grammar.Paste,
     grammar.Confirm,
     grammar.Test,
+    *_PEOPLE,
 )
 _SLOW = (
     grammar.Auth,
@@ -94,19 +96,29 @@ class Dispatcher:
 
     Args:
         watcher: follows the sign-ins that are begun here.
+        people: who is served at this moment.
     """
 
-    def __init__(self, auth: McpAuth, watcher: SignInWatcher, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        auth: McpAuth,
+        watcher: SignInWatcher,
+        people: People,
+        strangers: Strangers,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._auth = auth
         self._watcher = watcher
+        self._people = people
+        self._strangers = strangers
         self._clock = clock
         self._prompts = KeyPrompts(auth, watcher.key_stored, clock)
         self._events: OrderedDict[tuple[str, str], None] = OrderedDict()
-        self._strangers: OrderedDict[Principal, float] = OrderedDict()
 
     @property
     def config(self) -> Config:
-        return self._auth.config
+        """With the people of this moment."""
+        return self._people.config
 
     def decide(self, invocation: Invocation, abilities: Abilities) -> Decision:
         """What a platform has to do before the first reply is there. Pure; from memory."""
@@ -114,7 +126,9 @@ class Dispatcher:
         if self._is_known_event(invocation):
             return Ignored()
         if not access.is_allowed(principal, self.config.gateway):
-            return Ignored() if self._was_told(principal) else Immediate()
+            if self._strangers.is_silent(principal):
+                return Ignored()
+            return Immediate(Audience.CALLER if invocation.private else Audience.CHAT)
         command = self._parse(invocation)
         ask = _Ask(invocation, abilities)
         if isinstance(command, grammar.Key) and command.server and self._may_prompt(ask) and not self._has_forms(ask):
@@ -129,10 +143,11 @@ class Dispatcher:
         if self._is_known_event(invocation):
             return
         self._remember_event(invocation)
+        self._people.refresh()
         if not access.is_allowed(invocation.principal, self.config.gateway):
-            if not self._was_told(invocation.principal):
-                self._remember_stranger(invocation.principal)
-                yield _say(sentences.NOT_SERVED, ok=False)
+            reply = await self._strangers.answer(invocation)
+            if reply is not None:
+                yield reply
             return
         command = self._parse(invocation)
         audience = Audience.CALLER if isinstance(command, _PRIVATE) else Audience.CHAT
@@ -147,6 +162,7 @@ class Dispatcher:
 
     async def submit_secret(self, principal: Principal, prompt_id: str, value: str) -> Reply:
         """The answer to a `SecretPrompt`. Never raises; says what became of it."""
+        self._people.refresh()
         if not access.is_allowed(principal, self.config.gateway):
             return _say(sentences.NOT_SERVED, Audience.CALLER, ok=False)
         try:
@@ -461,10 +477,49 @@ class Dispatcher:
     async def _key_store(self, command: grammar.KeyStoreAnyway, ask: _Ask) -> AsyncGenerator[Reply, None]:
         yield await self._prompts.store_anyway(ask.principal, command.prompt_id)
 
+    # -- people ------------------------------------------------------------------------------
+
+    async def _allow(self, command: grammar.Allow, ask: _Ask) -> AsyncGenerator[Reply, None]:
+        refusal = self._refused_people(ask)
+        if refusal is not None:
+            yield refusal
+            return
+        paired = await asyncio.to_thread(self._people.allow, command.code, ask.principal)
+        self._strangers.tell_allowed()
+        yield _say(sentences.let_in(paired), Audience.CALLER)
+
+    async def _deny(self, command: grammar.Deny, ask: _Ask) -> AsyncGenerator[Reply, None]:
+        refusal = self._refused_people(ask)
+        if refusal is not None:
+            yield refusal
+            return
+        principal = await asyncio.to_thread(self._people.deny, command.who, ask.principal)
+        yield _say(sentences.shut_out(principal), Audience.CALLER)
+
+    async def _show_people(self, command: grammar.ShowPeople, ask: _Ask) -> AsyncGenerator[Reply, None]:
+        refusal = self._refused_people(ask)
+        if refusal is not None:
+            yield refusal
+            return
+        now = self._clock()
+        rows = tuple((one.principal, sentences.person_line(one, now)) for one in self._people.listed())
+        block = Table(rows) if rows else Text(sentences.NOBODY)
+        yield Reply((block,), audience=Audience.CALLER, summary=sentences.PRIVATE_ANSWER, title=sentences.PEOPLE_TITLE)
+
+    def _refused_people(self, ask: _Ask) -> Reply | None:
+        """Only admins decide who is served, and in private: a code read by others is a code taken by others."""
+        if not access.is_admin(ask.principal, self.config.gateway):
+            return _say(sentences.PEOPLE_ONLY_ADMINS, Audience.CALLER, ok=False)
+        if not ask.invocation.private:
+            return _say(sentences.PEOPLE_PRIVATE, ok=False)
+        return None
+
     # -- words -------------------------------------------------------------------------------
 
     async def _help(self, command: grammar.Help, ask: _Ask) -> AsyncGenerator[Reply, None]:
-        yield Reply((Table(sentences.HELP),), title=sentences.HELP_TITLE)
+        admin = access.is_admin(ask.principal, self.config.gateway)
+        rows = (*sentences.HELP, *sentences.HELP_ADMIN) if admin else sentences.HELP
+        yield Reply((Table(rows),), title=sentences.HELP_TITLE)
 
     async def _suggestion(self, command: grammar.Suggestion, ask: _Ask) -> AsyncGenerator[Reply, None]:
         yield _choices(sentences.suggestion(command.commands), command.commands)
@@ -496,16 +551,6 @@ class Dispatcher:
         if len(self._events) > _EVENTS_KEPT:
             self._events.popitem(last=False)
 
-    def _was_told(self, principal: Principal) -> bool:
-        told = self._strangers.get(principal)
-        return told is not None and self._clock() - told < _STRANGER_SECONDS
-
-    def _remember_stranger(self, principal: Principal) -> None:
-        self._strangers.pop(principal, None)
-        self._strangers[principal] = self._clock()
-        if len(self._strangers) > _STRANGERS_KEPT:
-            self._strangers.popitem(last=False)
-
 
 _ANSWERS: dict[type, Callable[[Dispatcher, Any, _Ask], AsyncGenerator[Reply, None]]] = {
     grammar.ListServers: Dispatcher._list,
@@ -519,6 +564,9 @@ _ANSWERS: dict[type, Callable[[Dispatcher, Any, _Ask], AsyncGenerator[Reply, Non
     grammar.Cancel: Dispatcher._cancel,
     grammar.Logout: Dispatcher._logout,
     grammar.Test: Dispatcher._test,
+    grammar.Allow: Dispatcher._allow,
+    grammar.Deny: Dispatcher._deny,
+    grammar.ShowPeople: Dispatcher._show_people,
     grammar.Help: Dispatcher._help,
     grammar.Suggestion: Dispatcher._suggestion,
     grammar.Ambiguous: Dispatcher._ambiguous,

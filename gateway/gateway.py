@@ -18,8 +18,10 @@ from gateway.dispatcher import Dispatcher
 from gateway.grammar import looks_like_redirect
 from gateway.invocations import Abilities, Invocation, MessageRef, Principal
 from gateway.judge import GatewayJudge
+from gateway.people import People
 from gateway.replies import Decision, Notice, Reply
 from gateway.sign_ins import SignInWatcher
+from gateway.strangers import Strangers
 from mcp_auth.config import Config, Settings
 from mcp_auth.errors import ConfigError, McpAuthError
 
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("gateway")
 _WARM = ("mcp.client.auth", "mcp.client.streamable_http", "httpx2")
 _DRAIN_SECONDS = 5.0
+# How soon a running gateway knows whom another process let in or shut out, when nobody writes meanwhile.
+_PEOPLE_SECONDS = 1.0
 Options = TypeVar("Options", bound=Settings)
 
 
@@ -40,13 +44,21 @@ class Gateway:
 
     Args:
         auth: the half that knows servers and sign-ins; closed together with the gateway.
+
+    Raises:
+        ConfigError: the configuration is not made for as many people as are let in.
+        StoreError: the file of those people is damaged.
     """
 
     def __init__(self, auth: McpAuth, *, clock: Callable[[], float] = time.time) -> None:
         self.auth = auth
-        auth.judge = GatewayJudge(auth.config)
+        self.people = People(auth.config, clock)
+        self.people.check()
+        auth.judge = GatewayJudge(self.people)
         self._watcher = SignInWatcher(auth, self._emit, clock)
-        self._dispatcher = Dispatcher(auth, self._watcher, clock)
+        self._strangers = Strangers(self.people, self._emit, clock)
+        self._dispatcher = Dispatcher(auth, self._watcher, self.people, self._strangers, clock)
+        self._people_watch: asyncio.Task[None] | None = None
         self._subscriptions: list[_Subscription] = []
         self._starting: asyncio.Lock | None = None
         self._started = False
@@ -58,6 +70,7 @@ class Gateway:
 
         Raises:
             ConfigError: the file cannot be read, or its `gateway:` section is wrong.
+            StoreError: the file of the people who were let in is damaged.
         """
         from mcp_auth.core import McpAuth
 
@@ -65,7 +78,8 @@ class Gateway:
 
     @property
     def config(self) -> Config:
-        return self.auth.config
+        """With the people of this moment in `gateway.allow`."""
+        return self.people.config
 
     def platform_options(self, platform: str, model: type[Options]) -> Options:
         """The section `gateway.<platform>` as `model`, its placeholders replaced by what they stand for now.
@@ -154,6 +168,7 @@ class Gateway:
                 # Listing, keys and pasting work without a listener; the next sign-in says what is wrong.
                 _log.warning("open sign-ins have no listener: %s", error)
             await self._watcher.start()
+            self._people_watch = asyncio.create_task(self._watch_people(), name="people watch")
             self._started = True
 
     async def stop(self) -> None:
@@ -161,6 +176,9 @@ class Gateway:
         if self._stopped:
             return
         self._stopped = True
+        if self._people_watch is not None:
+            self._people_watch.cancel()
+            await asyncio.gather(self._people_watch, return_exceptions=True)
         await self._watcher.stop()
         self._dispatcher.close()
         await asyncio.gather(*(subscription.stop() for subscription in self._subscriptions))
@@ -217,6 +235,12 @@ class Gateway:
                 self._subscriptions.remove(subscription)
 
         return undo
+
+    async def _watch_people(self) -> None:
+        while True:
+            await asyncio.sleep(_PEOPLE_SECONDS)
+            self.people.refresh()
+            self._strangers.tell_allowed()
 
     def _emit(self, notice: Notice) -> None:
         for subscription in self._subscriptions:

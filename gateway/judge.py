@@ -5,6 +5,7 @@ from __future__ import annotations
 from gateway import access
 from gateway.access import Action
 from gateway.invocations import LOCAL, Principal
+from gateway.people import People
 from mcp_auth.config import Config
 from mcp_auth.errors import NotAllowed
 from mcp_auth.gate import Judgement, needs_proof
@@ -13,10 +14,15 @@ from mcp_auth.gate import Judgement, needs_proof
 class GatewayJudge:
     """Judges by the rules of `gateway.access`, as they are at this moment."""
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
+    def __init__(self, people: People) -> None:
+        self._people = people
+
+    @property
+    def _config(self) -> Config:
+        return self._people.config
 
     async def judge(self, principal: str, server: str, owner: str) -> Judgement:
+        self._people.refresh()
         gateway = self._config.gateway
         people = len(access.persons(gateway))
         return Judgement(

@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from mcp_auth.errors import McpAuthError
 from mcp_auth.status import AuthState, ConnectionState, ConnectionStatus, ServerStatus
+
+if TYPE_CHECKING:
+    from gateway.people import Listed, Paired
 
 TITLE = "MCP Servers"
 HELP_TITLE = "What /mcp can do"
@@ -24,6 +28,11 @@ HELP: tuple[tuple[str, str], ...] = (
     ("/mcp test SERVER", "connect and list the tools"),
     ("/mcp help", "this list"),
 )
+HELP_ADMIN: tuple[tuple[str, str], ...] = (
+    ("/mcp people", "who is served, and who asks to be"),
+    ("/mcp allow CODE", "let in the person who was given this code"),
+    ("/mcp deny WHO", "shut somebody out"),
+)
 
 NO_SERVERS = (
     "No MCP servers are configured. Add one under mcp_servers in the configuration, or with: slash-mcp add NAME URL"
@@ -31,6 +40,16 @@ NO_SERVERS = (
 HINT_AUTH = "Use /mcp auth to authenticate servers"
 NOTHING_TO_SIGN_IN = "Every server that needs a sign-in or a key has one. /mcp auth SERVER signs in again."
 NOT_SERVED = "This assistant does not serve you: its operator has not put your account on the list."
+STRANGER_IN_PUBLIC = "I do not know you yet. Write to me in private: /mcp"
+STRANGERS_WAITING = (
+    "I do not know you yet, and as many people as I keep in mind are waiting to be let in. Try again in an hour."
+)
+STRANGER_LATER = "I do not know you yet, and cannot make you a code right now. Try again in a few minutes."
+LET_IN = "You have been let in. /mcp shows the servers."
+PEOPLE_TITLE = "People"
+PEOPLE_PRIVATE = "Who is served is decided in private. Write to me there."
+PEOPLE_ONLY_ADMINS = "Only an admin decides who is served. Ask one of gateway.admins, or the operator: slash-mcp people"
+NOBODY = "Nobody but the operator at the terminal is served."
 ONLY_ADMINS = "This server is shared, and only an admin changes its sign-in or key. Ask one of them."
 PASTE_OFF_TEAM = (
     "Pasting an address is off while more than one person is allowed, because an address can be talked out of "
@@ -126,6 +145,10 @@ def argument_missing(verb: str, commands: Sequence[str]) -> str:
         return PASTE_NOTHING
     if verb == "confirm":
         return CONFIRM_NOTHING
+    if verb == "allow":
+        return "Send the code that the person was given after it: /mcp allow CODE"
+    if verb == "deny":
+        return "Send the account after it, as /mcp people shows it: /mcp deny telegram:123456789"
     if not commands:
         return "No MCP servers are configured."
     return f"Which server? {_any_of(commands)}"
@@ -388,6 +411,43 @@ def key_ask_again(server: str) -> str:
 
 def key_unreachable(server: str, detail: str) -> str:
     return f"{server}: the key could not be tried ({_bare(server, detail)}). Nothing is stored yet. Store it anyway?"
+
+
+# -- people ----------------------------------------------------------------------------------
+
+
+def pairing_code(code: str) -> str:
+    """For the one who asked, and for nobody else."""
+    return (
+        f"I do not know you yet. To be let in, give this code to whoever runs this assistant: {code}. It works once "
+        f"and for an hour. They let you in with `slash-mcp allow {code}`, or an admin with /mcp allow {code} in "
+        "private."
+    )
+
+
+def let_in(paired: Paired) -> str:
+    name = f" ({paired.display_name})" if paired.display_name else ""
+    return f"{paired.principal}{name} is served from now on. Next: /mcp people"
+
+
+def shut_out(principal: str) -> str:
+    return f"{principal} is not served any more. What they signed in for themselves is kept."
+
+
+def person_line(one: Listed, now: float) -> str:
+    """What `people` says behind a principal."""
+    words = [one.standing.value]
+    if one.person:
+        words.append(f"person {one.person}")
+    if one.admin:
+        words.append("admin")
+    if one.display_name:
+        words.append(f"calls themselves {one.display_name}")
+    if one.until is not None:
+        words.append(f"{minutes(one.until - now)} left")
+    if one.since is not None:
+        words.append(f"since {clock(one.since, now)} by {one.by}")
+    return ", ".join(words)
 
 
 def _bare(server: str, detail: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar, cast
 import msgspec
 
 from mcp_auth import tickets
-from mcp_auth.config import GatewayOptions, count_people
+from mcp_auth.config import GatewayOptions, persons
 from mcp_auth.errors import CodeRejected, NotAllowed, NotProven, OtherBrowser, StoreError, UnknownSignIn, WrongPerson
 from mcp_auth.records import OPEN, Gate, KeyForm, Linked, SignIn, sha256, stepped
 from mcp_auth.stores.base import Store
@@ -53,7 +53,7 @@ class ConfigJudge:
         self._gateway = gateway
 
     async def judge(self, principal: str, server: str, owner: str) -> Judgement:
-        return Judgement(needs_proof=needs_proof(principal, self._gateway, count_people(self._gateway)))
+        return Judgement(needs_proof=needs_proof(principal, self._gateway, len(persons(self._gateway))))
 
     def is_same_person(self, principal: str, other: str) -> bool:
         return principal == other

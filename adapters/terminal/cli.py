@@ -28,6 +28,9 @@ _COMMANDS = {
     "chat": "adapters.terminal.commands",
     "serve": "adapters.terminal.commands",
     "demo": "adapters.terminal.demo",
+    "people": "adapters.terminal.people",
+    "allow": "adapters.terminal.people",
+    "deny": "adapters.terminal.people",
     "doctor": "adapters.terminal.doctor",
     "init": "adapters.terminal.setup",
     "add": "adapters.terminal.setup",
@@ -115,6 +118,14 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--port", type=int, metavar="N", help="instead of gateway.callback.port")
     demo = commands.add_parser("demo", help="try everything with local servers")
     demo.add_argument("--script", action="store_true", help="play it without a person and print what happens")
+    people = commands.add_parser("people", help="who is served, who asks to be, and who was shut out")
+    people.add_argument("--json", action="store_true")
+    allow = commands.add_parser("allow", help="let somebody in, by the code that the bot gave them")
+    allow.add_argument("who", metavar="CODE", help="the code, or an account such as telegram:123456789")
+    deny = commands.add_parser("deny", help="shut somebody out, at once")
+    deny.add_argument(
+        "who", metavar="PRINCIPAL", help="an account such as telegram:123456789, or the code of a request"
+    )
     commands.add_parser("doctor", help="check this installation and say what to fix")
     commands.add_parser("init", help="write a commented configuration")
     add = commands.add_parser("add", help="add a server to the configuration")

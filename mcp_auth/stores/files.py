@@ -374,21 +374,9 @@ class _Folder(Generic[R]):
     @contextmanager
     def locked(self, path: Path) -> Iterator[None]:
         """Exclusive right to replace this record, for the time of one write."""
-        from filelock import Timeout
-
-        folder = make_folder(self._folder / ".locks")
         # 256 locks serve all records: the first two digits of a key choose one.
-        lock = _new_lock(folder / path.name[:2])
-        try:
-            lock.acquire(timeout=_WRITE_WAIT, poll_interval=0.005)
-        except Timeout:
-            raise Busy(f"{path.name} is being written by another process.", next_step="try again") from None
-        except OSError as error:
-            raise StoreError(f"{folder} cannot be written ({error.strerror}).", next_step="slash-mcp doctor") from None
-        try:
+        with locked(self._folder / ".locks" / path.name[:2], path.name):
             yield
-        finally:
-            lock.release()
 
 
 # -- files -----------------------------------------------------------------------------------
@@ -479,6 +467,29 @@ def _slot(salt: bytes, owner: str, server: str) -> str:
 
 
 # -- locks -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def locked(lock_file: Path, what: str) -> Iterator[None]:
+    """Hold the kernel lock `lock_file` for the time of one write to `what`.
+
+    Raises:
+        Busy: another process holds it for ten seconds. StoreError: there can be no such file.
+    """
+    from filelock import Timeout
+
+    folder = make_folder(lock_file.parent)
+    lock = _new_lock(lock_file)
+    try:
+        lock.acquire(timeout=_WRITE_WAIT, poll_interval=0.005)
+    except Timeout:
+        raise Busy(f"{what} is being written by another process.", next_step="try again") from None
+    except OSError as error:
+        raise StoreError(f"{folder} cannot be written ({error.strerror}).", next_step="slash-mcp doctor") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _new_lock(path: Path) -> FileLock:
