@@ -33,8 +33,10 @@ from gateway.replies import (
 )
 from gateway.sign_ins import Board, SignInWatcher, origin_of
 from gateway.strangers import Strangers
+from mcp_auth.audit import Event
 from mcp_auth.config import Config, Server
 from mcp_auth.errors import McpAuthError
+from mcp_auth.limits import CODES, COMMANDS, SERVER_SIGN_INS, SIGN_INS
 from mcp_auth.status import AuthState, ConnectionState, ConnectionStatus, ServerStatus
 
 if TYPE_CHECKING:
@@ -68,6 +70,8 @@ _PRIVATE = (
     grammar.Test,
     *_PEOPLE,
 )
+# What carries a code: tried a few times, not guessed.
+_CODES = (grammar.Confirm, grammar.Allow, grammar.Deny, grammar.Paste)
 _SLOW = (
     grammar.Auth,
     grammar.Paste,
@@ -151,6 +155,10 @@ class Dispatcher:
             return
         command = self._parse(invocation)
         audience = Audience.CALLER if isinstance(command, _PRIVATE) else Audience.CHAT
+        wait = self._wait(command, invocation.principal)
+        if wait:
+            yield _say(sentences.too_often(wait), audience, ok=False)
+            return
         try:
             async with aclosing(_ANSWERS[type(command)](self, command, _Ask(invocation, abilities))) as replies:
                 async for reply in replies:
@@ -308,6 +316,7 @@ class Dispatcher:
         """What can be said before anything is asked: a key, a refusal, or that the link is on its way."""
         server = self.config.servers[status.name]
         if not access.may(ask.principal, Action.CHANGE, server, self.config):
+            self._note_refusal(ask, "auth", status.name)
             return ChecklistItem(status.name, ItemState.FAILED, sentences.ONLY_ADMINS)
         if status.auth is AuthState.KEY_MISSING or (named and status.auth is AuthState.KEY_SET):
             text = sentences.checklist_key(status.variables)
@@ -318,7 +327,11 @@ class Dispatcher:
             state = ItemState.FAILED if status.auth is AuthState.MISCONFIGURED else ItemState.DONE
             return ChecklistItem(status.name, state, sentences.nothing_to_do(status))
         if not access.may_sign_in(ask.principal, self.config.gateway):
+            self._note_refusal(ask, "auth", status.name)
             return ChecklistItem(status.name, ItemState.FAILED, sentences.team_sign_in(status.name))
+        wait = self._wait_to_begin(ask.principal, status.name)
+        if wait:
+            return ChecklistItem(status.name, ItemState.FAILED, sentences.too_often(wait))
         return ChecklistItem(status.name, ItemState.PREPARING, sentences.PREPARING)
 
     async def _begin_all(self, names: list[str], board: Board, ask: _Ask) -> AsyncGenerator[None, None]:
@@ -368,6 +381,8 @@ class Dispatcher:
 
     async def _paste(self, command: grammar.Paste, ask: _Ask) -> AsyncGenerator[Reply, None]:
         gateway = self.config.gateway
+        if not access.may_paste(ask.principal, ask.invocation.private, gateway):
+            self._note_refusal(ask, "paste")
         if not access.may_paste(ask.principal, True, gateway):
             yield _say(sentences.PASTE_OFF_TEAM, ok=False)
             return
@@ -391,6 +406,7 @@ class Dispatcher:
         servers = [self.config.servers[command.server]] if command.server else list(self.config.servers.values())
         mine = [server for server in servers if access.may(ask.principal, Action.CHANGE, server, self.config)]
         if not mine:
+            self._note_refusal(ask, "cancel", command.server)
             yield _say(sentences.ONLY_ADMINS if servers else sentences.CANCELLED_NONE, ok=False)
             return
         cancelled = []
@@ -405,10 +421,11 @@ class Dispatcher:
     async def _logout(self, command: grammar.Logout, ask: _Ask) -> AsyncGenerator[Reply, None]:
         server = self.config.servers[command.server]
         if not access.may(ask.principal, Action.CHANGE, server, self.config):
+            self._note_refusal(ask, "logout", server.name)
             yield _say(sentences.ONLY_ADMINS, ok=False)
             return
         async with self._watcher.answering(ask.principal):
-            result = await self._auth.logout(server.name, self._owner(server, ask))
+            result = await self._auth.logout(server.name, self._owner(server, ask), by=str(ask.principal))
         yield _say(result.detail, ok=result.deleted)
 
     async def _test(self, command: grammar.Test, ask: _Ask) -> AsyncGenerator[Reply, None]:
@@ -435,6 +452,7 @@ class Dispatcher:
 
     async def _key_reply(self, server: Server, ask: _Ask) -> Reply:
         if not access.may(ask.principal, Action.CHANGE, server, self.config):
+            self._note_refusal(ask, "key", server.name)
             return _say(sentences.ONLY_ADMINS, ok=False)
         owner = self._owner(server, ask)
         variables = await self._auth.key_variables(server.name, owner)
@@ -480,7 +498,7 @@ class Dispatcher:
     # -- people ------------------------------------------------------------------------------
 
     async def _allow(self, command: grammar.Allow, ask: _Ask) -> AsyncGenerator[Reply, None]:
-        refusal = self._refused_people(ask)
+        refusal = self._refused_people(ask, "allow")
         if refusal is not None:
             yield refusal
             return
@@ -489,7 +507,7 @@ class Dispatcher:
         yield _say(sentences.let_in(paired), Audience.CALLER)
 
     async def _deny(self, command: grammar.Deny, ask: _Ask) -> AsyncGenerator[Reply, None]:
-        refusal = self._refused_people(ask)
+        refusal = self._refused_people(ask, "deny")
         if refusal is not None:
             yield refusal
             return
@@ -497,7 +515,7 @@ class Dispatcher:
         yield _say(sentences.shut_out(principal), Audience.CALLER)
 
     async def _show_people(self, command: grammar.ShowPeople, ask: _Ask) -> AsyncGenerator[Reply, None]:
-        refusal = self._refused_people(ask)
+        refusal = self._refused_people(ask, "people")
         if refusal is not None:
             yield refusal
             return
@@ -506,9 +524,10 @@ class Dispatcher:
         block = Table(rows) if rows else Text(sentences.NOBODY)
         yield Reply((block,), audience=Audience.CALLER, summary=sentences.PRIVATE_ANSWER, title=sentences.PEOPLE_TITLE)
 
-    def _refused_people(self, ask: _Ask) -> Reply | None:
+    def _refused_people(self, ask: _Ask, verb: str) -> Reply | None:
         """Only admins decide who is served, and in private: a code read by others is a code taken by others."""
         if not access.is_admin(ask.principal, self.config.gateway):
+            self._note_refusal(ask, verb)
             return _say(sentences.PEOPLE_ONLY_ADMINS, Audience.CALLER, ok=False)
         if not ask.invocation.private:
             return _say(sentences.PEOPLE_PRIVATE, ok=False)
@@ -540,6 +559,25 @@ class Dispatcher:
 
     def _owner(self, server: Server, ask: _Ask) -> str:
         return access.owner_for(ask.principal, server, self.config, ask.invocation.acting_for)
+
+    def _note_refusal(self, ask: _Ask, verb: str, server: str | None = None) -> None:
+        self._auth.audit.write(Event.COMMAND_REFUSED, who=ask.principal, server=server, outcome=verb)
+
+    def _wait(self, command: grammar.Command, principal: Principal) -> float:
+        """Seconds until this principal may ask again; 0: now. The operator at the terminal always may."""
+        if principal == LOCAL:
+            return 0.0
+        limits = self._auth.limits
+        wait = limits.take(COMMANDS, str(principal))
+        if isinstance(command, _CODES):
+            wait = wait or limits.take(CODES, str(principal))
+        return wait
+
+    def _wait_to_begin(self, principal: Principal, server: str) -> float:
+        if principal == LOCAL:
+            return 0.0
+        limits = self._auth.limits
+        return limits.take(SIGN_INS, str(principal)) or limits.take(SERVER_SIGN_INS, server)
 
     def _is_known_event(self, invocation: Invocation) -> bool:
         return (invocation.principal.platform, invocation.event_id) in self._events

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from mcp_auth.core import McpAuth
 
 _log = logging.getLogger("gateway")
-_WARM = ("mcp.client.auth", "mcp.client.streamable_http", "httpx2")
+_WARM = ("mcp.client.auth", "mcp.client.streamable_http", "httpx2", "limits.strategies")
 _DRAIN_SECONDS = 5.0
 # How soon a running gateway knows whom another process let in or shut out, when nobody writes meanwhile.
 _PEOPLE_SECONDS = 1.0
@@ -56,7 +56,7 @@ class Gateway:
         self.people.check()
         auth.judge = GatewayJudge(self.people)
         self._watcher = SignInWatcher(auth, self._emit, clock)
-        self._strangers = Strangers(self.people, self._emit, clock)
+        self._strangers = Strangers(self.people, auth.limits, self._emit, clock)
         self._dispatcher = Dispatcher(auth, self._watcher, self.people, self._strangers, clock)
         self._people_watch: asyncio.Task[None] | None = None
         self._subscriptions: list[_Subscription] = []

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gateway import sentences
-from gateway.invocations import Principal
+from gateway.invocations import LOCAL, Principal
 from gateway.replies import Audience, Button, Reply, SecretPrompt, Text
 from mcp_auth.errors import KeyInvalid
+from mcp_auth.limits import KEY_TRIES, SERVER_KEY_TRIES
 
 if TYPE_CHECKING:
     from mcp_auth.core import McpAuth
@@ -122,7 +123,10 @@ class KeyPrompts:
     async def _try(self, prompt_id: str, pending: _Pending) -> Reply:
         from mcp_auth.keys import Verdict
 
-        trial = await self._auth.try_keys(pending.server, pending.values, pending.owner)
+        wait = self._wait(pending)
+        if wait:
+            return self._again(prompt_id, pending, sentences.too_often(wait))
+        trial = await self._auth.try_keys(pending.server, pending.values, pending.owner, by=str(pending.principal))
         if trial.verdict is Verdict.REFUSED:
             return self._again(prompt_id, pending, sentences.key_refused(pending.server))
         if trial.verdict is Verdict.UNREACHABLE:
@@ -135,8 +139,15 @@ class KeyPrompts:
             return _say(sentences.key_not_tried(pending.server, trial.detail), ok=True)
         return _say(sentences.key_stored(pending.server, verified=True), ok=True)
 
+    def _wait(self, pending: _Pending) -> float:
+        """Seconds until another key may be tried: a server is not there to guess at."""
+        if pending.principal == LOCAL:
+            return 0.0
+        limits = self._auth.limits
+        return limits.take(KEY_TRIES, str(pending.principal)) or limits.take(SERVER_KEY_TRIES, pending.server)
+
     async def _store(self, pending: _Pending) -> None:
-        await self._auth.set_keys(pending.server, pending.values, pending.owner)
+        await self._auth.set_keys(pending.server, pending.values, pending.owner, by=str(pending.principal))
         self._stored(pending.principal, pending.server)
 
     def _again(self, prompt_id: str, pending: _Pending, why: str) -> Reply:

@@ -18,8 +18,9 @@ import msgspec
 
 from gateway.invocations import LOCAL, Principal
 from mcp_auth import codes
+from mcp_auth.audit import Audit, Event
 from mcp_auth.config import Config, people_problem, person_of
-from mcp_auth.errors import ConfigError, NotAllowed, StoreError
+from mcp_auth.errors import ConfigError, NotAllowed, StoreError, WrongCode
 from mcp_auth.records import Record, Value, decode, encode, sha256
 from mcp_auth.stores.files import locked, replace_file
 
@@ -102,6 +103,7 @@ class People:
         self._configured = config
         self._path = config.home / "people.json"
         self._lock = config.home / ".people.lock"
+        self._audit = Audit(config.home, clock)
         self._clock = clock
         self._signature: Signature = None
         # Why the file cannot be read, as it was logged.
@@ -168,7 +170,9 @@ class People:
             ]
             return code
 
-        return self._change(edit)
+        code = self._change(edit)
+        self._audit.write(Event.PAIRING_ASKED, who=principal, outcome="code" if code is not None else "too_many")
+        return code
 
     def allow(self, who: str, by: Principal) -> Paired:
         """Let somebody in.
@@ -177,10 +181,16 @@ class People:
             who: the code that this person was given, or a principal; that one for `cli:local` only.
 
         Raises:
-            NotAllowed: no such request, or the configuration is not made for one more person.
+            WrongCode: no such request. NotAllowed: the configuration is not made for one more person.
             StoreError, Busy: nothing was changed.
         """
-        return self._change(lambda record: self._let_in(record, who, by))
+        try:
+            paired = self._change(lambda record: self._let_in(record, who, by))
+        except WrongCode:
+            self._audit.write(Event.WRONG_CODE, who=by, outcome="allow")
+            raise
+        self._audit.write(Event.ALLOWED, who=by, whom=paired.principal)
+        return paired
 
     def deny(self, who: str, by: Principal) -> str:
         """Shut somebody out, at once and until `allow`. Returns the principal.
@@ -189,10 +199,16 @@ class People:
             who: a principal that is known, or the code of a request.
 
         Raises:
-            NotAllowed: nobody is known by it, or it stands in `gateway.allow` and `by` is not the operator.
+            WrongCode: nobody is known by it. NotAllowed: it stands in `gateway.allow` and `by` is not the operator.
             StoreError, Busy: nothing was changed.
         """
-        return self._change(lambda record: self._shut_out(record, who, by))
+        try:
+            principal = self._change(lambda record: self._shut_out(record, who, by))
+        except WrongCode:
+            self._audit.write(Event.WRONG_CODE, who=by, outcome="deny")
+            raise
+        self._audit.write(Event.DENIED, who=by, whom=principal)
+        return principal
 
     def listed(self) -> list[Listed]:
         """Everybody: configured, paired, waiting, denied."""
@@ -235,7 +251,7 @@ class People:
         if asked is None and ":" in who and by == LOCAL:
             asked = Pending(principal=_checked(who), display_name="", code_sha256="", expires_at=0.0)
         if asked is None:
-            raise NotAllowed(
+            raise WrongCode(
                 "No request has this code; a code works once and for an hour.",
                 next_step="ask the person to write /mcp to the bot again",
             )
@@ -261,7 +277,7 @@ class People:
         configured = self._configured.gateway.allow
         known = {*configured, *(one.principal for one in record.paired), *(one.principal for one in record.pending)}
         if name not in known:
-            raise NotAllowed("Nobody is known by this name or code.", next_step="slash-mcp people")
+            raise WrongCode("Nobody is known by this name or code.", next_step="slash-mcp people")
         if by != LOCAL and name in configured:
             raise NotAllowed(
                 "This account stands in gateway.allow, so only the operator shuts it out.",

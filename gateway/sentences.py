@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from mcp_auth.audit import AuditLine, Event
 from mcp_auth.errors import McpAuthError
 from mcp_auth.status import AuthState, ConnectionState, ConnectionStatus, ServerStatus
 
@@ -120,6 +121,11 @@ def command(text: str) -> str:
 def error(problem: McpAuthError) -> str:
     """One sentence and what to do next."""
     return f"{problem.message} Next: {problem.next_step}" if problem.next_step else problem.message
+
+
+def too_often(seconds: float) -> str:
+    wait = f"{math.ceil(seconds)} seconds" if seconds < 90 else minutes(seconds)
+    return f"That was too often in a short time. Try again in {wait}."
 
 
 def unexpected(reference: str) -> str:
@@ -448,6 +454,41 @@ def person_line(one: Listed, now: float) -> str:
     if one.since is not None:
         words.append(f"since {clock(one.since, now)} by {one.by}")
     return ", ".join(words)
+
+
+# -- the audit log ---------------------------------------------------------------------------
+
+_HAPPENED = {
+    Event.SIGN_IN_BEGUN: "sign-in begun",
+    Event.SIGN_IN_ENDED: "sign-in",
+    Event.SIGN_IN_BURNED: "sign-in ended: somebody else typed its code",
+    Event.REFRESHED: "access renewed",
+    Event.REAUTHORIZATION_NEEDED: "reauthorization needed",
+    Event.SIGNED_OUT: "signed out",
+    Event.KEY_SET: "key set",
+    Event.KEY_REFUSED: "key refused by the server",
+    Event.PAIRING_ASKED: "asked to be let in",
+    Event.ALLOWED: "let in",
+    Event.DENIED: "shut out",
+    Event.WRONG_CODE: "wrong code",
+    Event.COMMAND_REFUSED: "refused",
+}
+
+
+def happened(line: AuditLine) -> str:
+    """What one line of the audit log says, without who and where: `sign-in done`, `refused: logout`."""
+    words = _HAPPENED[line.what]
+    if line.whom is not None:
+        words += f" {line.whom}"
+    match line.what:
+        case Event.SIGN_IN_ENDED:
+            return f"{words} {line.outcome}" if line.outcome else words
+        case Event.COMMAND_REFUSED | Event.WRONG_CODE:
+            return f"{words}: /mcp {line.outcome}" if line.outcome else words
+        case Event.PAIRING_ASKED if line.outcome == "too_many":
+            return f"{words}, and too many were waiting"
+        case _:
+            return words
 
 
 def _bare(server: str, detail: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
 
 from gateway import sentences
@@ -14,13 +14,11 @@ from gateway.invocations import LOCAL, ChatRef, Invocation, Principal
 from gateway.people import People, is_name
 from gateway.replies import Audience, Notice, Reply, Text
 from mcp_auth.errors import Busy, StoreError
+from mcp_auth.limits import STRANGERS, Limits
 
 _log = logging.getLogger("gateway")
 _SECONDS = 60.0
 _KEPT = 10_000
-# Answers to all strangers of one platform within `_SECONDS`: a flood of accounts must not use up what the
-# platform lets the bot send to the people it serves.
-_ANSWERS_PER_PLATFORM = 20
 
 
 class Strangers:
@@ -30,23 +28,27 @@ class Strangers:
         emit: called in the event loop with every notice.
     """
 
-    def __init__(self, people: People, emit: Callable[[Notice], None], clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        people: People,
+        limits: Limits,
+        emit: Callable[[Notice], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._people = people
+        self._limits = limits
         self._emit = emit
         self._clock = clock
         self._told: OrderedDict[Principal, float] = OrderedDict()
-        self._answers: dict[str, deque[float]] = {}
         # Where those who hold a code wait for word; as many as `People` lets wait.
         self._waiting: dict[Principal, ChatRef] = {}
 
     def is_silent(self, principal: Principal) -> bool:
         """Nothing will be said: this stranger was told within the last minute, or too many were. From memory."""
-        now = self._clock()
         told = self._told.get(principal)
-        if told is not None and now - told < _SECONDS:
+        if told is not None and self._clock() - told < _SECONDS:
             return True
-        answers = self._answers.get(principal.platform, ())
-        return sum(now - at < _SECONDS for at in answers) >= _ANSWERS_PER_PLATFORM
+        return self._limits.wait(STRANGERS, principal.platform) > 0
 
     async def answer(self, invocation: Invocation) -> Reply | None:
         """One sentence, with a code where only this person reads it. None: not again within a minute."""
@@ -80,12 +82,11 @@ class Strangers:
                 self._emit(Notice(principal, chat, reply))
 
     def _remember(self, principal: Principal) -> None:
-        now = self._clock()
+        self._limits.take(STRANGERS, principal.platform)
         self._told.pop(principal, None)
-        self._told[principal] = now
+        self._told[principal] = self._clock()
         if len(self._told) > _KEPT:
             self._told.popitem(last=False)
-        self._answers.setdefault(principal.platform, deque(maxlen=_ANSWERS_PER_PLATFORM)).append(now)
 
 
 def _say(text: str, invocation: Invocation) -> Reply:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from mcp_auth.answers import Binding, CallbackAnswer, parse_paste, pasted_slot
+from mcp_auth.audit import Audit, Event
 from mcp_auth.config import Config, Server, Settings, load
 from mcp_auth.errors import (
     ConfigError,
@@ -36,12 +37,14 @@ from mcp_auth.gate import ConfigJudge
 from mcp_auth.keys import (
     KeyTrial,
     KeyVariable,
+    Verdict,
     key_variables,
     needed_templates,
     resolved_headers,
     set_keys,
     try_keys,
 )
+from mcp_auth.limits import Limits
 from mcp_auth.network import NetworkRules, is_loopback_url
 from mcp_auth.records import OPEN, SHARED, Connection, Grant, KeyForm, Linked, Origin, SignIn, check_owner
 from mcp_auth.status import (
@@ -79,18 +82,29 @@ TEST_TIMEOUT = 30.0
 _POLL = 0.3
 
 ChangeKind = Literal[
-    "signed_in", "sign_in_ended", "signed_out", "refreshed", "reauthorization_needed", "key_set", "key_form_ended"
+    "sign_in_begun",
+    "signed_in",
+    "sign_in_ended",
+    "signed_out",
+    "refreshed",
+    "reauthorization_needed",
+    "key_set",
+    "key_form_ended",
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Something happened to the credentials of (owner, server). `sign_in` is the record that ended, if one did."""
+    """Something happened to the credentials of (owner, server).
+
+    `sign_in` is the record that began or ended, if one did. `by`: the principal who did it, when known.
+    """
 
     kind: ChangeKind
     server: str
     owner: str
     sign_in: SignIn | None = None
+    by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +125,8 @@ class McpAuth:
     def __init__(self, config: Config, store: Store, *, clock: Callable[[], float] = time.time) -> None:
         self.config = config
         self.store = store
+        self.audit = Audit(config.home, clock)
+        self.limits = Limits()
         self._clock = clock
         self._variables = Variables(config)
         self._rules_by_server: dict[str, NetworkRules] = {}
@@ -318,6 +334,7 @@ class McpAuth:
         started = await sign_ins.begin(entry, owner, origin, connection, redirect_uri, grant=grant, fresh=fresh)
         if started.authorization_url is None:
             raise SignInError(f"The sign-in to {server} ended at once.", next_step=f"/mcp auth {server}")
+        self._tell(Change("sign_in_begun", server, owner, started, by=origin.principal))
         return StartedSignIn(started, started.authorization_url, listening=listening)
 
     def _is_gated(self, entry: Server, origin: Origin) -> bool:
@@ -691,8 +708,11 @@ class McpAuth:
         ) as client:
             yield client
 
-    async def logout(self, server: str, owner: str = SHARED) -> LogoutResult:
-        """Revoke at the authorization server (RFC 7009), then delete; says which of the two happened."""
+    async def logout(self, server: str, owner: str = SHARED, *, by: str | None = None) -> LogoutResult:
+        """Revoke at the authorization server (RFC 7009), then delete; says which of the two happened.
+
+        `by`: the principal who asks, for the audit log.
+        """
         from mcp_auth.sign_in import LEASE_TTL, LEASE_WAIT
 
         entry = self._entry(server)
@@ -703,7 +723,7 @@ class McpAuth:
                 return LogoutResult(False, None, f"{server} was not signed in.")
             revoked = await self._revoke(entry, grant)
             await self._delete(grant)
-        self._tell(Change("signed_out", server, owner))
+        self._tell(Change("signed_out", server, owner, by=by))
         if revoked:
             return LogoutResult(True, True, f"{server} is signed out: revoked at the authorization server and deleted.")
         why = "offers no revocation" if revoked is None else "did not confirm the revocation"
@@ -755,24 +775,31 @@ class McpAuth:
         entry = self._entry(server)
         return key_variables(entry, self._variables, await self._keys(entry, owner))
 
-    async def try_keys(self, server: str, values: Mapping[str, str], owner: str = SHARED) -> KeyTrial:
-        """Ask the server about candidate values without storing them.
+    async def try_keys(
+        self, server: str, values: Mapping[str, str], owner: str = SHARED, *, by: str | None = None
+    ) -> KeyTrial:
+        """Ask the server about candidate values without storing them. `by`: as in `logout`.
 
         Raises:
             KeyMissing: another variable of the same headers has no value yet. KeyInvalid: not fit for a header.
         """
         entry = self._usable_entry(server)
         keys = await self._keys(entry, check_owner(owner))
-        return await try_keys(self._http(), self._rules(entry), entry, self._variables, values, keys)
+        trial = await try_keys(self._http(), self._rules(entry), entry, self._variables, values, keys)
+        if trial.verdict is Verdict.REFUSED:
+            self.audit.write(Event.KEY_REFUSED, who=by, server=server, owner=owner)
+        return trial
 
-    async def set_keys(self, server: str, values: Mapping[str, str], owner: str = SHARED) -> None:
-        """Keep values: in `.env` for `shared`, with the owner's grant otherwise.
+    async def set_keys(
+        self, server: str, values: Mapping[str, str], owner: str = SHARED, *, by: str | None = None
+    ) -> None:
+        """Keep values: in `.env` for `shared`, with the owner's grant otherwise. `by`: as in `logout`.
 
         Raises:
             KeyInvalid, StoreError, Busy.
         """
         await set_keys(self.config, self.store, self._entry(server), values, check_owner(owner))
-        self._tell(Change("key_set", server, owner))
+        self._tell(Change("key_set", server, owner, by=by))
 
     # -- changes -----------------------------------------------------------------------------
 
@@ -788,6 +815,7 @@ class McpAuth:
 
     def _tell(self, change: Change) -> None:
         self._woken.set()
+        _record(self.audit, change)
         for callback in list(self._listeners_told):
             try:
                 callback(change)
@@ -1046,6 +1074,25 @@ def _store_for(config: Config) -> Store:
         key="gateway.store",
         next_step="set gateway.store: files",
     )
+
+
+_EVENTS: dict[ChangeKind, Event] = {
+    "sign_in_begun": Event.SIGN_IN_BEGUN,
+    "signed_in": Event.SIGN_IN_ENDED,
+    "sign_in_ended": Event.SIGN_IN_ENDED,
+    "signed_out": Event.SIGNED_OUT,
+    "refreshed": Event.REFRESHED,
+    "reauthorization_needed": Event.REAUTHORIZATION_NEEDED,
+    "key_set": Event.KEY_SET,
+}
+
+
+def _record(audit: Audit, change: Change) -> None:
+    sign_in = change.sign_in
+    who = change.by if change.by is not None or sign_in is None else sign_in.origin.principal
+    ended = sign_in is not None and change.kind != "sign_in_begun"
+    outcome = sign_in.status if sign_in is not None and ended else None
+    audit.write(_EVENTS[change.kind], who=who, server=change.server, owner=change.owner, outcome=outcome)
 
 
 def _owner_keys(owner: str, grant: Grant | None) -> Mapping[str, str] | None:

@@ -61,6 +61,12 @@ class NotAllowed(McpAuthError):
     code = "not_allowed"
 
 
+class WrongCode(NotAllowed):
+    """A code that belongs to nothing, or to nothing any more."""
+
+    code = "wrong_code"
+
+
 class StoreError(McpAuthError):
     """The store could not be read or written (a full disk, a damaged file, missing rights)."""
 

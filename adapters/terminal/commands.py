@@ -51,11 +51,11 @@ def run_key(options: Namespace) -> int:
 
     async def tried(values: dict[str, str]) -> KeyTrial:
         async with McpAuth.open(config) as auth:
-            return await auth.try_keys(name, values, owner)
+            return await auth.try_keys(name, values, owner, by=str(LOCAL))
 
     async def store(values: dict[str, str]) -> None:
         async with McpAuth.open(config) as auth:
-            await auth.set_keys(name, values, owner)
+            await auth.set_keys(name, values, owner, by=str(LOCAL))
 
     # Questions are asked between the event loops: inside one, the first Ctrl-C would go unnoticed.
     variables = asyncio.run(needed())
@@ -98,7 +98,7 @@ def run_logout(options: Namespace) -> int:
 
     async def logout() -> int:
         async with McpAuth.open(config) as auth:
-            result = await auth.logout(name, owner_of(config, name, options))
+            result = await auth.logout(name, owner_of(config, name, options), by=str(LOCAL))
         print(for_shell(result.detail))
         return OK if result.deleted else FAILED
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -103,9 +104,10 @@ async def test_a_stranger_whose_request_cannot_be_stored_learns_nothing_of_this_
         assert str(team.home) in caplog.text
 
 
-async def test_attack_a_flood_of_strangers_costs_little_memory_and_few_messages(team: Config) -> None:
-    now = [1000.0]
-    async with open_gateway(team, clock=lambda: now[0]) as gateway:
+async def test_attack_a_flood_of_strangers_costs_little_memory_and_few_messages(
+    team: Config, advance_limits: Callable[[float], None]
+) -> None:
+    async with open_gateway(team) as gateway:
         answered = 0
         for number in range(300):
             answered += len(await Chat(gateway, Principal("telegram", f"7{number}")).say("let me in"))
@@ -117,7 +119,8 @@ async def test_attack_a_flood_of_strangers_costs_little_memory_and_few_messages(
         assert await Chat(gateway, BOB).say("help"), "the people who are served are answered"
         assert await Chat(gateway, Principal("discord", "7")).say(""), "and so are strangers elsewhere"
         assert len(gateway._strangers._told) <= 25
-        now[0] += 61
+        assert len(list(gateway.auth.audit.lines())) == 21
+        advance_limits(61)
         assert await late.say("")
 
 
