@@ -218,7 +218,7 @@ def quote(server: str) -> str:
     return f"'{server}'" if '"' in server else f'"{server}"'
 
 
-_PREFIX = re.compile(r"[/!]mcp(?:@\w{1,64})?(?=\s|$)", re.IGNORECASE)
+_PREFIX = re.compile(r"\A[/!]mcp(?:@\w{1,64})?(?=\s|$)", re.IGNORECASE)
 _WORD = re.compile(
     r'"(?P<double>[^"]*)(?:"|$)|\'(?P<single>[^\']*)(?:\'|$)|[“„](?P<curly>[^“”]*)(?:[“”]|$)|(?P<bare>\S+)'
 )

@@ -117,6 +117,15 @@ class People:
         """The configuration; `gateway.allow` holds the paired too, and nobody who was denied. From memory."""
         return self._config
 
+    @property
+    def ever_known(self) -> Config:
+        """As `config`, with the denied in `allow`: for the operator, who has to clean up after them."""
+        denied = tuple(one.principal for one in self._record.denied)
+        gateway = self._config.gateway
+        return msgspec.structs.replace(
+            self._config, gateway=msgspec.structs.replace(gateway, allow=(*gateway.allow, *denied))
+        )
+
     def check(self) -> None:
         """Refuse to serve more people than the configuration is made for.
 

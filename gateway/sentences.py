@@ -437,7 +437,10 @@ def let_in(paired: Paired) -> str:
 
 
 def shut_out(principal: str) -> str:
-    return f"{principal} is not served any more. What they signed in for themselves is kept."
+    return (
+        f"{principal} is not served any more. What they signed in for themselves is kept; "
+        f"to end it: slash-mcp --as {principal} logout SERVER"
+    )
 
 
 def person_line(one: Listed, now: float) -> str:
@@ -460,7 +463,7 @@ def person_line(one: Listed, now: float) -> str:
 
 _HAPPENED = {
     Event.SIGN_IN_BEGUN: "sign-in begun",
-    Event.SIGN_IN_ENDED: "sign-in",
+    Event.SIGN_IN_ENDED: "sign-in ended",
     Event.SIGN_IN_BURNED: "sign-in ended: somebody else typed its code",
     Event.REFRESHED: "access renewed",
     Event.REAUTHORIZATION_NEEDED: "reauthorization needed",
@@ -477,12 +480,11 @@ _HAPPENED = {
 
 def happened(line: AuditLine) -> str:
     """What one line of the audit log says, without who and where: `sign-in done`, `refused: logout`."""
-    words = _HAPPENED[line.what]
-    if line.whom is not None:
-        words += f" {line.whom}"
+    words = f"{_HAPPENED[line.what]} {line.whom or ''}".rstrip()
     match line.what:
         case Event.SIGN_IN_ENDED:
-            return f"{words} {line.outcome}" if line.outcome else words
+            begun = f", begun by {line.whom}" if line.whom else ""
+            return f"sign-in {line.outcome or 'ended'}{begun}"
         case Event.COMMAND_REFUSED | Event.WRONG_CODE:
             return f"{words}: /mcp {line.outcome}" if line.outcome else words
         case Event.PAIRING_ASKED if line.outcome == "too_many":

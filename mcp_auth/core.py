@@ -1088,11 +1088,15 @@ _EVENTS: dict[ChangeKind, Event] = {
 
 
 def _record(audit: Audit, change: Change) -> None:
-    sign_in = change.sign_in
-    who = change.by if change.by is not None or sign_in is None else sign_in.origin.principal
-    ended = sign_in is not None and change.kind != "sign_in_begun"
-    outcome = sign_in.status if sign_in is not None and ended else None
-    audit.write(_EVENTS[change.kind], who=who, server=change.server, owner=change.owner, outcome=outcome)
+    who, whom, outcome = change.by, None, None
+    if change.sign_in is not None and change.kind != "sign_in_begun":
+        outcome = change.sign_in.status
+        if outcome == "cancelled":
+            # Somebody did it, and not necessarily the one who began.
+            whom = change.sign_in.origin.principal
+        else:
+            who = who or change.sign_in.origin.principal
+    audit.write(_EVENTS[change.kind], who=who, whom=whom, server=change.server, owner=change.owner, outcome=outcome)
 
 
 def _owner_keys(owner: str, grant: Grant | None) -> Mapping[str, str] | None:

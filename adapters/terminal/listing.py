@@ -68,12 +68,12 @@ def chosen(config: Config, options: Namespace) -> list[ServerStatus]:
 
 
 def owner_of(config: Config, name: str, options: Namespace) -> str:
-    """Whose credentials this command uses at this server: the operator's, or with `--as` somebody's who is served.
+    """Whose credentials this command uses at this server: the operator's, or with `--as` those of somebody known.
 
     Raises:
         NotAllowed: `--as` names nobody who is known.
     """
-    people = People(config).config if options.acting_for is not None else config
+    people = People(config).ever_known if options.acting_for is not None else config
     return owner_for(LOCAL, config.servers[name], people, options.acting_for)
 
 

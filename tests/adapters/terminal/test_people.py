@@ -69,3 +69,9 @@ def test_as_works_for_a_paired_person(tmp_path: Path, capsys: pytest.CaptureFixt
     run(home, "allow", "telegram:2")
 
     assert run(home, "--as", "telegram:2", "list") == 0
+
+    # To clean up, the operator can still act for who was shut out.
+    run(home, "deny", "telegram:2")
+    capsys.readouterr()
+    assert run(home, "--as", "telegram:2", "logout", "notes") == 1
+    assert "was not signed in" in capsys.readouterr().out
