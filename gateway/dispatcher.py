@@ -35,7 +35,7 @@ from gateway.sign_ins import Board, SignInWatcher, origin_of
 from gateway.strangers import Strangers
 from mcp_auth.audit import Event
 from mcp_auth.config import Config, Server
-from mcp_auth.errors import McpAuthError
+from mcp_auth.errors import McpAuthError, WrongPerson
 from mcp_auth.limits import CODES, COMMANDS, SERVER_SIGN_INS, SIGN_INS
 from mcp_auth.status import AuthState, ConnectionState, ConnectionStatus, ServerStatus
 
@@ -389,9 +389,13 @@ class Dispatcher:
         if not access.may_paste(ask.principal, ask.invocation.private, gateway):
             yield _say(sentences.PASTE_PRIVATE, ok=False)
             return
-        async with self._watcher.answering(ask.principal):
-            sign_in = await self._auth.paste(command.text, str(ask.principal))
-            outcome = await self._watcher.settle(sign_in)
+        try:
+            async with self._watcher.answering(ask.principal):
+                sign_in = await self._auth.paste(command.text, str(ask.principal))
+                outcome = await self._watcher.settle(sign_in)
+        except WrongPerson:
+            self._note_refusal(ask, "paste")
+            raise
         yield _say(outcome.text, Audience.CALLER, ok=outcome.ok)
 
     async def _confirm(self, command: grammar.Confirm, ask: _Ask) -> AsyncGenerator[Reply, None]:

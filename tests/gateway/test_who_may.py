@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from gateway.people import People
 from mcp_auth.audit import AuditLine, Event
 from mcp_auth.config import Config, Server
 from mcp_auth.limits import CODES, COMMANDS, KEY_TRIES, SERVER_SIGN_INS, SIGN_INS
+from mcp_auth.records import Origin
 from tests.gateway.chat import Chat, configure, open_gateway, prompt_of, words
+from tests.servers.oauth import OAuthServer, authorize
 
 ANN, ANN_DISCORD, BOB = Principal("telegram", "1"), Principal("discord", "42"), Principal("telegram", "2")
 ONLY_ADMINS = "only an admin"
@@ -152,6 +155,23 @@ async def test_every_refused_command_is_recorded_with_its_verb(tmp_path: Path) -
             ("telegram:2", "paste", None),
         ]
         assert "ACDEFGHJ" not in (tmp_path / "audit.jsonl").read_text()
+
+
+async def test_somebody_elses_address_is_not_used_and_recorded(tmp_path: Path, oauth: OAuthServer) -> None:
+    server = Server(name="notes", url=oauth.url, auth="oauth")
+    config = configure(tmp_path, server, allow=("telegram:1", "telegram:2"), admins=("telegram:1",), allow_paste=True)
+    async with open_gateway(config) as gateway:
+        started = await gateway.auth.sign_in("notes", "shared", Origin(principal=str(ANN)), listen=False)
+        redirect = await asyncio.to_thread(authorize, started.link)
+
+        (reply,) = await Chat(gateway, BOB).say(redirect)
+
+        assert not reply.ok
+        assert [(line.who, line.outcome) for line in recorded(gateway, Event.COMMAND_REFUSED)] == [
+            ("telegram:2", "paste")
+        ]
+        assert (await gateway.auth.store.grants.get("shared", "notes", oauth.url)) is None
+        assert "code=" not in (tmp_path / "audit.jsonl").read_text()
 
 
 async def test_pairing_is_recorded_from_the_question_to_the_end(tmp_path: Path) -> None:
