@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import msgspec
 
@@ -46,6 +46,9 @@ class Paired(Value, frozen=True):
 
 class Pending(Value, frozen=True):
     """Somebody who asked. The code itself is with that person only."""
+
+    # Eight characters: a hash that anybody reads is a code that anybody finds.
+    __secret__: ClassVar[frozenset[str]] = frozenset({"code_sha256"})
 
     principal: str
     display_name: str
@@ -180,7 +183,9 @@ class People:
             return code
 
         code = self._change(edit)
-        self._audit.write(Event.PAIRING_ASKED, who=principal, outcome="code" if code is not None else "too_many")
+        if code is not None:
+            # Those who are sent away are not recorded: a crowd of them must not push the rest out of the log.
+            self._audit.write(Event.PAIRING_ASKED, who=principal)
         return code
 
     def allow(self, who: str, by: Principal) -> Paired:

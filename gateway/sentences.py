@@ -487,8 +487,6 @@ def happened(line: AuditLine) -> str:
             return f"sign-in {line.outcome or 'ended'}{begun}"
         case Event.COMMAND_REFUSED | Event.WRONG_CODE:
             return f"{words}: /mcp {line.outcome}" if line.outcome else words
-        case Event.PAIRING_ASKED if line.outcome == "too_many":
-            return f"{words}, and too many were waiting"
         case _:
             return words
 

@@ -14,6 +14,7 @@ from gateway.invocations import LOCAL, Principal
 from gateway.people import CODE_SECONDS, PENDING_PER_PLATFORM, People, Standing, is_name
 from mcp_auth.config import Config, Server
 from mcp_auth.errors import ConfigError, McpAuthError, NotAllowed, StoreError
+from mcp_auth.records import sha256
 from tests.gateway.chat import configure
 
 ANN, BOB, CYD = Principal("telegram", "1"), Principal("telegram", "2"), Principal("telegram", "3")
@@ -65,6 +66,7 @@ def test_the_file_is_for_its_owner_alone_and_holds_no_code(team: Config) -> None
     file = team.home / "people.json"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert code is not None and code not in file.read_text()
+    assert sha256(code) not in repr(people._record)
 
 
 def test_a_code_lives_an_hour(team: Config) -> None:
