@@ -5,8 +5,9 @@ from __future__ import annotations
 from enum import StrEnum
 
 from gateway.invocations import LOCAL, Principal
-from mcp_auth.config import Config, GatewayOptions, Server, persons
+from mcp_auth.config import Config, GatewayOptions, Server
 from mcp_auth.config import person_of as _person_of
+from mcp_auth.config import persons as persons
 from mcp_auth.errors import NotAllowed
 from mcp_auth.records import SHARED
 

@@ -36,7 +36,7 @@ from gateway.strangers import Strangers
 from mcp_auth.audit import Event
 from mcp_auth.config import Config, Server
 from mcp_auth.errors import McpAuthError, WrongPerson
-from mcp_auth.limits import CODES, COMMANDS, SERVER_SIGN_INS, SIGN_INS
+from mcp_auth.limits import CODES, COMMANDS, SERVER_SIGN_INS, SIGN_INS, too_often
 from mcp_auth.status import AuthState, ConnectionState, ConnectionStatus, ServerStatus
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ class Dispatcher:
         audience = Audience.CALLER if isinstance(command, _PRIVATE) else Audience.CHAT
         wait = self._wait(command, invocation.principal)
         if wait:
-            yield _say(sentences.too_often(wait), audience, ok=False)
+            yield _say(too_often(wait), audience, ok=False)
             return
         try:
             async with aclosing(_ANSWERS[type(command)](self, command, _Ask(invocation, abilities))) as replies:
@@ -331,7 +331,7 @@ class Dispatcher:
             return ChecklistItem(status.name, ItemState.FAILED, sentences.team_sign_in(status.name))
         wait = self._wait_to_begin(ask.principal, status.name)
         if wait:
-            return ChecklistItem(status.name, ItemState.FAILED, sentences.too_often(wait))
+            return ChecklistItem(status.name, ItemState.FAILED, too_often(wait))
         return ChecklistItem(status.name, ItemState.PREPARING, sentences.PREPARING)
 
     async def _begin_all(self, names: list[str], board: Board, ask: _Ask) -> AsyncGenerator[None, None]:

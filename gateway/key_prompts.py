@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gateway import sentences
-from gateway.invocations import LOCAL, Principal
+from gateway.invocations import Principal
 from gateway.replies import Audience, Button, Reply, SecretPrompt, Text
 from mcp_auth.errors import KeyInvalid
-from mcp_auth.limits import KEY_TRIES, SERVER_KEY_TRIES
+from mcp_auth.limits import too_often, wait_to_try_key
 
 if TYPE_CHECKING:
     from mcp_auth.core import McpAuth
@@ -123,9 +123,9 @@ class KeyPrompts:
     async def _try(self, prompt_id: str, pending: _Pending) -> Reply:
         from mcp_auth.keys import Verdict
 
-        wait = self._wait(pending)
+        wait = wait_to_try_key(self._auth.limits, str(pending.principal), pending.server)
         if wait:
-            return self._again(prompt_id, pending, sentences.too_often(wait))
+            return self._again(prompt_id, pending, too_often(wait))
         trial = await self._auth.try_keys(pending.server, pending.values, pending.owner, by=str(pending.principal))
         if trial.verdict is Verdict.REFUSED:
             return self._again(prompt_id, pending, sentences.key_refused(pending.server))
@@ -138,13 +138,6 @@ class KeyPrompts:
         if trial.verdict is Verdict.NOT_TRIED:
             return _say(sentences.key_not_tried(pending.server, trial.detail), ok=True)
         return _say(sentences.key_stored(pending.server, verified=True), ok=True)
-
-    def _wait(self, pending: _Pending) -> float:
-        """Seconds until another key may be tried: a server is not there to guess at."""
-        if pending.principal == LOCAL:
-            return 0.0
-        limits = self._auth.limits
-        return limits.take(KEY_TRIES, str(pending.principal)) or limits.take(SERVER_KEY_TRIES, pending.server)
 
     async def _store(self, pending: _Pending) -> None:
         await self._auth.set_keys(pending.server, pending.values, pending.owner, by=str(pending.principal))

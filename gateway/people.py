@@ -17,7 +17,7 @@ from typing import ClassVar, TypeVar
 import msgspec
 
 from gateway.invocations import LOCAL, Principal
-from mcp_auth import codes
+from mcp_auth import tickets
 from mcp_auth.audit import Audit, Event
 from mcp_auth.config import Config, people_problem, person_of
 from mcp_auth.errors import ConfigError, NotAllowed, StoreError, WrongCode
@@ -174,7 +174,7 @@ class People:
             others = [one for one in record.pending if one.principal != name]
             if sum(_platform(one.principal) == principal.platform for one in others) >= PENDING_PER_PLATFORM:
                 return None
-            code = codes.new_code()
+            code = tickets.new_code()
             until = self._clock() + CODE_SECONDS
             record.pending = [
                 *others,
@@ -304,8 +304,11 @@ class People:
         return name
 
     def _find(self, record: PeopleRecord, typed: str) -> Pending | None:
+        code = tickets.typed_code(typed)
+        if code is None:
+            return None
         # All of them, so that the time tells nothing.
-        found = [one for one in self._waiting(record) if codes.matches(typed, one.code_sha256)]
+        found = [one for one in self._waiting(record) if tickets.is_same(code, one.code_sha256)]
         return found[0] if found else None
 
     def _waiting(self, record: PeopleRecord) -> list[Pending]:

@@ -123,11 +123,6 @@ def error(problem: McpAuthError) -> str:
     return f"{problem.message} Next: {problem.next_step}" if problem.next_step else problem.message
 
 
-def too_often(seconds: float) -> str:
-    wait = f"{math.ceil(seconds)} seconds" if seconds < 90 else minutes(seconds)
-    return f"That was too often in a short time. Try again in {wait}."
-
-
 def unexpected(reference: str) -> str:
     return f"Something went wrong inside; nothing was changed on purpose. The log has it under {reference}."
 

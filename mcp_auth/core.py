@@ -19,6 +19,7 @@ from mcp_auth.answers import Binding, CallbackAnswer, parse_paste, pasted_slot
 from mcp_auth.audit import Audit, Event
 from mcp_auth.config import Config, Server, Settings, load
 from mcp_auth.errors import (
+    CodeRejected,
     ConfigError,
     CredentialsNeeded,
     DiscoveryFailed,
@@ -329,7 +330,9 @@ class McpAuth:
             started = await sign_ins.begin(
                 entry, owner, origin, connection, redirect_uri, grant=grant, fresh=fresh, gated=True
             )
-            return await self._linked(started, listen)
+            linked = await self._linked(started, listen)
+            self._tell(Change("sign_in_begun", server, owner, linked.sign_in, by=origin.principal))
+            return linked
         redirect_uri, listening = await self._redirect(entry, connection, listen)
         started = await sign_ins.begin(entry, owner, origin, connection, redirect_uri, grant=grant, fresh=fresh)
         if started.authorization_url is None:
@@ -545,12 +548,18 @@ class McpAuth:
         if self._gatekeeper is None:
             from mcp_auth.gate import Gatekeeper
 
-            self._gatekeeper = Gatekeeper(self.store, lambda: self.judge, self._release, self._link_ended, self._clock)
+            self._gatekeeper = Gatekeeper(
+                self.store, lambda: self.judge, self._release, self._link_ended, self._link_burned, self._clock
+            )
         return self._gatekeeper
 
     async def confirm(self, code: str, principal: str, *, private: bool) -> SignIn | KeyForm:
         """Take a code that `principal` sent in a chat; see `Gatekeeper.confirm`."""
-        return await self.gatekeeper.confirm(code, principal, private=private)
+        try:
+            return await self.gatekeeper.confirm(code, principal, private=private)
+        except CodeRejected:
+            self.audit.write(Event.WRONG_CODE, who=principal, outcome="confirm")
+            raise
 
     async def key_form(
         self, server: str, owner: str, origin: Origin, variables: tuple[KeyVariable, ...], *, listen: bool = True
@@ -641,6 +650,16 @@ class McpAuth:
         elif isinstance(record, KeyForm):
             self._key_form_ended(record)
 
+    def _link_burned(self, record: Linked, by: str) -> None:
+        self.audit.write(
+            Event.SIGN_IN_BURNED,
+            who=by,
+            whom=record.origin.principal,
+            server=record.server,
+            owner=record.owner,
+            ticket=_ticket_of(record),
+        )
+
     def _key_form_ended(self, form: KeyForm) -> None:
         self._tell(Change("key_form_ended", form.server, form.owner))
 
@@ -648,9 +667,7 @@ class McpAuth:
         if self._key_forms is None:
             from mcp_auth.key_forms import KeyForms
 
-            self._key_forms = KeyForms(
-                self.store, self.gatekeeper, self.try_keys, self.set_keys, self._key_form_ended, self._clock
-            )
+            self._key_forms = KeyForms(self.store, self.gatekeeper, self, self._key_form_ended, self._clock)
         return self._key_forms
 
     # -- credentials -------------------------------------------------------------------------
@@ -1076,6 +1093,7 @@ def _store_for(config: Config) -> Store:
     )
 
 
+# The end of a key form says nothing that its keys have not said.
 _EVENTS: dict[ChangeKind, Event] = {
     "sign_in_begun": Event.SIGN_IN_BEGUN,
     "signed_in": Event.SIGN_IN_ENDED,
@@ -1088,7 +1106,11 @@ _EVENTS: dict[ChangeKind, Event] = {
 
 
 def _record(audit: Audit, change: Change) -> None:
-    who, whom, outcome = change.by, None, None
+    if change.kind not in _EVENTS:
+        return
+    who, whom, outcome, ticket = change.by, None, None, None
+    if change.sign_in is not None:
+        ticket = _ticket_of(change.sign_in)
     if change.sign_in is not None and change.kind != "sign_in_begun":
         outcome = change.sign_in.status
         if outcome == "cancelled":
@@ -1096,7 +1118,21 @@ def _record(audit: Audit, change: Change) -> None:
             whom = change.sign_in.origin.principal
         else:
             who = who or change.sign_in.origin.principal
-    audit.write(_EVENTS[change.kind], who=who, whom=whom, server=change.server, owner=change.owner, outcome=outcome)
+    audit.write(
+        _EVENTS[change.kind],
+        who=who,
+        whom=whom,
+        server=change.server,
+        owner=change.owner,
+        outcome=outcome,
+        ticket=ticket,
+    )
+
+
+def _ticket_of(record: Linked) -> str | None:
+    """The hash of the ticket that was opened, or of the newest."""
+    gate = record.gate
+    return None if gate is None else gate.opened or next(reversed(gate.tickets), None)
 
 
 def _owner_keys(owner: str, grant: Grant | None) -> Mapping[str, str] | None:

@@ -43,6 +43,7 @@ from mcp_auth.errors import (
     TokenRequestFailed,
 )
 from mcp_auth.gate import Stage
+from mcp_auth.limits import AddressLimits
 from mcp_auth.network import is_loopback_url
 from mcp_auth.records import KeyForm, Linked, SignIn
 from mcp_auth.vendors import where_to_get_key
@@ -104,7 +105,7 @@ class Endpoint:
         self._secure = not plain_http
         self._browser_cookie = "slash-mcp" if plain_http else "__Host-slash-mcp"
         self._form_cookie = f"{self._browser_cookie}-form"
-        self._app = _with_headers(self._application())
+        self._app = _with_headers(AddressLimits(self._application(), auth.limits))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

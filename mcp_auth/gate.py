@@ -87,6 +87,7 @@ class Gatekeeper:
         judge: asked anew each time.
         release: called with a record whose browser may go on, before it is stored as `confirmed`.
         changed: told of every record that ended here.
+        burned: told of every record that ended because it was in somebody else's hands, and in whose.
     """
 
     def __init__(
@@ -95,12 +96,14 @@ class Gatekeeper:
         judge: Callable[[], Judge],
         release: Callable[[Linked], Awaitable[Linked]],
         changed: Callable[[Linked], None],
+        burned: Callable[[Linked, str], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._judge = judge
         self._release = release
         self._changed = changed
+        self._told_burned = burned
         self._clock = clock
 
     async def open(self, record: L, ticket: str, browser: str, *, identity: str | None = None, codes: bool = True) -> L:
@@ -120,7 +123,7 @@ class Gatekeeper:
                 return record
             judgement = await self._judged(record)
             if identity is not None and not self._judge().is_same_person(record.origin.principal, identity):
-                raise await self._burned(record)
+                raise await self._burned(record, identity)
             if judgement.needs_proof and identity is None and not codes:
                 raise NotProven("Sign in to the application itself first, in this browser.")
             gate = _gate(record)
@@ -168,7 +171,7 @@ class Gatekeeper:
         waiting = await self._waiting()
         for record in waiting:
             if record.origin.principal != principal and tickets.is_same(code, _gate(record).code):
-                raise await self._burned(record)
+                raise await self._burned(record, principal)
         mine = [record for record in waiting if record.origin.principal == principal]
         if not mine:
             raise CodeRejected("No page of yours waits for a code.", next_step="/mcp auth")
@@ -335,7 +338,7 @@ class Gatekeeper:
         tries_left = "1 try is" if left == 1 else f"{left} tries are"
         return CodeRejected(f"That code is wrong; {tries_left} left.", next_step="read it once more from the page")
 
-    async def _burned(self, record: Linked) -> WrongPerson:
+    async def _burned(self, record: Linked, by: str) -> WrongPerson:
         """The link was in somebody else's hands: it ends, and both learn of it."""
         await self.end(
             record,
@@ -343,6 +346,7 @@ class Gatekeeper:
             "A link is for the person who asked for it only.",
             again_for(record),
         )
+        self._told_burned(record, by)
         return WrongPerson(
             "That belongs to something another person began, and it was stopped: whoever sent you that link would "
             "have got access to your account.",

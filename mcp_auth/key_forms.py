@@ -6,15 +6,16 @@ A form is a stored record like a sign-in, behind the same link, browser and proo
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
 from mcp_auth.errors import AlreadyFinished, KeyInvalid, KeyMissing, McpAuthError, SignInError, StoreError
 from mcp_auth.gate import Gatekeeper
 from mcp_auth.keys import KeyTrial, KeyVariable, Verdict
+from mcp_auth.limits import Limits, too_often, wait_to_try_key
 from mcp_auth.records import OPEN, Gate, KeyField, KeyForm, Origin, SignInStatus, stepped
 from mcp_auth.stores.base import Store
 
@@ -25,8 +26,16 @@ LIFETIME = 600.0
 TRIES = 5
 _RACES = 20
 
-TryKeys = Callable[[str, Mapping[str, str], str], Awaitable[KeyTrial]]
-SetKeys = Callable[[str, Mapping[str, str], str], Awaitable[None]]
+
+class Keys(Protocol):
+    """What a form does with what was typed: `McpAuth`. `by`: the principal who asked in the chat."""
+
+    @property
+    def limits(self) -> Limits: ...
+
+    async def try_keys(self, server: str, values: Mapping[str, str], owner: str, *, by: str | None) -> KeyTrial: ...
+
+    async def set_keys(self, server: str, values: Mapping[str, str], owner: str, *, by: str | None) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -64,15 +73,13 @@ class KeyForms:
         self,
         store: Store,
         gatekeeper: Gatekeeper,
-        try_keys: TryKeys,
-        set_keys: SetKeys,
+        keys: Keys,
         changed: Callable[[KeyForm], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._gatekeeper = gatekeeper
-        self._try_keys = try_keys
-        self._set_keys = set_keys
+        self._keys = keys
         self._changed = changed
         self._clock = clock
 
@@ -148,8 +155,12 @@ class KeyForms:
         if empty:
             return Entry(form, f"Nothing was entered for {', '.join(empty)}.")
         given = {field.name: values[field.name] for field in form.fields}
+        by = form.origin.principal
+        wait = wait_to_try_key(self._keys.limits, by, form.server)
+        if wait:
+            return Entry(form, too_often(wait))
         try:
-            trial = await self._try_keys(form.server, given, form.owner)
+            trial = await self._keys.try_keys(form.server, given, form.owner, by=by)
         except (KeyInvalid, KeyMissing) as error:
             return await self._again(form, str(error))
         if trial.verdict is Verdict.REFUSED:
@@ -165,7 +176,7 @@ class KeyForms:
         if stored is None:
             raise AlreadyFinished("This form was used before.", next_step=f"/mcp key {form.server}")
         try:
-            await self._set_keys(form.server, given, form.owner)
+            await self._keys.set_keys(form.server, given, form.owner, by=form.origin.principal)
         except KeyInvalid as error:
             reopened = msgspec.structs.replace(stored, status="confirmed")
             back = await self._store.key_forms.put_if(reopened)

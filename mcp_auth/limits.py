@@ -8,15 +8,12 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, MutableMapping
-    from typing import Any
+from mcp_auth.network import is_loopback_host
 
+if TYPE_CHECKING:
     from limits import RateLimitItem
     from limits.storage import MemoryStorage
-
-    Scope = MutableMapping[str, Any]
-    App = Callable[[Scope, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 # Beyond this many people or addresses at a time, new ones share one count: memory is bounded too.
 KEYS_KEPT = 5_000
@@ -42,8 +39,9 @@ SERVER_SIGN_INS = Rate("server_sign_ins", 60, 600)
 SERVER_KEY_TRIES = Rate("server_key_tries", 30, 600)
 # All strangers of one platform: what the platform lets the bot send belongs to the people it serves.
 STRANGERS = Rate("strangers", 20, 60)
-# A network address at the public endpoint: pages and callbacks, and what is posted.
-PAGES = Rate("pages", 120, 60)
+# A network address at the public endpoint: pages and callbacks (a waiting page asks every two seconds whether it
+# may go on), and what is posted.
+PAGES = Rate("pages", 600, 60)
 POSTS = Rate("posts", 30, 60)
 
 
@@ -86,22 +84,16 @@ class Limits:
 class AddressLimits:
     """ASGI middleware: 429 with `Retry-After` for an address that asks too often (RFC 6585 section 4).
 
-    Args:
-        address_of: the client's address for a request; behind a proxy, from a header that only a trusted proxy
-            may set (the server's business). Addresses of one IPv6 network (/64) count together.
+    The address is the scope's `client`: behind a proxy, what a trusted proxy says. Addresses of one IPv6 network
+    (/64) count together. This computer is not counted: a proxy here that is not trusted would be everybody.
     """
 
-    def __init__(self, app: App, limits: Limits, address_of: Callable[[Scope], str]) -> None:
+    def __init__(self, app: ASGIApp, limits: Limits) -> None:
         self._app = app
         self._limits = limits
-        self._address_of = address_of
 
-    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        rate = POSTS if scope["method"] == "POST" else PAGES
-        wait = self._limits.take(rate, address_key(self._address_of(scope)))
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        wait = self._wait(scope) if scope["type"] == "http" else 0.0
         if not wait:
             await self._app(scope, receive, send)
             return
@@ -114,6 +106,28 @@ class AddressLimits:
         ]
         await send({"type": "http.response.start", "status": 429, "headers": headers})
         await send({"type": "http.response.body", "body": body})
+
+    def _wait(self, scope: Scope) -> float:
+        address, _ = scope.get("client") or ("", 0)
+        if is_loopback_host(address):
+            return 0.0
+        return self._limits.take(POSTS if scope["method"] == "POST" else PAGES, address_key(address))
+
+
+def wait_to_try_key(limits: Limits, principal: str, server: str) -> float:
+    """Seconds until this principal may try another key at this server: it is not there to guess at.
+
+    The operator at the terminal may always.
+    """
+    if principal.startswith("cli:"):
+        return 0.0
+    return limits.take(KEY_TRIES, principal) or limits.take(SERVER_KEY_TRIES, server)
+
+
+def too_often(seconds: float) -> str:
+    """The sentence for whoever has to wait."""
+    count, unit = (math.ceil(seconds), "seconds") if seconds < 90 else (math.ceil(seconds / 60), "minutes")
+    return f"That was too often in a short time. Try again in {count} {unit}."
 
 
 def address_key(address: str) -> str:

@@ -76,6 +76,11 @@ def code_for(cookie: str, nonce: str) -> str:
     return "".join(characters)
 
 
+def new_code() -> str:
+    """A random code: 8 characters, about 36 bits."""
+    return "".join(secrets.choice(_ALPHABET) for _ in range(CODE_LENGTH))
+
+
 def typed_code(text: str) -> str | None:
     """What a person typed as a code: case, spaces and dashes do not matter. None when it cannot be one."""
     code = re.sub(r"[\s\-\u2010-\u2015]", "", text[:64]).upper()

@@ -8,11 +8,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from gateway.gateway import Gateway
-from gateway.invocations import Principal
-from gateway.judge import GatewayJudge
+from gateway.invocations import LOCAL, Principal
+from gateway.people import People
 from gateway.replies import Reply
 from mcp_auth.config import CallbackOptions, Server
 from tests.gateway.chat import Chat, configure, item, open_gateway
@@ -50,8 +48,12 @@ async def public_gateway(
 
 def allow(gateway: Gateway, *people: Principal) -> None:
     """As the operator does: who is allowed changes while the gateway runs."""
-    options = msgspec.structs.replace(gateway.config.gateway, allow=tuple(str(one) for one in people))
-    gateway.auth.judge = GatewayJudge(msgspec.structs.replace(gateway.config, gateway=options))
+    operator, wanted = People(gateway.auth.config), {str(one) for one in people}
+    served = set(operator.config.gateway.allow)
+    for one in sorted(wanted - served):
+        operator.allow(one, LOCAL)
+    for one in sorted(served - wanted):
+        operator.deny(one, LOCAL)
 
 
 def team(**more: Any) -> dict[str, Any]:

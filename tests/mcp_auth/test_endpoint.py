@@ -6,12 +6,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from fastapi import FastAPI
 from starlette.responses import PlainTextResponse
 
 from mcp_auth import McpAuth
 from mcp_auth.errors import ConfigError
+from mcp_auth.limits import POSTS
 from mcp_auth.records import Origin
 from mcp_auth.stores.files import FileSignIns
 from tests.browser import Browser
@@ -208,3 +210,24 @@ async def test_a_proxy_tells_the_address_only_when_it_is_trusted(tmp_path: Path,
                 "GET", f"{PUBLIC}/hooks/witness", headers={"X-Forwarded-For": "203.0.113.7, 127.0.0.9"}
             )
     assert seen == ["127.0.0.1", "203.0.113.7"]
+
+
+async def test_an_address_that_asks_too_often_waits_and_somebody_elses_webhook_does_not(
+    tmp_path: Path, oauth: OAuthServer
+) -> None:
+    async def hook(scope: Any, receive: Any, send: Any) -> None:
+        await PlainTextResponse("hooked")(scope, receive, send)
+
+    async with opened(tmp_path, oauth) as auth:
+        auth.mount("/hooks/slack", hook)
+        transport = httpx2.ASGITransport(app=auth.asgi_app(), client=("192.0.2.7", 50_000))
+        async with httpx2.AsyncClient(transport=transport, base_url=PUBLIC) as client:
+            statuses = [(await client.post("/a/guess")).status_code for _ in range(POSTS.amount + 1)]
+            limited = await client.post("/a/guess")
+            hooked = await client.post("/hooks/slack")
+
+    assert 429 not in statuses[:-1]
+    assert (statuses[-1], limited.status_code, hooked.status_code) == (429, 429, 200)
+    assert int(limited.headers["Retry-After"]) >= 1
+    assert limited.headers["Cache-Control"] == "no-store"
+    assert limited.headers["X-Content-Type-Options"] == "nosniff"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx2
@@ -82,24 +83,27 @@ def test_one_client_is_one_address_or_one_network(address: str, key: str) -> Non
     assert address_key(address) == key
 
 
+@asynccontextmanager
+async def client_at(app: Any, address: str) -> AsyncIterator[httpx2.AsyncClient]:
+    transport = httpx2.ASGITransport(app=app, client=(address, 50_000))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://gateway.test") as client:
+        yield client
+
+
 async def test_an_address_that_asks_too_often_is_told_how_long_to_wait() -> None:
     async def home(request: Any) -> PlainTextResponse:
         return PlainTextResponse("ok")
 
-    app = Starlette(routes=[Route("/", home, methods=["GET", "POST"])])
-    limited = AddressLimits(app, Limits(), lambda scope: dict(scope["headers"])[b"x-test-address"].decode())
-    transport = httpx2.ASGITransport(app=limited)
-    async with httpx2.AsyncClient(transport=transport, base_url="http://gateway.test") as client:
-
-        async def ask(method: str, address: str) -> httpx2.Response:
-            return await client.request(method, "/", headers={"X-Test-Address": address})
-
-        posted = [(await ask("POST", "192.0.2.7")).status_code for _ in range(limits.POSTS.amount)]
-        refused = await ask("POST", "192.0.2.7")
+    app = AddressLimits(Starlette(routes=[Route("/", home, methods=["GET", "POST"])]), Limits())
+    async with client_at(app, "192.0.2.7") as one, client_at(app, "192.0.2.8") as other:
+        posted = [(await one.post("/")).status_code for _ in range(limits.POSTS.amount)]
+        refused = await one.post("/")
 
         assert set(posted) == {200}
         assert refused.status_code == 429
         assert 1 <= int(refused.headers["Retry-After"]) <= 60
         assert f"Try again in {refused.headers['Retry-After']} seconds" in refused.text
-        assert (await ask("GET", "192.0.2.7")).status_code == 200, "pages are counted apart"
-        assert (await ask("POST", "192.0.2.8")).status_code == 200
+        assert (await one.get("/")).status_code == 200, "pages are counted apart"
+        assert (await other.post("/")).status_code == 200
+    async with client_at(app, "127.0.0.1") as here:
+        assert {(await here.post("/")).status_code for _ in range(limits.POSTS.amount + 5)} == {200}
