@@ -14,12 +14,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from gateway import incidents
+from gateway.access import is_allowed
 from gateway.dispatcher import Dispatcher
 from gateway.grammar import looks_like_redirect
 from gateway.invocations import Abilities, Invocation, MessageRef, Principal
 from gateway.judge import GatewayJudge
 from gateway.people import People
-from gateway.replies import Decision, Notice, Reply
+from gateway.replies import Audience, Decision, Notice, Reply
 from gateway.sign_ins import SignInWatcher
 from gateway.strangers import Strangers
 from mcp_auth.config import Config, Settings
@@ -243,6 +244,10 @@ class Gateway:
             self._strangers.tell_allowed()
 
     def _emit(self, notice: Notice) -> None:
+        private = notice.reply.audience is Audience.CALLER
+        if private and not is_allowed(notice.principal, self.config.gateway):
+            # Shut out since: what they began is no longer theirs to hear of.
+            return
         for subscription in self._subscriptions:
             if subscription.platform == notice.chat.platform:
                 subscription.put(notice)

@@ -124,6 +124,24 @@ async def test_a_removed_person_cannot_answer_a_question_that_is_open(tmp_path: 
         assert grant is None or not grant.keys
 
 
+@pytest.mark.parametrize("shut_out", [False, True])
+async def test_a_removed_person_hears_nothing_of_what_they_began(
+    tmp_path: Path, oauth: OAuthServer, shut_out: bool
+) -> None:
+    config = configure(tmp_path, Server(name="notes", url=oauth.url, auth="oauth"), allow=("telegram:1",))
+    async with open_gateway(config) as gateway:
+        ann = Chat(gateway, ANN)
+        await ann.say("auth notes")
+        if shut_out:
+            People(config).deny("telegram:1", LOCAL)
+            gateway.people.refresh()
+
+        await gateway.auth.cancel("notes")
+
+        assert await gateway.settled(5)
+        assert bool(ann.notices) is not shut_out
+
+
 # -- what is recorded ------------------------------------------------------------------------
 
 
