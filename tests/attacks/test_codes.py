@@ -130,7 +130,7 @@ async def test_a_stranger_who_is_not_allowed_learns_nothing_about_codes(tmp_path
     async with public_gateway(tmp_path, notes(oauth), verify="code") as gateway, Browser() as browser:
         page = await browser.press(await browser.open(await link_of(Chat(gateway, ANN))))
         right = await Chat(gateway, BOB).say(f"confirm {page.code}")
-        assert "does not serve you" in words(right[0])
+        assert "I do not know you" in words(right[0])
         assert (await browser.open(page.url)).heading == "Is it you?"
 
 

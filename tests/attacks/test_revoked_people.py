@@ -31,8 +31,9 @@ async def test_removed_while_the_code_is_shown(tmp_path: Path, oauth: OAuthServe
 
         (refused,) = await chat.say(f"confirm {page.code}")
 
-        assert "may no longer do this" in words(refused)
-        assert (await browser.open(page.url)).heading == "notes is not connected"
+        assert "does not serve you" in words(refused)
+        assert (await browser.open(page.url)).next is None
+        assert oauth.requests("/authorize") == []
 
 
 async def test_removed_while_at_the_authorization_server(tmp_path: Path, oauth: OAuthServer) -> None:
