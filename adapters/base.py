@@ -140,7 +140,9 @@ class Driver:
             await self._adapter.reply(notice.chat, notice.reply)
             return
         try:
-            await self._adapter.deliver_private(notice.principal, notice.reply, notice.chat)
+            # News for somebody who is in no chat with us right now names the platform only.
+            via = notice.chat if notice.chat.data else None
+            await self._adapter.deliver_private(notice.principal, notice.reply, via)
         except PrivateDeliveryUnavailable:
             if notice.reply.summary:
                 await self._adapter.reply(notice.chat, _public(notice.reply.summary))

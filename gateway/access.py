@@ -6,6 +6,8 @@ from enum import StrEnum
 
 from gateway.invocations import LOCAL, Principal
 from mcp_auth.config import Config, GatewayOptions, Server
+from mcp_auth.config import person_of as _person_of
+from mcp_auth.config import persons as persons
 from mcp_auth.errors import NotAllowed
 from mcp_auth.records import SHARED
 
@@ -25,16 +27,15 @@ def is_allowed(principal: Principal, gateway: GatewayOptions) -> bool:
 
 def person_of(principal: Principal, gateway: GatewayOptions) -> str:
     """The one human behind a principal, in the form of an owner: `person:ann`, else `principal:telegram:123`."""
-    for name, members in gateway.people.items():
-        if str(principal) in members:
-            return f"person:{name}"
-    return f"principal:{principal}"
+    return _person_of(str(principal), gateway)
 
 
-def persons(gateway: GatewayOptions) -> frozenset[str]:
-    """Everybody in `allow`, joined by `people`. The operator at the terminal is not counted."""
-    principals = (Principal.parse(text) for text in gateway.allow)
-    return frozenset(person_of(one, gateway) for one in principals if one.platform != LOCAL.platform)
+def is_admin(principal: Principal, gateway: GatewayOptions) -> bool:
+    """May this principal let people in, and change what a team shares? With any of an admin's accounts."""
+    if principal == LOCAL:
+        return True
+    admins = {_person_of(text, gateway) for text in gateway.admins}
+    return is_allowed(principal, gateway) and person_of(principal, gateway) in admins
 
 
 def may(principal: Principal, action: Action, server: Server, config: Config) -> bool:
@@ -44,19 +45,16 @@ def may(principal: Principal, action: Action, server: Server, config: Config) ->
         return False
     if action is not Action.CHANGE or principal == LOCAL or is_per_user(server, gateway):
         return True
-    if len(persons(gateway)) <= 1:
-        return True
-    admins = {person_of(Principal.parse(text), gateway) for text in gateway.admins}
-    return person_of(principal, gateway) in admins
+    return len(persons(gateway)) <= 1 or is_admin(principal, gateway)
 
 
 def may_sign_in(principal: Principal, gateway: GatewayOptions) -> bool:
-    """May OAuth sign-ins begin here? From a chat only while exactly one person is allowed.
+    """May OAuth sign-ins begin here? From a chat while one person is allowed, or with the same-person proof.
 
-    Whoever opens a forwarded link would bind an own account to the sender's: without the same-person proof of
-    the public endpoint nothing tells the two apart (design, section 7).
+    Whoever opens a forwarded link would bind an own account to the sender's: without the proof of the public
+    endpoint nothing tells the two apart (design, section 7).
     """
-    return principal == LOCAL or len(persons(gateway)) <= 1
+    return principal == LOCAL or len(persons(gateway)) <= 1 or gateway.public_url is not None
 
 
 def may_paste(principal: Principal, private: bool, gateway: GatewayOptions) -> bool:

@@ -14,6 +14,7 @@ from gateway import access, grammar, incidents, sentences
 from gateway.access import Action
 from gateway.invocations import LOCAL, Abilities, Invocation, Principal
 from gateway.key_prompts import KeyPrompts
+from gateway.people import People
 from gateway.replies import (
     Audience,
     Button,
@@ -31,12 +32,16 @@ from gateway.replies import (
     Text,
 )
 from gateway.sign_ins import Board, SignInWatcher, origin_of
+from gateway.strangers import Strangers
+from mcp_auth.audit import Event
 from mcp_auth.config import Config, Server
-from mcp_auth.errors import McpAuthError
+from mcp_auth.errors import McpAuthError, WrongPerson
+from mcp_auth.limits import CODES, COMMANDS, SERVER_SIGN_INS, SIGN_INS, too_often
 from mcp_auth.status import AuthState, ConnectionState, ConnectionStatus, ServerStatus
 
 if TYPE_CHECKING:
     from mcp_auth.core import McpAuth
+    from mcp_auth.keys import KeyVariable
 
 PROBE_SECONDS = 10.0
 PROBES_SECONDS = 15.0
@@ -44,8 +49,6 @@ PROBES_SECONDS = 15.0
 _FIRST_RESULTS_SECONDS = 2.0
 _BEGIN_SECONDS = 60.0
 _EVENTS_KEPT = 10_000
-_STRANGER_SECONDS = 60.0
-_STRANGERS_KEPT = 10_000
 
 _SIGN_IN = frozenset(
     {
@@ -56,8 +59,28 @@ _SIGN_IN = frozenset(
     }
 )
 _USABLE = frozenset({AuthState.SIGNED_IN, AuthState.KEY_SET, AuthState.NONE_NEEDED})
-_PRIVATE = (grammar.Detail, grammar.Auth, grammar.Key, grammar.KeyStoreAnyway, grammar.Paste, grammar.Test)
-_SLOW = (grammar.Auth, grammar.Paste, grammar.Test, grammar.Logout, grammar.Cancel, grammar.KeyStoreAnyway)
+_PEOPLE = (grammar.Allow, grammar.Deny, grammar.ShowPeople)
+_PRIVATE = (
+    grammar.Detail,
+    grammar.Auth,
+    grammar.Key,
+    grammar.KeyStoreAnyway,
+    grammar.Paste,
+    grammar.Confirm,
+    grammar.Test,
+    *_PEOPLE,
+)
+# What carries a code: tried a few times, not guessed.
+_CODES = (grammar.Confirm, grammar.Allow, grammar.Deny, grammar.Paste)
+_SLOW = (
+    grammar.Auth,
+    grammar.Paste,
+    grammar.Confirm,
+    grammar.Test,
+    grammar.Logout,
+    grammar.Cancel,
+    grammar.KeyStoreAnyway,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,19 +100,29 @@ class Dispatcher:
 
     Args:
         watcher: follows the sign-ins that are begun here.
+        people: who is served at this moment.
     """
 
-    def __init__(self, auth: McpAuth, watcher: SignInWatcher, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        auth: McpAuth,
+        watcher: SignInWatcher,
+        people: People,
+        strangers: Strangers,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._auth = auth
         self._watcher = watcher
+        self._people = people
+        self._strangers = strangers
         self._clock = clock
         self._prompts = KeyPrompts(auth, watcher.key_stored, clock)
         self._events: OrderedDict[tuple[str, str], None] = OrderedDict()
-        self._strangers: OrderedDict[Principal, float] = OrderedDict()
 
     @property
     def config(self) -> Config:
-        return self._auth.config
+        """With the people of this moment."""
+        return self._people.config
 
     def decide(self, invocation: Invocation, abilities: Abilities) -> Decision:
         """What a platform has to do before the first reply is there. Pure; from memory."""
@@ -97,9 +130,12 @@ class Dispatcher:
         if self._is_known_event(invocation):
             return Ignored()
         if not access.is_allowed(principal, self.config.gateway):
-            return Ignored() if self._was_told(principal) else Immediate()
+            if self._strangers.is_silent(principal):
+                return Ignored()
+            return Immediate(Audience.CALLER if invocation.private else Audience.CHAT)
         command = self._parse(invocation)
-        if isinstance(command, grammar.Key) and command.server and self._may_prompt(_Ask(invocation, abilities)):
+        ask = _Ask(invocation, abilities)
+        if isinstance(command, grammar.Key) and command.server and self._may_prompt(ask) and not self._has_forms(ask):
             server = self.config.servers[command.server]
             if access.may(principal, Action.CHANGE, server, self.config):
                 return Modal(command.server)
@@ -111,13 +147,18 @@ class Dispatcher:
         if self._is_known_event(invocation):
             return
         self._remember_event(invocation)
+        self._people.refresh()
         if not access.is_allowed(invocation.principal, self.config.gateway):
-            if not self._was_told(invocation.principal):
-                self._remember_stranger(invocation.principal)
-                yield _say(sentences.NOT_SERVED, ok=False)
+            reply = await self._strangers.answer(invocation)
+            if reply is not None:
+                yield reply
             return
         command = self._parse(invocation)
         audience = Audience.CALLER if isinstance(command, _PRIVATE) else Audience.CHAT
+        wait = self._wait(command, invocation.principal)
+        if wait:
+            yield _say(too_often(wait), audience, ok=False)
+            return
         try:
             async with aclosing(_ANSWERS[type(command)](self, command, _Ask(invocation, abilities))) as replies:
                 async for reply in replies:
@@ -129,6 +170,7 @@ class Dispatcher:
 
     async def submit_secret(self, principal: Principal, prompt_id: str, value: str) -> Reply:
         """The answer to a `SecretPrompt`. Never raises; says what became of it."""
+        self._people.refresh()
         if not access.is_allowed(principal, self.config.gateway):
             return _say(sentences.NOT_SERVED, Audience.CALLER, ok=False)
         try:
@@ -274,6 +316,7 @@ class Dispatcher:
         """What can be said before anything is asked: a key, a refusal, or that the link is on its way."""
         server = self.config.servers[status.name]
         if not access.may(ask.principal, Action.CHANGE, server, self.config):
+            self._note_refusal(ask, "auth", status.name)
             return ChecklistItem(status.name, ItemState.FAILED, sentences.ONLY_ADMINS)
         if status.auth is AuthState.KEY_MISSING or (named and status.auth is AuthState.KEY_SET):
             text = sentences.checklist_key(status.variables)
@@ -284,7 +327,11 @@ class Dispatcher:
             state = ItemState.FAILED if status.auth is AuthState.MISCONFIGURED else ItemState.DONE
             return ChecklistItem(status.name, state, sentences.nothing_to_do(status))
         if not access.may_sign_in(ask.principal, self.config.gateway):
+            self._note_refusal(ask, "auth", status.name)
             return ChecklistItem(status.name, ItemState.FAILED, sentences.team_sign_in(status.name))
+        wait = self._wait_to_begin(ask.principal, status.name)
+        if wait:
+            return ChecklistItem(status.name, ItemState.FAILED, too_often(wait))
         return ChecklistItem(status.name, ItemState.PREPARING, sentences.PREPARING)
 
     async def _begin_all(self, names: list[str], board: Board, ask: _Ask) -> AsyncGenerator[None, None]:
@@ -319,7 +366,11 @@ class Dispatcher:
             board.set(ChecklistItem(name, ItemState.FAILED, text, command=again))
             return
         board.note = sentences.links_note(
-            local=ask.principal == LOCAL, private=ask.invocation.private, listening=started.listening
+            local=ask.principal == LOCAL,
+            private=ask.invocation.private,
+            listening=started.listening,
+            public=started.public,
+            needs_proof=started.needs_proof,
         )
         text = sentences.link_ready(started.expires_at, self._clock())
         item = ChecklistItem(name, ItemState.LINK, text, link=started.link, expires_at=started.expires_at)
@@ -330,40 +381,55 @@ class Dispatcher:
 
     async def _paste(self, command: grammar.Paste, ask: _Ask) -> AsyncGenerator[Reply, None]:
         gateway = self.config.gateway
+        if not access.may_paste(ask.principal, ask.invocation.private, gateway):
+            self._note_refusal(ask, "paste")
         if not access.may_paste(ask.principal, True, gateway):
             yield _say(sentences.PASTE_OFF_TEAM, ok=False)
             return
         if not access.may_paste(ask.principal, ask.invocation.private, gateway):
             yield _say(sentences.PASTE_PRIVATE, ok=False)
             return
-        async with self._watcher.answering(ask.principal):
-            sign_in = await self._auth.paste(command.text, str(ask.principal))
-            outcome = await self._watcher.settle(sign_in)
+        try:
+            async with self._watcher.answering(ask.principal):
+                sign_in = await self._auth.paste(command.text, str(ask.principal))
+                outcome = await self._watcher.settle(sign_in)
+        except WrongPerson:
+            self._note_refusal(ask, "paste")
+            raise
         yield _say(outcome.text, Audience.CALLER, ok=outcome.ok)
 
     async def _confirm(self, command: grammar.Confirm, ask: _Ask) -> AsyncGenerator[Reply, None]:
-        yield _say(sentences.CONFIRM_NOT_NEEDED)
+        if self.config.gateway.public_url is None:
+            yield _say(sentences.CONFIRM_NOT_NEEDED)
+            return
+        async with self._watcher.answering(ask.principal):
+            record = await self._auth.confirm(command.code, str(ask.principal), private=ask.invocation.private)
+        yield _say(sentences.confirmed(record.server), Audience.CALLER)
 
     async def _cancel(self, command: grammar.Cancel, ask: _Ask) -> AsyncGenerator[Reply, None]:
         servers = [self.config.servers[command.server]] if command.server else list(self.config.servers.values())
         mine = [server for server in servers if access.may(ask.principal, Action.CHANGE, server, self.config)]
         if not mine:
+            self._note_refusal(ask, "cancel", command.server)
             yield _say(sentences.ONLY_ADMINS if servers else sentences.CANCELLED_NONE, ok=False)
             return
         cancelled = []
         async with self._watcher.answering(ask.principal):
             for server in mine:
-                if await self._auth.cancel(server.name, self._owner(server, ask)):
+                owner = self._owner(server, ask)
+                sign_in = await self._auth.cancel(server.name, owner)
+                if await self._auth.cancel_key_form(server.name, owner) or sign_in:
                     cancelled.append(server.name)
         yield _say(sentences.cancelled(cancelled) if cancelled else sentences.CANCELLED_NONE)
 
     async def _logout(self, command: grammar.Logout, ask: _Ask) -> AsyncGenerator[Reply, None]:
         server = self.config.servers[command.server]
         if not access.may(ask.principal, Action.CHANGE, server, self.config):
+            self._note_refusal(ask, "logout", server.name)
             yield _say(sentences.ONLY_ADMINS, ok=False)
             return
         async with self._watcher.answering(ask.principal):
-            result = await self._auth.logout(server.name, self._owner(server, ask))
+            result = await self._auth.logout(server.name, self._owner(server, ask), by=str(ask.principal))
         yield _say(result.detail, ok=result.deleted)
 
     async def _test(self, command: grammar.Test, ask: _Ask) -> AsyncGenerator[Reply, None]:
@@ -390,6 +456,7 @@ class Dispatcher:
 
     async def _key_reply(self, server: Server, ask: _Ask) -> Reply:
         if not access.may(ask.principal, Action.CHANGE, server, self.config):
+            self._note_refusal(ask, "key", server.name)
             return _say(sentences.ONLY_ADMINS, ok=False)
         owner = self._owner(server, ask)
         variables = await self._auth.key_variables(server.name, owner)
@@ -400,9 +467,28 @@ class Dispatcher:
         )
         if not wanted:
             return _say(sentences.key_not_needed(server.name), ok=False)
+        if self._has_forms(ask):
+            return await self._key_form(server, owner, wanted, ask)
         if not self._may_prompt(ask):
             return _say(sentences.key_ways(server.name, ask.principal.platform), ok=False)
         return self._prompts.ask(ask.principal, server.name, owner, wanted)
+
+    async def _key_form(self, server: Server, owner: str, variables: tuple[KeyVariable, ...], ask: _Ask) -> Reply:
+        """A link to a page of ours, where the key passes through no chat."""
+        started = await self._auth.key_form(server.name, owner, origin_of(ask.invocation), variables)
+        self._watcher.follow(started.form, None)
+        text = sentences.key_form(server.name, started.expires_at, self._clock())
+        note = sentences.NOTE_PROOF if started.needs_proof else None
+        return Reply(
+            tuple(Text(one) for one in (text, note) if one),
+            buttons=(Button(sentences.BUTTON_KEY_FORM, url=started.link),),
+            audience=Audience.CALLER,
+            summary=sentences.links_summary(1),
+        )
+
+    def _has_forms(self, ask: _Ask) -> bool:
+        """The terminal hides what is typed and needs no page."""
+        return self.config.gateway.public_url is not None and ask.principal != LOCAL
 
     def _may_prompt(self, ask: _Ask) -> bool:
         return ask.abilities.secret_input and access.secrets_in_chat(ask.principal, self.config.gateway)
@@ -413,10 +499,50 @@ class Dispatcher:
     async def _key_store(self, command: grammar.KeyStoreAnyway, ask: _Ask) -> AsyncGenerator[Reply, None]:
         yield await self._prompts.store_anyway(ask.principal, command.prompt_id)
 
+    # -- people ------------------------------------------------------------------------------
+
+    async def _allow(self, command: grammar.Allow, ask: _Ask) -> AsyncGenerator[Reply, None]:
+        refusal = self._refused_people(ask, "allow")
+        if refusal is not None:
+            yield refusal
+            return
+        paired = await asyncio.to_thread(self._people.allow, command.code, ask.principal)
+        self._strangers.tell_allowed()
+        yield _say(sentences.let_in(paired), Audience.CALLER)
+
+    async def _deny(self, command: grammar.Deny, ask: _Ask) -> AsyncGenerator[Reply, None]:
+        refusal = self._refused_people(ask, "deny")
+        if refusal is not None:
+            yield refusal
+            return
+        principal = await asyncio.to_thread(self._people.deny, command.who, ask.principal)
+        yield _say(sentences.shut_out(principal), Audience.CALLER)
+
+    async def _show_people(self, command: grammar.ShowPeople, ask: _Ask) -> AsyncGenerator[Reply, None]:
+        refusal = self._refused_people(ask, "people")
+        if refusal is not None:
+            yield refusal
+            return
+        now = self._clock()
+        rows = tuple((one.principal, sentences.person_line(one, now)) for one in self._people.listed())
+        block = Table(rows) if rows else Text(sentences.NOBODY)
+        yield Reply((block,), audience=Audience.CALLER, summary=sentences.PRIVATE_ANSWER, title=sentences.PEOPLE_TITLE)
+
+    def _refused_people(self, ask: _Ask, verb: str) -> Reply | None:
+        """Only admins decide who is served, and in private: a code read by others is a code taken by others."""
+        if not access.is_admin(ask.principal, self.config.gateway):
+            self._note_refusal(ask, verb)
+            return _say(sentences.PEOPLE_ONLY_ADMINS, Audience.CALLER, ok=False)
+        if not ask.invocation.private:
+            return _say(sentences.PEOPLE_PRIVATE, ok=False)
+        return None
+
     # -- words -------------------------------------------------------------------------------
 
     async def _help(self, command: grammar.Help, ask: _Ask) -> AsyncGenerator[Reply, None]:
-        yield Reply((Table(sentences.HELP),), title=sentences.HELP_TITLE)
+        admin = access.is_admin(ask.principal, self.config.gateway)
+        rows = (*sentences.HELP, *sentences.HELP_ADMIN) if admin else sentences.HELP
+        yield Reply((Table(rows),), title=sentences.HELP_TITLE)
 
     async def _suggestion(self, command: grammar.Suggestion, ask: _Ask) -> AsyncGenerator[Reply, None]:
         yield _choices(sentences.suggestion(command.commands), command.commands)
@@ -438,6 +564,25 @@ class Dispatcher:
     def _owner(self, server: Server, ask: _Ask) -> str:
         return access.owner_for(ask.principal, server, self.config, ask.invocation.acting_for)
 
+    def _note_refusal(self, ask: _Ask, verb: str, server: str | None = None) -> None:
+        self._auth.audit.write(Event.COMMAND_REFUSED, who=ask.principal, server=server, outcome=verb)
+
+    def _wait(self, command: grammar.Command, principal: Principal) -> float:
+        """Seconds until this principal may ask again; 0: now. The operator at the terminal always may."""
+        if principal == LOCAL:
+            return 0.0
+        limits = self._auth.limits
+        wait = limits.take(COMMANDS, str(principal))
+        if isinstance(command, _CODES):
+            wait = wait or limits.take(CODES, str(principal))
+        return wait
+
+    def _wait_to_begin(self, principal: Principal, server: str) -> float:
+        if principal == LOCAL:
+            return 0.0
+        limits = self._auth.limits
+        return limits.take(SIGN_INS, str(principal)) or limits.take(SERVER_SIGN_INS, server)
+
     def _is_known_event(self, invocation: Invocation) -> bool:
         return (invocation.principal.platform, invocation.event_id) in self._events
 
@@ -447,16 +592,6 @@ class Dispatcher:
         self._events[invocation.principal.platform, invocation.event_id] = None
         if len(self._events) > _EVENTS_KEPT:
             self._events.popitem(last=False)
-
-    def _was_told(self, principal: Principal) -> bool:
-        told = self._strangers.get(principal)
-        return told is not None and self._clock() - told < _STRANGER_SECONDS
-
-    def _remember_stranger(self, principal: Principal) -> None:
-        self._strangers.pop(principal, None)
-        self._strangers[principal] = self._clock()
-        if len(self._strangers) > _STRANGERS_KEPT:
-            self._strangers.popitem(last=False)
 
 
 _ANSWERS: dict[type, Callable[[Dispatcher, Any, _Ask], AsyncGenerator[Reply, None]]] = {
@@ -471,6 +606,9 @@ _ANSWERS: dict[type, Callable[[Dispatcher, Any, _Ask], AsyncGenerator[Reply, Non
     grammar.Cancel: Dispatcher._cancel,
     grammar.Logout: Dispatcher._logout,
     grammar.Test: Dispatcher._test,
+    grammar.Allow: Dispatcher._allow,
+    grammar.Deny: Dispatcher._deny,
+    grammar.ShowPeople: Dispatcher._show_people,
     grammar.Help: Dispatcher._help,
     grammar.Suggestion: Dispatcher._suggestion,
     grammar.Ambiguous: Dispatcher._ambiguous,

@@ -14,22 +14,29 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from gateway import incidents
+from gateway.access import is_allowed
 from gateway.dispatcher import Dispatcher
 from gateway.grammar import looks_like_redirect
 from gateway.invocations import Abilities, Invocation, MessageRef, Principal
-from gateway.replies import Decision, Notice, Reply
+from gateway.judge import GatewayJudge
+from gateway.people import People
+from gateway.replies import Audience, Decision, Notice, Reply
 from gateway.sign_ins import SignInWatcher
+from gateway.strangers import Strangers
 from mcp_auth.config import Config, Settings
 from mcp_auth.errors import ConfigError, McpAuthError
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp
+    from starlette.requests import Request
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from mcp_auth.core import McpAuth
 
 _log = logging.getLogger("gateway")
-_WARM = ("mcp.client.auth", "mcp.client.streamable_http", "httpx2")
+_WARM = ("mcp.client.auth", "mcp.client.streamable_http", "httpx2", "limits.strategies")
 _DRAIN_SECONDS = 5.0
+# How soon a running gateway knows whom another process let in or shut out, when nobody writes meanwhile.
+_PEOPLE_SECONDS = 1.0
 Options = TypeVar("Options", bound=Settings)
 
 
@@ -38,12 +45,21 @@ class Gateway:
 
     Args:
         auth: the half that knows servers and sign-ins; closed together with the gateway.
+
+    Raises:
+        ConfigError: the configuration is not made for as many people as are let in.
+        StoreError: the file of those people is damaged.
     """
 
     def __init__(self, auth: McpAuth, *, clock: Callable[[], float] = time.time) -> None:
         self.auth = auth
+        self.people = People(auth.config, clock)
+        self.people.check()
+        auth.judge = GatewayJudge(self.people)
         self._watcher = SignInWatcher(auth, self._emit, clock)
-        self._dispatcher = Dispatcher(auth, self._watcher, clock)
+        self._strangers = Strangers(self.people, auth.limits, self._emit, clock)
+        self._dispatcher = Dispatcher(auth, self._watcher, self.people, self._strangers, clock)
+        self._people_watch: asyncio.Task[None] | None = None
         self._subscriptions: list[_Subscription] = []
         self._starting: asyncio.Lock | None = None
         self._started = False
@@ -55,6 +71,7 @@ class Gateway:
 
         Raises:
             ConfigError: the file cannot be read, or its `gateway:` section is wrong.
+            StoreError: the file of the people who were let in is damaged.
         """
         from mcp_auth.core import McpAuth
 
@@ -62,7 +79,8 @@ class Gateway:
 
     @property
     def config(self) -> Config:
-        return self.auth.config
+        """With the people of this moment in `gateway.allow`."""
+        return self.people.config
 
     def platform_options(self, platform: str, model: type[Options]) -> Options:
         """The section `gateway.<platform>` as `model`, its placeholders replaced by what they stand for now.
@@ -71,6 +89,38 @@ class Gateway:
             ConfigError: a key is missing or of another kind, or a variable has no value.
         """
         return self.auth.platform_options(platform, model)
+
+    def asgi_app(self, prefix: str = "") -> ASGIApp:
+        """The endpoint, to be mounted in a Starlette or FastAPI application: `app.mount("/mcp", gateway.asgi_app())`.
+
+        The gateway starts with the first request; run it alone (`uvicorn module:app`) and it follows the lifespan.
+
+        Args:
+            prefix: the path under which it is reached when the server around it does not take it off.
+
+        Raises:
+            ConfigError: `gateway.public_url` is not set.
+        """
+        return _Started(self, self.auth.asgi_app(prefix))
+
+    def verify_browser(self, verify: Callable[[Request], Awaitable[Principal | None]]) -> None:
+        """Let `verify` say who sits at a browser: the principal of its own session, or None for nobody.
+
+        Somebody else than the person who asked in the chat ends the sign-in.
+        """
+
+        async def identity(request: Request) -> str | None:
+            principal = await verify(request)
+            return None if principal is None else str(principal)
+
+        self.auth.verify_browser = identity
+
+    def carry_codes(self, platform: str, link: Callable[[str], str]) -> None:
+        """Let the page's button carry its code into this platform's chat: `link(code)` is what the button opens.
+
+        The platform's adapter turns what arrives there into `confirm CODE`, in private.
+        """
+        self.auth.confirm_links[platform] = link
 
     def mount(self, path: str, app: ASGIApp) -> str:
         """Serve `app` below `path` of the endpoint, e.g. `/hooks/whatsapp`. Returns its public URL.
@@ -119,6 +169,7 @@ class Gateway:
                 # Listing, keys and pasting work without a listener; the next sign-in says what is wrong.
                 _log.warning("open sign-ins have no listener: %s", error)
             await self._watcher.start()
+            self._people_watch = asyncio.create_task(self._watch_people(), name="people watch")
             self._started = True
 
     async def stop(self) -> None:
@@ -126,6 +177,9 @@ class Gateway:
         if self._stopped:
             return
         self._stopped = True
+        if self._people_watch is not None:
+            self._people_watch.cancel()
+            await asyncio.gather(self._people_watch, return_exceptions=True)
         await self._watcher.stop()
         self._dispatcher.close()
         await asyncio.gather(*(subscription.stop() for subscription in self._subscriptions))
@@ -183,10 +237,46 @@ class Gateway:
 
         return undo
 
+    async def _watch_people(self) -> None:
+        while True:
+            await asyncio.sleep(_PEOPLE_SECONDS)
+            self.people.refresh()
+            self._strangers.tell_allowed()
+
     def _emit(self, notice: Notice) -> None:
+        private = notice.reply.audience is Audience.CALLER
+        if private and not is_allowed(notice.principal, self.config.gateway):
+            # Shut out since: what they began is no longer theirs to hear of.
+            return
         for subscription in self._subscriptions:
             if subscription.platform == notice.chat.platform:
                 subscription.put(notice)
+
+
+class _Started:
+    """The endpoint of a gateway that starts with the first request, or with the server around it."""
+
+    def __init__(self, gateway: Gateway, app: ASGIApp) -> None:
+        self._gateway = gateway
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+            return
+        await self._gateway.start(warm=False)
+        await self._app(scope, receive, send)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await self._gateway.start()
+                await send({"type": "lifespan.startup.complete"})
+            elif message["type"] == "lifespan.shutdown":
+                await self._gateway.stop()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
 
 
 @dataclass(eq=False, slots=True)

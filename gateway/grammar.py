@@ -92,6 +92,25 @@ class Test:
 
 
 @dataclass(frozen=True, slots=True)
+class Allow:
+    """`/mcp allow CODE`: lets in the person who was given this code."""
+
+    code: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Deny:
+    """`/mcp deny PRINCIPAL` or the code of a request."""
+
+    who: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ShowPeople:
+    """`/mcp people`"""
+
+
+@dataclass(frozen=True, slots=True)
 class Help:
     """`/mcp help`"""
 
@@ -119,7 +138,7 @@ class WholeNameNeeded:
 
 @dataclass(frozen=True, slots=True)
 class ArgumentMissing:
-    """A verb that needs something after it: `paste`, `confirm`, `logout`, `test`."""
+    """A verb that needs something after it: `paste`, `confirm`, `logout`, `test`, `allow`, `deny`."""
 
     verb: str
     commands: tuple[str, ...] = ()
@@ -137,6 +156,9 @@ Command = (
     | Cancel
     | Logout
     | Test
+    | Allow
+    | Deny
+    | ShowPeople
     | Help
     | Suggestion
     | Ambiguous
@@ -196,7 +218,7 @@ def quote(server: str) -> str:
     return f"'{server}'" if '"' in server else f'"{server}"'
 
 
-_PREFIX = re.compile(r"[/!]mcp(?:@\w{1,64})?(?=\s|$)", re.IGNORECASE)
+_PREFIX = re.compile(r"\A[/!]mcp(?:@\w{1,64})?(?=\s|$)", re.IGNORECASE)
 _WORD = re.compile(
     r'"(?P<double>[^"]*)(?:"|$)|\'(?P<single>[^\']*)(?:\'|$)|[“„](?P<curly>[^“”]*)(?:[“”]|$)|(?P<bare>\S+)'
 )
@@ -298,6 +320,18 @@ def _test(rest: str, servers: Sequence[str]) -> Command:
     return _one_server(rest, servers, "test", Test)
 
 
+def _allow(rest: str, servers: Sequence[str]) -> Command:
+    return Allow(rest) if rest else ArgumentMissing("allow")
+
+
+def _deny(rest: str, servers: Sequence[str]) -> Command:
+    return Deny(rest) if rest else ArgumentMissing("deny")
+
+
+def _people(rest: str, servers: Sequence[str]) -> Command:
+    return ShowPeople()
+
+
 def _help(rest: str, servers: Sequence[str]) -> Command:
     return Help()
 
@@ -314,6 +348,9 @@ _VERBS: dict[str, Callable[[str, Sequence[str]], Command]] = {
     "cancel": _cancel,
     "logout": _logout,
     "test": _test,
+    "allow": _allow,
+    "deny": _deny,
+    "people": _people,
     "help": _help,
 }
 _SHOWN_VERBS = tuple(verb for verb in _VERBS if verb != "key-store")

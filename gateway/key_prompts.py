@@ -12,6 +12,7 @@ from gateway import sentences
 from gateway.invocations import Principal
 from gateway.replies import Audience, Button, Reply, SecretPrompt, Text
 from mcp_auth.errors import KeyInvalid
+from mcp_auth.limits import too_often, wait_to_try_key
 
 if TYPE_CHECKING:
     from mcp_auth.core import McpAuth
@@ -122,7 +123,10 @@ class KeyPrompts:
     async def _try(self, prompt_id: str, pending: _Pending) -> Reply:
         from mcp_auth.keys import Verdict
 
-        trial = await self._auth.try_keys(pending.server, pending.values, pending.owner)
+        wait = wait_to_try_key(self._auth.limits, str(pending.principal), pending.server)
+        if wait:
+            return self._again(prompt_id, pending, too_often(wait))
+        trial = await self._auth.try_keys(pending.server, pending.values, pending.owner, by=str(pending.principal))
         if trial.verdict is Verdict.REFUSED:
             return self._again(prompt_id, pending, sentences.key_refused(pending.server))
         if trial.verdict is Verdict.UNREACHABLE:
@@ -136,7 +140,7 @@ class KeyPrompts:
         return _say(sentences.key_stored(pending.server, verified=True), ok=True)
 
     async def _store(self, pending: _Pending) -> None:
-        await self._auth.set_keys(pending.server, pending.values, pending.owner)
+        await self._auth.set_keys(pending.server, pending.values, pending.owner, by=str(pending.principal))
         self._stored(pending.principal, pending.server)
 
     def _again(self, prompt_id: str, pending: _Pending, why: str) -> Reply:

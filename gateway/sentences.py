@@ -5,9 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from mcp_auth.audit import AuditLine, Event
 from mcp_auth.errors import McpAuthError
 from mcp_auth.status import AuthState, ConnectionState, ConnectionStatus, ServerStatus
+
+if TYPE_CHECKING:
+    from gateway.people import Listed, Paired
 
 TITLE = "MCP Servers"
 HELP_TITLE = "What /mcp can do"
@@ -18,10 +23,16 @@ HELP: tuple[tuple[str, str], ...] = (
     ("/mcp auth SERVER", "sign in to one server, or do it again"),
     ("/mcp key SERVER", "enter an API key"),
     ("/mcp paste ADDRESS", "finish a sign-in with the address of its last page"),
+    ("/mcp confirm CODE", "show that the page with this code is yours"),
     ("/mcp cancel [SERVER]", "end open sign-ins"),
     ("/mcp logout SERVER", "revoke and delete a sign-in"),
     ("/mcp test SERVER", "connect and list the tools"),
     ("/mcp help", "this list"),
+)
+HELP_ADMIN: tuple[tuple[str, str], ...] = (
+    ("/mcp people", "who is served, and who asks to be"),
+    ("/mcp allow CODE", "let in the person who was given this code"),
+    ("/mcp deny WHO", "shut somebody out"),
 )
 
 NO_SERVERS = (
@@ -30,6 +41,16 @@ NO_SERVERS = (
 HINT_AUTH = "Use /mcp auth to authenticate servers"
 NOTHING_TO_SIGN_IN = "Every server that needs a sign-in or a key has one. /mcp auth SERVER signs in again."
 NOT_SERVED = "This assistant does not serve you: its operator has not put your account on the list."
+STRANGER_IN_PUBLIC = "I do not know you yet. Write to me in private: /mcp"
+STRANGERS_WAITING = (
+    "I do not know you yet, and as many people as I keep in mind are waiting to be let in. Try again in an hour."
+)
+STRANGER_LATER = "I do not know you yet, and cannot make you a code right now. Try again in a few minutes."
+LET_IN = "You have been let in. /mcp shows the servers."
+PEOPLE_TITLE = "People"
+PEOPLE_PRIVATE = "Who is served is decided in private. Write to me there."
+PEOPLE_ONLY_ADMINS = "Only an admin decides who is served. Ask one of gateway.admins, or the operator: slash-mcp people"
+NOBODY = "Nobody but the operator at the terminal is served."
 ONLY_ADMINS = "This server is shared, and only an admin changes its sign-in or key. Ask one of them."
 PASTE_OFF_TEAM = (
     "Pasting an address is off while more than one person is allowed, because an address can be talked out of "
@@ -43,6 +64,7 @@ PASTE_NOTHING = "Send the whole address of the last page after it: /mcp paste AD
 CONFIRM_NOT_NEEDED = (
     "Codes are asked for by the public endpoint only (gateway.public_url); in this mode no sign-in needs one."
 )
+CONFIRM_NOTHING = "Send the code from the page after it: /mcp confirm CODE"
 CANCELLED_NONE = "No sign-in is open."
 TOO_LONG = "That took too long and was stopped."
 PROMPT_OVER = "This question is over. Ask again with /mcp key SERVER."
@@ -70,6 +92,12 @@ NOTE_CHAT_SHARED = (
     "After you have allowed it, the last page will not load, and that is right: copy its address from the browser "
     "and send it to me in a private chat."
 )
+NOTE_PROOF = (
+    "The page shows a code: send it to me in a private chat, and the page goes on. Give it to nobody else, and do not "
+    "pass the link on."
+)
+KEY_FORM_NOTE = "The key is typed into that page and never into this chat."
+BUTTON_KEY_FORM = "Open the form"
 NOTE_NO_LISTENER = "Nothing on this machine receives the answer; finish with: /mcp paste ADDRESS"
 
 
@@ -117,7 +145,11 @@ def argument_missing(verb: str, commands: Sequence[str]) -> str:
     if verb == "paste":
         return PASTE_NOTHING
     if verb == "confirm":
-        return CONFIRM_NOT_NEEDED
+        return CONFIRM_NOTHING
+    if verb == "allow":
+        return "Send the code that the person was given after it: /mcp allow CODE"
+    if verb == "deny":
+        return "Send the account after it, as /mcp people shows it: /mcp deny telegram:123456789"
     if not commands:
         return "No MCP servers are configured."
     return f"Which server? {_any_of(commands)}"
@@ -211,7 +243,9 @@ def link_ready(expires_at: float, now: float) -> str:
     return f"open this link within {minutes(expires_at - now)}"
 
 
-def links_note(*, local: bool, private: bool, listening: bool) -> str:
+def links_note(*, local: bool, private: bool, listening: bool, public: bool, needs_proof: bool) -> str | None:
+    if public:
+        return NOTE_PROOF if needs_proof else None
     if not local:
         return NOTE_CHAT if private else NOTE_CHAT_SHARED
     return NOTE_LOCAL if listening else NOTE_NO_LISTENER
@@ -298,6 +332,15 @@ def grant_dead_public(server: str) -> str:
     return f"{server}: sign in again."
 
 
+def new_connection(text: str, *, by_other: bool) -> str:
+    """For an owner who did not see the sign-in's own chat."""
+    return f"{text}. Somebody else who may do so signed in. If that is wrong: /mcp logout" if by_other else text
+
+
+def confirmed(server: str) -> str:
+    return f"{server}: that is you. The page goes on by itself."
+
+
 def cancelled(servers: Sequence[str]) -> str:
     return f"Cancelled: {', '.join(servers)}."
 
@@ -307,6 +350,18 @@ def cancelled(servers: Sequence[str]) -> str:
 
 def key_prompt(server: str, variable: str, where: str) -> str:
     return f"{server} needs {variable} ({where}). The value is tried before it is stored."
+
+
+def key_form(server: str, expires_at: float, now: float) -> str:
+    return f"{server}: open this page within {minutes(expires_at - now)} and type the key there. {KEY_FORM_NOTE}"
+
+
+def key_form_done(server: str, outcome: str | None) -> str:
+    return f"{server}: {outcome}" if outcome else f"{server}: {KEY_STORED}."
+
+
+def public_key(server: str) -> str:
+    return f"{server}: {KEY_STORED}."
 
 
 def key_not_needed(server: str) -> str:
@@ -357,6 +412,78 @@ def key_ask_again(server: str) -> str:
 
 def key_unreachable(server: str, detail: str) -> str:
     return f"{server}: the key could not be tried ({_bare(server, detail)}). Nothing is stored yet. Store it anyway?"
+
+
+# -- people ----------------------------------------------------------------------------------
+
+
+def pairing_code(code: str) -> str:
+    """For the one who asked, and for nobody else."""
+    return (
+        f"I do not know you yet. To be let in, give this code to whoever runs this assistant: {code}. It works once "
+        f"and for an hour. They let you in with `slash-mcp allow {code}`, or an admin with /mcp allow {code} in "
+        "private."
+    )
+
+
+def let_in(paired: Paired) -> str:
+    name = f" ({paired.display_name})" if paired.display_name else ""
+    return f"{paired.principal}{name} is served from now on. Next: /mcp people"
+
+
+def shut_out(principal: str) -> str:
+    return (
+        f"{principal} is not served any more. What they signed in for themselves is kept; "
+        f"to end it: slash-mcp --as {principal} logout SERVER"
+    )
+
+
+def person_line(one: Listed, now: float) -> str:
+    """What `people` says behind a principal."""
+    words = [one.standing.value]
+    if one.person:
+        words.append(f"person {one.person}")
+    if one.admin:
+        words.append("admin")
+    if one.display_name:
+        words.append(f"calls themselves {one.display_name}")
+    if one.until is not None:
+        words.append(f"{minutes(one.until - now)} left")
+    if one.since is not None:
+        words.append(f"since {clock(one.since, now)} by {one.by}")
+    return ", ".join(words)
+
+
+# -- the audit log ---------------------------------------------------------------------------
+
+_HAPPENED = {
+    Event.SIGN_IN_BEGUN: "sign-in begun",
+    Event.SIGN_IN_ENDED: "sign-in ended",
+    Event.SIGN_IN_BURNED: "sign-in ended: somebody else typed its code",
+    Event.REFRESHED: "access renewed",
+    Event.REAUTHORIZATION_NEEDED: "reauthorization needed",
+    Event.SIGNED_OUT: "signed out",
+    Event.KEY_SET: "key set",
+    Event.KEY_REFUSED: "key refused by the server",
+    Event.PAIRING_ASKED: "asked to be let in",
+    Event.ALLOWED: "let in",
+    Event.DENIED: "shut out",
+    Event.WRONG_CODE: "wrong code",
+    Event.COMMAND_REFUSED: "refused",
+}
+
+
+def happened(line: AuditLine) -> str:
+    """What one line of the audit log says, without who and where: `sign-in done`, `refused: logout`."""
+    words = f"{_HAPPENED[line.what]} {line.whom or ''}".rstrip()
+    match line.what:
+        case Event.SIGN_IN_ENDED:
+            begun = f", begun by {line.whom}" if line.whom else ""
+            return f"sign-in {line.outcome or 'ended'}{begun}"
+        case Event.COMMAND_REFUSED | Event.WRONG_CODE:
+            return f"{words}: /mcp {line.outcome}" if line.outcome else words
+        case _:
+            return words
 
 
 def _bare(server: str, detail: str) -> str:

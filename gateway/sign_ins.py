@@ -1,4 +1,4 @@
-"""Watches sign-ins that a chat began, and turns their ends into edited checklists and notices.
+"""Watches sign-ins and key forms that a chat began, and turns their ends into edited checklists and notices.
 
 An end may happen in this process (a callback, a paste) or in any other of the same store, so the store is
 looked at once a second, and only while something is open.
@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 from gateway import incidents, sentences
 from gateway.invocations import ChatRef, Invocation, MessageRef, Principal
 from gateway.replies import Audience, Checklist, ChecklistItem, ItemState, Notice, Reply, Text
+from mcp_auth.config import GatewayOptions
 from mcp_auth.errors import McpAuthError, StoreError
-from mcp_auth.records import OPEN, Origin, SignIn
+from mcp_auth.records import OPEN, SHARED, KeyForm, Linked, Origin, SignIn
 from mcp_auth.status import ConnectionState
 
 if TYPE_CHECKING:
@@ -82,9 +83,12 @@ class Board:
         return any(item.state in (ItemState.LINK, ItemState.PREPARING, ItemState.KEY) for item in self.items.values())
 
 
+_Slot = tuple[type[SignIn] | type[KeyForm], str]
+
+
 @dataclass(slots=True)
 class _Followed:
-    sign_in: SignIn
+    record: SignIn | KeyForm
     boards: list[Board] = field(default_factory=list)
 
 
@@ -99,7 +103,7 @@ class SignInWatcher:
         self._auth = auth
         self._emit = emit
         self._clock = clock
-        self._followed: dict[str, _Followed] = {}
+        self._followed: dict[_Slot, _Followed] = {}
         self._boards: OrderedDict[tuple[str, str], Board] = OrderedDict()
         self._answering: Counter[str] = Counter()
         self._told_dead: set[tuple[str, str]] = set()
@@ -113,15 +117,16 @@ class SignInWatcher:
         """Follow what is open in the store, and listen for changes."""
         self._loop = asyncio.get_running_loop()
         self._undo = self._auth.on_change(self._on_change)
+        known: list[SignIn | KeyForm] = []
         try:
-            known = await self._auth.store.sign_ins.list()
+            known += await self._auth.store.sign_ins.list()
+            known += await self._auth.store.key_forms.list()
         except StoreError as error:
             # Commands answer all the same, and say what is wrong with the store.
             _log.warning("open sign-ins cannot be watched: %s", error)
-            known = []
-        for sign_in in known:
-            if sign_in.status in OPEN and sign_in.origin.chat is not None:
-                self._followed.setdefault(sign_in.id, _Followed(sign_in))
+        for record in known:
+            if record.status in OPEN and record.origin.chat is not None:
+                self._followed.setdefault(_slot(record), _Followed(record))
         self._wake.set()
         self._runner = asyncio.create_task(self._run(), name="sign-in watcher")
 
@@ -143,12 +148,12 @@ class SignInWatcher:
         """Nothing is followed, and nothing that ended waits to be told."""
         return not self._followed and not self._ends
 
-    def follow(self, sign_in: SignIn, board: Board | None) -> None:
-        """Tell the sign-in's chat when it ends, and keep `board` up to date."""
-        known = self._followed.get(sign_in.id)
-        if known is None or known.sign_in.created_at != sign_in.created_at:
-            known = self._followed[sign_in.id] = _Followed(sign_in)
-        known.sign_in = sign_in
+    def follow(self, record: SignIn | KeyForm, board: Board | None) -> None:
+        """Tell the record's chat when it ends, and keep `board` up to date."""
+        known = self._followed.get(_slot(record))
+        if known is None or not _is_same(known.record, record):
+            known = self._followed[_slot(record)] = _Followed(record)
+        known.record = record
         if board is not None and board not in known.boards:
             known.boards.append(board)
         self._wake.set()
@@ -189,10 +194,10 @@ class SignInWatcher:
             self._answering[str(principal)] -= 1
             self._wake.set()
 
-    async def settle(self, sign_in: SignIn) -> Outcome:
-        """The outcome of an ended sign-in, for a reply. Its boards are brought up to date."""
-        followed = self._followed.pop(sign_in.id, None) or _Followed(sign_in)
-        outcome = await self._outcome(sign_in)
+    async def settle(self, record: SignIn | KeyForm) -> Outcome:
+        """The outcome of what ended, for a reply. Its boards are brought up to date."""
+        followed = self._followed.pop(_slot(record), None) or _Followed(record)
+        outcome = await self._outcome(record)
         self._show_outcome(followed, outcome)
         return outcome
 
@@ -211,46 +216,62 @@ class SignInWatcher:
                 await asyncio.sleep(_POLL_SECONDS)
 
     async def _look(self) -> None:
-        """Take every followed sign-in that ended, and tell of it."""
+        """Take everything followed that ended, and tell of it."""
         if not self._followed:
             return
-        still_open = {sign_in.id: sign_in for sign_in in await self._auth.open_sign_ins()}
+        opened: list[SignIn | KeyForm] = [*await self._auth.open_sign_ins(), *await self._auth.open_key_forms()]
+        still_open = {_slot(record): record for record in opened}
         for slot, followed in list(self._followed.items()):
-            if self._answering[followed.sign_in.origin.principal]:
+            if self._answering[followed.record.origin.principal]:
                 continue
-            current = still_open.get(slot) or await self._auth.store.sign_ins.get(slot)
-            if current is not None and _is_same(current, followed.sign_in):
-                followed.sign_in = current
+            current = still_open.get(slot) or await self._stored(followed.record)
+            if current is not None and _is_same(current, followed.record):
+                followed.record = current
                 if current.status in OPEN:
                     continue
             self._followed.pop(slot, None)
-            if current is not None and not _is_same(current, followed.sign_in):
+            if current is not None and not _is_same(current, followed.record):
                 self._replaced(followed)
                 continue
             task = asyncio.create_task(self._announce(followed))
             self._ends.add(task)
             task.add_done_callback(self._ends.discard)
 
+    async def _stored(self, record: SignIn | KeyForm) -> SignIn | KeyForm | None:
+        store = self._auth.store
+        if isinstance(record, KeyForm):
+            return await store.key_forms.get(record.id)
+        return await store.sign_ins.get(record.id)
+
     async def _announce(self, followed: _Followed) -> None:
-        outcome = await self._outcome(followed.sign_in)
+        record = followed.record
+        outcome = await self._outcome(record)
         self._show_outcome(followed, outcome)
-        self._notify(followed.sign_in.origin, outcome.text, outcome.public, ok=outcome.ok)
+        self._notify(record.origin, outcome.text, outcome.public, ok=outcome.ok)
+        if not outcome.ok:
+            return
+        if isinstance(record, SignIn):
+            self._tell_owner(record, outcome.text)
+        else:
+            self.key_stored(Principal.parse(record.origin.principal), record.server)
 
     async def _settle_ended(self, principal: str) -> None:
-        for slot, followed in list(self._followed.items()):
-            if followed.sign_in.origin.principal != principal:
+        for followed in list(self._followed.values()):
+            if followed.record.origin.principal != principal:
                 continue
-            current = await self._auth.store.sign_ins.get(slot)
-            if current is not None and current.status not in OPEN and _is_same(current, followed.sign_in):
+            current = await self._stored(followed.record)
+            if current is not None and current.status not in OPEN and _is_same(current, followed.record):
                 await self.settle(current)
 
-    async def _outcome(self, sign_in: SignIn) -> Outcome:
+    async def _outcome(self, record: SignIn | KeyForm) -> Outcome:
         try:
-            return await self._done(sign_in) if sign_in.status == "done" else _not_done(sign_in)
+            if record.status != "done":
+                return _not_done(record)
+            return await self._done(record) if isinstance(record, SignIn) else _key_done(record)
         except McpAuthError as error:
-            return _failed(sign_in.server, sentences.error(error))
+            return _failed(record.server, sentences.error(error))
         except Exception as error:  # noqa: BLE001 - the chat must hear of the end, whatever happens here
-            return _failed(sign_in.server, sentences.unexpected(incidents.note(error)))
+            return _failed(record.server, sentences.unexpected(incidents.note(error)))
 
     async def _done(self, sign_in: SignIn) -> Outcome:
         server, owner, now = sign_in.server, sign_in.owner, self._clock()
@@ -267,14 +288,15 @@ class SignInWatcher:
     # -- what is shown -----------------------------------------------------------------------
 
     def _show_outcome(self, followed: _Followed, outcome: Outcome) -> None:
-        again = f"auth {outcome.server}" if outcome.state is not ItemState.DONE else None
+        verb = "key" if isinstance(followed.record, KeyForm) else "auth"
+        again = f"{verb} {outcome.server}" if outcome.state is not ItemState.DONE else None
         for board in followed.boards:
             board.set(ChecklistItem(outcome.server, outcome.state, outcome.line, command=again))
             self._show(board)
 
     def _replaced(self, followed: _Followed) -> None:
         for board in followed.boards:
-            server = followed.sign_in.server
+            server = followed.record.server
             board.set(ChecklistItem(server, ItemState.CANCELLED, sentences.REPLACED))
             self._show(board)
 
@@ -294,6 +316,19 @@ class SignInWatcher:
         audience = Audience.CALLER if private else Audience.CHAT
         principal = Principal.parse(origin.principal)
         self._emit(Notice(principal, chat, Reply((shown,), audience=audience, ok=ok)))
+
+    def _tell_owner(self, sign_in: SignIn, text: str) -> None:
+        """A new connection is never news to its owner: who else answers for it hears of it too, in private."""
+        origin = sign_in.origin
+        private = origin.chat is not None and _chat_of(origin.chat)[1]
+        for principal in _owners(sign_in.owner, self._auth.config.gateway):
+            if str(principal) == origin.principal and (private or origin.chat is None):
+                continue
+            chat = ChatRef(principal.platform)
+            if str(principal) == origin.principal and origin.chat is not None:
+                chat, _ = _chat_of(origin.chat)
+            shown = Text(sentences.new_connection(text, by_other=str(principal) != origin.principal), tone="good")
+            self._emit(Notice(principal, chat, Reply((shown,), audience=Audience.CALLER)))
 
     # -- dead grants -------------------------------------------------------------------------
 
@@ -341,17 +376,36 @@ def _event(invocation: Invocation) -> tuple[str, str]:
     return invocation.principal.platform, invocation.event_id
 
 
-def _is_same(one: SignIn, other: SignIn) -> bool:
+def _slot(record: SignIn | KeyForm) -> _Slot:
+    return type(record), record.id
+
+
+def _is_same(one: Linked, other: Linked) -> bool:
     # A slot is used again by the next sign-in of the same owner and server.
     return one.created_at == other.created_at
 
 
-def _not_done(sign_in: SignIn) -> Outcome:
-    server = sign_in.server
-    if sign_in.status == "cancelled":
+def _owners(owner: str, gateway: GatewayOptions) -> list[Principal]:
+    """Who answers for an owner's credentials: the person's accounts; for shared ones the admins."""
+    if owner == SHARED:
+        return [Principal.parse(text) for text in gateway.admins]
+    kind, _, name = owner.partition(":")
+    found = gateway.people.get(name, ()) if kind == "person" else (name,)
+    return [Principal.parse(text) for text in found]
+
+
+def _not_done(record: SignIn | KeyForm) -> Outcome:
+    server = record.server
+    if record.status == "cancelled":
         text = sentences.public_end(server, ok=False, cancelled=True)
         return Outcome(server, ItemState.CANCELLED, text, text, sentences.CANCELLED, False)
-    return _failed(server, sentences.sign_in_ended(server, sign_in.outcome, sign_in.next_step))
+    return _failed(server, sentences.sign_in_ended(server, record.outcome, record.next_step))
+
+
+def _key_done(form: KeyForm) -> Outcome:
+    text = sentences.key_form_done(form.server, form.outcome)
+    public = sentences.public_key(form.server)
+    return Outcome(form.server, ItemState.DONE, text, public, sentences.KEY_STORED, True)
 
 
 def _failed(server: str, text: str) -> Outcome:

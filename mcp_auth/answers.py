@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from mcp_auth.errors import CallbackRejected
@@ -43,9 +43,11 @@ class Binding:
     """What is known of the one who brings the answer.
 
     `principal`: who pasted it in a chat. None: it arrived at the endpoint, where `redirect_uri` is checked.
+    `browser`: the cookie with which it arrived there; a sign-in that began with a link of ours wants the right one.
     """
 
     principal: str | None = None
+    browser: str | None = field(default=None, repr=False)
 
 
 def slot_of(state: str | None) -> str | None:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
@@ -123,6 +124,8 @@ class GatewayOptions(Settings, frozen=True):
     people: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
     verify: Literal["auto", "code", "browser", "none"] = "auto"
     allow_paste: bool = False
+    # Addresses and networks of proxies whose X-Forwarded-For is believed.
+    trusted_proxies: tuple[str, ...] = ()
     network: NetworkOptions = NetworkOptions()
     platforms: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
 
@@ -141,6 +144,47 @@ class Config(Settings, frozen=True):
     @property
     def env_file(self) -> Path:
         return self.home / ".env"
+
+
+def person_of(principal: str, gateway: GatewayOptions) -> str:
+    """The one human behind a principal, in the form of an owner: `person:ann`, else `principal:telegram:123`."""
+    for name, members in gateway.people.items():
+        if principal in members:
+            return f"person:{name}"
+    return f"principal:{principal}"
+
+
+def persons(gateway: GatewayOptions) -> frozenset[str]:
+    """Everybody in `allow`, joined by `people`. The operator at the terminal is not counted."""
+    return frozenset(person_of(one, gateway) for one in gateway.allow if not one.startswith("cli:"))
+
+
+class PeopleProblem(NamedTuple):
+    """Why this many people cannot be served: a key below `gateway:`, what is wrong with it, and what to do."""
+
+    key: str
+    clause: str
+    next_step: str
+
+
+def people_problem(gateway: GatewayOptions, servers: Mapping[str, Server]) -> PeopleProblem | None:
+    """What must be configured before more than one person is served."""
+    if len(persons(gateway)) < 2:
+        return None
+    if gateway.verify == "none":
+        return PeopleProblem(
+            "verify",
+            "is none while several people are allowed; then anybody could finish somebody else's sign-in",
+            "remove gateway.verify, or set it to auto",
+        )
+    shares = any((server.identity or gateway.identity) == "shared" for server in servers.values() if server.enabled)
+    if shares and not gateway.admins:
+        return PeopleProblem(
+            "admins",
+            "is missing: several people share a server, and it must be said who may change its sign-in",
+            "add gateway.admins, or set gateway.identity to per_user",
+        )
+    return None
 
 
 def find_home(home: str | Path | None = None) -> Path:

@@ -26,6 +26,7 @@ from mcp_auth.config import (
     absolute,
     exists,
     mirror_name,
+    people_problem,
     public_url_problem,
     split_url,
     url_problem,
@@ -538,26 +539,9 @@ def _check_principal(place: _Place, text: str) -> None:
 
 
 def _check_people(gateway: GatewayOptions, servers: Mapping[str, Server], place: _Place | None) -> None:
-    if place is None or _count_people(gateway) < 2:
-        return
-    if gateway.verify == "none":
-        raise place.at("verify").error(
-            "is none while several people are allowed; then anybody could finish somebody else's sign-in",
-            next_step="remove gateway.verify, or set it to auto",
-        )
-    shares = any((server.identity or gateway.identity) == "shared" for server in servers.values() if server.enabled)
-    if shares and not gateway.admins:
-        raise place.at("admins").error(
-            "is missing: several people share a server, and it must be said who may change its sign-in",
-            next_step="add gateway.admins, or set gateway.identity to per_user",
-        )
-
-
-def _count_people(gateway: GatewayOptions) -> int:
-    """How many persons `allow` names; the terminal of the operator is not counted."""
-    names = {principal: name for name, principals in gateway.people.items() for principal in principals}
-    # Persons and unjoined principals live in separate name spaces.
-    return len({("person", names[p]) if p in names else ("", p) for p in gateway.allow if not p.startswith("cli:")})
+    problem = people_problem(gateway, servers)
+    if problem is not None and place is not None:
+        raise place.at(problem.key).error(problem.clause, next_step=problem.next_step)
 
 
 def _texts(raw: Any, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:

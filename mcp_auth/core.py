@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
 from urllib.parse import urlsplit
 
 import msgspec
 
 from mcp_auth.answers import Binding, CallbackAnswer, parse_paste, pasted_slot
+from mcp_auth.audit import Audit, Event
 from mcp_auth.config import Config, Server, Settings, load
 from mcp_auth.errors import (
+    CodeRejected,
     ConfigError,
     CredentialsNeeded,
     DiscoveryFailed,
@@ -32,17 +34,20 @@ from mcp_auth.errors import (
     UnknownServer,
     Unreachable,
 )
+from mcp_auth.gate import ConfigJudge
 from mcp_auth.keys import (
     KeyTrial,
     KeyVariable,
+    Verdict,
     key_variables,
     needed_templates,
     resolved_headers,
     set_keys,
     try_keys,
 )
+from mcp_auth.limits import Limits
 from mcp_auth.network import NetworkRules, is_loopback_url
-from mcp_auth.records import OPEN, SHARED, Connection, Grant, Origin, SignIn, check_owner
+from mcp_auth.records import OPEN, SHARED, Connection, Grant, KeyForm, Linked, Origin, SignIn, check_owner
 from mcp_auth.status import (
     ConnectionState,
     ConnectionStatus,
@@ -51,17 +56,21 @@ from mcp_auth.status import (
     needs_a_look,
     uses_oauth,
 )
+from mcp_auth.tickets import connection_id, slot_of
 from mcp_auth.variables import Variables
 
 if TYPE_CHECKING:
     import httpx2
     from mcp import Client
+    from starlette.requests import Request
     from starlette.types import ASGIApp
 
     from mcp_auth.agent import ServerAuth
-    from mcp_auth.callback import LoopbackListeners
     from mcp_auth.challenge import BearerChallenge
+    from mcp_auth.gate import Gatekeeper, Judge
     from mcp_auth.http import Http
+    from mcp_auth.key_forms import Entry, KeyForms, StartedKeyForm
+    from mcp_auth.loopback import LoopbackListeners
     from mcp_auth.refresh import Refresher
     from mcp_auth.sign_in import SignIns, StartedSignIn
     from mcp_auth.stores.base import Store
@@ -73,17 +82,30 @@ PROBE_TIMEOUT = 10.0
 TEST_TIMEOUT = 30.0
 _POLL = 0.3
 
-ChangeKind = Literal["signed_in", "sign_in_ended", "signed_out", "refreshed", "reauthorization_needed", "key_set"]
+ChangeKind = Literal[
+    "sign_in_begun",
+    "signed_in",
+    "sign_in_ended",
+    "signed_out",
+    "refreshed",
+    "reauthorization_needed",
+    "key_set",
+    "key_form_ended",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Something happened to the credentials of (owner, server). `sign_in` is the record that ended, if one did."""
+    """Something happened to the credentials of (owner, server).
+
+    `sign_in` is the record that began or ended, if one did. `by`: the principal who did it, when known.
+    """
 
     kind: ChangeKind
     server: str
     owner: str
     sign_in: SignIn | None = None
+    by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,15 +126,26 @@ class McpAuth:
     def __init__(self, config: Config, store: Store, *, clock: Callable[[], float] = time.time) -> None:
         self.config = config
         self.store = store
+        self.audit = Audit(config.home, clock)
+        self.limits = Limits()
         self._clock = clock
         self._variables = Variables(config)
         self._rules_by_server: dict[str, NetworkRules] = {}
         self._listeners_told: list[Callable[[Change], None]] = []
+        # What the host of this package supplies: who may do what, who sits at a browser (the principal, or None),
+        # and for a platform the link that carries a code into its chat.
+        self.judge: Judge = ConfigJudge(config.gateway)
+        self.verify_browser: Callable[[Request], Awaitable[str | None]] | None = None
+        self.confirm_links: dict[str, Callable[[str], str]] = {}
         self._woken = asyncio.Event()
         self._http_client: Http | None = None
         self._sign_in_half: SignIns | None = None
         self._refresh_half: Refresher | None = None
-        self._endpoint: LoopbackListeners | None = None
+        self._gatekeeper: Gatekeeper | None = None
+        self._key_forms: KeyForms | None = None
+        self._listeners: LoopbackListeners | None = None
+        # Somebody else's server serves our pages, so that none of ours has to.
+        self._is_mounted = False
         self._mounts: dict[str, ASGIApp] = {}
 
     @classmethod
@@ -142,8 +175,8 @@ class McpAuth:
 
     async def close(self) -> None:
         """End listeners and connections. Exchanges under way are finished first, each within its deadline."""
-        if self._endpoint is not None:
-            await self._endpoint.close()
+        if self._listeners is not None:
+            await self._listeners.close()
         if self._sign_in_half is not None:
             await self._sign_in_half.drain()
         if self._http_client is not None:
@@ -267,6 +300,8 @@ class McpAuth:
     ) -> StartedSignIn:
         """Start a sign-in, or hand out the open one again. Works on a signed-in server too: the old grant stays.
 
+        With `gateway.public_url` the link is our own page, except for the terminal, which has no second person.
+
         `fresh`: look everything up anew and register anew. `listen`: take the redirect on this machine;
         without it `StartedSignIn.listening` tells whether another process of this home does.
 
@@ -279,19 +314,85 @@ class McpAuth:
         check_owner(owner)
         await self._check_wants_sign_in(entry)
         sign_ins = self._sign_ins()
+        gated = self._is_gated(entry, origin)
         open_one = await sign_ins.reusable(entry, owner, origin)
-        if open_one is not None and not fresh and open_one.authorization_url is not None:
+        if open_one is not None and not fresh and gated and open_one.gate is not None:
+            return await self._linked(open_one, listen, reused=True)
+        if open_one is not None and not fresh and not gated and open_one.authorization_url is not None:
             listening = await self._listens(open_one.redirect_uri, listen)
             return StartedSignIn(open_one, open_one.authorization_url, reused=True, listening=listening)
         if open_one is not None:
             await sign_ins.cancel(server, owner)
         connection = await sign_ins.connection(entry, fresh=fresh)
-        redirect_uri, listening = await self._redirect(entry, connection, listen)
         grant = await self.store.grants.get(owner, server, entry.url or "")
+        if gated:
+            redirect_uri = self._public_redirect(entry, connection)
+            started = await sign_ins.begin(
+                entry, owner, origin, connection, redirect_uri, grant=grant, fresh=fresh, gated=True
+            )
+            linked = await self._linked(started, listen)
+            self._tell(Change("sign_in_begun", server, owner, linked.sign_in, by=origin.principal))
+            return linked
+        redirect_uri, listening = await self._redirect(entry, connection, listen)
         started = await sign_ins.begin(entry, owner, origin, connection, redirect_uri, grant=grant, fresh=fresh)
         if started.authorization_url is None:
             raise SignInError(f"The sign-in to {server} ended at once.", next_step=f"/mcp auth {server}")
+        self._tell(Change("sign_in_begun", server, owner, started, by=origin.principal))
         return StartedSignIn(started, started.authorization_url, listening=listening)
+
+    def _is_gated(self, entry: Server, origin: Origin) -> bool:
+        """Whether the link is to be our own page. A client registered by hand has one redirect URI: the public one."""
+        if self.config.gateway.public_url is None or entry.oauth.redirect_uri is not None:
+            return False
+        return not origin.principal.startswith("cli:") or entry.oauth.client_id is not None
+
+    def _public_redirect(self, entry: Server, connection: Connection) -> str:
+        if connection.metadata is None:
+            raise ValueError("the connection must have been looked up")
+        return f"{self.config.gateway.public_url}/callback/{connection_id(entry.url or '', connection.metadata.issuer)}"
+
+    async def _linked(self, sign_in: SignIn, listen: bool, *, reused: bool = False) -> StartedSignIn:
+        """A new link to the page of an open sign-in; earlier ones work until one is opened."""
+        from mcp_auth.sign_in import StartedSignIn
+
+        origin = sign_in.origin
+        judgement = await self.judge.judge(origin.principal, sign_in.server, sign_in.owner)
+        if not judgement.allowed:
+            raise NotAllowed(f"You may not sign {sign_in.server} in.")
+        self._check_method(judgement.needs_proof)
+        listening = await self._serves_pages(listen)
+        for _ in range(20):
+            with_ticket, ticket = self.gatekeeper.add_ticket(sign_in)
+            stored = await self.store.sign_ins.put_if(with_ticket)
+            if stored is not None:
+                link = f"{self.config.gateway.public_url}/a/{ticket}"
+                return StartedSignIn(
+                    stored,
+                    link,
+                    reused=reused,
+                    listening=listening,
+                    public=True,
+                    needs_proof=judgement.needs_proof,
+                )
+            sign_in = await self.gatekeeper.again(sign_in)
+        raise SignInError(f"The record of {sign_in.server} changes all the time.", next_step="try again")
+
+    def _check_method(self, needs_proof: bool) -> None:
+        if needs_proof and self.config.gateway.verify == "browser" and self.verify_browser is None:
+            raise SignInError(
+                "gateway.verify is browser, and nothing here can tell who sits at a browser.",
+                next_step="set gateway.verify: auto, or give the gateway a verify_browser",
+            )
+
+    async def _serves_pages(self, listen: bool) -> bool:
+        """Whether our pages are served: by the application around us, by a process of this home, or from now on."""
+        if self._is_mounted:
+            return True
+        callback = self.config.gateway.callback
+        if not listen:
+            return self._callback_endpoint().is_listened_to(callback.port)
+        await self._callback_endpoint().listen(callback.host, callback.port)
+        return True
 
     async def _check_wants_sign_in(self, entry: Server) -> None:
         connection = await self.store.connections.get(entry.url) if entry.url is not None else None
@@ -357,7 +458,10 @@ class McpAuth:
         """After a restart: listen again for the redirects of every open sign-in. A port that is gone is logged."""
         for sign_in in await self._sign_ins().open():
             try:
-                await self._listens(sign_in.redirect_uri, True)
+                if sign_in.gate is not None:
+                    await self._serves_pages(True)
+                else:
+                    await self._listens(sign_in.redirect_uri, True)
             except PortBusy as error:
                 logger.warning("the redirect of %s must be pasted: %s", sign_in.server, error.message)
 
@@ -414,10 +518,20 @@ class McpAuth:
                 continue
 
     async def confirm_works(self, server: str, owner: str = SHARED) -> ConnectionStatus:
-        """An authenticated call with new credentials: keeps them when it works, brings the old ones back on a no."""
+        """An authenticated call with new credentials: keeps them when it works, brings the old ones back on a no.
+
+        Where the endpoint has made that call already, its result.
+        """
+        sign_in = await self.store.sign_ins.get(await self.store.sign_ins.slot(owner, server))
+        if sign_in is not None and sign_in.status == "done" and sign_in.check is not None:
+            check = sign_in.check
+            return ConnectionStatus(ConnectionState(check.state), check.tools, check.ms, check.detail)
+        return await self._confirm_works(server, owner, TEST_TIMEOUT)
+
+    async def _confirm_works(self, server: str, owner: str, timeout: float) -> ConnectionStatus:
         entry = self._entry(server)
         new = await self.store.grants.get(owner, server, entry.url or "")
-        result = await self.probe(server, owner, timeout=TEST_TIMEOUT)
+        result = await self.probe(server, owner, timeout=timeout)
         if new is None or new.previous is None or new.previous.tokens is None:
             return result
         kept = await self.store.grants.get(owner, server, entry.url or "")
@@ -425,6 +539,136 @@ class McpAuth:
             detail = f"{server} refused the new access, so the sign-in of before is kept."
             return ConnectionStatus(ConnectionState.REFUSED, detail=detail)
         return result
+
+    # -- our own pages -----------------------------------------------------------------------
+
+    @property
+    def gatekeeper(self) -> Gatekeeper:
+        """Opens the links of sign-ins and key forms, and takes the codes."""
+        if self._gatekeeper is None:
+            from mcp_auth.gate import Gatekeeper
+
+            self._gatekeeper = Gatekeeper(
+                self.store, lambda: self.judge, self._release, self._link_ended, self._link_burned, self._clock
+            )
+        return self._gatekeeper
+
+    async def confirm(self, code: str, principal: str, *, private: bool) -> SignIn | KeyForm:
+        """Take a code that `principal` sent in a chat; see `Gatekeeper.confirm`."""
+        try:
+            return await self.gatekeeper.confirm(code, principal, private=private)
+        except CodeRejected:
+            self.audit.write(Event.WRONG_CODE, who=principal, outcome="confirm")
+            raise
+
+    async def key_form(
+        self, server: str, owner: str, origin: Origin, variables: tuple[KeyVariable, ...], *, listen: bool = True
+    ) -> StartedKeyForm:
+        """A link to a one-time page on which these keys are typed. The open one is handed out again.
+
+        Raises:
+            NotAllowed, PortBusy; ConfigError: no `gateway.public_url`; SignInError: somebody else has one open.
+        """
+        from mcp_auth.key_forms import StartedKeyForm
+
+        public_url = self.config.gateway.public_url
+        if public_url is None:
+            raise ConfigError("A key form needs gateway.public_url.", key="gateway.public_url")
+        judgement = await self.judge.judge(origin.principal, server, check_owner(owner))
+        if not judgement.allowed:
+            raise NotAllowed(f"You may not set a key for {server}.")
+        self._check_method(judgement.needs_proof)
+        await self._serves_pages(listen)
+        form, ticket = await self._forms().begin(self._usable_entry(server), owner, origin, variables)
+        return StartedKeyForm(form, f"{public_url}/k/{ticket}", judgement.needs_proof)
+
+    async def open_key_forms(self) -> list[KeyForm]:
+        """Every open key form; the dead are written down on the way."""
+        stored = [await self._forms().current(form.id) for form in await self.store.key_forms.list()]
+        return [form for form in stored if form is not None and form.status in OPEN]
+
+    async def cancel_key_form(self, server: str, owner: str = SHARED) -> bool:
+        """End the open key form. False when there is none."""
+        return await self._forms().cancel(self._entry(server).name, check_owner(owner))
+
+    async def sign_in_of_ticket(self, ticket: str) -> SignIn | None:
+        """The sign-in that this ticket opens, or None."""
+        slot = slot_of(ticket)
+        stored = await self.store.sign_ins.get(slot) if slot is not None else None
+        if stored is None or not self.gatekeeper.knows(stored, ticket):
+            return None
+        return await self._sign_ins().current(stored.server, stored.owner)
+
+    async def key_form_of_ticket(self, ticket: str) -> KeyForm | None:
+        """The key form that this ticket opens, or None."""
+        slot = slot_of(ticket)
+        form = await self._forms().current(slot) if slot is not None else None
+        return form if form is not None and self.gatekeeper.knows(form, ticket) else None
+
+    async def fill_key_form(
+        self, form: KeyForm, browser: str, values: Mapping[str, str], *, untried: bool = False
+    ) -> Entry:
+        """Try and store what was typed; see `KeyForms.fill`."""
+        return await self._forms().fill(form, browser, values, untried=untried)
+
+    async def identity(self, request: Request) -> str | None:
+        """The principal who is proven to sit at this browser, or None."""
+        return await self.verify_browser(request) if self.verify_browser is not None else None
+
+    def confirm_link(self, principal: str, code: str) -> str | None:
+        """The link that carries a code into the chat of this principal's platform, where there is one."""
+        make = self.confirm_links.get(principal.partition(":")[0])
+        return make(code) if make is not None else None
+
+    async def client_document(self, connection: str) -> dict[str, Any] | None:
+        """The client ID metadata document of a connection that we know, else None."""
+        from mcp_auth.registration import client_document
+
+        public_url = self.config.gateway.public_url
+        if public_url is None or not public_url.startswith("https://"):
+            return None
+        for entry in self.config.servers.values():
+            known = await self.store.connections.get(entry.url) if entry.url is not None else None
+            if known is None or entry.url is None or not entry.oauth.cimd:
+                continue
+            issuers = {registration.issuer for registration in known.registrations}
+            if known.metadata is not None:
+                issuers.add(known.metadata.issuer)
+            if connection in {connection_id(entry.url, issuer) for issuer in issuers}:
+                return client_document(entry, public_url, connection)
+        return None
+
+    def now(self) -> float:
+        return self._clock()
+
+    async def _release(self, record: Linked) -> Linked:
+        return self._sign_ins().authorize(record) if isinstance(record, SignIn) else record
+
+    def _link_ended(self, record: Linked) -> None:
+        if isinstance(record, SignIn):
+            self._sign_in_ended(record)
+        elif isinstance(record, KeyForm):
+            self._key_form_ended(record)
+
+    def _link_burned(self, record: Linked, by: str) -> None:
+        self.audit.write(
+            Event.SIGN_IN_BURNED,
+            who=by,
+            whom=record.origin.principal,
+            server=record.server,
+            owner=record.owner,
+            ticket=_ticket_of(record),
+        )
+
+    def _key_form_ended(self, form: KeyForm) -> None:
+        self._tell(Change("key_form_ended", form.server, form.owner))
+
+    def _forms(self) -> KeyForms:
+        if self._key_forms is None:
+            from mcp_auth.key_forms import KeyForms
+
+            self._key_forms = KeyForms(self.store, self.gatekeeper, self, self._key_form_ended, self._clock)
+        return self._key_forms
 
     # -- credentials -------------------------------------------------------------------------
 
@@ -481,8 +725,11 @@ class McpAuth:
         ) as client:
             yield client
 
-    async def logout(self, server: str, owner: str = SHARED) -> LogoutResult:
-        """Revoke at the authorization server (RFC 7009), then delete; says which of the two happened."""
+    async def logout(self, server: str, owner: str = SHARED, *, by: str | None = None) -> LogoutResult:
+        """Revoke at the authorization server (RFC 7009), then delete; says which of the two happened.
+
+        `by`: the principal who asks, for the audit log.
+        """
         from mcp_auth.sign_in import LEASE_TTL, LEASE_WAIT
 
         entry = self._entry(server)
@@ -493,7 +740,7 @@ class McpAuth:
                 return LogoutResult(False, None, f"{server} was not signed in.")
             revoked = await self._revoke(entry, grant)
             await self._delete(grant)
-        self._tell(Change("signed_out", server, owner))
+        self._tell(Change("signed_out", server, owner, by=by))
         if revoked:
             return LogoutResult(True, True, f"{server} is signed out: revoked at the authorization server and deleted.")
         why = "offers no revocation" if revoked is None else "did not confirm the revocation"
@@ -545,24 +792,31 @@ class McpAuth:
         entry = self._entry(server)
         return key_variables(entry, self._variables, await self._keys(entry, owner))
 
-    async def try_keys(self, server: str, values: Mapping[str, str], owner: str = SHARED) -> KeyTrial:
-        """Ask the server about candidate values without storing them.
+    async def try_keys(
+        self, server: str, values: Mapping[str, str], owner: str = SHARED, *, by: str | None = None
+    ) -> KeyTrial:
+        """Ask the server about candidate values without storing them. `by`: as in `logout`.
 
         Raises:
             KeyMissing: another variable of the same headers has no value yet. KeyInvalid: not fit for a header.
         """
         entry = self._usable_entry(server)
         keys = await self._keys(entry, check_owner(owner))
-        return await try_keys(self._http(), self._rules(entry), entry, self._variables, values, keys)
+        trial = await try_keys(self._http(), self._rules(entry), entry, self._variables, values, keys)
+        if trial.verdict is Verdict.REFUSED:
+            self.audit.write(Event.KEY_REFUSED, who=by, server=server, owner=owner)
+        return trial
 
-    async def set_keys(self, server: str, values: Mapping[str, str], owner: str = SHARED) -> None:
-        """Keep values: in `.env` for `shared`, with the owner's grant otherwise.
+    async def set_keys(
+        self, server: str, values: Mapping[str, str], owner: str = SHARED, *, by: str | None = None
+    ) -> None:
+        """Keep values: in `.env` for `shared`, with the owner's grant otherwise. `by`: as in `logout`.
 
         Raises:
             KeyInvalid, StoreError, Busy.
         """
         await set_keys(self.config, self.store, self._entry(server), values, check_owner(owner))
-        self._tell(Change("key_set", server, owner))
+        self._tell(Change("key_set", server, owner, by=by))
 
     # -- changes -----------------------------------------------------------------------------
 
@@ -578,6 +832,7 @@ class McpAuth:
 
     def _tell(self, change: Change) -> None:
         self._woken.set()
+        _record(self.audit, change)
         for callback in list(self._listeners_told):
             try:
                 callback(change)
@@ -723,9 +978,22 @@ class McpAuth:
             from mcp_auth.sign_in import SignIns
 
             self._sign_in_half = SignIns(
-                self.config, self.store, self._http(), self._variables, self._rules, self._sign_in_ended, self._clock
+                self.config,
+                self.store,
+                self._http(),
+                self._variables,
+                self._rules,
+                self._sign_in_ended,
+                self.gatekeeper,
+                self._try_out,
+                self._clock,
             )
         return self._sign_in_half
+
+    async def _try_out(self, server: str, owner: str) -> ConnectionStatus:
+        from mcp_auth.sign_in import TRY_OUT_TIMEOUT
+
+        return await self._confirm_works(server, owner, TRY_OUT_TIMEOUT)
 
     def _sign_in_ended(self, sign_in: SignIn) -> None:
         kind: ChangeKind = "signed_in" if sign_in.status == "done" else "sign_in_ended"
@@ -744,11 +1012,44 @@ class McpAuth:
         self._tell(Change(kind, server, owner))
 
     def _callback_endpoint(self) -> LoopbackListeners:
-        if self._endpoint is None:
-            from mcp_auth.callback import LoopbackListeners
+        if self._listeners is None:
+            from mcp_auth.endpoint import Endpoint
+            from mcp_auth.loopback import LoopbackListeners
 
-            self._endpoint = LoopbackListeners(self.config.home, self.finish, self._mounts)
-        return self._endpoint
+            self._listeners = LoopbackListeners(
+                self.config.home,
+                lambda paths: self._proxied(Endpoint(self, loopback_paths=paths, mounts=self._mounts)),
+            )
+        return self._listeners
+
+    def asgi_app(self, prefix: str = "") -> ASGIApp:
+        """The endpoint as an ASGI application, to be mounted in somebody else's. See `mcp_auth.endpoint`.
+
+        Args:
+            prefix: the path under which it is reached when the server around it does not take it off.
+
+        Raises:
+            ConfigError: `gateway.public_url` is not set.
+        """
+        from mcp_auth.endpoint import Endpoint
+
+        if self.config.gateway.public_url is None:
+            raise ConfigError(
+                "The endpoint cannot be mounted without gateway.public_url: links are made of it.",
+                key="gateway.public_url",
+                next_step="set gateway.public_url to the address under which the application is reached",
+            )
+        self._is_mounted = True
+        return self._proxied(Endpoint(self, prefix=prefix, mounts=self._mounts))
+
+    def _proxied(self, app: ASGIApp) -> ASGIApp:
+        """`app`, which sees the client's own address where a trusted proxy tells it."""
+        trusted = self.config.gateway.trusted_proxies
+        if not trusted:
+            return app
+        from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
+        return cast("ASGIApp", ProxyHeadersMiddleware(cast("Any", app), list(trusted)))
 
     def mount(self, path: str, app: ASGIApp) -> None:
         """Serve `app` below `path` (`/hooks/whatsapp`) of the endpoint. `app` sees the whole path."""
@@ -790,6 +1091,48 @@ def _store_for(config: Config) -> Store:
         key="gateway.store",
         next_step="set gateway.store: files",
     )
+
+
+# The end of a key form says nothing that its keys have not said.
+_EVENTS: dict[ChangeKind, Event] = {
+    "sign_in_begun": Event.SIGN_IN_BEGUN,
+    "signed_in": Event.SIGN_IN_ENDED,
+    "sign_in_ended": Event.SIGN_IN_ENDED,
+    "signed_out": Event.SIGNED_OUT,
+    "refreshed": Event.REFRESHED,
+    "reauthorization_needed": Event.REAUTHORIZATION_NEEDED,
+    "key_set": Event.KEY_SET,
+}
+
+
+def _record(audit: Audit, change: Change) -> None:
+    if change.kind not in _EVENTS:
+        return
+    who, whom, outcome, ticket = change.by, None, None, None
+    if change.sign_in is not None:
+        ticket = _ticket_of(change.sign_in)
+    if change.sign_in is not None and change.kind != "sign_in_begun":
+        outcome = change.sign_in.status
+        if outcome == "cancelled":
+            # Somebody did it, and not necessarily the one who began.
+            whom = change.sign_in.origin.principal
+        else:
+            who = who or change.sign_in.origin.principal
+    audit.write(
+        _EVENTS[change.kind],
+        who=who,
+        whom=whom,
+        server=change.server,
+        owner=change.owner,
+        outcome=outcome,
+        ticket=ticket,
+    )
+
+
+def _ticket_of(record: Linked) -> str | None:
+    """The hash of the ticket that was opened, or of the newest."""
+    gate = record.gate
+    return None if gate is None else gate.opened or next(reversed(gate.tickets), None)
 
 
 def _owner_keys(owner: str, grant: Grant | None) -> Mapping[str, str] | None:

@@ -61,6 +61,12 @@ class NotAllowed(McpAuthError):
     code = "not_allowed"
 
 
+class WrongCode(NotAllowed):
+    """A code that belongs to nothing, or to nothing any more."""
+
+    code = "wrong_code"
+
+
 class StoreError(McpAuthError):
     """The store could not be read or written (a full disk, a damaged file, missing rights)."""
 
@@ -180,6 +186,24 @@ class WrongPerson(CallbackRejected):
     """Somebody else than the principal who began."""
 
     code = "wrong_person"
+
+
+class OtherBrowser(CallbackRejected):
+    """The sign-in goes on in one browser, and this is another one (or its cookie is gone)."""
+
+    code = "other_browser"
+
+
+class NotProven(CallbackRejected):
+    """Nothing says yet that the person at the browser is the one who asked in the chat."""
+
+    code = "not_proven"
+
+
+class CodeRejected(SignInError):
+    """The code that was sent in the chat releases nothing."""
+
+    code = "code_rejected"
 
 
 class AuthorizationRefused(SignInError):

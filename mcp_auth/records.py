@@ -180,10 +180,11 @@ SignInStatus = Literal[
 ]
 
 # The sign-in as a table: from each status, where it may go. Nothing leaves a status that is not listed.
+# `opened` again: the person asked for a new link and continued with that one, maybe in another browser.
 SIGN_IN_STEPS: dict[SignInStatus, frozenset[SignInStatus]] = {
     "started": frozenset({"opened", "confirmed", "exchanging", "refused", "failed", "expired", "cancelled"}),
-    "opened": frozenset({"confirmed", "exchanging", "refused", "failed", "expired", "cancelled"}),
-    "confirmed": frozenset({"exchanging", "refused", "failed", "expired", "cancelled"}),
+    "opened": frozenset({"opened", "confirmed", "exchanging", "refused", "failed", "expired", "cancelled"}),
+    "confirmed": frozenset({"opened", "confirmed", "exchanging", "refused", "failed", "expired", "cancelled"}),
     "exchanging": frozenset({"done", "failed"}),
     "done": frozenset(),
     "refused": frozenset(),
@@ -203,26 +204,68 @@ class Origin(Value, frozen=True):
     message: dict[str, Any] | None = None
 
 
-class SignIn(Record):
-    """One started authorization. There is one slot for each (owner, server); `id` names the slot.
+class Gate(Value, frozen=True):
+    """What stands between a link of ours and what it leads to: which tickets open it, and which browser is bound.
+
+    Tickets, the browser's cookie and the code are kept as SHA-256 only. The code follows from the cookie and
+    `code_nonce`, so that the bound browser can show it again and nobody else can.
+    """
+
+    __secret__: ClassVar[frozenset[str]] = frozenset({"tickets", "opened", "browser", "code", "code_nonce"})
+
+    tickets: tuple[str, ...] = ()
+    # The ticket whose page was continued.
+    opened: str | None = None
+    browser: str | None = None
+    code: str | None = None
+    code_nonce: str | None = None
+    code_expires_at: float = 0.0
+    # Wrong codes so far.
+    attempts: int = 0
+    # How it was proven that chat and browser are the same person; None: not asked for, or not yet.
+    proof: Literal["code", "browser"] | None = None
+
+
+class Linked(Record, kw_only=True):
+    """What is reached by a link of ours: there is one slot for each (owner, server), and `id` names it."""
+
+    id: str
+    server: str
+    owner: str
+    status: SignInStatus
+    origin: Origin
+    created_at: float
+    expires_at: float
+    version: int = 0
+    # None: the link is the authorization server's own (loopback mode).
+    gate: Gate | None = None
+    ended_at: float | None = None
+    # One sentence for the chat and the page, and the next command.
+    outcome: str | None = None
+    next_step: str | None = None
+
+
+class Check(Value, frozen=True):
+    """What an authenticated call said after a sign-in; the words of `mcp_auth.status.ConnectionStatus`."""
+
+    state: str
+    tools: tuple[str, ...] | None = None
+    ms: int | None = None
+    detail: str | None = None
+
+
+class SignIn(Linked, kw_only=True):
+    """One started authorization.
 
     `state` is `<id>.<43 random characters>`, so a callback finds its record without an index.
     """
 
     __secret__: ClassVar[frozenset[str]] = frozenset({"state", "code_verifier", "authorization_url"})
 
-    id: str
-    server: str
-    owner: str
     server_url: str
-    status: SignInStatus
-    origin: Origin
-    created_at: float
-    expires_at: float
     issuer: str
     metadata: ServerMetadata
     registration: Registration
-    version: int = 0
     redirect_uri: str = ""
     resource: str | None = None
     scope: str | None = None
@@ -232,10 +275,37 @@ class SignIn(Record):
     code_verifier: str | None = None
     authorization_url: str | None = None
     claimed_at: float | None = None
-    ended_at: float | None = None
-    # One sentence for the chat and the page, and the next command.
-    outcome: str | None = None
-    next_step: str | None = None
+    account: str | None = None
+    # Made by the endpoint before it shows the result; None: whoever waits for the end makes it.
+    check: Check | None = None
+
+
+class KeyField(Value, frozen=True):
+    """One input of a key form. `where`: the header or environment variable that it fills."""
+
+    name: str
+    where: str
+
+
+class KeyForm(Linked, kw_only=True):
+    """A one-time page on which a server's API keys are typed. Holds no value, only which are asked for."""
+
+    fields: tuple[KeyField, ...] = ()
+    # How often the server refused what was typed.
+    tries: int = 0
+
+
+L = TypeVar("L", bound=Linked)
+
+
+def stepped(record: L, status: SignInStatus, now: float, **changes: Any) -> L | None:
+    """The record moved along `SIGN_IN_STEPS`, not yet stored; None when it may not go there."""
+    if status not in SIGN_IN_STEPS[record.status]:
+        return None
+    changed = msgspec.structs.replace(record, status=status, **changes)
+    if status not in OPEN:
+        changed.ended_at = now
+    return changed
 
 
 class Connection(Record):

@@ -57,9 +57,14 @@ def check_configured_issuer(server: Server, metadata: ServerMetadata, known: Seq
             )
 
 
-def metadata_document_registration(server: Server, metadata: ServerMetadata, redirect_uri: str) -> Registration | None:
-    """The client whose id is the URL of its metadata document, where the issuer supports that (SEP-991)."""
-    url = server.oauth.client_metadata_url
+def metadata_document_registration(
+    server: Server, metadata: ServerMetadata, redirect_uri: str, public_url: str | None = None
+) -> Registration | None:
+    """The client whose id is the URL of its metadata document, where the issuer supports that (SEP-991).
+
+    The document is the configured one, else ours, which is for redirects to our public endpoint only.
+    """
+    url = server.oauth.client_metadata_url or own_document_url(redirect_uri, public_url)
     if url is None or not server.oauth.cimd or metadata.client_id_metadata_document_supported is not True:
         return None
     parts = urlsplit(url)
@@ -75,6 +80,28 @@ def metadata_document_registration(server: Server, metadata: ServerMetadata, red
         redirect_uri=redirect_uri,
         token_endpoint_auth_method="none",
     )
+
+
+def own_document_url(redirect_uri: str, public_url: str | None) -> str | None:
+    """Where our endpoint serves the document of the client with this redirect URI; None when it serves none."""
+    if public_url is None or not public_url.startswith("https://"):
+        return None
+    connection = redirect_uri.removeprefix(f"{public_url}/callback/")
+    return f"{public_url}/client/{connection}.json" if connection != redirect_uri else None
+
+
+def client_document(server: Server, public_url: str, connection: str) -> dict[str, Any]:
+    """The client ID metadata document of one connection: its `client_id` is its own URL."""
+    return {
+        "client_id": f"{public_url}/client/{connection}.json",
+        "client_name": server.oauth.client_name or CLIENT_NAME,
+        "client_uri": public_url,
+        "redirect_uris": [f"{public_url}/callback/{connection}"],
+        "grant_types": ["authorization_code", "refresh_token"],
+        "response_types": ["code"],
+        "token_endpoint_auth_method": "none",
+        "application_type": server.oauth.application_type or "web",
+    }
 
 
 def usable_dynamic_registration(

@@ -12,7 +12,7 @@ import random
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -28,6 +28,7 @@ from mcp_auth.errors import (
     AuthorizationRefused,
     CallbackRejected,
     McpAuthError,
+    OtherBrowser,
     SignInError,
     SignInExpired,
     TokenRequestFailed,
@@ -36,12 +37,14 @@ from mcp_auth.errors import (
     WrongIssuer,
     WrongPerson,
 )
+from mcp_auth.gate import Gatekeeper
 from mcp_auth.http import Http
 from mcp_auth.network import NetworkRules, shown_host
 from mcp_auth.records import (
     OPEN,
-    SIGN_IN_STEPS,
+    Check,
     Connection,
+    Gate,
     Grant,
     Origin,
     PreviousGrant,
@@ -50,6 +53,7 @@ from mcp_auth.records import (
     SignIn,
     SignInStatus,
     encode,
+    stepped,
 )
 from mcp_auth.registration import (
     check_configured_issuer,
@@ -58,6 +62,7 @@ from mcp_auth.registration import (
     register,
     usable_dynamic_registration,
 )
+from mcp_auth.status import ConnectionStatus
 from mcp_auth.stores.base import Store
 from mcp_auth.tokens import TOKEN_TIMEOUT, TokenAnswer, plain, request_tokens
 from mcp_auth.vendors import authorize_params
@@ -66,8 +71,10 @@ if TYPE_CHECKING:
     from mcp_auth.variables import Variables
 
 LIFETIME = 600.0
+# A person looks at the last page meanwhile.
+TRY_OUT_TIMEOUT = 10.0
 # A claim older than this belongs to a process that died: the token request ends long before.
-STALE_CLAIM = TOKEN_TIMEOUT + 25.0
+STALE_CLAIM = TOKEN_TIMEOUT + 25.0 + TRY_OUT_TIMEOUT
 LEASE_TTL = 45.0
 LEASE_WAIT = 40.0
 _REGISTRATIONS_KEPT = 8
@@ -79,12 +86,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, repr=False)
 class StartedSignIn:
-    """A sign-in and its link. `reused`: it was open already. `listening`: a redirect to this machine is received."""
+    """A sign-in and its link. `reused`: it was open already. `listening`: a redirect to this machine is received.
+
+    `public`: the link is our own page, and nothing is ever pasted. `needs_proof`: that page asks for the
+    same-person proof, as far as can be said now.
+    """
 
     sign_in: SignIn
     link: str
     reused: bool = False
     listening: bool = True
+    public: bool = False
+    needs_proof: bool = False
 
     @property
     def expires_at(self) -> float:
@@ -95,7 +108,10 @@ class StartedSignIn:
 
 
 class SignIns:
-    """Begins, finishes and cancels sign-ins. `changed(kind, record)` is told of every end."""
+    """Begins, finishes and cancels sign-ins. `changed(record)` is told of every end.
+
+    `try_out(server, owner)` makes an authenticated call with new credentials; its result stands on the last page.
+    """
 
     def __init__(
         self,
@@ -105,6 +121,8 @@ class SignIns:
         variables: Variables,
         rules: Callable[[Server], NetworkRules],
         changed: Callable[[SignIn], None],
+        gatekeeper: Gatekeeper,
+        try_out: Callable[[str, str], Awaitable[ConnectionStatus]],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._config = config
@@ -113,6 +131,8 @@ class SignIns:
         self._variables = variables
         self._rules = rules
         self._changed = changed
+        self._gatekeeper = gatekeeper
+        self._try_out = try_out
         self._clock = clock
         self._running: set[asyncio.Task[SignIn]] = set()
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -210,10 +230,12 @@ class SignIns:
         *,
         grant: Grant | None = None,
         fresh: bool = False,
+        gated: bool = False,
     ) -> SignIn:
         """Make the record and its authorization URL. Registers a client when none fits.
 
         `grant`: what the owner holds now; a step-up asks for the union of its scope and the new one.
+        `gated`: the link is to be our own page, and the authorization URL is made when a browser may go on.
 
         Raises:
             SignInError and its children, Unreachable.
@@ -251,7 +273,10 @@ class SignIns:
             scope=scope,
             step_up_scope=step_up,
         )
-        _authorize(sign_in, server)
+        if gated:
+            sign_in.gate = Gate()
+        else:
+            _authorize(sign_in, server)
         stored = await self._store.sign_ins.put_if(sign_in)
         if stored is not None:
             return stored
@@ -260,6 +285,19 @@ class SignIns:
         if again is None:
             raise SignInError(f"{server.name} is being signed in elsewhere.", next_step=f"/mcp auth {server.name}")
         return again
+
+    def authorize(self, sign_in: SignIn) -> SignIn:
+        """The record with `state`, PKCE verifier and authorization URL, not yet stored: its browser may go on.
+
+        Raises:
+            SignInError: the server is no longer configured with this URL.
+        """
+        server = self._config.servers.get(sign_in.server)
+        if server is None or server.url != sign_in.server_url:
+            raise SignInError(f"{sign_in.server} is no longer configured with that url.")
+        authorized = msgspec.structs.replace(sign_in)
+        _authorize(authorized, server)
+        return authorized
 
     async def _registration(
         self,
@@ -278,7 +316,7 @@ class SignIns:
                 check_configured_issuer(server, metadata, connection.registrations)
             return configured
         return (
-            metadata_document_registration(server, metadata, redirect_uri)
+            metadata_document_registration(server, metadata, redirect_uri, self._config.gateway.public_url)
             or usable_dynamic_registration(connection.registrations, metadata, redirect_uri, self._clock())
             or await register(self._http, self._rules(server), server, metadata, redirect_uri, scope)
         )
@@ -288,17 +326,25 @@ class SignIns:
     async def finish(self, answer: CallbackAnswer, binding: Binding) -> SignIn:
         """Take the answer of the authorization server. Succeeds at most once for a sign-in.
 
+        Behind a link of ours, its own browser gets an ended sign-in back as it is: a page may be loaded again.
+
         Raises:
             CallbackRejected and its children: nothing was changed, the right answer still counts.
             AuthorizationRefused, TokenRequestFailed: the sign-in ended without tokens; an old grant is kept.
         """
         sign_in = await self._find(answer, binding)
+        if sign_in.gate is not None:
+            self._check_browser(sign_in, answer, binding)
+            if sign_in.status not in ("started", "opened", "confirmed"):
+                return sign_in
         if sign_in.status not in OPEN:
             raise _ended(sign_in)
         if sign_in.status == "exchanging":
             raise AlreadyFinished(f"{sign_in.server} is being signed in right now with this link.")
         self._check_binding(sign_in, answer, binding)
         _check_issuer(sign_in, answer)
+        if sign_in.gate is not None:
+            await self._gatekeeper.check_end(sign_in, binding.browser)
         if answer.error is not None:
             return await self._refused(sign_in, answer)
         if answer.code is None:
@@ -332,6 +378,7 @@ class SignIns:
             if sign_in.status in ("started", "opened", "confirmed")
             and sign_in.expires_at > now
             and sign_in.origin.principal == principal
+            and sign_in.gate is None
             and not sign_in.metadata.authorization_response_iss_parameter_supported
         ]
         if len(fitting) != 1:
@@ -340,6 +387,20 @@ class SignIns:
                 next_step="paste the whole address of the last page: /mcp paste URL",
             )
         return fitting[0]
+
+    def _check_browser(self, sign_in: SignIn, answer: CallbackAnswer, binding: Binding) -> None:
+        """A sign-in behind a link of ours: its own path, its own browser, and only once that one may go on."""
+        if binding.principal is not None:
+            raise CallbackRejected("This sign-in ends on its own page; there is nothing to paste.")
+        if answer.redirect_uri != sign_in.redirect_uri:
+            raise CallbackRejected("The answer arrived at another address than the one that was registered.")
+        if not self._gatekeeper.is_bound(sign_in, binding.browser):
+            raise OtherBrowser(
+                "This answer belongs to a sign-in in another browser; it was not used.",
+                next_step="open the link in the browser in which you want to sign in",
+            )
+        if sign_in.status in ("started", "opened"):
+            raise _unknown()
 
     def _check_binding(self, sign_in: SignIn, answer: CallbackAnswer, binding: Binding) -> None:
         if binding.principal is not None and binding.principal != sign_in.origin.principal:
@@ -380,11 +441,26 @@ class SignIns:
             if failed is not None:
                 self._changed(failed)
             raise
-        who = f" as {outcome.account}" if outcome.account else ""
-        done = await self._step(sign_in, "done", outcome=f"Signed in to {sign_in.server}{who}.")
-        done = done or sign_in
-        self._changed(done)
-        return done
+        if sign_in.gate is not None:
+            sign_in = await self._tried_out(sign_in)
+        ended = await self._end_of_exchange(msgspec.structs.replace(sign_in, account=outcome.account))
+        self._changed(ended)
+        return ended
+
+    async def _tried_out(self, sign_in: SignIn) -> SignIn:
+        """The record with what the server says to the new credentials, for the page that waits for it."""
+        result = await self._try_out(sign_in.server, sign_in.owner)
+        check = Check(state=result.state.value, tools=result.tools, ms=result.ms, detail=result.detail)
+        return msgspec.structs.replace(sign_in, check=check)
+
+    async def _end_of_exchange(self, sign_in: SignIn) -> SignIn:
+        if sign_in.check is not None and sign_in.check.state == "refused":
+            sentence = sign_in.check.detail or f"{sign_in.server} refuses the new access."
+            ended = await self._step(sign_in, "failed", outcome=sentence, next_step=f"/mcp auth {sign_in.server}")
+        else:
+            who = f" as {sign_in.account}" if sign_in.account else ""
+            ended = await self._step(sign_in, "done", outcome=f"Signed in to {sign_in.server}{who}.")
+        return ended or sign_in
 
     async def _request(self, server: Server, sign_in: SignIn, code: str) -> TokenAnswer:
         form = {
@@ -482,7 +558,7 @@ class SignIns:
     async def drain(self) -> None:
         """Wait for exchanges under way; each is bounded by the deadline of a token request."""
         if self._running:
-            await asyncio.wait(set(self._running), timeout=TOKEN_TIMEOUT + LEASE_WAIT)
+            await asyncio.wait(set(self._running), timeout=TOKEN_TIMEOUT + LEASE_WAIT + TRY_OUT_TIMEOUT)
 
     async def _settled(self, sign_in: SignIn) -> SignIn:
         """The record with what time did to it: an expired link, or the claim of a process that died."""
@@ -517,13 +593,12 @@ class SignIns:
         claimed_at: float | None = None,
     ) -> SignIn | None:
         """Move the record along `SIGN_IN_STEPS`; None when somebody else moved it first."""
-        if status not in SIGN_IN_STEPS[sign_in.status]:
+        changed = stepped(sign_in, status, self._clock(), outcome=outcome, next_step=next_step)
+        if changed is None:
             return None
-        changed = msgspec.structs.replace(sign_in, status=status, outcome=outcome, next_step=next_step)
         if claimed_at is not None:
             changed.claimed_at = claimed_at
         if status not in OPEN:
-            changed.ended_at = self._clock()
             # Nothing can be exchanged with it any more.
             changed.code_verifier = None
             changed.authorization_url = None

@@ -1,4 +1,4 @@
-"""What is known of particular authorization servers: parameters they need, and where a client is registered by hand."""
+"""What is known of particular servers: parameters they need, where a client is registered and where a key is made."""
 
 from __future__ import annotations
 
@@ -18,6 +18,17 @@ _WHERE_TO_REGISTER: dict[str, str] = {
     "login.microsoftonline.com": "Microsoft Entra admin center: App registrations, New registration, Redirect URI",
 }
 
+_WHERE_TO_GET_KEYS: dict[str, str] = {
+    "api.githubcopilot.com": "https://github.com/settings/personal-access-tokens",
+    "mcp.supabase.com": "https://supabase.com/dashboard/account/tokens",
+    "mcp.context7.com": "https://context7.com/dashboard",
+    "mcp.tavily.com": "https://app.tavily.com/",
+    "mcp.exa.ai": "https://dashboard.exa.ai/api-keys",
+    "mcp.stripe.com": "https://dashboard.stripe.com/apikeys",
+    "mcp.linear.app": "https://linear.app/settings/account/security",
+    "huggingface.co": "https://huggingface.co/settings/tokens",
+}
+
 
 def authorize_params(issuer: str) -> dict[str, str]:
     """Extra parameters of the authorization request that this issuer is known to need."""
@@ -31,6 +42,11 @@ def where_to_register(issuer: str) -> str | None:
         if host == known or host.endswith(f".{known}"):
             return place
     return None
+
+
+def where_to_get_key(server_url: str) -> str | None:
+    """The page on which this server's users make an API key, or None when not known."""
+    return _WHERE_TO_GET_KEYS.get(_host(server_url))
 
 
 def _host(issuer: str) -> str:

@@ -17,8 +17,7 @@ from typing import Any
 from adapters.layout import link_text
 from adapters.terminal.chat import read_lines
 from adapters.terminal.cli import FAILED, OK, complain, for_shell
-from adapters.terminal.listing import find_server
-from gateway.access import owner_for
+from adapters.terminal.listing import find_server, owner_of
 from gateway.invocations import LOCAL
 from gateway.sentences import minutes, no_refresh_token, refused_after_sign_in, tools
 from mcp_auth.config import load
@@ -82,8 +81,7 @@ class _Run:
         return [one.name for one in statuses if one.auth in _SIGN_IN or one.auth is AuthState.KEY_MISSING]
 
     def _owner(self, name: str) -> str:
-        config = self.auth.config
-        return owner_for(LOCAL, config.servers[name], config, self.options.acting_for)
+        return owner_of(self.auth.config, name, self.options)
 
     # -- beginning ---------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from gateway.gateway import Gateway
 
-_VERBS = ("auth", "key", "paste", "cancel", "logout", "test", "status", "help")
+_VERBS = ("auth", "key", "paste", "cancel", "logout", "test", "status", "people", "allow", "deny", "help")
 _OTHER_WORDS = ("/mcp", "list", "login", "confirm")
 _ENDS = frozenset({"exit", "quit", "/exit", "/quit"})
 
@@ -123,7 +123,7 @@ def _completer(names: Iterable[str]) -> Completer:
 
     servers = dict.fromkeys(names)
     after: dict[str, dict[str, None] | None] = dict.fromkeys(_VERBS, servers)
-    after["paste"] = after["help"] = None
+    after |= dict.fromkeys(("paste", "people", "allow", "deny", "help"))
     return NestedCompleter.from_nested_dict({"/mcp": {**servers, **after}, **after})
 
 

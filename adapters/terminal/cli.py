@@ -28,6 +28,10 @@ _COMMANDS = {
     "chat": "adapters.terminal.commands",
     "serve": "adapters.terminal.commands",
     "demo": "adapters.terminal.demo",
+    "people": "adapters.terminal.people",
+    "allow": "adapters.terminal.people",
+    "deny": "adapters.terminal.people",
+    "audit": "adapters.terminal.audit",
     "doctor": "adapters.terminal.doctor",
     "init": "adapters.terminal.setup",
     "add": "adapters.terminal.setup",
@@ -115,6 +119,19 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--port", type=int, metavar="N", help="instead of gateway.callback.port")
     demo = commands.add_parser("demo", help="try everything with local servers")
     demo.add_argument("--script", action="store_true", help="play it without a person and print what happens")
+    people = commands.add_parser("people", help="who is served, who asks to be, and who was shut out")
+    people.add_argument("--json", action="store_true")
+    allow = commands.add_parser("allow", help="let somebody in, by the code that the bot gave them")
+    allow.add_argument("who", metavar="CODE", help="the code, or an account such as telegram:123456789")
+    deny = commands.add_parser("deny", help="shut somebody out, at once")
+    deny.add_argument(
+        "who", metavar="PRINCIPAL", help="an account such as telegram:123456789, or the code of a request"
+    )
+    audit = commands.add_parser("audit", help="what happened: sign-ins, keys, people, refusals")
+    audit.add_argument("--since", metavar="WHEN", help="90m, 12h, 7d, or a date such as 2026-11-25")
+    audit.add_argument("--server", metavar="SERVER", help="only this server")
+    audit.add_argument("-n", dest="count", type=_count, metavar="N", help="the last N (default: 50; 0: all)")
+    audit.add_argument("--json", action="store_true", help="the lines as they are kept")
     commands.add_parser("doctor", help="check this installation and say what to fix")
     commands.add_parser("init", help="write a commented configuration")
     add = commands.add_parser("add", help="add a server to the configuration")
@@ -132,6 +149,12 @@ def _seconds(text: str) -> float:
     if not 0 <= value <= 86400:
         raise argparse.ArgumentTypeError("a number of seconds between 0 and 86400 is wanted")
     return value
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or len(text) > 9:
+        raise argparse.ArgumentTypeError("a whole number is wanted")
+    return int(text)
 
 
 if __name__ == "__main__":

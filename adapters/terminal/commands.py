@@ -10,9 +10,8 @@ from argparse import Namespace
 from getpass import getpass
 
 from adapters.terminal.cli import FAILED, OK, USAGE, for_shell
-from adapters.terminal.listing import find_server
+from adapters.terminal.listing import find_server, owner_of
 from adapters.text import clean
-from gateway.access import owner_for
 from gateway.invocations import LOCAL
 from gateway.sentences import refused_after_sign_in, tools
 from mcp_auth.config import Config, load
@@ -44,7 +43,7 @@ def run_paste(options: Namespace) -> int:
 def run_key(options: Namespace) -> int:
     config = load(options.config, options.home)
     name = find_server(config, options.server)
-    owner = _owner(config, name, options)
+    owner = owner_of(config, name, options)
 
     async def needed() -> tuple[KeyVariable, ...]:
         async with McpAuth.open(config) as auth:
@@ -52,11 +51,11 @@ def run_key(options: Namespace) -> int:
 
     async def tried(values: dict[str, str]) -> KeyTrial:
         async with McpAuth.open(config) as auth:
-            return await auth.try_keys(name, values, owner)
+            return await auth.try_keys(name, values, owner, by=str(LOCAL))
 
     async def store(values: dict[str, str]) -> None:
         async with McpAuth.open(config) as auth:
-            await auth.set_keys(name, values, owner)
+            await auth.set_keys(name, values, owner, by=str(LOCAL))
 
     # Questions are asked between the event loops: inside one, the first Ctrl-C would go unnoticed.
     variables = asyncio.run(needed())
@@ -86,7 +85,7 @@ def run_cancel(options: Namespace) -> int:
 
     async def cancel() -> int:
         async with McpAuth.open(config) as auth:
-            ended = [name for name in names if await auth.cancel(name, _owner(config, name, options))]
+            ended = [name for name in names if await auth.cancel(name, owner_of(config, name, options))]
         print(f"Cancelled: {', '.join(ended)}." if ended else "No sign-in is open.")
         return OK
 
@@ -99,7 +98,7 @@ def run_logout(options: Namespace) -> int:
 
     async def logout() -> int:
         async with McpAuth.open(config) as auth:
-            result = await auth.logout(name, _owner(config, name, options))
+            result = await auth.logout(name, owner_of(config, name, options), by=str(LOCAL))
         print(for_shell(result.detail))
         return OK if result.deleted else FAILED
 
@@ -112,7 +111,7 @@ def run_test(options: Namespace) -> int:
 
     async def test() -> int:
         async with McpAuth.open(config) as auth:
-            found = await auth.test(name, _owner(config, name, options))
+            found = await auth.test(name, owner_of(config, name, options))
         ready = found.state is ConnectionState.READY
         if options.json:
             answer = {"server": name, "state": found.state.value, "tools": list(found.tools or ()), "ms": found.ms}
@@ -150,10 +149,6 @@ def run_serve(options: Namespace) -> int:
         logging.getLogger(name).setLevel(logging.WARNING)
     asyncio.run(serve(options.config, home=options.home, port=options.port))
     return OK
-
-
-def _owner(config: Config, name: str, options: Namespace) -> str:
-    return owner_for(LOCAL, config.servers[name], config, options.acting_for)
 
 
 def _whole_name(config: Config, typed: str) -> str:

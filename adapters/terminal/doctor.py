@@ -18,6 +18,7 @@ from adapters.base import Finding
 from adapters.marks import BAD, GOOD, WARN
 from adapters.terminal.cli import FAILED, OK, for_shell
 from adapters.text import clean
+from gateway.people import People, Standing
 from mcp_auth.config import Config, load
 from mcp_auth.errors import ConfigError, McpAuthError
 
@@ -35,6 +36,7 @@ def run_doctor(options: Namespace) -> int:
         findings.append(Finding(BAD, for_shell(str(error))))
     else:
         findings += _configuration(config)
+        findings += _people(config)
         findings += _home(config)
         findings += asyncio.run(_running(config))
         findings += asyncio.run(_platforms(config))
@@ -78,6 +80,22 @@ def _configuration(config: Config) -> Iterator[Finding]:
     for server in config.servers.values():
         if server.problem is not None:
             yield Finding(BAD, f"{server.name}: {server.problem}")
+
+
+def _people(config: Config) -> Iterator[Finding]:
+    """Whether the people who are let in fit the configuration, and whether somebody waits."""
+    try:
+        people = People(config)
+        people.check()
+    except McpAuthError as error:
+        yield Finding(BAD, for_shell(str(error)))
+        return
+    everybody = people.listed()
+    served = sum(one.standing in (Standing.CONFIGURED, Standing.PAIRED) for one in everybody)
+    yield Finding(GOOD, f"{served} accounts are served besides this terminal")
+    waiting = sum(one.standing is Standing.PENDING for one in everybody)
+    if waiting:
+        yield Finding(WARN, f"{waiting} asked to be let in. Next: slash-mcp people")
 
 
 def _home(config: Config) -> Iterator[Finding]:
@@ -162,7 +180,7 @@ def _port(config: Config) -> Finding:
         try:
             probe.bind((host, port))
         except OSError as error:
-            from mcp_auth.callback import is_ours
+            from mcp_auth.loopback import is_ours
 
             if is_ours(config.home, port):
                 return Finding(GOOD, f"port {port} is listened on by slash-mcp of this home")

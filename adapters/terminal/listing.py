@@ -13,6 +13,7 @@ from typing import Any
 from adapters.terminal.render import render, render_list
 from gateway.access import owner_for
 from gateway.invocations import LOCAL
+from gateway.people import People
 from gateway.replies import Reply, ServerDetail
 from mcp_auth.config import Config, Server, load
 from mcp_auth.errors import UnknownServer
@@ -51,7 +52,7 @@ def chosen(config: Config, options: Namespace) -> list[ServerStatus]:
     """
 
     def owner(server: Server) -> str:
-        return owner_for(LOCAL, server, config, options.acting_for)
+        return owner_of(config, server.name, options)
 
     if options.server is None:
         return local_statuses(config, owner, time.time())
@@ -64,6 +65,16 @@ def chosen(config: Config, options: Namespace) -> list[ServerStatus]:
         gateway_variables=config.gateway_variables,
     )
     return local_statuses(only, owner, time.time())
+
+
+def owner_of(config: Config, name: str, options: Namespace) -> str:
+    """Whose credentials this command uses at this server: the operator's, or with `--as` those of somebody known.
+
+    Raises:
+        NotAllowed: `--as` names nobody who is known.
+    """
+    people = People(config).ever_known if options.acting_for is not None else config
+    return owner_for(LOCAL, config.servers[name], people, options.acting_for)
 
 
 def find_server(config: Config, typed: str) -> str:
@@ -137,7 +148,7 @@ def _probed(config: Config, statuses: list[ServerStatus], options: Namespace) ->
         async with McpAuth.open(config) as auth:
 
             async def one(status: ServerStatus) -> ServerStatus:
-                owner = owner_for(LOCAL, config.servers[status.name], config, options.acting_for)
+                owner = owner_of(config, status.name, options)
                 connection = await auth.probe(status.name, owner, start_stdio=True)
                 return replace(await auth.status(status.name, owner), connection=connection)
 

@@ -31,7 +31,7 @@ mcp_servers:
 gateway:
   # Where the browser comes back to on this machine.
   callback: {host: 127.0.0.1, port: 8765}
-  # Who is served besides the operator at this terminal.
+  # Who is served besides the operator at this terminal; others get a code for `slash-mcp allow CODE`.
   # allow: [telegram:123456789]
 """
 

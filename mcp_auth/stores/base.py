@@ -10,7 +10,7 @@ from __future__ import annotations
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from mcp_auth.records import Connection, Grant, SignIn
+from mcp_auth.records import Connection, Grant, KeyForm, SignIn
 
 
 class GrantStore(Protocol):
@@ -47,6 +47,16 @@ class SignInStore(Protocol):
         ...
 
 
+class KeyFormStore(Protocol):
+    """The slots are those of `SignInStore`, in a space of their own."""
+
+    async def get(self, id: str) -> KeyForm | None: ...
+
+    async def put_if(self, form: KeyForm) -> KeyForm | None: ...
+
+    async def list(self) -> list[KeyForm]: ...
+
+
 class ConnectionStore(Protocol):
     async def get(self, server_url: str) -> Connection | None: ...
 
@@ -61,6 +71,9 @@ class Store(Protocol):
 
     @property
     def sign_ins(self) -> SignInStore: ...
+
+    @property
+    def key_forms(self) -> KeyFormStore: ...
 
     @property
     def connections(self) -> ConnectionStore: ...

@@ -2,6 +2,7 @@
 
     <home>/grants/<sha256 of owner and server>.json      the truth about a grant
     <home>/sign-ins/<slot>.json                          the latest sign-in of (owner, server)
+    <home>/key-forms/<slot>.json                         the latest key form of (owner, server); no key is in it
     <home>/connections/<sha256 of the server's URL>.json what is known of a server
     <home>/mcp-tokens/                                   the mirror for Hermes (shared grants)
 
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import msgspec
 
 from mcp_auth.errors import Busy, StoreError
-from mcp_auth.records import SHARED, Connection, Grant, SignIn, decode, encode, grant_key
+from mcp_auth.records import SHARED, Connection, Grant, KeyForm, SignIn, decode, encode, grant_key
 from mcp_auth.stores.hermes import HermesMirror
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-R = TypeVar("R", Grant, SignIn, Connection)
+R = TypeVar("R", Grant, SignIn, KeyForm, Connection)
 A = TypeVar("A")
 T = TypeVar("T")
 
@@ -52,10 +53,12 @@ class FileStore:
         self._grant_files: _Folder[Grant] = _Folder(home / "grants", Grant)
         # A power cut may take the newest of these back: a sign-in begins again, a server is asked again.
         self._sign_in_files: _Folder[SignIn] = _Folder(home / "sign-ins", SignIn, synced=False)
+        self._key_form_files: _Folder[KeyForm] = _Folder(home / "key-forms", KeyForm, synced=False)
         self._connection_files: _Folder[Connection] = _Folder(home / "connections", Connection, synced=False)
         self._salt: bytes | None = None
         self.grants = FileGrants(self)
         self.sign_ins = FileSignIns(self)
+        self.key_forms = FileKeyForms(self)
         self.connections = FileConnections(self)
 
     # -- reading, without an event loop ------------------------------------------------------
@@ -138,6 +141,15 @@ class FileStore:
 
     def all_sign_ins(self) -> list[SignIn]:
         return list(self._sign_in_files.all())
+
+    def read_key_form(self, slot: str) -> KeyForm | None:
+        return self._key_form_files.read_or_none(self._key_form_files.path(slot))
+
+    def write_key_form(self, form: KeyForm) -> KeyForm | None:
+        return self._key_form_files.put_if(self._key_form_files.path(form.id), form)
+
+    def all_key_forms(self) -> list[KeyForm]:
+        return list(self._key_form_files.all())
 
     def write_connection(self, connection: Connection) -> Connection | None:
         key = hashlib.sha256(connection.server_url.encode()).hexdigest()
@@ -240,6 +252,20 @@ class FileSignIns:
 
     async def list(self) -> list[SignIn]:
         return await _in_thread(FileStore.all_sign_ins, self._store)
+
+
+class FileKeyForms:
+    def __init__(self, store: FileStore) -> None:
+        self._store = store
+
+    async def get(self, id: str) -> KeyForm | None:
+        return self._store.read_key_form(id)
+
+    async def put_if(self, form: KeyForm) -> KeyForm | None:
+        return await _in_thread(self._store.write_key_form, form)
+
+    async def list(self) -> list[KeyForm]:
+        return await _in_thread(FileStore.all_key_forms, self._store)
 
 
 class FileConnections:
@@ -348,21 +374,9 @@ class _Folder(Generic[R]):
     @contextmanager
     def locked(self, path: Path) -> Iterator[None]:
         """Exclusive right to replace this record, for the time of one write."""
-        from filelock import Timeout
-
-        folder = make_folder(self._folder / ".locks")
         # 256 locks serve all records: the first two digits of a key choose one.
-        lock = _new_lock(folder / path.name[:2])
-        try:
-            lock.acquire(timeout=_WRITE_WAIT, poll_interval=0.005)
-        except Timeout:
-            raise Busy(f"{path.name} is being written by another process.", next_step="try again") from None
-        except OSError as error:
-            raise StoreError(f"{folder} cannot be written ({error.strerror}).", next_step="slash-mcp doctor") from None
-        try:
+        with locked(self._folder / ".locks" / path.name[:2], path.name):
             yield
-        finally:
-            lock.release()
 
 
 # -- files -----------------------------------------------------------------------------------
@@ -453,6 +467,29 @@ def _slot(salt: bytes, owner: str, server: str) -> str:
 
 
 # -- locks -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def locked(lock_file: Path, what: str) -> Iterator[None]:
+    """Hold the kernel lock `lock_file` for the time of one write to `what`.
+
+    Raises:
+        Busy: another process holds it for ten seconds. StoreError: there can be no such file.
+    """
+    from filelock import Timeout
+
+    folder = make_folder(lock_file.parent)
+    lock = _new_lock(lock_file)
+    try:
+        lock.acquire(timeout=_WRITE_WAIT, poll_interval=0.005)
+    except Timeout:
+        raise Busy(f"{what} is being written by another process.", next_step="try again") from None
+    except OSError as error:
+        raise StoreError(f"{folder} cannot be written ({error.strerror}).", next_step="slash-mcp doctor") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _new_lock(path: Path) -> FileLock:

@@ -13,9 +13,9 @@ from typing import Generic, TypeVar
 import msgspec
 
 from mcp_auth.errors import Busy
-from mcp_auth.records import Connection, Grant, SignIn, grant_key
+from mcp_auth.records import Connection, Grant, KeyForm, SignIn, grant_key
 
-R = TypeVar("R", Grant, SignIn, Connection)
+R = TypeVar("R", Grant, SignIn, KeyForm, Connection)
 
 
 class MemoryStore:
@@ -24,6 +24,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self.grants = MemoryGrants()
         self.sign_ins = MemorySignIns()
+        self.key_forms = MemoryKeyForms()
         self.connections = MemoryConnections()
         self._locks: dict[str, asyncio.Lock] = {}
 
@@ -105,6 +106,20 @@ class MemorySignIns:
         return self._records.write(sign_in.id, sign_in)
 
     async def list(self) -> list[SignIn]:
+        return self._records.all()
+
+
+class MemoryKeyForms:
+    def __init__(self) -> None:
+        self._records: _Records[KeyForm] = _Records()
+
+    async def get(self, id: str) -> KeyForm | None:
+        return self._records.read(id)
+
+    async def put_if(self, form: KeyForm) -> KeyForm | None:
+        return self._records.write(form.id, form)
+
+    async def list(self) -> list[KeyForm]:
         return self._records.all()
 
 

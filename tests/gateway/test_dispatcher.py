@@ -73,25 +73,6 @@ def sign_in_server(name: str = "notes") -> Server:
 # -- people and events -----------------------------------------------------------------------
 
 
-async def test_a_stranger_gets_one_sentence_a_minute_and_learns_nothing(tmp_path: Path) -> None:
-    now = [1000.0]
-    config = configure(tmp_path, sign_in_server("secret-server"), allow=("telegram:1",))
-    async with open_gateway(config, clock=lambda: now[0]) as gateway:
-        stranger = Chat(gateway, Principal("telegram", "666"))
-
-        first, second = await stranger.say(""), await stranger.say("auth")
-        decided = gateway.decide(stranger.invocation(""))
-        now[0] += 61
-        third = await stranger.say("secret-server")
-
-        assert len(first) == 1
-        assert "does not serve you" in words(first[0])
-        assert second == []
-        assert decided == Ignored()
-        assert len(third) == 1
-        assert "secret-server" not in repr([*first, *third])
-
-
 async def test_a_strangers_secret_is_not_taken(tmp_path: Path) -> None:
     async with open_gateway(configure(tmp_path, keyed(DEAD_URL))) as gateway:
         reply = await gateway.submit_secret(Principal("telegram", "666"), "whatever-id", KEY)
@@ -489,5 +470,5 @@ async def test_what_the_network_is_needed_for_is_deferred(tmp_path: Path) -> Non
     assert gateway.decide(chat.invocation("notes")) == Immediate(Audience.CALLER)
     assert gateway.decide(chat.invocation("auth")) == Deferred(Audience.CALLER)
     assert gateway.decide(chat.invocation("logout notes")) == Deferred(Audience.CHAT)
-    assert gateway.decide(replace(chat.invocation("key notes"), principal=TELEGRAM)) == Immediate(Audience.CHAT)
+    assert gateway.decide(replace(chat.invocation("key notes"), principal=TELEGRAM)) == Immediate(Audience.CALLER)
     await gateway.stop()

@@ -8,11 +8,13 @@ from hypothesis import strategies as st
 
 from gateway import grammar
 from gateway.grammar import (
+    Allow,
     Ambiguous,
     ArgumentMissing,
     Auth,
     Cancel,
     Confirm,
+    Deny,
     Detail,
     Help,
     Key,
@@ -21,6 +23,7 @@ from gateway.grammar import (
     ListServers,
     Logout,
     Paste,
+    ShowPeople,
     Suggestion,
     Test,
     WholeNameNeeded,
@@ -29,7 +32,7 @@ from gateway.grammar import (
     parse,
 )
 
-SERVERS = ["supabase", "my-api", "GitHub", "gitlab", "status", "My Notes"]
+SERVERS = ["supabase", "my-api", "GitHub", "gitlab", "status", "people", "My Notes"]
 REDIRECT = "http://127.0.0.1:8765/callback?code=SECRETCODE&state=slot.random"
 
 
@@ -48,6 +51,12 @@ REDIRECT = "http://127.0.0.1:8765/callback?code=SECRETCODE&state=slot.random"
         ("SUPA", Detail("supabase")),
         ("status status", Detail("status")),
         ("status my-api", Detail("my-api")),
+        ("allow ACDE-FGHJ", Allow("ACDE-FGHJ")),
+        ("Deny telegram:123", Deny("telegram:123")),
+        ("people", ShowPeople()),
+        ("allow", ArgumentMissing("allow")),
+        ("deny", ArgumentMissing("deny")),
+        ("status people", Detail("people")),
         ("auth", Auth()),
         ("login", Auth()),
         ("Login GITHUB", Auth(("GitHub",))),
@@ -164,6 +173,11 @@ NAMES = st.lists(
     | st.from_regex(r"[a-z]{1,5} [a-z\"']{1,5}", fullmatch=True),
     max_size=5,
 )
+
+
+def test_only_a_leading_mcp_is_taken_off() -> None:
+    assert parse("/mcp auth /MCP", ["/MCP"]) == Auth(("/MCP",))
+    assert parse("logout !mcp", ["!mcp"]) == Logout("!mcp")
 
 
 @given(st.text(max_size=300), NAMES)

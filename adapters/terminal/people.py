@@ -1,0 +1,49 @@
+"""`slash-mcp people`, `allow` and `deny`: who is served. A running gateway knows at once."""
+
+from __future__ import annotations
+
+import json
+import time
+from argparse import Namespace
+from dataclasses import asdict
+
+from adapters.terminal.cli import OK, for_shell
+from adapters.terminal.render import render
+from gateway import sentences
+from gateway.invocations import LOCAL
+from gateway.people import Listed, People
+from gateway.replies import Reply, Table
+from mcp_auth.config import load
+
+
+def run_people(options: Namespace) -> int:
+    everybody = _people(options).listed()
+    if options.json:
+        print(json.dumps({"people": [asdict(one) for one in everybody]}, ensure_ascii=False))
+    elif everybody:
+        print(_table(everybody))
+    else:
+        print(sentences.NOBODY)
+    return OK
+
+
+def run_allow(options: Namespace) -> int:
+    paired = _people(options).allow(options.who, LOCAL)
+    print(for_shell(sentences.let_in(paired)))
+    return OK
+
+
+def run_deny(options: Namespace) -> int:
+    principal = _people(options).deny(options.who, LOCAL)
+    print(for_shell(sentences.shut_out(principal)))
+    return OK
+
+
+def _people(options: Namespace) -> People:
+    return People(load(options.config, options.home))
+
+
+def _table(everybody: list[Listed]) -> str:
+    now = time.time()
+    rows = tuple((one.principal, sentences.person_line(one, now)) for one in everybody)
+    return render(Reply((Table(rows),)), columns=0, color=False, now=now)

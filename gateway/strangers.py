@@ -1,0 +1,94 @@
+"""People who are not served: at most a code to be let in with, once a minute, and to themselves only."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+from gateway import sentences
+from gateway.access import is_allowed
+from gateway.invocations import LOCAL, ChatRef, Invocation, Principal
+from gateway.people import People, is_name
+from gateway.replies import Audience, Notice, Reply, Text
+from mcp_auth.errors import Busy, StoreError
+from mcp_auth.limits import STRANGERS, Limits
+
+_log = logging.getLogger("gateway")
+_SECONDS = 60.0
+_KEPT = 10_000
+
+
+class Strangers:
+    """Answers them, and tells the one who was let in.
+
+    Args:
+        emit: called in the event loop with every notice.
+    """
+
+    def __init__(
+        self,
+        people: People,
+        limits: Limits,
+        emit: Callable[[Notice], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._people = people
+        self._limits = limits
+        self._emit = emit
+        self._clock = clock
+        self._told: OrderedDict[Principal, float] = OrderedDict()
+        # Where those who hold a code wait for word; as many as `People` lets wait.
+        self._waiting: dict[Principal, ChatRef] = {}
+
+    def is_silent(self, principal: Principal) -> bool:
+        """Nothing will be said: this stranger was told within the last minute, or too many were. From memory."""
+        told = self._told.get(principal)
+        if told is not None and self._clock() - told < _SECONDS:
+            return True
+        return self._limits.wait(STRANGERS, principal.platform) > 0
+
+    async def answer(self, invocation: Invocation) -> Reply | None:
+        """One sentence, with a code where only this person reads it. None: not again within a minute."""
+        principal = invocation.principal
+        if self.is_silent(principal):
+            return None
+        self._remember(principal)
+        if principal.platform == LOCAL.platform or not is_name(principal) or self._people.is_denied(principal):
+            return _say(sentences.NOT_SERVED, invocation)
+        if not invocation.private:
+            return _say(sentences.STRANGER_IN_PUBLIC, invocation)
+        try:
+            code = await asyncio.to_thread(self._people.ask, principal, invocation.display_name)
+        except (StoreError, Busy) as error:
+            # The reason names files of this machine, which are nothing for a stranger.
+            _log.error("a request to be let in could not be stored: %s", error.message)
+            return _say(sentences.STRANGER_LATER, invocation)
+        if code is None:
+            return _say(sentences.STRANGERS_WAITING, invocation)
+        self._waiting = {one: chat for one, chat in self._waiting.items() if self._people.is_waiting(one)}
+        self._waiting[principal] = invocation.chat
+        return _say(sentences.pairing_code(code), invocation)
+
+    def tell_allowed(self) -> None:
+        """The list of people changed: whoever waited and was let in hears of it."""
+        for principal in list(self._waiting):
+            if is_allowed(principal, self._people.config.gateway):
+                chat = self._waiting.pop(principal)
+                self._told.pop(principal, None)
+                reply = Reply((Text(sentences.LET_IN, tone="good"),), audience=Audience.CALLER)
+                self._emit(Notice(principal, chat, reply))
+
+    def _remember(self, principal: Principal) -> None:
+        self._limits.take(STRANGERS, principal.platform)
+        self._told.pop(principal, None)
+        self._told[principal] = self._clock()
+        if len(self._told) > _KEPT:
+            self._told.popitem(last=False)
+
+
+def _say(text: str, invocation: Invocation) -> Reply:
+    audience = Audience.CALLER if invocation.private else Audience.CHAT
+    return Reply((Text(text, tone="warning"),), audience=audience, ok=False)

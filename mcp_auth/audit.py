@@ -1,0 +1,177 @@
+"""The audit log: one JSON object a line for everything that touches somebody's access, in `<home>/audit.jsonl`.
+
+A line holds names and words from closed lists, never a text from elsewhere: no secret, no link, no reason that
+a server gave. Appended with one write, so that processes never mix their lines.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+
+import msgspec
+
+from mcp_auth.errors import McpAuthError, StoreError
+from mcp_auth.records import Value
+from mcp_auth.stores.files import locked, make_folder
+
+logger = logging.getLogger(__name__)
+
+# Five files of this size: months of a team, and an end.
+MAX_BYTES = 4 * 1024 * 1024
+OLD_FILES = 4
+_TEXT_LENGTH = 200
+
+
+class Event(StrEnum):
+    SIGN_IN_BEGUN = "sign_in_begun"
+    SIGN_IN_ENDED = "sign_in_ended"
+    # Somebody else typed the code of a sign-in, which ended it.
+    SIGN_IN_BURNED = "sign_in_burned"
+    REFRESHED = "refreshed"
+    REAUTHORIZATION_NEEDED = "reauthorization_needed"
+    SIGNED_OUT = "signed_out"
+    KEY_SET = "key_set"
+    KEY_REFUSED = "key_refused"
+    PAIRING_ASKED = "pairing_asked"
+    ALLOWED = "allowed"
+    DENIED = "denied"
+    WRONG_CODE = "wrong_code"
+    # A command of somebody who may not use it there; `outcome` is its verb.
+    COMMAND_REFUSED = "command_refused"
+
+
+class AuditLine(Value, frozen=True):
+    """One event.
+
+    `time` is written as RFC 3339 in UTC. `who`: the principal who did it. `whom`: the principal to whom it was done.
+    `outcome`: a word. `ticket`: the SHA-256 of a link's ticket, which tells which link it was without being one.
+    """
+
+    time: datetime
+    what: Event
+    who: str | None = None
+    whom: str | None = None
+    server: str | None = None
+    owner: str | None = None
+    outcome: str | None = None
+    ticket: str | None = None
+
+    @property
+    def at(self) -> float:
+        """Seconds since the epoch."""
+        return self.time.timestamp()
+
+
+class Audit:
+    """Appends to the log of one home, and reads it. Opening writes nothing."""
+
+    def __init__(self, home: Path, clock: Callable[[], float] = time.time) -> None:
+        self._path = home / "audit.jsonl"
+        self._lock = home / ".audit.lock"
+        self._clock = clock
+        self._trouble: str | None = None
+
+    def write(
+        self,
+        what: Event,
+        *,
+        who: object = None,
+        whom: object = None,
+        server: str | None = None,
+        owner: str | None = None,
+        outcome: str | None = None,
+        ticket: str | None = None,
+    ) -> None:
+        """Append one event. A log that cannot be written is an error of ours and not of the person who acts."""
+        line = AuditLine(
+            time=datetime.fromtimestamp(round(self._clock(), 3), UTC),
+            what=what,
+            who=_name(who),
+            whom=_name(whom),
+            server=_name(server),
+            owner=_name(owner),
+            outcome=_word(outcome),
+            ticket=ticket if ticket is not None and _DIGEST.fullmatch(ticket) else None,
+        )
+        try:
+            self._append(msgspec.json.encode(line) + b"\n")
+        except (OSError, McpAuthError) as error:
+            reason = (error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__
+            if reason != self._trouble:
+                logger.error("%s cannot be written (%s); events are not recorded", self._path, reason)
+            self._trouble = reason
+        else:
+            self._trouble = None
+
+    def lines(self) -> Iterator[AuditLine]:
+        """Everything that is kept, oldest first. A line that a full disk tore is left out and logged.
+
+        Raises:
+            StoreError: a file cannot be read.
+        """
+        for path in [*(self._old(number) for number in range(OLD_FILES, 0, -1)), self._path]:
+            try:
+                with path.open("rb") as file:
+                    yield from self._parsed(path, file)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise StoreError(f"{path} cannot be read ({error.strerror}).") from None
+
+    def _parsed(self, path: Path, raw: Iterator[bytes]) -> Iterator[AuditLine]:
+        for number, line in enumerate(raw, 1):
+            try:
+                yield _decoder.decode(line)
+            except msgspec.DecodeError:
+                logger.warning("%s:%d is damaged and left out", path, number)
+
+    def _append(self, line: bytes) -> None:
+        make_folder(self._path.parent)
+        with suppress(FileNotFoundError):
+            if self._path.stat().st_size + len(line) > MAX_BYTES:
+                self._rotate(len(line))
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(descriptor, line)
+        finally:
+            os.close(descriptor)
+
+    def _rotate(self, room: int) -> None:
+        """Number the files on; the oldest goes. Whoever has a file open still writes its line into it."""
+        with locked(self._lock, self._path.name):
+            with suppress(FileNotFoundError):
+                if self._path.stat().st_size + room <= MAX_BYTES:
+                    # Another process was faster.
+                    return
+            for number in range(OLD_FILES, 0, -1):
+                younger = self._old(number - 1) if number > 1 else self._path
+                with suppress(FileNotFoundError):
+                    os.replace(younger, self._old(number))
+
+    def _old(self, number: int) -> Path:
+        return self._path.with_name(f"{self._path.name}.{number}")
+
+
+_decoder = msgspec.json.Decoder(AuditLine)
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_WORD = re.compile(r"[a-z][a-z_]{0,39}")
+
+
+def _name(value: object) -> str | None:
+    """A name on one printable line, bounded, without a URL's query. JSON would escape the rest; readers may not."""
+    if value is None:
+        return None
+    text = "".join(c if c.isprintable() else "?" for c in str(value)[:_TEXT_LENGTH])
+    return text.partition("?")[0] if "://" in text else text
+
+
+def _word(outcome: str | None) -> str | None:
+    return outcome if outcome is None or _WORD.fullmatch(outcome) else "other"

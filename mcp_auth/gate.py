@@ -1,0 +1,388 @@
+"""The same person in chat and browser: which browser a link is bound to, and how it is proven whose browser that is.
+
+A link can be forwarded. So a link of ours opens for one browser, and goes on only after the proof: a code that
+this browser shows and that the person who asked sends in the chat, or an identity that was proven in the browser.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol, TypeVar, cast
+
+import msgspec
+
+from mcp_auth import tickets
+from mcp_auth.config import GatewayOptions, persons
+from mcp_auth.errors import CodeRejected, NotAllowed, NotProven, OtherBrowser, StoreError, UnknownSignIn, WrongPerson
+from mcp_auth.records import OPEN, Gate, KeyForm, Linked, SignIn, sha256, stepped
+from mcp_auth.stores.base import Store
+
+CODE_LIFETIME = 300.0
+CODE_ATTEMPTS = 5
+_TICKETS_KEPT = 5
+_RACES = 20
+
+L = TypeVar("L", bound=Linked)
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """`allowed`: this principal may still do this. `needs_proof`: only with the same-person proof."""
+
+    allowed: bool = True
+    needs_proof: bool = False
+
+
+class Judge(Protocol):
+    """Who may do what. The host of this package supplies it; asked when a link is made, opened, and at the end."""
+
+    async def judge(self, principal: str, server: str, owner: str) -> Judgement: ...
+
+    def is_same_person(self, principal: str, other: str) -> bool:
+        """Whether an identity proven in the browser is the person who asked in the chat."""
+        ...
+
+
+class ConfigJudge:
+    """The judge where nobody supplies one: whoever began may finish, with the proof that `gateway.verify` asks for."""
+
+    def __init__(self, gateway: GatewayOptions) -> None:
+        self._gateway = gateway
+
+    async def judge(self, principal: str, server: str, owner: str) -> Judgement:
+        return Judgement(needs_proof=needs_proof(principal, self._gateway, len(persons(self._gateway))))
+
+    def is_same_person(self, principal: str, other: str) -> bool:
+        return principal == other
+
+
+def needs_proof(principal: str, gateway: GatewayOptions, people: int) -> bool:
+    """Whether `principal` has to prove who sits at the browser, while so many people are allowed.
+
+    `none` is for one person: it refuses to start with more, and when somebody is added later it counts as `auto`.
+    The operator at the terminal has nobody else in the chat.
+    """
+    if principal.startswith("cli:"):
+        return False
+    return gateway.verify in ("code", "browser") or people > 1
+
+
+class Stage(StrEnum):
+    """What a browser with a good ticket is shown."""
+
+    START = "start"
+    CODE = "code"
+    GO = "go"
+    WORKING = "working"
+    ENDED = "ended"
+
+
+class Gatekeeper:
+    """Opens links for one browser each, and takes the codes.
+
+    Args:
+        judge: asked anew each time.
+        release: called with a record whose browser may go on, before it is stored as `confirmed`.
+        changed: told of every record that ended here.
+        burned: told of every record that ended because it was in somebody else's hands, and in whose.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        judge: Callable[[], Judge],
+        release: Callable[[Linked], Awaitable[Linked]],
+        changed: Callable[[Linked], None],
+        burned: Callable[[Linked, str], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._judge = judge
+        self._release = release
+        self._changed = changed
+        self._told_burned = burned
+        self._clock = clock
+
+    async def open(self, record: L, ticket: str, browser: str, *, identity: str | None = None, codes: bool = True) -> L:
+        """Continue was pressed: bind `browser`, and let it go on or show it a code.
+
+        Args:
+            identity: the principal proven in the browser, if any.
+            codes: whether a code may be the proof.
+
+        Raises:
+            OtherBrowser: the link is bound to another one. NotProven: a proof is needed, and none is to be had here.
+            WrongPerson: somebody else is signed in here; the record ended. NotAllowed: revoked meanwhile.
+        """
+        for _ in range(_RACES):
+            stage = self.stage(record, ticket, browser)
+            if stage is not Stage.START and not (stage is Stage.CODE and identity is not None):
+                return record
+            judgement = await self._judged(record)
+            if identity is not None and not self._judge().is_same_person(record.origin.principal, identity):
+                raise await self._burned(record, identity)
+            if judgement.needs_proof and identity is None and not codes:
+                raise NotProven("Sign in to the application itself first, in this browser.")
+            gate = _gate(record)
+            if stage is Stage.START:
+                gate = self._bound(gate, ticket, browser)
+            proof: Any = "browser" if identity is not None else None
+            opened = stepped(record, "opened", self._clock(), gate=msgspec.structs.replace(gate, proof=proof))
+            if opened is not None and (proof is not None or not judgement.needs_proof):
+                opened = await self._released(opened)
+            stored = await self._put(opened) if opened is not None else None
+            if stored is not None:
+                return stored
+            record = await self.again(record)
+        raise _busy(record)
+
+    async def renew_code(self, record: L, ticket: str, browser: str) -> L:
+        """A new code for the bound browser, when the old one is over. Wrong ones stay counted.
+
+        Raises:
+            OtherBrowser.
+        """
+        for _ in range(_RACES):
+            if self.stage(record, ticket, browser) is not Stage.CODE:
+                return record
+            changed = msgspec.structs.replace(record, gate=self._with_code(_gate(record), browser))
+            stored = await self._put(changed)
+            if stored is not None:
+                return stored
+            record = await self.again(record)
+        raise _busy(record)
+
+    async def confirm(self, text: str, principal: str, *, private: bool) -> SignIn | KeyForm:
+        """Take a code that `principal` sent. Releases the browser that shows it.
+
+        Args:
+            private: nobody else reads the chat where it was sent.
+
+        Raises:
+            CodeRejected: no such code, an old one, or not in private. WrongPerson: the code is somebody else's; that
+            sign-in is over. NotAllowed: revoked meanwhile.
+        """
+        code = tickets.typed_code(text)
+        if code is None:
+            raise CodeRejected("A code has eight characters; copy it from the page.", next_step="/mcp confirm CODE")
+        waiting = await self._waiting()
+        for record in waiting:
+            if record.origin.principal != principal and tickets.is_same(code, _gate(record).code):
+                raise await self._burned(record, principal)
+        mine = [record for record in waiting if record.origin.principal == principal]
+        if not mine:
+            raise CodeRejected("No page of yours waits for a code.", next_step="/mcp auth")
+        if not private:
+            raise CodeRejected(
+                "A code counts only in a private chat; it was not used.", next_step="send it to me there"
+            )
+        counted = [one for one in [await self._counted(record) for record in mine] if one is not None]
+        for record in counted:
+            if tickets.is_same(code, _gate(record).code):
+                return cast("SignIn | KeyForm", await self._confirmed(record))
+        raise await self._wrong(counted)
+
+    async def check_end(self, record: Linked, browser: str | None) -> None:
+        """Judge once more, at the end: the right browser, an allowed person, and the proof if one is needed by now.
+
+        Raises:
+            OtherBrowser, NotAllowed, NotProven. The last two end the record.
+        """
+        gate = _gate(record)
+        if browser is None or not tickets.is_same(browser, gate.browser):
+            raise _other_browser()
+        judgement = await self._judged(record)
+        if judgement.needs_proof and gate.proof is None:
+            sentence = (
+                "More than one person is allowed by now, so it has to be proven who sits at the browser; "
+                "nothing was finished."
+            )
+            await self.end(record, sentence, f"/mcp auth {record.server}")
+            raise NotProven(sentence, next_step=f"/mcp auth {record.server}")
+
+    def stage(self, record: Linked, ticket: str, browser: str | None) -> Stage:
+        """What this browser is shown for this ticket. Changes nothing.
+
+        Raises:
+            OtherBrowser: another browser is bound, and this ticket is the one that bound it.
+        """
+        gate = _gate(record)
+        is_bound = browser is not None and tickets.is_same(browser, gate.browser)
+        if record.status not in OPEN:
+            return Stage.ENDED
+        if not is_bound:
+            # A newer ticket may move the sign-in to another browser: only who asked in the chat has it.
+            if gate.opened is None or not tickets.is_same(ticket, gate.opened):
+                return Stage.START
+            raise _other_browser()
+        if record.status == "exchanging":
+            return Stage.WORKING
+        return Stage.GO if record.status == "confirmed" else Stage.CODE
+
+    def is_bound(self, record: Linked, browser: str | None) -> bool:
+        return browser is not None and tickets.is_same(browser, _gate(record).browser)
+
+    def add_ticket(self, record: L) -> tuple[L, str]:
+        """The record with one more ticket, not yet stored. Earlier ones work until one is opened."""
+        gate = record.gate or Gate()
+        ticket = tickets.new_ticket(record.id)
+        # The opened one stays whatever comes, or its browser would lose its page.
+        older = [digest for digest in gate.tickets if digest != gate.opened][-_TICKETS_KEPT + 1 :]
+        kept = [gate.opened] if gate.opened is not None else []
+        changed = msgspec.structs.replace(gate, tickets=(*kept, *older, sha256(ticket)))
+        return msgspec.structs.replace(record, gate=changed), ticket
+
+    def knows(self, record: Linked, ticket: str) -> bool:
+        gate = record.gate
+        return gate is not None and any(tickets.is_same(ticket, digest) for digest in gate.tickets)
+
+    async def end(self, record: L, outcome: str, next_step: str | None) -> L:
+        """End the record as failed, unless it has ended already."""
+        for _ in range(_RACES):
+            ended = stepped(record, "failed", self._clock(), outcome=outcome, next_step=next_step)
+            if ended is None:
+                return record
+            stored = await self._put(ended)
+            if stored is not None:
+                self._changed(stored)
+                return stored
+            record = await self.again(record)
+        raise _busy(record)
+
+    async def again(self, record: L) -> L:
+        """The record as it is stored now.
+
+        Raises:
+            UnknownSignIn: a newer one took its place.
+        """
+        current = await self._get(record)
+        if current is None or current.created_at != record.created_at:
+            raise UnknownSignIn("This link has been replaced by a newer one.", next_step=f"/mcp auth {record.server}")
+        return current
+
+    # -- inside ------------------------------------------------------------------------------
+
+    async def _judged(self, record: Linked) -> Judgement:
+        judgement = await self._judge().judge(record.origin.principal, record.server, record.owner)
+        if judgement.allowed:
+            return judgement
+        sentence = f"The person who asked may no longer do this at {record.server}; nothing was finished."
+        await self.end(record, sentence, None)
+        raise NotAllowed(sentence)
+
+    def _bound(self, gate: Gate, ticket: str, browser: str) -> Gate:
+        digest = sha256(ticket)
+        bound = msgspec.structs.replace(gate, tickets=(digest,), opened=digest, browser=sha256(browser), proof=None)
+        return self._with_code(bound, browser)
+
+    def _with_code(self, gate: Gate, browser: str) -> Gate:
+        nonce = tickets.new_cookie()
+        code = sha256(tickets.code_for(browser, nonce))
+        return msgspec.structs.replace(gate, code=code, code_nonce=nonce, code_expires_at=self._clock() + CODE_LIFETIME)
+
+    async def _released(self, record: L) -> L:
+        gate = msgspec.structs.replace(_gate(record), code=None, code_nonce=None)
+        moved = stepped(record, "confirmed", self._clock(), gate=gate)
+        if moved is None:
+            raise _busy(record)
+        return cast(L, await self._release(moved))
+
+    async def _waiting(self) -> list[Linked]:
+        """Every record whose page shows a code right now."""
+        now = self._clock()
+        stored: list[Linked] = [*await self._store.sign_ins.list(), *await self._store.key_forms.list()]
+        return [
+            one
+            for one in stored
+            if one.status == "opened" and one.expires_at > now and one.gate is not None and one.gate.code is not None
+        ]
+
+    async def _counted(self, record: L) -> L | None:
+        """The record with one more attempt on it, stored before the code is compared: guesses cannot run beside."""
+        for _ in range(_RACES):
+            gate = _gate(record)
+            if record.status != "opened" or gate.attempts >= CODE_ATTEMPTS:
+                return None
+            stored = await self._put(
+                msgspec.structs.replace(record, gate=msgspec.structs.replace(gate, attempts=gate.attempts + 1))
+            )
+            if stored is not None:
+                return stored
+            record = await self.again(record)
+        raise _busy(record)
+
+    async def _confirmed(self, record: L) -> L:
+        gate = _gate(record)
+        if self._clock() >= gate.code_expires_at:
+            raise CodeRejected("That code is older than five minutes.", next_step="take the new one from the page")
+        await self._judged(record)
+        proven = msgspec.structs.replace(record, gate=msgspec.structs.replace(gate, proof="code"))
+        stored = await self._put(await self._released(proven))
+        if stored is None:
+            raise _busy(record)
+        return stored
+
+    async def _wrong(self, counted: list[Linked]) -> CodeRejected:
+        left = 0
+        for record in counted:
+            tries = CODE_ATTEMPTS - _gate(record).attempts
+            left = max(left, tries)
+            if tries <= 0:
+                sentence = f"Five wrong codes were sent for {record.server}, so it was stopped."
+                await self.end(record, sentence, again_for(record))
+        if left == 0:
+            return CodeRejected("That was the fifth wrong code, so it was stopped.", next_step="/mcp auth")
+        tries_left = "1 try is" if left == 1 else f"{left} tries are"
+        return CodeRejected(f"That code is wrong; {tries_left} left.", next_step="read it once more from the page")
+
+    async def _burned(self, record: Linked, by: str) -> WrongPerson:
+        """The link was in somebody else's hands: it ends, and both learn of it."""
+        await self.end(
+            record,
+            f"Somebody else opened the link for {record.server}, so it was stopped. "
+            "A link is for the person who asked for it only.",
+            again_for(record),
+        )
+        self._told_burned(record, by)
+        return WrongPerson(
+            "That belongs to something another person began, and it was stopped: whoever sent you that link would "
+            "have got access to your account.",
+            next_step="do not open such links; your own begins with /mcp auth",
+        )
+
+    async def _get(self, record: L) -> L | None:
+        if isinstance(record, KeyForm):
+            return cast("L | None", await self._store.key_forms.get(record.id))
+        return cast("L | None", await self._store.sign_ins.get(record.id))
+
+    async def _put(self, record: L) -> L | None:
+        if isinstance(record, KeyForm):
+            return cast("L | None", await self._store.key_forms.put_if(record))
+        if not isinstance(record, SignIn):
+            raise TypeError("a link leads to a sign-in or a key form")
+        return cast("L | None", await self._store.sign_ins.put_if(record))
+
+
+def again_for(record: Linked) -> str:
+    """The command that makes a new link."""
+    return f"/mcp key {record.server}" if isinstance(record, KeyForm) else f"/mcp auth {record.server}"
+
+
+def _gate(record: Linked) -> Gate:
+    if record.gate is None:
+        raise ValueError("this record is not reached by a link of ours")
+    return record.gate
+
+
+def _other_browser() -> OtherBrowser:
+    return OtherBrowser(
+        "This goes on in another browser, or this one no longer has its cookie. Nothing was changed.",
+        next_step="ask for a new link in the chat",
+    )
+
+
+def _busy(record: Linked) -> StoreError:
+    return StoreError(f"The record of {record.server} changes all the time.", next_step="try again")

@@ -1,0 +1,178 @@
+"""A runner that gives the endpoint its ports on this machine, one listener a port, started when first needed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable, Collection, Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mcp_auth.errors import PortBusy
+
+if TYPE_CHECKING:
+    import uvicorn
+    from filelock import FileLock
+    from starlette.types import ASGIApp
+
+logger = logging.getLogger(__name__)
+
+CALLBACK_PATH = "/callback"
+
+
+class LoopbackListeners:
+    """The application on loopback ports of this machine, one listener a port, started when first needed.
+
+    `application` makes it, given the paths of loopback redirect URIs (which grow as they are needed).
+
+    A process that listens holds the kernel lock `<home>/callback-<port>.lock`, so that another process of
+    the same home knows the listener for its own and waits on the store instead.
+    """
+
+    def __init__(self, home: Path, application: Callable[[Collection[str]], ASGIApp]) -> None:
+        self._home = home
+        self._paths = {CALLBACK_PATH}
+        self._app = application(self._paths)
+        self._servers: dict[tuple[str, int], _Running] = {}
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        return tuple(port for _, port in self._servers)
+
+    async def listen(self, host: str, port: int, path: str = CALLBACK_PATH) -> int:
+        """Take redirects to `path` on `host:port` (0: any free port) unless this home does already. Returns the port.
+
+        Raises:
+            PortBusy: another program has it.
+        """
+        self._paths.add(path)
+        if (host, port) in self._servers:
+            return port
+        lock = self._lock(port) if port else None
+        if lock is not None and not _acquired(lock):
+            return port
+        try:
+            bound = _bind(host, port)
+        except OSError as error:
+            if lock is not None:
+                lock.release()
+            raise PortBusy(
+                f"Port {port} on {host} cannot be listened on ({error.strerror or type(error).__name__}).",
+                next_step="stop the other program, or set gateway.callback.port to a free port",
+            ) from None
+        actual: int = bound.getsockname()[1]
+        if lock is None:
+            lock = self._lock(actual)
+            _acquired(lock)
+        running = await _serve(self._app, bound, lock)
+        self._servers[host, actual] = running
+        return actual
+
+    def is_listened_to(self, port: int) -> bool:
+        """Whether this process or another of the same home listens on `port`."""
+        return port in self.ports or is_ours(self._home, port)
+
+    async def close(self) -> None:
+        servers = list(self._servers.values())
+        self._servers.clear()
+        for running in servers:
+            await running.stop()
+
+    def _lock(self, port: int) -> FileLock:
+        return _port_lock(self._home, port)
+
+
+def is_ours(home: Path, port: int) -> bool:
+    """Whether a process of this home holds the port's lock, and so listens on it."""
+    lock = _port_lock(home, port)
+    if not _acquired(lock):
+        return True
+    lock.release()
+    return False
+
+
+def _port_lock(home: Path, port: int) -> FileLock:
+    from filelock import FileLock
+
+    from mcp_auth.stores.files import make_folder
+
+    path = make_folder(home) / f"callback-{port}.lock"
+    return FileLock(path, mode=0o600, is_singleton=False, thread_local=False)
+
+
+class _Running:
+    def __init__(self, server: uvicorn.Server, task: asyncio.Task[None], lock: FileLock) -> None:
+        self._server = server
+        self._task = task
+        self._lock = lock
+
+    async def stop(self) -> None:
+        self._server.should_exit = True
+        done, _ = await asyncio.wait({self._task}, timeout=5.0)
+        if not done:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        self._lock.release()
+
+
+async def _serve(app: ASGIApp, bound: socket.socket, lock: FileLock) -> _Running:
+    import uvicorn
+
+    class EmbeddedServer(uvicorn.Server):
+        """A server inside somebody else's process: signals are not its business."""
+
+        @contextmanager
+        def capture_signals(self) -> Generator[None, None, None]:
+            yield
+
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        # An access log would hold codes and states.
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=3,
+        timeout_keep_alive=5,
+        limit_concurrency=200,
+        h11_max_incomplete_event_size=16 * 1024,
+    )
+    server = EmbeddedServer(config)
+    task = asyncio.create_task(server.serve(sockets=[bound]))
+    while not server.started:
+        if task.done():
+            lock.release()
+            task.result()
+            raise PortBusy("The callback endpoint did not start.", next_step="slash-mcp doctor")
+        await asyncio.sleep(0.005)
+    return _Running(server, task, lock)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # Named, because asyncio turns Nagle's algorithm off only where it is: answers come 40 ms sooner.
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        # A port in TIME_WAIT after a restart is ours again at once; a port in use still is refused.
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+        bound.listen(128)
+        bound.setblocking(False)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def _acquired(lock: FileLock) -> bool:
+    from filelock import Timeout
+
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return False
+    return True

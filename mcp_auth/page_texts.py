@@ -1,0 +1,126 @@
+"""Every text of our own pages. `{server}` and the like are filled in by `mcp_auth.pages`, escaped and isolated."""
+
+from __future__ import annotations
+
+import math
+import time
+
+BRAND = "sign-ins for your chat"
+CONTINUE = "Continue"
+GO_ON = "Go on"
+NOT_YOU = "Somebody sent you this link? Then close the page: going on would give them access to your account."
+IN_THE_CHAT = "In the chat:"
+CLOSE = "You can close this page and go back to the chat."
+STILL_WORKING = "Just a moment…"
+
+# -- starting --------------------------------------------------------------------------------
+
+SIGN_IN_HEADING = "Sign in to {server}"
+SIGN_IN_LEAD = "You asked for this in a chat. Continue to go to {host}, and sign in there."
+KEY_HEADING = "Enter a key for {server}"
+KEY_START_LEAD = "You asked for this in a chat. Continue to type the key on the next page."
+WHO = "Asked by"
+WHERE = "Server"
+ISSUER = "You sign in at"
+UNTIL = "Valid until"
+FORM_STALE = "This page was open for too long, or was not opened by you. Check it once more, then continue."
+
+# -- the code --------------------------------------------------------------------------------
+
+CODE_HEADING = "Is it you?"
+CODE_LEAD = "Send this code to the bot from the account that asked: {who}. This page then goes on by itself."
+TYPE_IT = "In your private chat with the bot, type:"
+OR_TYPE = "Or type in your private chat with the bot:"
+SEND_BY_TELEGRAM = "Confirm in Telegram"
+CODE_WARNING_SHORT = "Never give this code to anybody."
+CODE_WARNING = "Who asks you for it wants access to your account."
+CODE_OVER = "The code on this page is older than five minutes and no longer counts."
+NEW_CODE = "Show a new code"
+GO_HEADING = "On to {host}"
+GO_LEAD = "If nothing happens, tap the button."
+
+# -- the key ---------------------------------------------------------------------------------
+
+KEY_LEAD = "It is tried at the server before it is stored, and it never appears in a chat."
+STORE_KEY = "Try and store"
+STORE_UNTRIED = "Store it although it cannot be tried now."
+GET_A_KEY = "Get a key at"
+KEY_SAFE = "The page works once and only in this browser."
+
+# -- results ---------------------------------------------------------------------------------
+
+DONE_HEADING = "{server} is connected"
+KEY_DONE_HEADING = "The key for {server} is stored"
+REFUSED_HEADING = "{server} is not connected"
+FAILED_HEADING = "{server} is not connected"
+EXPIRED_HEADING = "This link has expired"
+CANCELLED_HEADING = "This was cancelled"
+USED_HEADING = "This link was used before"
+OTHER_BROWSER_HEADING = "Open in another browser"
+NOTHING_HEADING = "Nothing is here"
+NOTHING_LINE = "This address belongs to no open sign-in. It may be old, or was not copied whole."
+UNKNOWN_LINK_LINE = "This link is not known: it may be old, replaced by a newer one, or was not copied whole."
+WORKING_HEADING = "Finishing the sign-in"
+WORKING_LINE = "The sign-in to {server} is being finished."
+METHOD_HEADING = "This cannot be done here"
+TROUBLE_HEADING = "Something went wrong"
+TROUBLE_LINE = "Nothing was changed on purpose. Try again in a moment."
+LATER_LINE = "It cannot be read or written right now. Try again in a moment."
+REFUSALS = {
+    400: "What was sent cannot be read.",
+    404: NOTHING_LINE,
+    408: "What was sent did not arrive in time.",
+    413: "What was sent is far too large for this form.",
+    415: "Only the form of this page can be sent here.",
+    425: "This page is for a person's own visit, not for fetching ahead.",
+}
+ACCOUNT = "Account"
+TOOLS = "Tools"
+CONNECTION = "Connection"
+
+_PLATFORMS = {
+    "telegram": "Telegram",
+    "discord": "Discord",
+    "slack": "Slack",
+    "whatsapp": "WhatsApp",
+    "matrix": "Matrix",
+    "cli": "the terminal",
+}
+
+
+def platform(name: str) -> str:
+    return _PLATFORMS.get(name, name)
+
+
+def asked_by(principal: str, display_name: str) -> tuple[str, str]:
+    """Who asked, as a line and a smaller one: the name that the chat shows, and platform with the id's tail.
+
+    A name is chosen freely by its bearer; the tail of the id tells two of the same name apart.
+    """
+    name, _, user = principal.partition(":")
+    tail = user if len(user) <= 4 else f"…{user[-4:]}"
+    place = platform(name)
+    if name == "cli":
+        return "the operator", place
+    return (display_name, f"{place} {tail}") if display_name else (f"{place} {tail}", "")
+
+
+def until(at: float, now: float) -> tuple[str, str]:
+    """`9 more minutes` and the time in UTC: the server does not know the reader's clock."""
+    minutes = max(1, math.ceil((at - now) / 60))
+    more = "1 more minute" if minutes == 1 else f"{minutes} more minutes"
+    return more, time.strftime("%H:%M UTC", time.gmtime(at))
+
+
+def waiting(at: float, now: float) -> str:
+    """Below the code."""
+    return f"Waiting for the code, for {until(at, now)[0]}."
+
+
+def tools(count: int) -> str:
+    return "1 tool" if count == 1 else f"{count} tools"
+
+
+def connection(state: str, detail: str | None) -> str:
+    word = state.replace("_", " ")
+    return f"{word} ({detail})" if detail else word

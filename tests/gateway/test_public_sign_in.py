@@ -1,0 +1,167 @@
+"""Sign-ins over the public endpoint: from a chat message to the tool call, with the same-person proof."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gateway.replies import Audience, ItemState
+from mcp_auth.config import OAuthOptions, Server
+from mcp_auth.status import AuthState
+from tests.browser import Browser
+from tests.gateway.chat import Chat, item, words
+from tests.public import ANN, BOB, Clock, allow, link_of, public_gateway, team
+from tests.servers.oauth import OAuthServer
+
+
+def notes(oauth: OAuthServer, **options: object) -> Server:
+    return Server(name="notes", url=oauth.url, auth="oauth", oauth=OAuthOptions(**options))  # type: ignore[arg-type]
+
+
+async def test_one_person_signs_in_from_a_chat_and_the_agent_calls_a_tool(tmp_path: Path, oauth: OAuthServer) -> None:
+    oauth.knobs.id_token_claims = {"email": "ada@example.com"}
+    async with public_gateway(tmp_path, notes(oauth)) as gateway, Browser() as browser:
+        chat = Chat(gateway, ANN)
+        last = (await chat.say("auth notes"))[-1]
+        link = item(last, "notes").link
+        assert link is not None
+        assert link.startswith(f"{gateway.config.gateway.public_url}/a/")
+        assert "last page will not load" not in words(last)
+
+        page = await browser.sign_in(link)
+
+        assert page.heading == "notes is connected"
+        assert "ada@example.com" in page.text
+        assert "3 tools" in page.text
+        await chat.notice("notes: signed in as ada@example.com, 3 tools")
+        assert item((await chat.edit("signed in")).reply, "notes").state is ItemState.DONE
+        async with gateway.auth.session("notes") as session:
+            assert (await session.call_tool("add", {})).is_error is not True
+
+
+async def test_several_people_prove_by_code_and_the_page_goes_on_by_itself(tmp_path: Path, oauth: OAuthServer) -> None:
+    async with public_gateway(tmp_path, notes(oauth), **team()) as gateway, Browser() as browser:
+        chat = Chat(gateway, ANN)
+        last = (await chat.say("auth notes"))[-1]
+        assert "shows a code" in words(last)
+        page = await browser.press(await browser.open(item(last, "notes").link or ""))
+        assert page.heading == "Is it you?"
+        assert page.next is None
+        assert oauth.requests("/authorize") == []
+        assert (await browser.open(page.url)).code == page.code
+
+        (reply,) = await chat.say(f"confirm {page.code}")
+
+        assert words(reply) == "notes: that is you. The page goes on by itself."
+        assert reply.audience is Audience.CALLER
+        page = await browser.open(await browser.authorize(await browser.open(page.url)))
+        assert page.heading == "notes is connected"
+        await chat.notice("notes: signed in")
+        owner = f"principal:{ANN}"
+        assert (await gateway.auth.status("notes", owner)).auth is AuthState.SIGNED_IN
+        assert (await gateway.auth.status("notes", f"principal:{BOB}")).auth is AuthState.SIGN_IN_NEEDED
+
+
+async def test_the_code_is_taken_in_any_spelling(tmp_path: Path, oauth: OAuthServer) -> None:
+    async with public_gateway(tmp_path, notes(oauth), verify="code") as gateway, Browser() as browser:
+        chat = Chat(gateway, ANN)
+        page = await browser.press(await browser.open(await link_of(chat)))
+
+        (reply,) = await chat.say(f"confirm {page.code.lower().replace('-', ' ')}")
+
+        assert "that is you" in words(reply)
+
+
+async def test_asking_again_gives_a_new_link_and_earlier_ones_work_until_one_is_opened(
+    tmp_path: Path, oauth: OAuthServer
+) -> None:
+    async with public_gateway(tmp_path, notes(oauth), verify="code") as gateway:
+        chat = Chat(gateway, ANN)
+        first, second = await link_of(chat), await link_of(chat)
+        assert first != second
+        async with Browser() as browser, Browser() as other:
+            assert (await other.open(second)).heading == "Sign in to notes"
+            page = await browser.press(await browser.open(first))
+            assert page.heading == "Is it you?"
+            assert (await other.open(second)).status == 404
+            assert (await other.open(first)).heading == "Open in another browser"
+
+
+async def test_a_new_link_moves_the_sign_in_to_another_browser(tmp_path: Path, oauth: OAuthServer) -> None:
+    """An in-app browser that an identity provider refuses must not cost ten minutes."""
+    async with public_gateway(tmp_path, notes(oauth)) as gateway, Browser() as inside, Browser() as real:
+        chat = Chat(gateway, ANN)
+        page = await inside.press(await inside.open(await link_of(chat)))
+        abandoned = await inside.authorize(page)
+
+        done = await real.sign_in(await link_of(chat))
+
+        assert done.heading == "notes is connected"
+        assert (await inside.open(abandoned)).status in (400, 403)
+
+
+async def test_a_page_shows_a_new_code_when_the_old_one_is_over(tmp_path: Path, oauth: OAuthServer) -> None:
+    clock = Clock()
+    async with public_gateway(tmp_path, notes(oauth), verify="code", clock=clock) as gateway, Browser() as browser:
+        chat = Chat(gateway, ANN)
+        page = await browser.press(await browser.open(await link_of(chat)))
+        old = page.code
+        clock.later = 301
+        assert "older than five minutes" in words((await chat.say(f"confirm {old}"))[0])
+        page = await browser.open(page.url)
+        assert old not in page.text
+
+        page = await browser.press(page, "code")
+
+        assert page.code != old
+        assert "that is you" in words((await chat.say(f"confirm {page.code}"))[0])
+
+
+async def test_a_second_person_allowed_meanwhile_asks_for_the_proof_at_the_end(
+    tmp_path: Path, oauth: OAuthServer
+) -> None:
+    async with public_gateway(tmp_path, notes(oauth), identity="per_user") as gateway, Browser() as browser:
+        chat = Chat(gateway, ANN)
+        redirect = await browser.authorize(await browser.press(await browser.open(await link_of(chat))))
+        allow(gateway, ANN, BOB)
+
+        page = await browser.open(redirect)
+
+        assert page.heading == "notes is not connected"
+        assert oauth.requests("/token") == []
+        await chat.notice("More than one person is allowed by now")
+
+
+async def test_a_person_removed_meanwhile_ends_with_nothing(tmp_path: Path, oauth: OAuthServer) -> None:
+    async with public_gateway(tmp_path, notes(oauth), identity="per_user") as gateway, Browser() as browser:
+        chat = Chat(gateway, ANN)
+        redirect = await browser.authorize(await browser.press(await browser.open(await link_of(chat))))
+        allow(gateway, BOB)
+
+        page = await browser.open(redirect)
+
+        assert page.heading == "notes is not connected"
+        assert "may no longer do this" in page.text
+        assert oauth.requests("/token") == []
+
+
+@pytest.mark.parametrize("said", ["ACDE-FGHJ", "hello", "", "1" * 5000])
+async def test_a_code_without_a_page_is_answered(tmp_path: Path, oauth: OAuthServer, said: str) -> None:
+    async with public_gateway(tmp_path, notes(oauth)) as gateway:
+        (reply,) = await Chat(gateway, ANN).say(f"confirm {said}")
+        assert not reply.ok
+
+
+async def test_the_terminal_keeps_its_loopback_link(tmp_path: Path, oauth: OAuthServer) -> None:
+    async with public_gateway(tmp_path, notes(oauth)) as gateway:
+        assert (await link_of(Chat(gateway))).startswith(f"{oauth.origin}/authorize")
+
+
+async def test_a_client_registered_by_hand_uses_the_public_address_in_the_terminal_too(
+    tmp_path: Path, oauth: OAuthServer
+) -> None:
+    async with public_gateway(tmp_path, notes(oauth, client_id="by-hand")) as gateway, Browser() as browser:
+        link = await link_of(Chat(gateway))
+        assert "/a/" in link
+        assert (await browser.sign_in(link)).heading == "notes is connected"

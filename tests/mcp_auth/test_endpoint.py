@@ -1,0 +1,233 @@
+"""The endpoint's own pages, documents and headers, alone and inside somebody else's application."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+from starlette.responses import PlainTextResponse
+
+from mcp_auth import McpAuth
+from mcp_auth.errors import ConfigError
+from mcp_auth.limits import POSTS
+from mcp_auth.records import Origin
+from mcp_auth.stores.files import FileSignIns
+from tests.browser import Browser
+from tests.homes import open_auth, query_of, write_home
+from tests.servers.oauth import OAuthServer
+
+ANN = Origin(principal="telegram:100001", display_name="Ann")
+PUBLIC = "https://bot.example.com"
+
+
+def opened(folder: Path, oauth: OAuthServer, gateway: dict[str, Any] | None = None, **options: object) -> McpAuth:
+    servers = {"notes": {"url": oauth.url, "auth": "oauth", "oauth": options}}
+    return open_auth(folder, servers, {"public_url": PUBLIC, "allow": ["telegram:100001"], **(gateway or {})})
+
+
+async def test_the_page_says_who_asked_for_what_and_until_when(tmp_path: Path, oauth: OAuthServer) -> None:
+    async with opened(tmp_path, oauth) as auth, Browser(auth.asgi_app()) as browser:
+        page = await browser.open((await auth.sign_in("notes", "shared", ANN)).link)
+
+    assert page.status == 200
+    for said in ("Ann", "Telegram", "…0001", "notes", "127.0.0.1", "10 more minutes", "UTC", "Continue"):
+        assert said in page.text
+    assert "100001" not in page.source
+
+
+async def test_https_gets_host_cookies_that_no_script_and_no_other_host_can_reach(
+    tmp_path: Path, oauth: OAuthServer
+) -> None:
+    async with opened(tmp_path, oauth) as auth, Browser(auth.asgi_app()) as browser:
+        page = await browser.open((await auth.sign_in("notes", "shared", ANN)).link)
+        given = {**page.fields, "action": "continue"}
+        answer = await browser.request("POST", page.url, data=given)
+
+    (cookie,) = answer.headers.get_list("set-cookie")
+    assert answer.status == 303
+    assert cookie.startswith("__Host-slash-mcp=")
+    parts = {part.strip().lower() for part in cookie.split(";")[1:]}
+    assert parts == {"httponly", "secure", "samesite=lax", "path=/", "max-age=3600"}
+
+
+async def test_every_answer_keeps_itself_to_itself(tmp_path: Path, oauth: OAuthServer) -> None:
+    async with opened(tmp_path, oauth) as auth, Browser(auth.asgi_app()) as browser:
+        link = (await auth.sign_in("notes", "shared", ANN)).link
+        answers = [await browser.open(f"{PUBLIC}{path}") for path in ("/", "/healthz", "/callback/x", "/k/x")]
+        answers += [await browser.open(link), await browser.press(await browser.open(link))]
+        answers += [await browser.request("DELETE", link), await browser.request("POST", link)]
+    for page in answers:
+        policy = page.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy
+        assert page.headers["cache-control"] == "no-store"
+        assert page.headers["referrer-policy"] == "no-referrer"
+        assert page.headers["x-content-type-options"] == "nosniff"
+        assert not re.findall(r"(?:src|href)=\"(?!data:|http://127)", page.source)
+
+
+@pytest.mark.parametrize("prefix", ["", "/mcp"])
+async def test_it_is_mounted_in_a_fastapi_application(tmp_path: Path, oauth: OAuthServer, prefix: str) -> None:
+    auth = opened(tmp_path, oauth, {"public_url": f"{PUBLIC}/mcp"})
+    host = FastAPI()
+
+    @host.get("/hello")
+    def hello() -> str:
+        return "hello"
+
+    host.mount("/" if prefix else "/mcp", auth.asgi_app(prefix=prefix))
+    async with auth, Browser(host) as browser:
+        link = (await auth.sign_in("notes", "shared", ANN)).link
+        assert link.startswith(f"{PUBLIC}/mcp/a/")
+        page = await browser.sign_in(link)
+        assert page.url.startswith(f"{PUBLIC}/mcp/callback/")
+        assert page.heading == "notes is connected"
+        assert (await browser.open(f"{PUBLIC}/hello")).source == '"hello"'
+        assert (await browser.open(f"{PUBLIC}/mcp/healthz")).source == "ok\n"
+
+
+async def test_without_a_public_url_there_is_nothing_to_mount(tmp_path: Path) -> None:
+    async with McpAuth.open(home=write_home(tmp_path, {})) as auth:
+        with pytest.raises(ConfigError, match="public_url"):
+            auth.asgi_app()
+
+
+async def test_what_others_mounted_is_served_beside_the_pages(tmp_path: Path, oauth: OAuthServer) -> None:
+    async with opened(tmp_path, oauth) as auth:
+        auth.mount("/hooks/chat", PlainTextResponse("heard"))
+        async with Browser(auth.asgi_app(prefix="/mcp")) as browser:
+            assert (await browser.request("POST", f"{PUBLIC}/mcp/hooks/chat")).source == "heard"
+            assert (await browser.open(f"{PUBLIC}/hooks/chat/more")).source == "heard"
+            assert (await browser.open(f"{PUBLIC}/hooks/chatter")).status == 404
+
+
+async def test_the_client_id_is_the_address_of_our_own_document(tmp_path: Path, oauth: OAuthServer) -> None:
+    oauth.knobs.metadata = {"client_id_metadata_document_supported": True}
+    async with opened(tmp_path, oauth) as auth, Browser(auth.asgi_app()) as browser:
+        page = await browser.press(await browser.open((await auth.sign_in("notes", "shared", ANN)).link))
+        asked = query_of(page.next or "")
+        document = (await browser.open(asked["client_id"])).source
+
+    import json
+
+    read = json.loads(document)
+    assert oauth.requests("/register") == []
+    assert read["client_id"] == asked["client_id"]
+    assert read["redirect_uris"] == [asked["redirect_uri"]]
+    assert (read["application_type"], read["token_endpoint_auth_method"]) == ("web", "none")
+    assert asked["redirect_uri"].startswith(f"{PUBLIC}/callback/")
+
+
+async def test_the_document_can_be_turned_off_and_unknown_ones_are_404(tmp_path: Path, oauth: OAuthServer) -> None:
+    oauth.knobs.metadata = {"client_id_metadata_document_supported": True}
+    async with opened(tmp_path, oauth, cimd=False) as auth, Browser(auth.asgi_app()) as browser:
+        page = await browser.press(await browser.open((await auth.sign_in("notes", "shared", ANN)).link))
+        asked = query_of(page.next or "")
+        connection = asked["redirect_uri"].rpartition("/")[2]
+        assert (await browser.open(f"{PUBLIC}/client/{connection}.json")).status == 404
+    assert asked["client_id"].startswith("client-")
+    (registered,) = oauth.clients.values()
+    assert registered["application_type"] == "web"
+    assert registered["redirect_uris"] == [asked["redirect_uri"]]
+
+
+async def test_ready_says_whether_the_store_answers(
+    tmp_path: Path, oauth: OAuthServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mcp_auth.errors import StoreError
+
+    async with opened(tmp_path, oauth) as auth, Browser(auth.asgi_app()) as browser:
+        assert (await browser.open(f"{PUBLIC}/readyz")).status == 200
+
+        async def broken(self: FileSignIns, id: str) -> None:
+            raise StoreError("the disk is gone")
+
+        monkeypatch.setattr(FileSignIns, "get", broken)
+        assert (await browser.open(f"{PUBLIC}/readyz")).status == 503
+        assert (await browser.open(f"{PUBLIC}/healthz")).status == 200
+        page = await browser.open(f"{PUBLIC}/a/{'A' * 64}")
+        assert (page.status, page.heading) == (503, "Something went wrong")
+
+
+async def test_the_last_page_can_be_loaded_again_and_the_link_too(tmp_path: Path, oauth: OAuthServer) -> None:
+    async with opened(tmp_path, oauth) as auth, Browser(auth.asgi_app()) as browser:
+        link = (await auth.sign_in("notes", "shared", ANN)).link
+        done = await browser.sign_in(link)
+        for url in (done.url, link):
+            again = await browser.open(url)
+            assert (again.status, again.heading) == (200, "notes is connected")
+    assert len(oauth.requests("/token")) == 1
+
+
+async def test_a_refusal_at_the_authorization_server_is_said_and_stays(tmp_path: Path, oauth: OAuthServer) -> None:
+    oauth.knobs.authorize_error = {"error": "access_denied", "error_description": "<b>No</b> \u202eelgoog"}
+    async with opened(tmp_path, oauth) as auth, Browser(auth.asgi_app()) as browser:
+        page = await browser.sign_in((await auth.sign_in("notes", "shared", ANN)).link)
+        assert (await browser.open(page.url)).source == page.source
+    assert page.heading == "notes is not connected"
+    assert "Access was denied: <b>No</b> elgoog." in page.text
+    assert "<b>No" not in page.source
+    assert "/mcp auth notes" in page.text
+
+
+async def test_a_server_that_refuses_the_new_access_is_not_called_connected(tmp_path: Path, oauth: OAuthServer) -> None:
+    async with opened(tmp_path, oauth) as auth, Browser(auth.asgi_app()) as browser:
+        page = await browser.press(await browser.open((await auth.sign_in("notes", "shared", ANN)).link))
+        redirect = await browser.authorize(page)
+        oauth.knobs.mcp_answers = [PlainTextResponse("", 401) for _ in range(6)]
+        assert (await browser.open(redirect)).heading == "notes is not connected"
+
+
+async def test_the_waiting_page_asks_whether_it_may_go_on(tmp_path: Path, oauth: OAuthServer) -> None:
+    async with opened(tmp_path, oauth, {"verify": "code"}) as auth, Browser(auth.asgi_app()) as browser:
+        page = await browser.press(await browser.open((await auth.sign_in("notes", "shared", ANN)).link))
+        assert (await browser.open(f"{page.url}/state")).source == '{"state":"code"}'
+        async with Browser(auth.asgi_app()) as other:
+            assert (await other.open(f"{page.url}/state")).status == 404
+        await auth.confirm(page.code, ANN.principal, private=True)
+        assert (await browser.open(f"{page.url}/state")).source == '{"state":"go"}'
+        assert "script-src 'sha256-" in page.headers["content-security-policy"]
+        assert '<noscript><meta http-equiv="refresh"' in page.source
+
+
+async def test_a_proxy_tells_the_address_only_when_it_is_trusted(tmp_path: Path, oauth: OAuthServer) -> None:
+    seen: list[str] = []
+
+    async def witness(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["client"][0])
+        await PlainTextResponse("ok")(scope, receive, send)
+
+    for trusted in ([], ["127.0.0.0/8"]):
+        auth = opened(tmp_path, oauth, {"trusted_proxies": trusted})
+        auth.mount("/hooks/witness", witness)
+        async with auth, Browser(auth.asgi_app()) as browser:
+            await browser.request(
+                "GET", f"{PUBLIC}/hooks/witness", headers={"X-Forwarded-For": "203.0.113.7, 127.0.0.9"}
+            )
+    assert seen == ["127.0.0.1", "203.0.113.7"]
+
+
+async def test_an_address_that_asks_too_often_waits_and_somebody_elses_webhook_does_not(
+    tmp_path: Path, oauth: OAuthServer
+) -> None:
+    async def hook(scope: Any, receive: Any, send: Any) -> None:
+        await PlainTextResponse("hooked")(scope, receive, send)
+
+    async with opened(tmp_path, oauth) as auth:
+        auth.mount("/hooks/slack", hook)
+        transport = httpx2.ASGITransport(app=auth.asgi_app(), client=("192.0.2.7", 50_000))
+        async with httpx2.AsyncClient(transport=transport, base_url=PUBLIC) as client:
+            statuses = [(await client.post("/a/guess")).status_code for _ in range(POSTS.amount + 1)]
+            limited = await client.post("/a/guess")
+            hooked = await client.post("/hooks/slack")
+
+    assert 429 not in statuses[:-1]
+    assert (statuses[-1], limited.status_code, hooked.status_code) == (429, 429, 200)
+    assert int(limited.headers["Retry-After"]) >= 1
+    assert limited.headers["Cache-Control"] == "no-store"
+    assert limited.headers["X-Content-Type-Options"] == "nosniff"

@@ -1,0 +1,28 @@
+"""Tickets and codes: readable, typed in any way, and compared by hash."""
+
+from __future__ import annotations
+
+import pytest
+
+from mcp_auth.records import sha256
+from mcp_auth.tickets import is_same, new_code, typed_code
+
+
+def test_a_code_has_eight_characters_and_none_that_look_alike() -> None:
+    codes = {new_code() for _ in range(500)}
+
+    assert len(codes) == 500
+    assert all(len(code) == 8 and typed_code(code) == code for code in codes)
+    shown = set("".join(codes))
+    for alike in ("0O", "1IL", "2Z", "5S", "8B", "UV"):
+        assert not shown & set(alike), alike
+
+
+@pytest.mark.parametrize("typed", ["ACDE-FGHJ", "acdefghj", "  ACDE FGHJ  ", "acde\u2013fghj"])
+def test_a_code_is_understood_however_it_is_typed(typed: str) -> None:
+    assert is_same(typed_code(typed) or "", sha256("ACDEFGHJ"))
+
+
+@pytest.mark.parametrize("typed", ["", "ACDEFGH", "ACDEFGHJK", "ACDEFGHI", "\u00df" * 8, "telegram:1", "A" * 10_000])
+def test_what_is_no_code_is_none(typed: str) -> None:
+    assert typed_code(typed) is None

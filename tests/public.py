@@ -1,0 +1,79 @@
+"""A gateway with a public endpoint on loopback, and the people who use it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from gateway.gateway import Gateway
+from gateway.invocations import LOCAL, Principal
+from gateway.people import People
+from gateway.replies import Reply
+from mcp_auth.config import CallbackOptions, Server
+from tests.gateway.chat import Chat, configure, item, open_gateway
+from tests.homes import free_port
+
+ANN = Principal("telegram", "100001")
+BOB = Principal("telegram", "200002")
+
+
+class Clock:
+    """The time of day, and as much later as a test says."""
+
+    def __init__(self) -> None:
+        self.later = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.later
+
+
+@asynccontextmanager
+async def public_gateway(
+    home: Path, *servers: Server, clock: Callable[[], float] = time.time, **gateway: Any
+) -> AsyncIterator[Gateway]:
+    """Its pages are served on a port of its own. Without `allow`: Ann alone."""
+    port = free_port()
+    options = {
+        "allow": (str(ANN),),
+        "public_url": f"http://127.0.0.1:{port}",
+        "callback": CallbackOptions(port=port),
+        **gateway,
+    }
+    async with open_gateway(configure(home, *servers, **options), clock=clock) as opened:
+        yield opened
+
+
+def allow(gateway: Gateway, *people: Principal) -> None:
+    """As the operator does: who is allowed changes while the gateway runs."""
+    operator, wanted = People(gateway.auth.config), {str(one) for one in people}
+    served = set(operator.config.gateway.allow)
+    for one in sorted(wanted - served):
+        operator.allow(one, LOCAL)
+    for one in sorted(served - wanted):
+        operator.deny(one, LOCAL)
+
+
+def team(**more: Any) -> dict[str, Any]:
+    """Two allowed people, each with their own credentials."""
+    return {"allow": (str(ANN), str(BOB)), "identity": "per_user", **more}
+
+
+async def link_of(chat: Chat, server: str = "notes") -> str:
+    """The link that `/mcp auth` hands out."""
+    link = item((await chat.say(f"auth {server}"))[-1], server).link
+    assert link is not None
+    return link
+
+
+async def key_link_of(chat: Chat, server: str = "my-api") -> str:
+    """The link that `/mcp key` hands out."""
+    return url_of((await chat.say(f"key {server}"))[-1])
+
+
+def url_of(reply: Reply) -> str:
+    url = next((button.url for button in reply.buttons if button.url is not None), None)
+    assert url is not None, reply
+    return url
