@@ -14,6 +14,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
+from tests.adapters.terminal.typed import Done, Run
 from tests.homes import free_port, write_home
 from tests.servers.oauth import OAuthServer, authorize, visit
 
@@ -32,65 +33,70 @@ def home(tmp_path: Path, oauth: OAuthServer) -> Path:
 
 
 class TestOnAPipe:
-    def test_every_line_is_answered_with_or_without_the_command_and_ends_with_an_empty_line(self, home: Path) -> None:
-        done = chat_with(home, "/mcp help\nhelp\n\n  /mcp  \n")
-        helped, again, listed, rest = re.split(r"\n\n(?=  /mcp  |MCP Servers|$)", done.stdout)
+    def test_every_line_is_answered_with_or_without_the_command_and_ends_with_an_empty_line(
+        self, run: Run, home: Path
+    ) -> None:
+        done = chat(run, home, "/mcp help\nhelp\n\n  /mcp  \n")
+        helped, again, listed, rest = re.split(r"\n\n(?=  /mcp  |MCP Servers|$)", done.out)
         assert helped == again
         assert helped.startswith("  /mcp ")
         assert listed.startswith("MCP Servers:")
         assert "! sign-in needed" in listed
         assert rest == ""
-        assert (done.returncode, done.stderr) == (0, "")
+        assert (done.code, done.err) == (0, "")
 
-    def test_a_line_that_is_not_understood_gets_the_nearest_command_and_the_exit_code_tells(self, home: Path) -> None:
-        done = chat_with(home, "atuh\nhelp\n")
-        assert "Did you mean /mcp auth?" in done.stdout
-        assert done.returncode == 1
+    def test_a_line_that_is_not_understood_gets_the_nearest_command_and_the_exit_code_tells(
+        self, run: Run, home: Path
+    ) -> None:
+        done = chat(run, home, "atuh\nhelp\n")
+        assert "Did you mean /mcp auth?" in done.out
+        assert done.code == 1
 
-    def test_a_key_is_not_read_from_a_pipe(self, home: Path) -> None:
-        done = chat_with(home, "key weather\nsome-secret-key\n")
-        assert "slash-mcp key weather --stdin" in done.stdout
-        assert "some-secret-key" not in done.stdout
+    def test_a_key_is_not_read_from_a_pipe(self, run: Run, home: Path) -> None:
+        done = chat(run, home, "key weather\nsome-secret-key\n")
+        assert "slash-mcp key weather --stdin" in done.out
+        assert "some-secret-key" not in done.out
         assert not (home / ".env").exists()
 
     def test_the_link_stands_alone_and_the_notice_comes_when_it_happens(self, home: Path) -> None:
-        with open_chat(home) as chat:
+        with open_chat(home) as piped:
             # Given a link that was asked for
-            link = say(chat, "auth notes", until="://")
+            link = say(piped, "auth notes", until="://")
             assert re.fullmatch(r"http://127\.0\.0\.1:\d+/authorize\?\S+", link)
 
             # When the browser finishes while nobody types
             visit(authorize(link))
 
             # Then the chat says so, and goes on
-            assert "notes: signed in" in read_until(chat, "signed in")
-            assert "3 tools" in say(chat, "test notes", until="connected")
+            assert "notes: signed in" in read_until(piped, "signed in")
+            assert "3 tools" in say(piped, "test notes", until="connected")
 
     def test_the_address_of_the_last_page_can_be_pasted_bare(self, home: Path) -> None:
-        with open_chat(home) as chat:
-            link = say(chat, "/mcp auth notes", until="://")
-            assert "signed in" in say(chat, authorize(link), until="notes")
+        with open_chat(home) as piped:
+            link = say(piped, "/mcp auth notes", until="://")
+            assert "signed in" in say(piped, authorize(link), until="notes")
 
-    def test_the_end_of_input_leaves_at_once(self, home: Path) -> None:
-        done = chat_with(home, "auth notes\n")
-        assert done.returncode == 0
-        assert "signed in" not in done.stdout
+    def test_the_end_of_input_leaves_at_once(self, run: Run, home: Path) -> None:
+        done = chat(run, home, "auth notes\n")
+        assert done.code == 0
+        assert "signed in" not in done.out
 
     def test_with_wait_the_end_of_input_waits_for_the_sign_in(self, home: Path) -> None:
-        with open_chat(home, "--wait", "30") as chat:
-            link = say(chat, "auth notes", until="://")
-            assert chat.stdin is not None
-            assert chat.stdout is not None
-            chat.stdin.close()
+        with open_chat(home, "--wait", "30") as piped:
+            link = say(piped, "auth notes", until="://")
+            assert piped.stdin is not None
+            assert piped.stdout is not None
+            piped.stdin.close()
             visit(authorize(link))
-            assert "notes: signed in" in chat.stdout.read()
-            assert chat.wait(SECONDS) == 0
+            assert "notes: signed in" in piped.stdout.read()
+            assert piped.wait(SECONDS) == 0
 
-    def test_wait_is_bounded(self, home: Path) -> None:
-        done = chat_with(home, "auth notes\n", "--wait", "0.2")
-        assert "signed in" not in done.stdout
+    def test_wait_is_bounded(self, run: Run, home: Path) -> None:
+        done = chat(run, home, "auth notes\n", "--wait", "0.2")
+        assert "signed in" not in done.out
 
 
+@pytest.mark.service
 class TestAtATerminal:
     @pytest.fixture
     def terminal(self, home: Path) -> Iterator[pexpect.spawn[bytes]]:
@@ -173,9 +179,8 @@ def leave(terminal: pexpect.spawn[bytes]) -> None:
     terminal.close()
 
 
-def chat_with(home: Path, lines: str, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, *COMMAND, "--home", str(home), "chat", *options]
-    return subprocess.run(command, cwd=ROOT, input=lines, capture_output=True, text=True, timeout=SECONDS)
+def chat(run: Run, home: Path, lines: str, *options: str) -> Done:
+    return run("--home", home, "chat", *options, stdin=lines)
 
 
 @contextmanager
@@ -189,14 +194,14 @@ def open_chat(home: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
             chat.kill()
 
 
-def say(chat: subprocess.Popen[str], line: str, until: str) -> str:
-    assert chat.stdin is not None
-    chat.stdin.write(f"{line}\n")
-    chat.stdin.flush()
-    return read_until(chat, until)
+def say(piped: subprocess.Popen[str], line: str, until: str) -> str:
+    assert piped.stdin is not None
+    piped.stdin.write(f"{line}\n")
+    piped.stdin.flush()
+    return read_until(piped, until)
 
 
-def read_until(chat: subprocess.Popen[str], words: str) -> str:
+def read_until(piped: subprocess.Popen[str], words: str) -> str:
     """The first line with `words`. The test's own time limit bounds the wait."""
-    assert chat.stdout is not None
-    return next(line for line in chat.stdout if words in line).strip()
+    assert piped.stdout is not None
+    return next(line for line in piped.stdout if words in line).strip()

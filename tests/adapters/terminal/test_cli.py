@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
@@ -11,9 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,42 +19,13 @@ import pexpect
 import pytest
 import yaml
 
-from adapters.terminal.cli import main
+from tests.adapters.terminal.typed import Run
 from tests.homes import free_port, write_home
 from tests.servers.oauth import OAuthServer, authorize, visit
 
 ROOT = Path(__file__).parents[3]
 COMMAND = [sys.executable, "-m", "adapters.terminal.cli"]
 PAGE_SECONDS = 20
-
-
-@dataclass
-class Done:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def events(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.out.splitlines()]
-
-
-Run = Callable[..., Done]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """One command in this process, its standard input a pipe that ends after `stdin`."""
-
-    def run_command(*arguments: str | Path, stdin: str = "") -> Done:
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as end:
-            code = int(end.code or 0)
-        return Done(code, *capsys.readouterr())
-
-    return run_command
 
 
 @pytest.fixture
@@ -173,28 +142,45 @@ class TestList:
 
 
 class TestColdStart:
-    HEAVY = ("asyncio", "mcp", "pydantic", "httpx2", "starlette", "uvicorn", "filelock", "prompt_toolkit", "dotenv")
+    HEAVY: ClassVar[set[str]] = {
+        *("anyio", "asyncio", "filelock", "httpcore2", "httpx2", "jinja2", "limits", "mcp", "prompt_toolkit"),
+        *("pydantic", "qrcode", "ruamel", "socket", "ssl", "starlette", "tomllib", "urllib.request", "uvicorn"),
+    }
 
-    def test_listing_imports_nothing_heavy(self, tmp_path: Path) -> None:
-        home = write_home(tmp_path, {"supabase": {"url": "https://mcp.supabase.com/mcp", "auth": "oauth"}})
+    @pytest.fixture
+    def home(self, run: Run, home: Path) -> Path:
+        """One of each kind: signed in, lacking a key, a command."""
+        config = yaml.safe_load((home / "config.yaml").read_text())
+        config["mcp_servers"] |= {
+            "my-api": {"url": "https://api.example.com/mcp", "headers": {"Authorization": "Bearer ${MY_KEY}"}},
+            "local": {"command": "npx", "args": ["-y", "thing"]},
+        }
+        (home / "config.yaml").write_text(yaml.safe_dump(config))
+        (home / ".env").write_text("OTHER=value\n")
+        (event,) = run("--home", home, "auth", "notes", "--no-wait", "--json").events
+        assert run("--home", home, "paste", authorize(event["url"])).code == 0
+        return home
+
+    @pytest.mark.parametrize("arguments", [[], ["list"], ["list", "notes"], ["list", "--json"]], ids=" ".join)
+    def test_listing_imports_nothing_heavy(self, home: Path, arguments: list[str]) -> None:
         script = (
             "import sys\nfrom adapters.terminal.cli import main\ncode = main(sys.argv[1:])\n"
-            f"sys.exit(code or ' '.join(name for name in {self.HEAVY} if name in sys.modules))"
+            f"sys.exit(code or ' '.join({self.HEAVY} & set(sys.modules)))"
         )
-        done = subprocess.run(
-            [sys.executable, "-c", script, "--home", home, "list"], cwd=ROOT, capture_output=True, text=True
-        )
-        assert "sign-in needed" in done.stdout
+        command = [sys.executable, "-c", script, "--home", home, *arguments]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert "signed" in done.stdout
         assert done.stderr.strip() == ""
 
-    def test_listing_starts_in_under_half_a_second(self, tmp_path: Path) -> None:
-        home = write_home(tmp_path, {"supabase": {"url": "https://mcp.supabase.com/mcp", "auth": "oauth"}})
-        seconds = []
-        for _ in range(5):
-            began = time.perf_counter()
-            subprocess.run([*COMMAND, "--home", home, "list"], cwd=ROOT, capture_output=True, check=True)
-            seconds.append(time.perf_counter() - began)
-        assert statistics.median(seconds) < 0.5, seconds
+    @pytest.mark.service
+    def test_listing_takes_less_than_180_ms_of_the_processor(self, home: Path) -> None:
+        bare, listing = [], []
+        for _ in range(15):
+            bare.append(processor_seconds(sys.executable, "-c", "import yaml"))
+            listing.append(processor_seconds(*COMMAND, "--home", home, "list"))
+        # Where Python itself takes longer to start than on a usual machine (25 ms), so may the listing.
+        allowed = 0.18 * max(1.0, statistics.median(bare) / 0.025)
+        assert statistics.median(listing) < allowed, (bare, listing)
 
 
 class TestAuth:
@@ -561,3 +547,12 @@ def visit_when_there(address: str) -> str:
         except httpx2.ConnectError:
             assert time.monotonic() < deadline, "nothing listened"
             pause.wait(0.1)
+
+
+def processor_seconds(*command: str | Path) -> float:
+    """What one process takes of the processor; unlike the time of day, it does not depend on what else runs."""
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return usage.ru_utime + usage.ru_stime
