@@ -301,7 +301,7 @@ def _key(rest: str, servers: Sequence[str]) -> Command:
     named = _find(first, servers)
     if more:
         return KeyExposed(named[0] if len(named) == 1 else None)
-    close = _close_servers(first, servers)
+    close = close_servers(first, servers)
     if not close and len(first) >= _SECRET_LENGTH:
         return KeyExposed()
     return Suggestion(tuple(command_for("key", name) for name in close))
@@ -378,7 +378,7 @@ def _one_server(rest: str, servers: Sequence[str], verb: str, make: Callable[[st
         return make(found[0])
     if found:
         return Ambiguous(tuple(command_for(verb, name) for name in found))
-    return Suggestion(tuple(command_for(verb, name) for name in _close_servers(rest, servers)))
+    return Suggestion(tuple(command_for(verb, name) for name in close_servers(rest, servers)))
 
 
 def _whole_name(rest: str, servers: Sequence[str], verb: str, make: Callable[[str], Command]) -> Command:
@@ -388,7 +388,7 @@ def _whole_name(rest: str, servers: Sequence[str], verb: str, make: Callable[[st
     begins = _find(rest, servers)
     if begins:
         return WholeNameNeeded(tuple(command_for(verb, name) for name in begins))
-    return Suggestion(tuple(command_for(verb, name) for name in _close_servers(rest, servers)))
+    return Suggestion(tuple(command_for(verb, name) for name in close_servers(rest, servers)))
 
 
 def _find(text: str, servers: Sequence[str], *, by_beginning: bool = True) -> list[str]:
@@ -407,7 +407,8 @@ def _find(text: str, servers: Sequence[str], *, by_beginning: bool = True) -> li
     return []
 
 
-def _close_servers(text: str, servers: Sequence[str]) -> list[str]:
+def close_servers(text: str, servers: Sequence[str]) -> list[str]:
+    """Which servers may have been meant, best first, at most three."""
     names = {_fold(name): name for name in servers}
     wanted = _fold(text[:200])
     return [names[match] for match in difflib.get_close_matches(wanted, names, n=3, cutoff=0.5)]

@@ -86,6 +86,9 @@ def _collector_paused(size: int) -> Iterator[None]:
 def _read_text(file: Path) -> str:
     try:
         data = _read_bytes(file)
+    except FileNotFoundError:
+        step = "check the name of the file, or write one with: slash-mcp init"
+        raise ConfigError("there is no such file.", file=str(file), next_step=step) from None
     except OSError as error:
         raise ConfigError(
             f"the file cannot be read ({error.strerror or 'input/output error'})", file=str(file)

@@ -7,10 +7,12 @@ import io
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from adapters.terminal.cli import OK
+from adapters.terminal.screen import Progress, say
 from mcp_auth.config import Config, Server, find_home, load, url_problem
-from mcp_auth.errors import ConfigError, NotAllowed
+from mcp_auth.errors import ConfigError, NotAllowed, Unreachable
 
 _TEMPLATE = """# slash-mcp: which MCP servers there are, and who may use them from where.
 # Values in ${...} come from the file .env beside this one, then from the environment.
@@ -44,7 +46,7 @@ def run_init(options: Namespace) -> int:
     from mcp_auth.stores.files import replace_file
 
     replace_file(path.absolute(), _TEMPLATE.encode())
-    print(f"Wrote {path}. Next: slash-mcp add NAME URL")
+    say(f"Wrote {path}. Next: slash-mcp add NAME URL")
     return OK
 
 
@@ -61,19 +63,22 @@ def run_add(options: Namespace) -> int:
         )
     problem = url_problem(options.url)
     if problem is not None:
-        raise ConfigError(f"{options.url.partition('?')[0]}: {problem}", next_step="give an https URL")
-    wants_sign_in = asyncio.run(_wants_sign_in(config, options.name, options.url))
+        raise ConfigError(f"{options.url.partition('?')[0]}: {problem}.", next_step="give an https URL")
+    with Progress(f"asking {urlsplit(options.url).hostname}..."):
+        wants_sign_in = asyncio.run(_wants_sign_in(config, options.name, options.url))
     entry = {"url": options.url, **({"auth": "oauth"} if wants_sign_in else {})}
     _write(path, options.name, entry)
     how = "it asks for a sign-in" if wants_sign_in else "it asks for no sign-in"
-    print(
-        f"Added {options.name} to {path}: {how}. Next: slash-mcp {'auth' if wants_sign_in else 'test'} {options.name}"
-    )
+    say(f"Added {options.name} to {path}: {how}. Next: slash-mcp {'auth' if wants_sign_in else 'test'} {options.name}")
     return OK
 
 
 async def _wants_sign_in(config: Config, name: str, url: str) -> bool:
-    """Whether the server asks for OAuth. Raises Unreachable when it does not answer: nothing is written then."""
+    """Whether the server asks for OAuth.
+
+    Raises:
+        Unreachable: it does not answer.
+    """
     import msgspec
 
     from mcp_auth.core import McpAuth
@@ -81,7 +86,12 @@ async def _wants_sign_in(config: Config, name: str, url: str) -> bool:
 
     trial = msgspec.structs.replace(config, servers={name: Server(name=name, url=url)})
     async with McpAuth.open(trial, store=MemoryStore()) as auth:
-        return await auth.look(name)
+        try:
+            return await auth.look(name)
+        except Unreachable as error:
+            raise Unreachable(
+                f"{error.message} Nothing was added.", next_step=f"check the address, then: slash-mcp add {name} URL"
+            ) from None
 
 
 def _write(path: Path, name: str, entry: dict[str, str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -12,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,6 +22,7 @@ import pytest
 import yaml
 
 from tests.adapters.terminal.typed import Run
+from tests.e2e.processes import heed_interrupts
 from tests.homes import free_port, write_home
 from tests.servers.oauth import OAuthServer, authorize, visit
 
@@ -45,7 +48,8 @@ def process(*arguments: str | Path, **options: Any) -> Iterator[subprocess.Popen
     """A command in a process of its own, whose standard input stays open; killed when the test leaves."""
     pipe = subprocess.PIPE
     command = [*COMMAND, *(str(argument) for argument in arguments)]
-    with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe, text=True, **options) as started:
+    options |= {"stdin": pipe, "stdout": pipe, "stderr": pipe, "text": True, "preexec_fn": heed_interrupts}
+    with subprocess.Popen(command, cwd=ROOT, **options) as started:
         try:
             yield started
         finally:
@@ -111,7 +115,7 @@ class TestList:
     def test_an_unknown_server_is_named_with_what_there_is(self, run: Run, tmp_path: Path) -> None:
         done = run("--home", write_home(tmp_path, self.SERVERS), "list", "nothing")
         assert (done.code, done.out) == (1, "")
-        assert "one of: broken, local, my-api, off, supabase" in done.err
+        assert "There are: broken, local, my-api, off, supabase. Next: slash-mcp list" in done.err
 
     def test_probing_shows_the_connection_and_fails_for_what_does_not_answer(
         self, run: Run, tmp_path: Path, oauth: OAuthServer
@@ -319,7 +323,7 @@ class TestSignedIn:
         done = run("--home", home, "test", "notes", "--json")
         assert done.code == 1
         assert done.events[0]["state"] == "refused"
-        assert run("--home", home, "test", "notes").err.startswith("slash-mcp: notes is refused: ")
+        assert run("--home", home, "test", "notes").err.startswith("slash-mcp: notes: refused (")
 
     def test_logout_revokes_and_deletes(self, run: Run, home: Path, oauth: OAuthServer) -> None:
         done = run("--home", home, "logout", "NOTES")
@@ -331,7 +335,7 @@ class TestSignedIn:
     def test_logout_wants_the_whole_name(self, run: Run, home: Path, oauth: OAuthServer) -> None:
         done = run("--home", home, "logout", "not")
         assert done.code == 1
-        assert "did you mean notes?" in done.err
+        assert "Did you mean notes?" in done.err
         assert oauth.access
 
 
@@ -379,27 +383,6 @@ class TestKey:
     def test_a_variable_that_the_server_has_not_is_a_wrong_usage(self, run: Run, key_home: Path) -> None:
         done = run("--home", key_home, "key", "weather", "--variable", "OTHER", "--stdin", stdin="x\n")
         assert (done.code, "only WEATHER_KEY" in done.err) == (2, True)
-
-    def test_at_a_terminal_it_is_not_shown(self, key_home: Path) -> None:
-        typed = pexpect.spawn(sys.executable, [*COMMAND[1:], "--home", str(key_home), "key", "weather"], cwd=str(ROOT))
-        typed.expect_exact("WEATHER_KEY for weather")
-        typed.waitnoecho()
-        typed.sendline("right-key-of-weather")
-        typed.expect(pexpect.EOF)
-        typed.close()
-        assert b"Stored: WEATHER_KEY" in typed.before
-        assert b"right-key" not in typed.before
-        assert typed.exitstatus == 0
-
-    def test_ctrl_c_at_the_question_ends_at_once(self, key_home: Path) -> None:
-        typed = pexpect.spawn(sys.executable, [*COMMAND[1:], "--home", str(key_home), "key", "weather"], cwd=str(ROOT))
-        typed.expect_exact("WEATHER_KEY for weather")
-        typed.waitnoecho()
-        typed.sendintr()
-        typed.expect(pexpect.EOF, timeout=PAGE_SECONDS)
-        typed.close()
-        assert typed.exitstatus == 130
-        assert b"Traceback" not in typed.before
 
 
 class TestConfiguration:
@@ -477,7 +460,15 @@ class TestConfiguration:
 class TestExitCodes:
     @pytest.mark.parametrize(
         "arguments",
-        [["nonsense"], ["auth", "--timeout", "soon"], ["auth", "--timeout", "-1"], ["key"], ["add", "name"]],
+        [
+            ["nonsense"],
+            ["auth", "--timeout", "soon"],
+            ["auth", "--timeout", "-1"],
+            ["key"],
+            ["add", "name"],
+            ["serve", "--port", "65536"],
+            ["serve", "--port", "-1"],
+        ],
     )
     def test_wrong_usage_is_2(self, run: Run, arguments: list[str]) -> None:
         done = run(*arguments)
@@ -496,6 +487,16 @@ class TestExitCodes:
 
     def test_a_missing_configuration_that_was_named_is_2(self, run: Run, tmp_path: Path) -> None:
         assert run("--config", tmp_path / "none.yaml", "list").code == 2
+
+    def test_the_options_for_all_commands_may_stand_behind_one(self, run: Run, tmp_path: Path) -> None:
+        home = write_home(tmp_path, {"local": {"command": "true"}})
+        behind = run("list", "local", "--home", home, "--config", home / "config.yaml", "--as", "nobody")
+        assert "nobody of this name" in behind.err
+        assert run("list", "local", "--home", home).out == run("--home", home, "list", "local").out
+
+    def test_the_version_is_told(self, run: Run) -> None:
+        done = run("--version")
+        assert (done.code, done.out) == (0, f"slash-mcp {version('slash-mcp')}\n")
 
     def test_an_error_goes_to_standard_error_with_shell_commands_and_whole_addresses(self) -> None:
         from adapters.terminal.cli import for_shell
@@ -556,3 +557,92 @@ def processor_seconds(*command: str | Path) -> float:
         process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0
     return usage.ru_utime + usage.ru_stime
+
+
+@pytest.mark.service
+class TestAtATerminal:
+    @contextmanager
+    def typed(self, *arguments: str | Path, rows: int = 60, **env: str) -> Iterator[pexpect.spawn[bytes]]:
+        # As wide as that no link is broken.
+        options: dict[str, Any] = {"cwd": str(ROOT), "dimensions": (rows, 2000), "timeout": PAGE_SECONDS}
+        given = {**os.environ, "TERM": "xterm", "SSH_TTY": "/dev/pts/0", **env}
+        command = [*COMMAND[1:], *(str(argument) for argument in arguments)]
+        started = pexpect.spawn(sys.executable, command, env=given, preexec_fn=heed_interrupts, **options)
+        try:
+            yield started
+        finally:
+            started.close(force=True)
+
+    def test_auth_shows_link_code_and_minutes_and_takes_a_pasted_address(self, home: Path) -> None:
+        with self.typed("--home", home, "auth", "notes") as typed:
+            typed.expect(rb"\n(http://127\.0\.0\.1:\d+/authorize\S+)\r")
+            assert isinstance(typed.match, re.Match)
+            redirect = authorize(typed.match.group(1).decode())
+            typed.expect_exact("\x1b[97;40m██".encode())
+            typed.expect_exact("10 minutes left > ")
+            typed.sendline("that is no address")
+            typed.expect_exact("slash-mcp: ")
+            typed.expect_exact("10 minutes left > ")
+            typed.sendline(redirect)
+            typed.expect_exact("notes: signed in, 3 tools")
+            assert ended(typed) == 0
+
+    def test_ctrl_c_says_how_to_go_on(self, home: Path) -> None:
+        with self.typed("--home", home, "auth", "notes") as typed:
+            typed.expect_exact("10 minutes left > ")
+            typed.sendintr()
+            typed.expect_exact("slash-mcp paste URL, or: slash-mcp cancel")
+            typed.expect_exact("interrupted")
+            assert ended(typed) == 130
+            assert b"Traceback" not in typed.before
+
+    def test_no_color_is_honoured_and_a_code_that_does_not_fit_is_left_out(self, home: Path) -> None:
+        with self.typed("--home", home, "auth", "notes", NO_COLOR="1") as typed:
+            typed.expect_exact("10 minutes left > ")
+            assert b"\xe2\x96\x88" in typed.before
+            assert not re.search(rb"\x1b\[[\d;]+m", typed.before)
+        with self.typed("--home", home, "auth", "notes", rows=24) as typed:
+            typed.expect_exact("10 minutes left > ")
+            assert b"\xe2\x96\x88" not in typed.before
+
+    def test_the_list_has_colours_and_a_probe_shows_that_it_goes_on(self, home: Path) -> None:
+        with self.typed("--home", home, "list", "--probe") as typed:
+            typed.expect_exact("connecting...")
+            typed.expect_exact("\x1b[33m! sign-in needed")
+            ended(typed)
+        with self.typed("--home", home, "list", NO_COLOR="1") as typed:
+            typed.expect_exact("! sign-in needed")
+            assert b"\x1b" not in typed.before
+
+    def test_paste_asks_for_the_address(self, run: Run, home: Path) -> None:
+        (event,) = run("--home", home, "auth", "notes", "--no-wait", "--json").events
+        with self.typed("--home", home, "paste") as typed:
+            typed.expect_exact("last page: ")
+            typed.sendline(authorize(event["url"]))
+            typed.expect_exact("3 tools.")
+            assert ended(typed) == 0
+
+    def test_a_key_is_not_shown(self, key_home: Path) -> None:
+        with self.typed("--home", key_home, "key", "weather") as typed:
+            typed.expect_exact("WEATHER_KEY for weather")
+            typed.waitnoecho()
+            typed.sendline("right-key-of-weather")
+            assert ended(typed) == 0
+            assert b"Stored: WEATHER_KEY" in typed.before
+            assert b"right-key" not in typed.before
+
+    def test_ctrl_c_at_the_question_for_a_key_ends_at_once(self, key_home: Path) -> None:
+        typed = pexpect.spawn(sys.executable, [*COMMAND[1:], "--home", str(key_home), "key", "weather"], cwd=str(ROOT))
+        typed.expect_exact("WEATHER_KEY for weather")
+        typed.waitnoecho()
+        typed.sendintr()
+        typed.expect(pexpect.EOF, timeout=PAGE_SECONDS)
+        typed.close()
+        assert typed.exitstatus == 130
+        assert b"Traceback" not in typed.before
+
+
+def ended(typed: pexpect.spawn[bytes]) -> int | None:
+    typed.expect(pexpect.EOF)
+    typed.wait()
+    return typed.exitstatus
