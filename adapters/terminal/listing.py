@@ -112,7 +112,7 @@ def as_json(status: ServerStatus, server: Server) -> dict[str, Any]:
             "detail": status.detail,
             "account": status.account,
             "expires_at": status.expires_at,
-            "next": f"slash-mcp {status.next}" if status.next else None,
+            "next": shell_command(status.next) if status.next else None,
         },
         "connection": {
             "state": status.connection.state.value,
@@ -121,6 +121,14 @@ def as_json(status: ServerStatus, server: Server) -> dict[str, Any]:
             "detail": status.connection.detail,
         },
     }
+
+
+def shell_command(command: str) -> str:
+    """`auth my server`, as the chat takes it, as a shell does: `slash-mcp auth 'my server'`."""
+    import shlex
+
+    verb, _, server = command.partition(" ")
+    return f"slash-mcp {verb} {shlex.quote(server)}" if server else f"slash-mcp {verb}"
 
 
 def _list(statuses: list[ServerStatus]) -> str:
@@ -138,9 +146,11 @@ def _list(statuses: list[ServerStatus]) -> str:
 def _detail(status: ServerStatus) -> str:
     from gateway.sentences import facts
 
-    reply = Reply((ServerDetail(status, facts(status, time.time())),))
-    lines = render(reply, columns=columns(sys.stdout), color=is_colored(sys.stdout), now=time.time()).splitlines()
-    return "\n".join(line.replace("  /mcp ", "  slash-mcp ") for line in lines)
+    rows = tuple(row for row in facts(status, time.time()) if row[0] != "Next")
+    if status.next:
+        rows += (("Next", shell_command(status.next)),)
+    reply = Reply((ServerDetail(status, rows),))
+    return render(reply, columns=columns(sys.stdout), color=is_colored(sys.stdout), now=time.time())
 
 
 def _probed(config: Config, statuses: list[ServerStatus], options: Namespace) -> list[ServerStatus]:

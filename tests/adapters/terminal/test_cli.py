@@ -416,6 +416,20 @@ class TestConfiguration:
         servers = yaml.safe_load((home / "config.yaml").read_text())["mcp_servers"]
         assert servers == {"old": {"command": "true"}, "open": {"url": oauth.url}}
 
+    def test_add_sees_a_server_that_wants_a_key(self, run: Run, key_home: Path, oauth: OAuthServer) -> None:
+        oauth.knobs.prm_path = None
+        oauth.knobs.well_known = "none"
+        done = run("--home", key_home, "add", "My Weather", oauth.url)
+        assert (done.code, done.err) == (0, "")
+        assert 'headers: {Authorization: "Bearer ${MCP_MY_WEATHER_API_KEY}"}' in done.out
+        assert done.out.endswith("slash-mcp key 'My Weather'\n")
+
+    def test_a_name_with_a_space_is_quoted_for_the_shell(self, run: Run, tmp_path: Path) -> None:
+        home = write_home(tmp_path, {"My Notes": {"url": "https://notes.example.com/mcp", "auth": "oauth"}})
+        (document,) = run("--home", home, "list", "--json").events
+        assert document["servers"][0]["auth"]["next"] == "slash-mcp auth 'My Notes'"
+        assert "Next        slash-mcp auth 'My Notes'\n" in run("--home", home, "list", "my notes").out
+
     @pytest.mark.parametrize(
         ("name", "url", "code", "word"),
         [
