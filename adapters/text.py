@@ -32,5 +32,23 @@ def cut(text: str, columns: int) -> str:
     return f"{kept}..."[:columns]
 
 
+def wrap(text: str, columns: int | None, indent: str = "") -> str:
+    """`text` in lines of at most `columns` columns (None: as many as it takes), broken between words.
+
+    Later lines begin with `indent`. What stands after `Next: ` gets a line of its own and stays whole, as every
+    word does that is longer than a line: commands and addresses are there to be copied.
+    """
+    if columns is None or width(text) <= columns:
+        return text
+    sentence, _, step = text.partition(" Next: ")
+    lines: list[str] = []
+    for word in sentence.split(" "):
+        if lines and width(f"{lines[-1]} {word}") <= columns:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(f"{indent}{word}" if lines else word)
+    return "\n".join([*lines, f"{indent}Next: {step}"] if step else lines)
+
+
 def _is_shown(character: str) -> bool:
     return character not in _BIDI and unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")

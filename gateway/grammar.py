@@ -225,6 +225,8 @@ _WORD = re.compile(
 _PROMPT_ID = re.compile(r"[A-Za-z0-9_-]{8,32}")
 # Shorter words without a similar name are taken for a typing error, not for a secret.
 _SECRET_LENGTH = 12
+# In shorter names one slip is too much of the whole to say what was meant.
+_SLIP_LENGTH = 3
 
 
 def _server_or_suggestion(text: str, first: str, rest: str, servers: Sequence[str]) -> Command:
@@ -245,7 +247,9 @@ def _nearest(first: str, rest: str, servers: Sequence[str]) -> tuple[str, ...]:
     commands |= {verb: verb for verb in _SHOWN_VERBS}
     # A long word is no misspelt name, and comparing it would cost quadratic time.
     words = [word for word in (_fold(first[:200]), _fold(f"{first} {rest}"[:200])) if word]
-    close = {match: None for word in words for match in difflib.get_close_matches(word, commands, n=2, cutoff=0.6)}
+    close = {match: None for match in commands if any(_is_one_slip(word, match) for word in words)}
+    if not close:
+        close = {match: None for word in words for match in difflib.get_close_matches(word, commands, n=2, cutoff=0.6)}
     if not close and words:
         close = {match: None for match in commands if len(words[0]) > 1 and match.startswith(words[0])}
     argument = _find(rest, servers) if rest else []
@@ -253,6 +257,17 @@ def _nearest(first: str, rest: str, servers: Sequence[str]) -> tuple[str, ...]:
         command_for(commands[match], argument[0]) if match in _TAKES_SERVER and len(argument) == 1 else commands[match]
         for match in list(close)[:3]
     )
+
+
+def _is_one_slip(typed: str, meant: str) -> bool:
+    """One letter is wrong, missing or too many, or two neighbours are swapped: nothing else was meant then."""
+    if len(meant) < _SLIP_LENGTH:
+        return False
+    at = next((at for at, (one, other) in enumerate(zip(typed, meant, strict=False)) if one != other), len(typed))
+    left, wanted = typed[at:], meant[at:]
+    wrong, missing, extra = left[1:] == wanted[1:], left == wanted[1:], left[1:] == wanted
+    swapped = left[:2] == wanted[1::-1] and left[2:] == wanted[2:]
+    return wrong or missing or extra or swapped
 
 
 def _status(rest: str, servers: Sequence[str]) -> Command:
@@ -286,7 +301,7 @@ def _key(rest: str, servers: Sequence[str]) -> Command:
     named = _find(first, servers)
     if more:
         return KeyExposed(named[0] if len(named) == 1 else None)
-    close = _close_servers(first, servers)
+    close = close_servers(first, servers)
     if not close and len(first) >= _SECRET_LENGTH:
         return KeyExposed()
     return Suggestion(tuple(command_for("key", name) for name in close))
@@ -363,7 +378,7 @@ def _one_server(rest: str, servers: Sequence[str], verb: str, make: Callable[[st
         return make(found[0])
     if found:
         return Ambiguous(tuple(command_for(verb, name) for name in found))
-    return Suggestion(tuple(command_for(verb, name) for name in _close_servers(rest, servers)))
+    return Suggestion(tuple(command_for(verb, name) for name in close_servers(rest, servers)))
 
 
 def _whole_name(rest: str, servers: Sequence[str], verb: str, make: Callable[[str], Command]) -> Command:
@@ -373,7 +388,7 @@ def _whole_name(rest: str, servers: Sequence[str], verb: str, make: Callable[[st
     begins = _find(rest, servers)
     if begins:
         return WholeNameNeeded(tuple(command_for(verb, name) for name in begins))
-    return Suggestion(tuple(command_for(verb, name) for name in _close_servers(rest, servers)))
+    return Suggestion(tuple(command_for(verb, name) for name in close_servers(rest, servers)))
 
 
 def _find(text: str, servers: Sequence[str], *, by_beginning: bool = True) -> list[str]:
@@ -392,7 +407,8 @@ def _find(text: str, servers: Sequence[str], *, by_beginning: bool = True) -> li
     return []
 
 
-def _close_servers(text: str, servers: Sequence[str]) -> list[str]:
+def close_servers(text: str, servers: Sequence[str]) -> list[str]:
+    """Which servers may have been meant, best first, at most three."""
     names = {_fold(name): name for name in servers}
     wanted = _fold(text[:200])
     return [names[match] for match in difflib.get_close_matches(wanted, names, n=3, cutoff=0.5)]

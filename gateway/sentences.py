@@ -492,10 +492,12 @@ def _bare(server: str, detail: str) -> str:
 
 
 def _until(status: ServerStatus, now: float) -> str | None:
-    if status.auth is not AuthState.SIGNED_IN or status.expires_at is None:
+    if status.auth is not AuthState.SIGNED_IN:
         return None
     if status.refreshable:
         return "renewed by itself"
+    if status.expires_at is None:
+        return None
     return f"{clock(status.expires_at, now)} (no refresh token)"
 
 

@@ -27,6 +27,7 @@ from mcp_auth.errors import ConfigError
 
 MAX_BYTES = 20_000_000
 MAX_DEPTH = 60
+_TOO_DEEP = f"the nesting is deeper than {MAX_DEPTH}"
 
 KeyPath = tuple[str | int, ...]
 
@@ -85,6 +86,9 @@ def _collector_paused(size: int) -> Iterator[None]:
 def _read_text(file: Path) -> str:
     try:
         data = _read_bytes(file)
+    except FileNotFoundError:
+        step = "check the name of the file, or write one with: slash-mcp init"
+        raise ConfigError("there is no such file.", file=str(file), next_step=step) from None
     except OSError as error:
         raise ConfigError(
             f"the file cannot be read ({error.strerror or 'input/output error'})", file=str(file)
@@ -169,6 +173,9 @@ def _yaml_problem(error: yaml.MarkedYAMLError, text: str, line: int | None) -> s
     broken = lines[line - 1] if line and line <= len(lines) else ""
     if "\t" in broken[: len(broken) - len(broken.lstrip())]:
         return "a tab stands where YAML wants spaces"
+    if "nesting" in (error.problem or ""):
+        # libyaml reads ahead, and since 0.2.6 it meets its own limit before ours.
+        return _TOO_DEEP
     # libyaml's own sentences are constant texts, and name no part of the file.
     hint = "; inside {...} a ${VAR} needs quotes" if "${" in broken else ""
     return f"this is no valid YAML: {error.problem}{hint}"
@@ -206,7 +213,7 @@ def _tree_of(file: Path, events: Iterator[Any]) -> _Node | None:
         if kind is yaml.MappingStartEvent or kind is yaml.SequenceStartEvent:
             stack.append([node.value, None])
             if len(stack) > MAX_DEPTH:
-                raise ConfigError(f"the nesting is deeper than {MAX_DEPTH}", file=str(file), line=node.line)
+                raise ConfigError(_TOO_DEEP, file=str(file), line=node.line)
     return root
 
 
@@ -391,7 +398,7 @@ def _parse_json(file: Path, text: str) -> tuple[str, Any]:
     except ValueError:
         raise ConfigError("a number in this file is too long", file=str(file)) from None
     except RecursionError:
-        raise ConfigError(f"the nesting is deeper than {MAX_DEPTH}", file=str(file)) from None
+        raise ConfigError(_TOO_DEEP, file=str(file)) from None
 
 
 _JSON_PART = re.compile(r'"(?:[^"\\\n]|\\.)*"|//[^\n]*|/\*.*?\*/|,(?=(?:\s|//[^\n]*\n|/\*.*?\*/)*[}\]])', re.DOTALL)

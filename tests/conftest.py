@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -7,6 +8,15 @@ from types import SimpleNamespace
 import pytest
 
 from tests.servers.oauth import OAuthServer
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """The whole suite runs in parallel; a file or a test that is named runs at once, in this process."""
+    if config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+        return 0
+    # The fast tests wait for sockets and disks more than they compute; the others run programs.
+    for_each_core = 1 if config.getoption("-m") == "service" else 2
+    return for_each_core * (os.cpu_count() or 1)
 
 
 @pytest.fixture(scope="session")

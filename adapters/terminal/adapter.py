@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 import sys
 import time
 from typing import TYPE_CHECKING, TextIO
 
 from adapters.base import Capabilities, Driver, EditWindowClosed, Finding
+from adapters.terminal.qr import qr_code
 from adapters.terminal.render import render
+from adapters.terminal.screen import columns, is_colored
 from gateway.invocations import LOCAL, ChatRef, Invocation, MessageRef, Principal
-from gateway.replies import Reply, SecretPrompt, Text
+from gateway.replies import Checklist, ItemState, Reply, SecretPrompt, Text
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from gateway.gateway import Gateway
 
 PLATFORM = "cli"
-# A pipe has no edge; this keeps a very long reason from making every line as long.
-_PIPE_COLUMNS = 160
 
 
 class TerminalAdapter:
@@ -80,7 +79,8 @@ class TerminalAdapter:
             return
         question: SecretPrompt | None = prompt
         while question is not None:
-            value = await self._ask_hidden(f"{question.text} ")
+            self._print(Reply((Text(question.text),)))
+            value = await self._ask_hidden(f"{question.variable}: ")
             reply = await self._gateway.submit_secret(LOCAL, question.id, value)
             question = next((block for block in reply.blocks if isinstance(block, SecretPrompt)), None)
             said = tuple(block for block in reply.blocks if not isinstance(block, SecretPrompt))
@@ -99,13 +99,15 @@ class TerminalAdapter:
         await chat(self._gateway, acting_for=self._acting_for)
 
     def _print(self, reply: Reply) -> None:
-        columns = shutil.get_terminal_size((_PIPE_COLUMNS, 24)).columns if self._out.isatty() else _PIPE_COLUMNS
-        text = render(reply, columns=columns, color=is_colored(self._out), now=time.time())
+        color = is_colored(self._out)
+        text = render(reply, columns=columns(self._out), color=color, now=time.time())
+        links = _links(reply)
+        # One code fits on a screen; of several, a camera could not say which is which.
+        if len(links) == 1 and self._out.isatty() and (code := qr_code(links[0], color=color)):
+            text += f"\n{code}"
         print(f"{text}\n", file=self._out, flush=True)
 
 
-def is_colored(out: TextIO) -> bool:
-    """Colour on a terminal, unless `NO_COLOR` is set (no-color.org)."""
-    import os
-
-    return out.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+def _links(reply: Reply) -> list[str]:
+    items = [item for block in reply.blocks if isinstance(block, Checklist) for item in block.items]
+    return [item.link for item in items if item.link and item.state is ItemState.LINK]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import platform
@@ -18,6 +17,8 @@ from adapters.layout import link_text
 from adapters.terminal.chat import read_lines
 from adapters.terminal.cli import FAILED, OK, complain, for_shell
 from adapters.terminal.listing import find_server, owner_of
+from adapters.terminal.qr import qr_code
+from adapters.terminal.screen import Progress, is_colored, say
 from gateway.invocations import LOCAL
 from gateway.sentences import minutes, no_refresh_token, refused_after_sign_in, tools
 from mcp_auth.config import load
@@ -38,6 +39,7 @@ _SIGN_IN = frozenset(
 
 
 def run_auth(options: Namespace) -> int:
+    """Print a link for every server that needs one, and wait until each was used, or failed."""
     return asyncio.run(_auth(options))
 
 
@@ -57,13 +59,15 @@ class _Run:
     options: Namespace
     failed: bool = False
     started: dict[str, StartedSignIn] = field(default_factory=dict)
+    progress: Progress = field(default_factory=lambda: Progress("preparing the links..."))
 
     async def all(self, names: list[str]) -> int:
         wanted = names or await self._needed()
         if not wanted:
             self._say("Every server that needs a sign-in or a key has one.")
             return OK
-        await asyncio.gather(*(self._begin(name) for name in dict.fromkeys(wanted)))
+        with self.progress:
+            await asyncio.gather(*(self._begin(name) for name in dict.fromkeys(wanted)))
         if self.started and not self.options.no_wait:
             await self._wait()
         return FAILED if self.failed else OK
@@ -108,7 +112,7 @@ class _Run:
         left = minutes(started.expires_at - time.time())
         text = f"{name}: open this link within {left}\n{link_text(started.link)}"
         if sys.stdout.isatty() and not self.options.json:
-            text += _qr_code(started.link)
+            text = f"{text}\n{qr_code(started.link, color=is_colored(sys.stdout))}".rstrip()
         self._event(
             {
                 "event": "authorization_url",
@@ -119,11 +123,12 @@ class _Run:
             text,
         )
         if not started.listening:
-            print(
-                f"slash-mcp: nothing on this machine waits for the answer. When the browser's last page does not load, "
-                f"copy its address, then: slash-mcp paste URL  ({name})",
-                file=sys.stderr,
-            )
+            with self.progress.aside():
+                say(
+                    f"slash-mcp: {name}: nothing on this machine waits for the answer. When the browser's last page "
+                    "does not load, copy its address. Next: slash-mcp paste URL",
+                    sys.stderr,
+                )
         if not self.options.no_browser and not self.options.no_wait and _has_browser():
             webbrowser.open(started.link)
 
@@ -131,20 +136,32 @@ class _Run:
 
     async def _wait(self) -> None:
         self._say("Waiting. When the browser's last page does not load, paste its address here.")
-        pastes = asyncio.create_task(self._take_pastes())
+        beside = [asyncio.create_task(self._take_pastes()), asyncio.create_task(self._show_time_left())]
         try:
-            await asyncio.gather(*(self._wait_for(name, started) for name, started in self.started.items()))
+            with self.progress:
+                await asyncio.gather(*(self._wait_for(name, started) for name, started in self.started.items()))
+        except asyncio.CancelledError:
+            if not self.options.json:
+                left = "The links work until they expire. Next: slash-mcp paste URL, or: slash-mcp cancel"
+                say(left, sys.stderr)
+            raise
         finally:
-            pastes.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await pastes
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
+
+    async def _show_time_left(self) -> None:
+        """A prompt for the address, with the minutes that are left."""
+        while True:
+            left = max(self._seconds(started) for started in self.started.values())
+            self.progress.show(f"{minutes(left)} left > ")
+            await asyncio.sleep(left % 60 or 60)
 
     async def _wait_for(self, name: str, started: StartedSignIn) -> None:
-        limit = self.options.timeout
-        seconds = started.expires_at - time.time() + 60.0 if limit is None else limit
         owner = started.sign_in.owner
         try:
-            ended = await self.auth.wait(started.sign_in, max(0.0, seconds))
+            # Past its end, so that it is recorded as expired.
+            ended = await self.auth.wait(started.sign_in, self._seconds(started, grace=60.0))
             if ended.status in OPEN:
                 self._fail(
                     name, f"{name}: nobody finished the sign-in in time; its link still works.", "/mcp paste URL"
@@ -170,6 +187,11 @@ class _Run:
             for_shell(f"{name}: signed in{who}{found}{ends}"),
         )
 
+    def _seconds(self, started: StartedSignIn, grace: float = 0.0) -> float:
+        """How long to wait for one sign-in: until its link expires, or for as long as `--timeout` says."""
+        limit = self.options.timeout
+        return max(0.0, started.expires_at - time.time() + grace) if limit is None else limit
+
     async def _take_pastes(self) -> None:
         """Redirect addresses from standard input, for browsers on another machine."""
         async for line in read_lines(sys.stdin):
@@ -178,25 +200,29 @@ class _Run:
             try:
                 await self.auth.paste(line, str(LOCAL))
             except McpAuthError as error:
-                complain(error)
+                with self.progress.aside():
+                    complain(error)
 
     # -- output ------------------------------------------------------------------------------
 
     def _event(self, event: dict[str, Any], text: str) -> None:
-        print(json.dumps(event, ensure_ascii=False) if self.options.json else text, flush=True)
+        with self.progress.aside():
+            print(json.dumps(event, ensure_ascii=False) if self.options.json else text, flush=True)
 
     def _say(self, text: str) -> None:
         if not self.options.json:
-            print(text, flush=True)
+            with self.progress.aside():
+                say(text)
 
     def _fail(self, name: str, reason: str, next_step: str | None) -> None:
         self.failed = True
         step = for_shell(next_step) if next_step else None
         if self.options.json:
-            print(json.dumps({"event": "failed", "server": name, "reason": reason, "next": step}), flush=True)
+            self._event({"event": "failed", "server": name, "reason": reason, "next": step}, "")
             return
         named = reason if name in reason else f"{name}: {reason}"
-        print(f"slash-mcp: {for_shell(named)}{f' Next: {step}' if step else ''}", file=sys.stderr, flush=True)
+        with self.progress.aside():
+            say(f"slash-mcp: {for_shell(named)}{f' Next: {step}' if step else ''}", sys.stderr)
 
 
 def _has_browser() -> bool:
@@ -206,22 +232,3 @@ def _has_browser() -> bool:
     if platform.system() == "Linux":
         return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
     return True
-
-
-def _qr_code(link: str) -> str:
-    """The link as a QR code in half blocks, or nothing when the terminal is too small for it."""
-    import io
-    import shutil
-
-    import qrcode
-
-    code = qrcode.QRCode(error_correction=qrcode.constants.ERROR_CORRECT_L, border=2)
-    code.add_data(link)
-    code.make(fit=True)
-    side = len(code.get_matrix())
-    size = shutil.get_terminal_size((80, 24))
-    if side > size.columns or side // 2 + 4 > size.lines:
-        return ""
-    drawn = io.StringIO()
-    code.print_ascii(out=drawn, invert=True)
-    return f"\n{drawn.getvalue().rstrip()}"

@@ -7,8 +7,9 @@ import os
 import re
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from adapters.terminal.screen import say
 from adapters.text import clean
 from mcp_auth.errors import ConfigError, McpAuthError
 
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def complain(error: McpAuthError) -> None:
     """One error on standard error: what happened, and the next command."""
-    print(f"slash-mcp: {for_shell(str(error))}", file=sys.stderr)
+    say(f"slash-mcp: {for_shell(str(error))}", sys.stderr)
 
 
 def for_shell(text: str) -> str:
@@ -77,11 +78,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="slash-mcp", description="Sign in to MCP servers, from here and from any chat."
     )
+    parser.add_argument("--version", action=_Version)
     parser.add_argument("--config", metavar="FILE", help="configuration: YAML, or an .mcp.json")
     parser.add_argument("--home", metavar="DIR", help="where everything is kept (default: ~/.slash-mcp)")
     parser.add_argument("--as", dest="acting_for", metavar="PERSON", help="act with this person's credentials")
     parser.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_CommandParser)
 
     listing = commands.add_parser("list", help="every server with its status (also without a command)")
     listing.add_argument("server", nargs="?", metavar="SERVER")
@@ -116,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     chat = commands.add_parser("chat", help="type /mcp here, as in any chat")
     chat.add_argument("--wait", type=_seconds, default=0.0, metavar="S", help="at the end of input wait for sign-ins")
     serve = commands.add_parser("serve", help="run the callback endpoint and the configured chat platforms")
-    serve.add_argument("--port", type=int, metavar="N", help="instead of gateway.callback.port")
+    serve.add_argument("--port", type=_port, metavar="N", help="instead of gateway.callback.port")
     demo = commands.add_parser("demo", help="try everything with local servers")
     demo.add_argument("--script", action="store_true", help="play it without a person and print what happens")
     people = commands.add_parser("people", help="who is served, who asks to be, and who was shut out")
@@ -139,6 +141,32 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("url", metavar="URL")
     parser.set_defaults(server=None, probe=False, json=False)
     return parser
+
+
+class _CommandParser(argparse.ArgumentParser):
+    """One command. The options for all of them may stand behind it too, as people type them."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        for name, place in (("--config", "config"), ("--home", "home"), ("--as", "acting_for")):
+            self.add_argument(name, dest=place, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
+
+class _Version(argparse.Action):
+    def __init__(self, option_strings: Sequence[str], dest: str, **options: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, help="show the version")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        print(f"slash-mcp {version('slash-mcp')}")
+        parser.exit()
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) <= 65535):
+        raise argparse.ArgumentTypeError("a port between 0 (any) and 65535 is wanted")
+    return int(text)
 
 
 def _seconds(text: str) -> float:

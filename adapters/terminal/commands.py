@@ -11,19 +11,20 @@ from getpass import getpass
 
 from adapters.terminal.cli import FAILED, OK, USAGE, for_shell
 from adapters.terminal.listing import find_server, owner_of
+from adapters.terminal.screen import Progress, say
 from adapters.text import clean
 from gateway.invocations import LOCAL
-from gateway.sentences import refused_after_sign_in, tools
+from gateway.sentences import refused_after_sign_in, tested, tools
 from mcp_auth.config import Config, load
 from mcp_auth.core import McpAuth
 from mcp_auth.errors import KeyRefused, UnknownServer, Unreachable
 from mcp_auth.keys import KeyTrial, KeyVariable, Verdict
-from mcp_auth.status import ConnectionState
+from mcp_auth.status import ConnectionState, ConnectionStatus, ServerStatus
 
 
 def run_paste(options: Namespace) -> int:
     # An address in the arguments would be seen by everybody who lists processes: `-` avoids that.
-    text = options.url if options.url not in (None, "-") else sys.stdin.readline()
+    text = options.url if options.url not in (None, "-") else _read_address()
 
     async def paste() -> int:
         async with McpAuth.open(options.config, home=options.home) as auth:
@@ -31,10 +32,10 @@ def run_paste(options: Namespace) -> int:
             connection = await auth.confirm_works(sign_in.server, sign_in.owner)
             if connection.state is ConnectionState.REFUSED:
                 refused = refused_after_sign_in(sign_in.server, connection)
-                print(f"slash-mcp: {for_shell(refused)}", file=sys.stderr)
+                say(f"slash-mcp: {for_shell(refused)}", sys.stderr)
                 return FAILED
             found = f"{tools(len(connection.tools))}." if connection.tools is not None else f"But {connection.detail}"
-            print(for_shell(f"{sign_in.outcome} {found}"))
+            say(for_shell(f"{sign_in.outcome} {found}"))
             return OK
 
     return asyncio.run(paste())
@@ -62,20 +63,21 @@ def run_key(options: Namespace) -> int:
     asked = _asked_for(variables, options.variable)
     if not asked:
         known = ", ".join(variable.name for variable in variables)
-        print(f"slash-mcp: {name} needs {f'only {known}' if known else 'no key'}.", file=sys.stderr)
+        say(f"slash-mcp: {name} needs {f'only {known}' if known else 'no key'}.", sys.stderr)
         return USAGE
     values = {variable.name: _read_secret(name, variable, options.stdin) for variable in asked}
     if not all(values.values()):
         print("slash-mcp: nothing was entered, and nothing was stored.", file=sys.stderr)
         return FAILED
-    trial = asyncio.run(tried(values))
+    with Progress(f"trying it at {name}..."):
+        trial = asyncio.run(tried(values))
     if trial.verdict is Verdict.REFUSED:
         raise KeyRefused(f"{trial.detail} Nothing was stored.", next_step=f"/mcp key {name}")
     if trial.verdict is Verdict.UNREACHABLE and not _store_anyway(trial.detail, options):
         raise Unreachable(f"{trial.detail} Nothing was stored.", next_step=f"/mcp key {name} --store-anyway")
     asyncio.run(store(values))
     verified = "" if trial.verdict is Verdict.ACCEPTED else ", not verified"
-    print(f"{for_shell(trial.detail)} Stored{verified}: {', '.join(values)}.")
+    say(f"{for_shell(trial.detail)} Stored{verified}: {', '.join(values)}.")
     return OK
 
 
@@ -99,7 +101,7 @@ def run_logout(options: Namespace) -> int:
     async def logout() -> int:
         async with McpAuth.open(config) as auth:
             result = await auth.logout(name, owner_of(config, name, options), by=str(LOCAL))
-        print(for_shell(result.detail))
+        say(for_shell(result.detail))
         return OK if result.deleted else FAILED
 
     return asyncio.run(logout())
@@ -109,28 +111,33 @@ def run_test(options: Namespace) -> int:
     config = load(options.config, options.home)
     name = find_server(config, options.server)
 
-    async def test() -> int:
+    async def test() -> tuple[ServerStatus, ConnectionStatus]:
         async with McpAuth.open(config) as auth:
-            found = await auth.test(name, owner_of(config, name, options))
-        ready = found.state is ConnectionState.READY
-        if options.json:
-            answer = {"server": name, "state": found.state.value, "tools": list(found.tools or ()), "ms": found.ms}
-            print(json.dumps({**answer, "detail": found.detail}, ensure_ascii=False))
-        elif ready:
-            print(f"{name}: ready, {tools(len(found.tools or ()))}, {found.ms} ms")
-            for tool in found.tools or ():
-                print(f"  {clean(tool, 200)}")
-        else:
-            detail = for_shell(found.detail) if found.detail else "nothing to connect to"
-            print(f"slash-mcp: {name} is {found.state.value.replace('_', ' ')}: {detail}", file=sys.stderr)
-        return OK if ready else FAILED
+            owner = owner_of(config, name, options)
+            connection = await auth.test(name, owner)
+            return await auth.status(name, owner), connection
 
-    return asyncio.run(test())
+    with Progress(f"connecting to {name}..."):
+        status, found = asyncio.run(test())
+    ready = found.state is ConnectionState.READY
+    if options.json:
+        answer = {"server": name, "state": found.state.value, "tools": list(found.tools or ()), "ms": found.ms}
+        print(json.dumps({**answer, "detail": found.detail}, ensure_ascii=False))
+    elif ready:
+        print(f"{name}: ready, {tools(len(found.tools or ()))}, {found.ms} ms")
+        for tool in found.tools or ():
+            print(f"  {clean(tool, 200)}")
+    else:
+        say(f"slash-mcp: {for_shell(tested(status, found))}", sys.stderr)
+    return OK if ready else FAILED
 
 
 def run_chat(options: Namespace) -> int:
     from adapters.terminal.chat import chat
     from gateway.gateway import Gateway
+
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        say("Type /mcp to see your servers, or help. Ctrl-D leaves.\n")
 
     async def talk() -> int:
         async with Gateway.from_config(options.config, home=options.home) as gateway:
@@ -145,7 +152,7 @@ def run_serve(options: Namespace) -> int:
     level = logging.DEBUG if options.debug else logging.INFO
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     # At DEBUG the HTTP libraries log headers, and headers hold tokens.
-    for name in ("httpcore2", "httpx2", "mcp", "hpack"):
+    for name in ("httpcore2", "httpx2", "mcp", "hpack", "uvicorn"):
         logging.getLogger(name).setLevel(logging.WARNING)
     asyncio.run(serve(options.config, home=options.home, port=options.port))
     return OK
@@ -155,7 +162,7 @@ def _whole_name(config: Config, typed: str) -> str:
     """What ends something wants the whole name, in whatever case."""
     name = find_server(config, typed)
     if name.casefold() != typed.casefold():
-        raise UnknownServer("This command wants the whole name.", next_step=f"did you mean {name}?")
+        raise UnknownServer(f"This command wants the whole name. Did you mean {name}?", next_step="slash-mcp list")
     return name
 
 
@@ -165,6 +172,12 @@ def _asked_for(variables: tuple[KeyVariable, ...], only: str | None) -> list[Key
         return [variable for variable in variables if variable.name == only]
     unset = [variable for variable in variables if not variable.is_set]
     return unset or [variable for variable in variables if not variable.has_default] or list(variables)
+
+
+def _read_address() -> str:
+    if sys.stdin.isatty():
+        print("Address of the browser's last page: ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline()
 
 
 def _read_secret(server: str, variable: KeyVariable, from_stdin: bool) -> str:
@@ -179,5 +192,5 @@ def _store_anyway(detail: str, options: Namespace) -> bool:
         return True
     if options.stdin or not sys.stdin.isatty():
         return False
-    print(f"{for_shell(detail)} So the key could not be tried.")
+    say(f"{for_shell(detail)} So the key could not be tried.")
     return input("Store it anyway? [y/N] ").strip().lower() in ("y", "yes")

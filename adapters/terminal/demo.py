@@ -13,7 +13,7 @@ from pathlib import Path
 from adapters.terminal.adapter import TerminalAdapter
 from adapters.terminal.chat import chat
 from adapters.terminal.cli import FAILED, OK
-from gateway.demo.run import KEY_VARIABLE, Demo, press
+from gateway.demo.run import Demo, press
 from gateway.gateway import Gateway
 
 _LINK = re.compile(r"^https?://\S+$", re.MULTILINE)
@@ -31,7 +31,7 @@ async def _open_chat() -> int:
             print(
                 "Three MCP servers are running: notes (OAuth), weather (API key), clock (open).\n"
                 f"Type /mcp to see them, then /mcp auth. The key of weather is {demo.weather_key}.\n"
-                "Open the link in a browser, or paste the address of its last page here. Ctrl-D leaves.\n",
+                "Open the link in a browser, or paste its last page's address. Ctrl-D leaves.\n",
                 flush=True,
             )
             async with Gateway.from_config(home=home) as gateway:
@@ -115,5 +115,6 @@ class _Script:
         self._wrong += [f"{where} does not say {word!r}" for word in expected if word not in shown]
 
     async def _type_key(self, question: str) -> str:
-        print(f"{question.strip()} ********  ({KEY_VARIABLE})")
+        self._show()
+        print(f"{question}********\n")
         return self._demo.weather_key

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from adapters.base import Finding
 from adapters.marks import BAD, GOOD, WARN
 from adapters.terminal.cli import FAILED, OK, for_shell
+from adapters.terminal.screen import Progress, say
 from adapters.text import clean
 from gateway.people import People, Standing
 from mcp_auth.config import Config, load
@@ -38,10 +39,11 @@ def run_doctor(options: Namespace) -> int:
         findings += _configuration(config)
         findings += _people(config)
         findings += _home(config)
-        findings += asyncio.run(_running(config))
+        with Progress("asking the servers..."):
+            findings += asyncio.run(_running(config))
         findings += asyncio.run(_platforms(config))
     for mark, text in findings:
-        print(f"{mark} {clean(text)}")
+        say(f"{mark} {clean(text)}")
     return FAILED if any(mark == BAD for mark, _ in findings) else OK
 
 

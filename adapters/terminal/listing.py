@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import time
 from argparse import Namespace
@@ -11,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from adapters.terminal.render import render, render_list
+from adapters.terminal.screen import Progress, columns, is_colored
 from gateway.access import owner_for
 from gateway.invocations import LOCAL
 from gateway.people import People
@@ -20,8 +20,6 @@ from mcp_auth.errors import UnknownServer
 from mcp_auth.listing import local_statuses
 from mcp_auth.status import AuthState, ConnectionState, ConnectionStatus, ServerStatus
 
-# A pipe has no edge; this keeps a very long reason from making every line as long.
-_PIPE_COLUMNS = 160
 _PROBES_SECONDS = 15.0
 
 
@@ -91,9 +89,14 @@ def find_server(config: Config, typed: str) -> str:
     if len(near) == 1:
         return near[0]
     if near:
-        raise UnknownServer("More than one server begins like that.", next_step=f"one of {', '.join(near)}")
-    known = ", ".join(config.servers) or "none is configured"
-    raise UnknownServer("There is no such server in the configuration.", next_step=f"one of: {known}")
+        raise UnknownServer(f"More than one server begins like that: {', '.join(near)}.", next_step="type more of it")
+    if not config.servers:
+        raise UnknownServer("No MCP servers are configured.", next_step="slash-mcp add NAME URL")
+    from gateway.grammar import close_servers
+
+    close = close_servers(typed, list(config.servers))
+    meant = f"Did you mean {' or '.join(close)}?" if close else f"There are: {', '.join(config.servers)}."
+    raise UnknownServer(f"No server has that name. {meant}", next_step="slash-mcp list")
 
 
 def as_json(status: ServerStatus, server: Server) -> dict[str, Any]:
@@ -109,7 +112,7 @@ def as_json(status: ServerStatus, server: Server) -> dict[str, Any]:
             "detail": status.detail,
             "account": status.account,
             "expires_at": status.expires_at,
-            "next": f"slash-mcp {status.next}" if status.next else None,
+            "next": shell_command(status.next) if status.next else None,
         },
         "connection": {
             "state": status.connection.state.value,
@@ -120,6 +123,14 @@ def as_json(status: ServerStatus, server: Server) -> dict[str, Any]:
     }
 
 
+def shell_command(command: str) -> str:
+    """`auth my server`, as the chat takes it, as a shell does: `slash-mcp auth 'my server'`."""
+    import shlex
+
+    verb, _, server = command.partition(" ")
+    return f"slash-mcp {verb} {shlex.quote(server)}" if server else f"slash-mcp {verb}"
+
+
 def _list(statuses: list[ServerStatus]) -> str:
     needed = any(
         one.auth
@@ -127,15 +138,19 @@ def _list(statuses: list[ServerStatus]) -> str:
         for one in statuses
     )
     hint = "Use slash-mcp auth to authenticate servers" if needed else None
-    return render_list(tuple(statuses), hint, columns=_columns(), color=_color(), now=time.time())
+    return render_list(
+        tuple(statuses), hint, columns=columns(sys.stdout), color=is_colored(sys.stdout), now=time.time()
+    )
 
 
 def _detail(status: ServerStatus) -> str:
     from gateway.sentences import facts
 
-    reply = Reply((ServerDetail(status, facts(status, time.time())),))
-    lines = render(reply, columns=_columns(), color=_color(), now=time.time()).splitlines()
-    return "\n".join(line.replace("  /mcp ", "  slash-mcp ") for line in lines)
+    rows = tuple(row for row in facts(status, time.time()) if row[0] != "Next")
+    if status.next:
+        rows += (("Next", shell_command(status.next)),)
+    reply = Reply((ServerDetail(status, rows),))
+    return render(reply, columns=columns(sys.stdout), color=is_colored(sys.stdout), now=time.time())
 
 
 def _probed(config: Config, statuses: list[ServerStatus], options: Namespace) -> list[ServerStatus]:
@@ -164,20 +179,5 @@ def _probed(config: Config, statuses: list[ServerStatus], options: Namespace) ->
                 task.cancel()
             return found
 
-    if not sys.stderr.isatty():
+    with Progress("connecting..."):
         return asyncio.run(probe_all())
-    print("connecting...", end="", file=sys.stderr, flush=True)
-    try:
-        return asyncio.run(probe_all())
-    finally:
-        print("\r             \r", end="", file=sys.stderr, flush=True)
-
-
-def _columns() -> int:
-    return shutil.get_terminal_size((_PIPE_COLUMNS, 24)).columns if sys.stdout.isatty() else _PIPE_COLUMNS
-
-
-def _color() -> bool:
-    import os
-
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 from argparse import Namespace
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from adapters.terminal.cli import OK
+from adapters.terminal.listing import shell_command
+from adapters.terminal.screen import Progress, say
 from mcp_auth.config import Config, Server, find_home, load, url_problem
-from mcp_auth.errors import ConfigError, NotAllowed
+from mcp_auth.errors import ConfigError, NotAllowed, Unreachable
 
 _TEMPLATE = """# slash-mcp: which MCP servers there are, and who may use them from where.
 # Values in ${...} come from the file .env beside this one, then from the environment.
@@ -44,7 +49,7 @@ def run_init(options: Namespace) -> int:
     from mcp_auth.stores.files import replace_file
 
     replace_file(path.absolute(), _TEMPLATE.encode())
-    print(f"Wrote {path}. Next: slash-mcp add NAME URL")
+    say(f"Wrote {path}. Next: slash-mcp add NAME URL")
     return OK
 
 
@@ -61,19 +66,32 @@ def run_add(options: Namespace) -> int:
         )
     problem = url_problem(options.url)
     if problem is not None:
-        raise ConfigError(f"{options.url.partition('?')[0]}: {problem}", next_step="give an https URL")
-    wants_sign_in = asyncio.run(_wants_sign_in(config, options.name, options.url))
-    entry = {"url": options.url, **({"auth": "oauth"} if wants_sign_in else {})}
-    _write(path, options.name, entry)
-    how = "it asks for a sign-in" if wants_sign_in else "it asks for no sign-in"
-    print(
-        f"Added {options.name} to {path}: {how}. Next: slash-mcp {'auth' if wants_sign_in else 'test'} {options.name}"
-    )
+        raise ConfigError(f"{options.url.partition('?')[0]}: {problem}.", next_step="give an https URL")
+    with Progress(f"asking {urlsplit(options.url).hostname}..."):
+        finding = asyncio.run(_look(config, options.name, options.url))
+    wants_sign_in = finding is _Finding.SIGN_IN
+    _write(path, options.name, {"url": options.url, **({"auth": "oauth"} if wants_sign_in else {})})
+    next_step = shell_command(f"{'auth' if wants_sign_in else 'test'} {options.name}")
+    if finding is _Finding.CREDENTIAL:
+        variable = re.sub(r"\W+", "_", f"MCP_{options.name}_API_KEY", flags=re.ASCII).upper()
+        header = f'headers: {{Authorization: "Bearer ${{{variable}}}"}}'
+        next_step = f"give it {header} there, then: {shell_command(f'key {options.name}')}"
+    say(f"Added {options.name} to {path}: {finding}. Next: {next_step}")
     return OK
 
 
-async def _wants_sign_in(config: Config, name: str, url: str) -> bool:
-    """Whether the server asks for OAuth. Raises Unreachable when it does not answer: nothing is written then."""
+class _Finding(StrEnum):
+    SIGN_IN = "it asks for a sign-in"
+    CREDENTIAL = "it offers no sign-in and answers nobody without a credential, so it may want an API key"
+    NOTHING = "it asks for no sign-in"
+
+
+async def _look(config: Config, name: str, url: str) -> _Finding:
+    """What the server asks for.
+
+    Raises:
+        Unreachable: it does not answer.
+    """
     import msgspec
 
     from mcp_auth.core import McpAuth
@@ -81,7 +99,14 @@ async def _wants_sign_in(config: Config, name: str, url: str) -> bool:
 
     trial = msgspec.structs.replace(config, servers={name: Server(name=name, url=url)})
     async with McpAuth.open(trial, store=MemoryStore()) as auth:
-        return await auth.look(name)
+        try:
+            if await auth.look(name):
+                return _Finding.SIGN_IN
+            return _Finding.CREDENTIAL if await auth.reachable(name) in (401, 403) else _Finding.NOTHING
+        except Unreachable as error:
+            raise Unreachable(
+                f"{error.message} Nothing was added.", next_step=f"check the address, then: slash-mcp add {name} URL"
+            ) from None
 
 
 def _write(path: Path, name: str, entry: dict[str, str]) -> None:

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -88,7 +90,9 @@ def test_the_suite_has_no_auth_scenario_that_nobody_looked_at() -> None:
 
 @pytest.mark.parametrize("wire", WIRES, ids=lambda wire: wire or "default")
 def test_every_scenario_of_the_authorization_code_passes(wire: str | None) -> None:
-    outcomes = {scenario: play(scenario, wire) for scenario in AUTHORIZATION_CODE}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        played = pool.map(lambda scenario: play(scenario, wire), AUTHORIZATION_CODE)
+        outcomes = dict(zip(AUTHORIZATION_CODE, played, strict=True))
     assert {s: o for s, o in outcomes.items() if o not in ("passed", "not applicable")} == {}
     assert sum(outcome == "passed" for outcome in outcomes.values()) == WIRES[wire]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -43,6 +44,11 @@ def listed(home: Path, server: str) -> dict[str, Any]:
     return found
 
 
+def heed_interrupts() -> None:
+    """A shell lets what it runs in the background ignore Ctrl-C, and a child inherits that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class Running:
     """A command that goes on. Its lines can be waited for; leaving ends it."""
 
@@ -55,6 +61,7 @@ class Running:
             text=True,
             cwd=home,
             env=environment(**env),
+            preexec_fn=heed_interrupts,
         )
         self.errors: list[str] = []
         self._lines: queue.Queue[str | None] = queue.Queue()

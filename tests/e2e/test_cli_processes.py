@@ -13,6 +13,8 @@ from tests.e2e.processes import Running, listed, slash_mcp
 from tests.homes import write_home
 from tests.servers.oauth import OAuthServer, authorize, visit
 
+pytestmark = pytest.mark.service
+
 
 @pytest.fixture
 def home(tmp_path: Path, oauth: OAuthServer) -> Path:

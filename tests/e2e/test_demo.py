@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.service
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -23,7 +25,6 @@ def test_the_demo_plays_the_whole_story(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
-@pytest.mark.service
 @pytest.mark.timeout(300)
 def test_the_demo_works_from_an_installed_wheel(tmp_path: Path) -> None:
     # Given a wheel in an environment of its own, far from this checkout

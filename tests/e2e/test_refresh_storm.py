@@ -14,9 +14,12 @@ from tests.e2e.processes import ROOT, environment
 from tests.homes import signed_in, write_home
 from tests.servers.oauth import OAuthServer
 
+pytestmark = pytest.mark.service
+
 _CHILD = """
 import asyncio, sys
 from mcp_auth import McpAuth
+
 
 async def main(home):
     async with McpAuth.open(home=home) as auth:
@@ -94,7 +97,6 @@ def test_four_processes_with_one_expired_grant_refresh_once(tmp_path: Path, oaut
     assert set(tokens) <= set(oauth.access)
 
 
-@pytest.mark.service
 @pytest.mark.timeout(300)
 def test_thirty_two_processes_with_one_expired_grant_refresh_once_every_time(
     tmp_path: Path, oauth: OAuthServer

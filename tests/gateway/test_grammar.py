@@ -123,6 +123,21 @@ def test_unknown_words_get_the_nearest_command(typed: str, first: str) -> None:
     assert command.commands[0] == first
 
 
+@pytest.mark.parametrize(
+    ("slip", "meant"),
+    [
+        ("atuh", "auth"),
+        ("statsu", "status"),
+        ("hlep", "help"),
+        ("paset", "paste"),
+        ("tst", "test"),
+        ("logouut", "logout"),
+    ],
+)
+def test_one_slip_of_the_finger_has_one_nearest_command(slip: str, meant: str) -> None:
+    assert parse(slip, ["supabase"]) == Suggestion((meant,))
+
+
 def test_words_that_resemble_nothing_are_answered_too() -> None:
     assert parse("qqqqqqqq zzzz", SERVERS) == Suggestion(())
 

@@ -52,7 +52,7 @@ async def test_duty_a_token_is_not_sent_to_another_server(tmp_path: Path, oauth:
     with OAuthServer().running() as other:
         async with open_auth(tmp_path, entry(oauth)) as auth:
             await signed_in(auth)
-            async with httpx2.AsyncClient(auth=auth.http_auth("notes")) as client:
+            async with httpx2.AsyncClient(auth=auth.http_auth("notes"), verify=False) as client:
                 await client.post(other.url, json=call())
                 await client.post(f"{oauth.origin}/other/mcp", json=call())
                 await client.post(f"{oauth.origin}/mcp/../admin", json=call())
@@ -67,7 +67,7 @@ async def test_defect_3_concurrent_requests_never_wait_for_each_other(tmp_path: 
     async with open_auth(tmp_path, entry(oauth)) as auth:
         await signed_in(auth)
         oauth.knobs.mcp_delay = 0.3
-        async with httpx2.AsyncClient(auth=auth.http_auth("notes")) as client:
+        async with httpx2.AsyncClient(auth=auth.http_auth("notes"), verify=False) as client:
             started = time.perf_counter()
             answers = await asyncio.gather(*(client.post(oauth.url, json=call()) for _ in range(20)))
             took = time.perf_counter() - started

@@ -21,7 +21,7 @@ def servers(oauth: OAuthServer, **options: object) -> dict[str, object]:
 
 
 async def get(url: str, method: str = "GET") -> httpx2.Response:
-    async with httpx2.AsyncClient() as client:
+    async with httpx2.AsyncClient(verify=False) as client:
         return await client.request(method, url)
 
 
@@ -34,17 +34,15 @@ async def test_the_redirect_is_received_and_the_page_says_so(tmp_path: Path, oau
         assert (await auth.wait(started.sign_in, 5)).status == "done"
 
 
-@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"])
 @pytest.mark.parametrize("path", ["/favicon.ico", "/", "/callback/x", "/CALLBACK", "//callback", "/callback%00"])
-async def test_pain_22_unknown_paths_are_404_and_change_nothing(
-    tmp_path: Path, oauth: OAuthServer, path: str, method: str
-) -> None:
+async def test_pain_22_unknown_paths_are_404_and_change_nothing(tmp_path: Path, oauth: OAuthServer, path: str) -> None:
     async with open_auth(tmp_path, servers(oauth)) as auth:
         started = await auth.sign_in("notes", "shared", ME)
         redirect = await asyncio.to_thread(authorize, started.link)
         url = urlsplit(redirect)
-        answer = await get(f"http://{url.netloc}{path}?{url.query}", method)
-        assert answer.status_code in (404, 405)
+        for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"):
+            answer = await get(f"http://{url.netloc}{path}?{url.query}", method)
+            assert answer.status_code in (404, 405), method
         assert oauth.requests("/token") == []
         assert (await asyncio.to_thread(visit, redirect)).status_code == 200
 

@@ -6,9 +6,11 @@ import re
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from adapters.terminal.render import render
-from adapters.text import clean, cut, width
+from adapters.text import clean, cut, width, wrap
 from gateway.replies import Button, Checklist, ChecklistItem, ItemState, Reply, ServerDetail, ServerList, Table, Text
 from mcp_auth.status import AuthState, ConnectionState, ConnectionStatus, ServerStatus
 
@@ -65,6 +67,12 @@ def test_in_eighty_columns_the_address_gives_way_and_the_status_stays_whole() ->
     assert "✗ key missing: MCP_MY_API_API_KEY" in text
     assert "chrome-devtools " in text
     assert "https://mcp.su..." in text
+    assert "2 selected" in text
+
+
+def test_an_empty_column_gives_its_room_to_the_address() -> None:
+    text = shown(SUPABASE, DEVTOOLS, columns=64 + 16)
+    assert "https://mcp.supabase.com/mcp " in text
 
 
 def test_a_narrow_screen_gets_a_card_per_server() -> None:
@@ -119,8 +127,8 @@ def test_every_state_is_in_the_table_above() -> None:
     assert {state for state, *_ in mark.args[1]} == set(AuthState)
 
 
-@pytest.mark.parametrize("columns", [20, 80, 200])
-def test_a_link_stands_alone_flush_left_and_whole(columns: int) -> None:
+@pytest.mark.parametrize("columns", [48, 80, None])
+def test_a_link_stands_alone_flush_left_and_whole(columns: int | None) -> None:
     items = (
         ChecklistItem("notes", ItemState.LINK, "open this link within 10 minutes", link=LINK),
         ChecklistItem("weather", ItemState.KEY, "needs a key: WEATHER_KEY", command="key weather"),
@@ -201,3 +209,53 @@ class TestText:
 
     def test_what_fits_is_left_alone(self) -> None:
         assert cut("exactly", 7) == "exactly"
+
+
+def test_sentences_are_broken_between_words_and_links_and_next_steps_are_not() -> None:
+    items = (
+        ChecklistItem("notes", ItemState.LINK, "open this link within 10 minutes", link=LINK),
+        ChecklistItem("dead", ItemState.FAILED, "it cannot be reached. Next: /mcp auth dead", command="auth dead"),
+    )
+    text = render(Reply((Checklist(items, "Open it here, or elsewhere."),)), columns=26, color=False, now=NOW)
+    assert text.splitlines() == [
+        "! notes: open this link",
+        "  within 10 minutes",
+        LINK,
+        "✗ dead: it cannot be",
+        "  reached.",
+        "  Next: /mcp auth dead",
+        "",
+        "Open it here, or",
+        "elsewhere.",
+    ]
+
+
+def test_the_second_column_of_a_table_is_broken_under_its_beginning() -> None:
+    table = Reply(
+        (
+            Table(
+                (("/mcp", "every server and its status"), ("/mcp paste ADDRESS", "finish a sign-in")),
+            ),
+        )
+    )
+    assert render(table, columns=42, color=False, now=NOW).splitlines() == [
+        "  /mcp                every server and its",
+        "                      status",
+        "  /mcp paste ADDRESS  finish a sign-in",
+    ]
+    assert render(table, columns=32, color=False, now=NOW).splitlines() == [
+        "  /mcp",
+        "    every server and its status",
+        "  /mcp paste ADDRESS",
+        "    finish a sign-in",
+    ]
+    assert len(render(table, columns=None, color=False, now=NOW).splitlines()) == 2
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=200), st.integers(4, 60))
+@settings(deadline=None)
+def test_breaking_lines_loses_no_word(text: str, columns: int) -> None:
+    words = clean(text).split()
+    lines = wrap(" ".join(words), columns, indent="  ").splitlines()
+    assert " ".join(lines).split() == words
+    assert all(width(line) <= columns or len(line.split()) == 1 or "Next: " in line for line in lines)

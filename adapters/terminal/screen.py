@@ -1,0 +1,75 @@
+"""What is known of the screen, and how lines get onto it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self, TextIO
+
+from adapters.text import wrap
+
+
+def columns(out: TextIO) -> int | None:
+    """How wide the terminal is; None where `out` is none: a pipe and a file have no edge."""
+    return shutil.get_terminal_size((80, 24)).columns if out.isatty() else None
+
+
+def is_colored(out: TextIO) -> bool:
+    """Colour on a terminal, unless `NO_COLOR` is set (no-color.org)."""
+    return is_live(out) and not os.environ.get("NO_COLOR")
+
+
+def is_live(out: TextIO) -> bool:
+    """Whether a line on it can be drawn anew."""
+    return out.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def say(text: str, out: TextIO | None = None) -> None:
+    """One sentence: on one line, and on a terminal broken between words."""
+    out = sys.stdout if out is None else out
+    print(wrap(text, columns(out), indent="  "), file=out, flush=True)
+
+
+class Progress:
+    """What is going on, as the last line of a terminal while it goes on; nothing elsewhere.
+
+    It goes to standard error, so that standard output holds results only.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._live = is_live(sys.stderr)
+        self._shown = False
+
+    def show(self, text: str) -> None:
+        """Something else goes on now."""
+        self._text = text
+        self._shown = True
+        self._draw(text)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Room for lines of output, above it."""
+        if self._shown:
+            self._draw("")
+        yield
+        if self._shown:
+            self._draw(self._text)
+
+    def _draw(self, text: str) -> None:
+        if self._live:
+            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+    def __enter__(self) -> Self:
+        self.show(self._text)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._shown = False
+        self._draw("")
