@@ -70,7 +70,7 @@ class Browser:
 
     def __init__(self, app: Any = None) -> None:
         transport = httpx2.ASGITransport(app=app) if app is not None else None
-        self.client = httpx2.AsyncClient(transport=transport, timeout=30)
+        self.client = httpx2.AsyncClient(transport=transport, timeout=30, verify=False)
 
     async def __aenter__(self) -> Self:
         return self

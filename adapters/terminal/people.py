@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from argparse import Namespace
 from dataclasses import asdict
 
 from adapters.terminal.cli import OK, for_shell
 from adapters.terminal.render import render
+from adapters.terminal.screen import columns, say
 from gateway import sentences
 from gateway.invocations import LOCAL
 from gateway.people import Listed, People
@@ -29,13 +31,13 @@ def run_people(options: Namespace) -> int:
 
 def run_allow(options: Namespace) -> int:
     paired = _people(options).allow(options.who, LOCAL)
-    print(for_shell(sentences.let_in(paired)))
+    say(for_shell(sentences.let_in(paired)))
     return OK
 
 
 def run_deny(options: Namespace) -> int:
     principal = _people(options).deny(options.who, LOCAL)
-    print(for_shell(sentences.shut_out(principal)))
+    say(for_shell(sentences.shut_out(principal)))
     return OK
 
 
@@ -46,4 +48,4 @@ def _people(options: Namespace) -> People:
 def _table(everybody: list[Listed]) -> str:
     now = time.time()
     rows = tuple((one.principal, sentences.person_line(one, now)) for one in everybody)
-    return render(Reply((Table(rows),)), columns=0, color=False, now=now)
+    return render(Reply((Table(rows),)), columns=columns(sys.stdout), color=False, now=now)

@@ -197,7 +197,7 @@ def test_a_missing_default_file_is_an_empty_configuration(home: Path) -> None:
 
 
 def test_a_missing_named_file_is_an_error(home: Path) -> None:
-    with pytest.raises(ConfigError, match=r"nothing\.yaml: the file cannot be read"):
+    with pytest.raises(ConfigError, match=r"nothing\.yaml: there is no such file\."):
         load(home / "nothing.yaml", home)
 
 

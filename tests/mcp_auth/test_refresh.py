@@ -319,11 +319,13 @@ async def test_a_cancelled_caller_does_not_stop_the_refresh(tmp_path: Path, oaut
         oauth.knobs.token_delay = 0.3
         clock.ahead = 4000
         task = asyncio.create_task(auth.access_token("notes"))
-        await asyncio.sleep(0.1)
+        while len(oauth.requests("/token")) < 2:
+            await asyncio.sleep(0.01)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        await asyncio.sleep(0.5)
-        assert (await tokens_of(auth)).access_token != before.access_token
+        async with asyncio.timeout(10):
+            while (await tokens_of(auth)).access_token == before.access_token:
+                await asyncio.sleep(0.01)
         assert oauth.refreshes == 1
 
 
