@@ -27,7 +27,7 @@ _LABEL = 64
 _ONE_A_ROW = 8
 
 # Clients make mentions and commands of these wherever they stand, and a mention rings somebody's phone.
-_ACTIVE = re.compile(r"(?<![\w/@])(?:@\w+|/(?!mcp\b)\w+(?:@\w+)?)")
+_ACTIVE = re.compile(r"(?<!\w)@\w+|(?<![\w/<>])/(?!mcp\b)\w+(?:@\w+)?")
 
 
 @dataclass(frozen=True, slots=True)

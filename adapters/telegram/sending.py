@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+import warnings
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import TypeVar
 
 from telegram.error import BadRequest, ChatMigrated, NetworkError, RetryAfter, TelegramError
+from telegram.warnings import PTBDeprecationWarning
 
 Pause = Callable[[float], Awaitable[None]]
 T = TypeVar("T")
@@ -83,5 +85,9 @@ class Sender:
 
 
 def seconds(flood: RetryAfter) -> float:
-    wait = flood.retry_after
+    """How long Telegram wants us to be silent."""
+    with warnings.catch_warnings():
+        # The library announces another type for it; both are taken here.
+        warnings.simplefilter("ignore", PTBDeprecationWarning)
+        wait = flood.retry_after
     return wait.total_seconds() if isinstance(wait, timedelta) else float(wait)

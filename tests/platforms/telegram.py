@@ -262,14 +262,14 @@ class Person(Chat):
         """Reply to a message."""
         return self.say(text, reply_to=question, **more)
 
-    def press(self, message: Message, label: str) -> Press:
-        """Press a button of a message in any chat."""
+    def press(self, message: Message, label: str, *, twice: bool = False) -> Press:
+        """Press a button of a message in any chat. `twice`: the bot hears of it two times."""
         data = message.button(label)["callback_data"]
         with self.api.lock:
             press = Press(str(next(self.api.press_ids)))
             self.api.presses[press.id] = press
             query = {"id": press.id, "from": self.account(), "chat_instance": "1", "data": data}
-            self.api.put("callback_query", {**query, "message": message.as_json()})
+            self.api.put("callback_query", {**query, "message": message.as_json()}, times=2 if twice else 1)
         return press
 
     def account(self) -> dict[str, Any]:
@@ -305,6 +305,7 @@ class BotApi:
         self._updates: list[dict[str, Any]] = []
         self._update_ids = itertools.count(1)
         self._polls = 0
+        self._closing = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._news = asyncio.Event()
         self._deliverer: asyncio.Task[None] | None = None
@@ -316,6 +317,8 @@ class BotApi:
         routes = [Route("/bot{token}/{method}", self._answer, methods=["GET", "POST"])]
         with serving(Starlette(routes=routes), self._socket):
             yield self
+            self._closing = True
+            self._wake()
 
     # -- the world behind it -----------------------------------------------------------------
 
@@ -429,7 +432,7 @@ class BotApi:
             with self.lock:
                 self._updates = [one for one in self._updates if one["update_id"] >= offset]
                 found = [one for one in self._updates if _is_wanted(one, allowed_updates)][:limit]
-            if found or time.monotonic() >= deadline:
+            if found or self._closing or time.monotonic() >= deadline:
                 return found
             try:
                 async with asyncio.timeout(max(0.0, deadline - time.monotonic())):

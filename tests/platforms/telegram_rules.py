@@ -27,8 +27,8 @@ _COMMAND = re.compile(r"[a-z0-9_]{1,32}")
 _SECRET_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,256}")
 _FOUND = (
     ("url", re.compile(r"https?://[^\s]+")),
-    ("mention", re.compile(r"(?<![\w/])@[A-Za-z]\w{3,31}")),
-    ("bot_command", re.compile(r"(?<![\w/])/[A-Za-z0-9_]{1,32}(?:@\w+)?")),
+    ("mention", re.compile(r"(?<!\w)@[A-Za-z0-9_]{2,32}\b")),
+    ("bot_command", re.compile(r"(?<![\w/<>])/[A-Za-z0-9_]{1,64}(?:@\w{3,32})?(?![\w/<>])")),
 )
 _UPDATE_TYPES = frozenset(
     {
