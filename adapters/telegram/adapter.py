@@ -38,6 +38,8 @@ _log = logging.getLogger("adapters.telegram")
 # Ahead of every handler of the host, whose groups are small numbers by custom.
 GROUP = -1_000_000
 _REFUSAL_SECONDS = 60.0
+# What is being said when everything ends may be said to its end.
+_LAST_WORDS_SECONDS = 2.0
 _REMEMBERED = 1000
 # They log the token, as it is a part of every URL, or whole updates.
 _TALKATIVE = ("httpx", "httpcore", "telegram")
@@ -125,13 +127,16 @@ class TelegramAdapter:
         return await self._read(message) is not None
 
     async def stop(self) -> None:
-        """End what is being answered, and take no more notices. Safe to call twice. Open sign-ins stay open."""
+        """Take no more notices, and end what is still being answered. Safe to call twice. Open sign-ins stay open."""
         if self._undo is not None:
             self._undo()
             self._undo = None
-        for task in self._tasks:
+        tasks = list(self._tasks)
+        if tasks:
+            await asyncio.wait(tasks, timeout=_LAST_WORDS_SECONDS)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     # -- in a process of our own -------------------------------------------------------------
 
@@ -154,6 +159,8 @@ class TelegramAdapter:
                 try:
                     await self._receive(application, options)
                 finally:
+                    # While the connections are still there.
+                    await self.stop()
                     await application.stop()
         except TelegramError as error:
             raise _problem(error) from None

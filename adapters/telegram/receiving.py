@@ -63,8 +63,9 @@ async def poll(application: AnyApplication, pause: Pause = asyncio.sleep) -> Non
             for update in updates:
                 offset = update.update_id + 1
                 await application.process_update(update)
-    finally:
+    except asyncio.CancelledError:
         await _say_what_is_done(application, offset)
+        raise
 
 
 async def _say_what_is_done(application: AnyApplication, offset: int) -> None:

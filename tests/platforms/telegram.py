@@ -291,6 +291,16 @@ class BotApi:
         self.token = token
         self.local = local
         self.lock = threading.RLock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._news = asyncio.Event()
+        self._polls = 0
+        self._deliverer: asyncio.Task[None] | None = None
+        self._socket = loopback_socket()
+        self.base_url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/bot"
+        self.reset()
+
+    def reset(self) -> None:
+        """A new world at the same address."""
         self.calls: list[Call] = []
         self.message_ids = itertools.count(1)
         self.press_ids = itertools.count(4_000_000_000)
@@ -304,21 +314,14 @@ class BotApi:
         self._answers: dict[str, list[Refusal | Lost]] = {}
         self._updates: list[dict[str, Any]] = []
         self._update_ids = itertools.count(1)
-        self._polls = 0
-        self._closing = False
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._news = asyncio.Event()
-        self._deliverer: asyncio.Task[None] | None = None
-        self._socket = loopback_socket()
-        self.base_url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/bot"
+        self.end_polls()
 
     @contextmanager
     def running(self) -> Iterator[BotApi]:
         routes = [Route("/bot{token}/{method}", self._answer, methods=["GET", "POST"])]
         with serving(Starlette(routes=routes), self._socket):
             yield self
-            self._closing = True
-            self._wake()
+            self.end_polls()
 
     # -- the world behind it -----------------------------------------------------------------
 
@@ -432,7 +435,7 @@ class BotApi:
             with self.lock:
                 self._updates = [one for one in self._updates if one["update_id"] >= offset]
                 found = [one for one in self._updates if _is_wanted(one, allowed_updates)][:limit]
-            if found or self._closing or time.monotonic() >= deadline:
+            if found or time.monotonic() >= deadline:
                 return found
             try:
                 async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
@@ -449,8 +452,9 @@ class BotApi:
                     "Conflict: terminated by other getUpdates request; make sure that only one bot instance is running",
                 )
 
-    def interrupt(self) -> None:
-        """Make a waiting getUpdates look again (after `offline` or `revoked` changed)."""
+    def end_polls(self) -> None:
+        """Answer a getUpdates that waits, so that a change (`offline`, `revoked`) is felt at once."""
+        self._polls += 1
         self._wake()
 
     def _get_me(self, given: dict[str, Any]) -> dict[str, Any]:
@@ -484,7 +488,7 @@ class BotApi:
         async with httpx2.AsyncClient(trust_env=False) as client:
             while True:
                 self._news.clear()
-                while self._updates and self.webhook["url"]:
+                while self._updates and self.webhook["url"] and not self.offline:
                     with self.lock:
                         update = self._updates[0]
                     headers = {"X-Telegram-Bot-Api-Secret-Token": self.webhook.get("secret_token", "")}
@@ -540,7 +544,9 @@ class BotApi:
                 "message is not modified: specified new message content and reply markup are exactly the same as a "
                 "current content and reply markup of the message"
             )
-        message.text, message.entities, message.markup, message.payload = given["text"], entities, markup, given
+        # The text last: whoever waits for it finds the rest there.
+        message.entities, message.markup, message.payload = entities, markup, given
+        message.text = given["text"]
         message.versions.append((message.text, markup))
         return message.as_json()
 

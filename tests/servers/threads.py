@@ -22,7 +22,7 @@ def loopback_socket() -> socket.socket:
 @contextmanager
 def serving(app: Any, bound: socket.socket) -> Iterator[None]:
     """Answer on `bound` until the block ends; then the socket is closed."""
-    config = uvicorn.Config(app, log_config=None, lifespan="off", timeout_keep_alive=30)
+    config = uvicorn.Config(app, log_config=None, lifespan="off", access_log=False, timeout_keep_alive=30)
     server = uvicorn.Server(config)
     bound.listen(256)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)

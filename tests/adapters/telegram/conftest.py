@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from telegram import Update
 from telegram.ext import Application, MessageHandler, filters
+from telegram.request import HTTPXRequest
 
 from adapters.telegram.adapter import TelegramAdapter
 from mcp_auth.config import Server
@@ -21,21 +22,15 @@ from tests.servers.oauth import OAuthServer
 
 
 @pytest.fixture(scope="session")
-def oauth_running() -> Iterator[OAuthServer]:
-    with OAuthServer().running() as server:
+def api_running() -> Iterator[BotApi]:
+    with BotApi(local=True).running() as server:
         yield server
 
 
 @pytest.fixture
-def oauth(oauth_running: OAuthServer) -> OAuthServer:
-    oauth_running.reset()
-    return oauth_running
-
-
-@pytest.fixture
-def api() -> Iterator[BotApi]:
-    with BotApi().running() as running:
-        yield running
+def api(api_running: BotApi) -> BotApi:
+    api_running.reset()
+    return api_running
 
 
 @pytest.fixture
@@ -68,7 +63,10 @@ def start_host(api: BotApi, oauth: OAuthServer, tmp_path: Path) -> StartHost:
             pauses.append(seconds)
             await asyncio.sleep(0)
 
-        application = Application.builder().token(api.token).base_url(api.base_url).build()
+        # Without certificates to load, which take longer than the whole test; nothing here speaks TLS.
+        requests = [HTTPXRequest(httpx_kwargs={"verify": False}) for _ in range(2)]
+        builder = Application.builder().token(api.token).base_url(api.base_url)
+        application = builder.request(requests[0]).get_updates_request(requests[1]).build()
         host = Host(opened, TelegramAdapter(opened, pause=pause), application, pauses=pauses)
 
         async def agent(update: Update, context: Any) -> None:

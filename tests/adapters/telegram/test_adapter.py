@@ -363,7 +363,7 @@ class TestTroubles:
             ada.say("/mcp help")
             await ada.message("What /mcp can do")
             api.offline = True
-            api.interrupt()
+            api.end_polls()
             ada.say("/mcp")
             await api.until(lambda: api.calls[-1].error == "lost")
             api.offline = False
