@@ -37,7 +37,9 @@ class Capabilities:
 
     @property
     def abilities(self) -> Abilities:
-        return Abilities(edits=self.edit_window is None or self.edit_window > 0, secret_input=self.secret_input)
+        lasting = self.edit_window is None
+        edits = lasting or bool(self.edit_window)
+        return Abilities(edits=edits, secret_input=self.secret_input, lasting_edits=lasting)
 
 
 class Finding(NamedTuple):

@@ -54,6 +54,7 @@ BUTTONS = {"auth": "Sign in", "key": "Enter the key", "test": "Test"}
 KEY_NONE_MISSING = "No server lacks a key. /mcp key SERVER replaces one."
 PREPARING = "preparing the link…"
 CANCELLED = "cancelled"
+SIGNED_IN = "signed in"
 PRIVATE_ANSWER = "Sent you the answer in private."
 NO_PERSON = (
     "I answer people only, and cannot see who wrote this. Write as yourself, not as the group or a channel: /mcp"
@@ -68,6 +69,7 @@ KEY_STORED = "key stored"
 KEY_EMPTY = "Nothing was entered."
 STORE_ANYWAY = "Store it anyway"
 REPLACED = "replaced by a newer link"
+NO_LINK = "there is no link any more"
 NOTE_LOCAL = (
     "Open a link in a browser on this computer. On another one, copy the address of the last page and paste it here."
 )

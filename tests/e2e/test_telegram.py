@@ -37,7 +37,7 @@ class World:
 
     async def is_signed_in(self, checklist: Message) -> None:
         """The chat was told, the message with the link says so too, and the token works."""
-        await self.ada.message("✓ notes: signed in", 30)
+        await self.ada.message("notes: signed in", 30)
         await self.api.until(lambda: "✓ notes: signed in" in checklist.text, 30, lambda: checklist.text)
         assert checklist.urls == []
         async with McpAuth.open(home=self.home) as auth, auth.session("notes") as client:
