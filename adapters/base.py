@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from gateway.invocations import Abilities, ChatRef, Invocation, MessageRef, Principal
-from gateway.replies import Audience, Notice, Reply, SecretPrompt, Text
+from gateway.replies import Audience, Button, Notice, Reply, SecretPrompt, Text
 
 if TYPE_CHECKING:
     from gateway.gateway import Gateway
@@ -37,7 +37,9 @@ class Capabilities:
 
     @property
     def abilities(self) -> Abilities:
-        return Abilities(edits=self.edit_window is None or self.edit_window > 0, secret_input=self.secret_input)
+        lasting = self.edit_window is None
+        edits = lasting or bool(self.edit_window)
+        return Abilities(edits=edits, secret_input=self.secret_input, lasting_edits=lasting)
 
 
 class Finding(NamedTuple):
@@ -48,7 +50,14 @@ class Finding(NamedTuple):
 
 
 class PrivateDeliveryUnavailable(Exception):
-    """The person cannot be reached in private. Nothing was sent."""
+    """The person cannot be reached in private. Nothing was sent.
+
+    `way`: a button to press so that it works the next time (a deep link to the bot).
+    """
+
+    def __init__(self, way: Button | None = None) -> None:
+        super().__init__()
+        self.way = way
 
 
 class EditWindowClosed(Exception):
@@ -122,9 +131,13 @@ class Driver:
                 prompt = next((block for block in reply.blocks if isinstance(block, SecretPrompt)), None)
                 if prompt is not None and await self._asked(prompt, trigger):
                     continue
-                shown = await self._show(invocation, reply, shown)
-                if shown is not None:
-                    self._gateway.delivered(invocation, shown.message)
+                try:
+                    shown = await self._show(invocation, reply, shown)
+                except PrivateDeliveryUnavailable as unavailable:
+                    # Never the content: only that there is one, and how to get it. What would follow is not begun.
+                    await self._adapter.reply(invocation.chat, _public(_NOT_IN_PRIVATE, unavailable.way))
+                    return False
+                self._gateway.delivered(invocation, shown.message)
         return ok
 
     async def notify(self, notice: Notice) -> None:
@@ -143,9 +156,9 @@ class Driver:
             # News for somebody who is in no chat with us right now names the platform only.
             via = notice.chat if notice.chat.data else None
             await self._adapter.deliver_private(notice.principal, notice.reply, via)
-        except PrivateDeliveryUnavailable:
-            if notice.reply.summary:
-                await self._adapter.reply(notice.chat, _public(notice.reply.summary))
+        except PrivateDeliveryUnavailable as unavailable:
+            if notice.reply.summary and notice.chat.data:
+                await self._adapter.reply(notice.chat, _public(notice.reply.summary, unavailable.way))
 
     async def _asked(self, prompt: SecretPrompt, trigger: object) -> bool:
         try:
@@ -154,7 +167,7 @@ class Driver:
             return False
         return True
 
-    async def _show(self, invocation: Invocation, reply: Reply, shown: _Shown | None) -> _Shown | None:
+    async def _show(self, invocation: Invocation, reply: Reply, shown: _Shown | None) -> _Shown:
         for_all = reply.audience is Audience.CHAT or invocation.private
         # What everybody reads is never edited into something for one of them.
         if shown is not None and (for_all or not shown.public):
@@ -166,13 +179,8 @@ class Driver:
             return _Shown(await self._adapter.reply(invocation.chat, reply), public=not invocation.private)
         return await self._private(invocation, reply)
 
-    async def _private(self, invocation: Invocation, reply: Reply) -> _Shown | None:
-        try:
-            message = await self._adapter.deliver_private(invocation.principal, reply, invocation.chat)
-        except PrivateDeliveryUnavailable:
-            # Never the content: only that there is one, and how to get it.
-            await self._adapter.reply(invocation.chat, _public(_NOT_IN_PRIVATE))
-            return None
+    async def _private(self, invocation: Invocation, reply: Reply) -> _Shown:
+        message = await self._adapter.deliver_private(invocation.principal, reply, invocation.chat)
         if reply.summary and not invocation.private and not self._adapter.capabilities.ephemeral:
             await self._adapter.reply(invocation.chat, _public(reply.summary))
         return _Shown(message, public=False)
@@ -186,5 +194,5 @@ class _Shown:
     public: bool
 
 
-def _public(text: str) -> Reply:
-    return Reply((Text(text),))
+def _public(text: str, way: Button | None = None) -> Reply:
+    return Reply((Text(text),), buttons=(way,) if way is not None else ())

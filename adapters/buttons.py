@@ -18,11 +18,14 @@ _PREFIX = "mcp"
 def pack(command: str, owner: Principal, servers: Sequence[str]) -> str:
     """`auth github` as `mcp:auth:1f9a03c4:77ab01`: verb, server's tag, owner's tag. At most 64 bytes of ASCII.
 
-    A command whose argument is no server (`key-store ID`) keeps it as it is.
+    A command that is only a server's name means its status. One whose argument is no server (`key-store ID`) keeps
+    it as it is.
 
     Raises:
         ValueError: it does not fit. Names of servers always do.
     """
+    if any(command in (name, grammar.quote(name)) for name in servers):
+        command = f"status {command}"
     verb, _, rest = command.partition(" ")
     argument = rest
     for name in servers:

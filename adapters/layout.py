@@ -67,13 +67,22 @@ class Layout:
         return "\n".join(line.text for line in self.lines)
 
 
-def layout(reply: Reply, *, now: float, button_url_max: int = 2048, buttons_max: int = 100) -> Layout:
+def layout(
+    reply: Reply,
+    *,
+    now: float,
+    button_url_max: int = 2048,
+    buttons_max: int = 100,
+    takes_url: Callable[[str], bool] = lambda url: True,
+) -> Layout:
     """`reply` from top to bottom. A link goes on a button, or into the text where there is no room on one.
 
     Args:
         button_url_max: characters that the platform allows in a button's URL; 0: it has no URL buttons.
         buttons_max: buttons that one message may have.
+        takes_url: whether the platform opens this URL from a button, its length aside.
     """
+    urls = _Urls(button_url_max, takes_url)
     lines: list[Line] = []
     buttons: list[Button] = []
     if reply.title and not any(isinstance(block, ServerDetail) for block in reply.blocks):
@@ -81,7 +90,7 @@ def layout(reply: Reply, *, now: float, button_url_max: int = 2048, buttons_max:
     for block in reply.blocks:
         if lines and lines[-1].spans:
             lines.append(Line())
-        shown, pressed = _block(block, now, button_url_max, buttons_max - len(reply.buttons))
+        shown, pressed = _block(block, now, urls, buttons_max - len(reply.buttons))
         lines += shown
         buttons += pressed
     return Layout(tuple(lines), (*buttons, *reply.buttons)[:buttons_max])
@@ -135,7 +144,18 @@ def _has_link(line: Line) -> bool:
     return any(span.style == "link" for span in line.spans)
 
 
-def _block(block: Block, now: float, button_url_max: int, room: int) -> tuple[list[Line], list[Button]]:
+@dataclass(frozen=True, slots=True)
+class _Urls:
+    """Which URLs the platform has buttons for."""
+
+    longest: int
+    takes: Callable[[str], bool]
+
+    def fit(self, url: str) -> bool:
+        return len(url) <= self.longest and self.takes(url)
+
+
+def _block(block: Block, now: float, urls: _Urls, room: int) -> tuple[list[Line], list[Button]]:
     match block:
         case Text():
             return [_line(Span(f"{TONE_MARK[block.tone]}{clean(block.text, _TEXT)}"))], []
@@ -144,7 +164,7 @@ def _block(block: Block, now: float, button_url_max: int, room: int) -> tuple[li
         case ServerDetail():
             return _detail(block), []
         case Checklist():
-            return _checklist(block, button_url_max, room)
+            return _checklist(block, urls, room)
         case SecretPrompt():
             return [_line(Span(clean(block.text, _TEXT)))], []
         case Table():
@@ -181,7 +201,7 @@ def _detail(block: ServerDetail) -> list[Line]:
     return [_line(Span(f"{STATE_MARK[block.server.auth]} "), Span(clean(block.server.name, _NAME), "bold")), *facts]
 
 
-def _checklist(block: Checklist, button_url_max: int, room: int) -> tuple[list[Line], list[Button]]:
+def _checklist(block: Checklist, urls: _Urls, room: int) -> tuple[list[Line], list[Button]]:
     lines: list[Line] = []
     buttons: list[Button] = []
     for index, item in enumerate(block.items):
@@ -189,7 +209,7 @@ def _checklist(block: Checklist, button_url_max: int, room: int) -> tuple[list[L
         mark = ITEM_MARK[item.state]
         text = clean(item.text, _TEXT)
         lines.append(Line((Span(f"{mark} "), Span(name, "bold"), Span(f": {text}")), index))
-        button = _item_button(item, button_url_max)
+        button = _item_button(item, urls)
         if button is not None and len(buttons) < room:
             buttons.append(button)
         elif item.state is ItemState.LINK and item.link:
@@ -199,11 +219,10 @@ def _checklist(block: Checklist, button_url_max: int, room: int) -> tuple[list[L
     return lines, buttons
 
 
-def _item_button(item: ChecklistItem, button_url_max: int) -> Button | None:
+def _item_button(item: ChecklistItem, urls: _Urls) -> Button | None:
     name = clean(item.server, _NAME)
     if item.state is ItemState.LINK and item.link:
-        fits = len(item.link) <= button_url_max
-        return Button(sentences.button_open(name), url=link_text(item.link)) if fits else None
+        return Button(sentences.button_open(name), url=link_text(item.link)) if urls.fit(item.link) else None
     if item.command is None:
         return None
     label = sentences.button_key(name) if item.state is ItemState.KEY else sentences.button_again(name)

@@ -354,7 +354,8 @@ class Dispatcher:
         try:
             async with asyncio.timeout(_BEGIN_SECONDS):
                 owner = self._owner(self.config.servers[name], ask)
-                started = await self._auth.sign_in(name, owner, origin_of(ask.invocation))
+                origin = origin_of(ask.invocation, board if ask.abilities.lasting_edits else None)
+                started = await self._auth.sign_in(name, owner, origin)
         except McpAuthError as error:
             board.set(ChecklistItem(name, ItemState.FAILED, sentences.error(error), command=again))
             return

@@ -73,8 +73,10 @@ class Abilities:
     """What the place that asked can do with an answer. Without them: one final reply, and no secret is asked for.
 
     `edits`: an earlier reply can be replaced, so live results may follow. `secret_input`: an input of the
-    platform's own that shows the secret to nobody (hidden terminal input, modal).
+    platform's own that shows the secret to nobody (hidden terminal input, modal). `lasting_edits`: a later process
+    can replace it too, and what it needs for that is no credential.
     """
 
     edits: bool = False
     secret_input: bool = False
+    lasting_edits: bool = False

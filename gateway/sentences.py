@@ -76,11 +76,23 @@ BUTTONS = {"auth": "Sign in", "key": "Enter the key", "test": "Test"}
 KEY_NONE_MISSING = "No server lacks a key. /mcp key SERVER replaces one."
 PREPARING = "preparing the link…"
 CANCELLED = "cancelled"
+SIGNED_IN = "signed in"
 PRIVATE_ANSWER = "Sent you the answer in private."
+NO_PERSON = (
+    "I answer people only, and cannot see who wrote this. Write as yourself, not as the group or a channel: /mcp"
+)
+BUTTON_NOT_YOURS = "This button was made for somebody else. Ask for your own: /mcp"
+BUTTON_OVER = "This button leads nowhere any more. Ask again: /mcp"
+BUTTON_PRIVATE_CHAT = "Open a private chat"
+COMMAND_DESCRIPTION = "MCP servers: status and sign-in"
+SECRET_REPLY = "Reply to this message with the value. Your message is deleted at once."
+SECRET_STAYS = "Your message with the value could not be deleted. Delete it yourself."
 KEY_STORED = "key stored"
 KEY_EMPTY = "Nothing was entered."
 STORE_ANYWAY = "Store it anyway"
 REPLACED = "replaced by a newer link"
+NO_LINK = "there is no link any more"
+LINK_AGAIN = "sign-in open; ask for its link again"
 NOTE_LOCAL = (
     "Open a link in a browser on this computer. On another one, copy the address of the last page and paste it here."
 )

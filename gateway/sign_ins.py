@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import time
 from collections import Counter, OrderedDict
@@ -50,13 +51,14 @@ class Board:
     """One checklist message and what stands on it; kept while a link on it is open.
 
     `message` is set when the invocation's last reply stands there. Until then the replies themselves bring
-    the changes, and an edit beside them could overtake a newer one.
+    the changes, and an edit beside them could overtake a newer one. `shown`: where they stand so far.
     """
 
     invocation: Invocation
     items: dict[str, ChecklistItem]
     note: str | None = None
     message: MessageRef | None = None
+    shown: MessageRef | None = None
     changed: bool = False
     complete: bool = False
 
@@ -127,6 +129,7 @@ class SignInWatcher:
         for record in known:
             if record.status in OPEN and record.origin.chat is not None:
                 self._followed.setdefault(_slot(record), _Followed(record))
+        self._recall([record for record in known if isinstance(record, SignIn)])
         self._wake.set()
         self._runner = asyncio.create_task(self._run(), name="sign-in watcher")
 
@@ -167,7 +170,10 @@ class SignInWatcher:
     def delivered(self, invocation: Invocation, message: MessageRef) -> None:
         """The reply to this invocation now stands in this message."""
         board = self._boards.get(_event(invocation))
-        if board is None or not board.complete:
+        if board is None:
+            return
+        board.shown = message
+        if not board.complete:
             return
         board.message = message
         self._show(board)
@@ -200,6 +206,18 @@ class SignInWatcher:
         outcome = await self._outcome(record)
         self._show_outcome(followed, outcome)
         return outcome
+
+    def _recall(self, known: list[SignIn]) -> None:
+        """The checklists of the process before this one, as far as links on them are open."""
+        for message in {_encoded(one.origin.message): one.origin.message for one in known}.values():
+            its_own = [one for one in known if one.origin.message == message]
+            followed = [self._followed[_slot(one)] for one in its_own if _slot(one) in self._followed]
+            if message is None or not followed:
+                continue
+            board = _recalled(message, its_own, self._clock())
+            self.keep(board)
+            for one in followed:
+                one.boards.append(board)
 
     # -- the loop ----------------------------------------------------------------------------
 
@@ -362,10 +380,50 @@ class SignInWatcher:
             self._notify(last.origin, text, sentences.grant_dead_public(server), ok=False)
 
 
-def origin_of(invocation: Invocation) -> Origin:
-    """Who asked, and where a notice about the end goes."""
+def origin_of(invocation: Invocation, board: Board | None = None) -> Origin:
+    """Who asked, and where a notice about the end goes. `board`: what a later process is to edit then."""
     chat = {"platform": invocation.chat.platform, "data": invocation.chat.data, "private": invocation.private}
-    return Origin(principal=str(invocation.principal), display_name=invocation.display_name, chat=chat)
+    message = None
+    if board is not None and board.shown is not None:
+        items = [[item.server, item.state, item.text, item.command] for item in board.items.values()]
+        message = {"data": board.shown.data, "items": items}
+    return Origin(principal=str(invocation.principal), display_name=invocation.display_name, chat=chat, message=message)
+
+
+def _recalled(message: dict[str, Any], known: list[SignIn], now: float) -> Board:
+    """The checklist that `origin_of` kept, with the sign-ins on it as they are now."""
+    origin = known[0].origin
+    chat, private = _chat_of(origin.chat or {})
+    event = f"recalled {_encoded(message['data'])}"
+    invocation = Invocation(Principal.parse(origin.principal), chat, "", private, event, origin.display_name)
+    board = Board(invocation, {}, message=MessageRef(chat.platform, message["data"]), complete=True)
+    sign_ins = {one.server: one for one in known}
+    for server, state, text, command in message["items"]:
+        if state == ItemState.PREPARING:
+            board.set(_recalled_item(server, sign_ins.get(server), now))
+        else:
+            board.set(ChecklistItem(server, ItemState(state), text, command=command))
+    board.changed = False
+    return board
+
+
+def _recalled_item(server: str, sign_in: SignIn | None, now: float) -> ChecklistItem:
+    again = f"auth {server}"
+    if sign_in is None:
+        return ChecklistItem(server, ItemState.FAILED, sentences.NO_LINK, command=again)
+    if sign_in.status in OPEN:
+        link, until = sign_in.authorization_url, sign_in.expires_at
+        # Of a link of our own only the hash is stored: whoever lost it asks for another one.
+        text = sentences.link_ready(until, now) if link else sentences.LINK_AGAIN
+        return ChecklistItem(server, ItemState.LINK, text, link=link, command=again, expires_at=until)
+    if sign_in.status == "done":
+        return ChecklistItem(server, ItemState.DONE, sentences.SIGNED_IN)
+    ended = _not_done(sign_in)
+    return ChecklistItem(server, ended.state, ended.line, command=again)
+
+
+def _encoded(message: dict[str, Any] | None) -> str:
+    return json.dumps(message, sort_keys=True)
 
 
 def _chat_of(stored: dict[str, Any]) -> tuple[ChatRef, bool]:

@@ -95,7 +95,8 @@ class Endpoint:
     ) -> None:
         self._auth = auth
         self._loopback_paths = loopback_paths
-        self._mounts = mounts or {}
+        # The very mapping, not its content: a platform may hang in its webhook later.
+        self._mounts = mounts if mounts is not None else {}
         public_url = auth.config.gateway.public_url
         self._public_url = public_url
         own = urlsplit(public_url).path if public_url is not None else ""

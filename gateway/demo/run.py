@@ -100,13 +100,24 @@ class Demo:
 
 async def press(link: str, answer: str) -> str:
     """The scripted browser: opens `link`, presses `allow` or `deny`, and returns the text of the last page."""
-    async with httpx2.AsyncClient(trust_env=False, follow_redirects=True, timeout=30.0) as browser:
+    redirect = await answer_consent(link, answer)
+    async with _browser() as browser:
+        return _Text.read((await browser.get(redirect)).text)
+
+
+async def answer_consent(link: str, answer: str) -> str:
+    """Opens `link`, presses `allow` or `deny`, and returns the address that the browser is sent to, not yet visited."""
+    async with _browser() as browser:
         page = await browser.get(link)
         form = _Form.read(page.text)
-        last = await browser.post(
-            urljoin(str(page.url), form.action), data={**form.hidden, "answer": answer}, follow_redirects=True
+        sent = await browser.post(
+            urljoin(str(page.url), form.action), data={**form.hidden, "answer": answer}, follow_redirects=False
         )
-        return _Text.read(last.text)
+        return urljoin(str(sent.url), sent.headers["location"])
+
+
+def _browser() -> httpx2.AsyncClient:
+    return httpx2.AsyncClient(trust_env=False, follow_redirects=True, timeout=30.0)
 
 
 class _EmbeddedServer(uvicorn.Server):

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from gateway.gateway import Gateway
@@ -268,6 +269,30 @@ async def test_a_new_gateway_takes_over_the_sign_ins_that_are_open(tmp_path: Pat
         notice = await chat.notice("notes: signed in, 2 tools")
         assert notice.chat.data == {"chat": 7}
         assert notice.principal == TELEGRAM
+
+
+async def test_a_new_gateway_edits_the_checklist_of_the_one_before(tmp_path: Path, notes: NotesServer) -> None:
+    lasting = Abilities(edits=True, secret_input=True, lasting_edits=True)
+    keyed = Server(name="weather", url=notes.url, headers={"Authorization": "Bearer ${WEATHER_KEY}"})
+    mail = Server(name="mail", url=notes.url, auth="oauth")
+    config = config_for(tmp_path, notes)
+    config = msgspec.structs.replace(config, servers={**config.servers, "mail": mail, "weather": keyed})
+    first = open_gateway(config, FileStore(tmp_path))
+    async with first:
+        begun = (await Chat(first, TELEGRAM, abilities=lasting).say("auth"))[-1]
+
+    async with open_gateway(config, FileStore(tmp_path)) as second:
+        chat = Chat(second, TELEGRAM, abilities=lasting)
+        link = item(begun, "notes").link
+        assert link is not None
+        await chat.say(await open_link(link))
+        edit = await chat.edit("notes: signed in")
+
+    assert edit.message is not None
+    assert item(edit.reply, "notes").state is ItemState.DONE
+    assert item(edit.reply, "mail").link == item(begun, "mail").link
+    assert item(edit.reply, "weather") == item(begun, "weather")
+    assert [one.message for one in chat.notices] == [edit.message]
 
 
 async def test_an_end_in_another_process_is_noticed(tmp_path: Path, notes: NotesServer) -> None:

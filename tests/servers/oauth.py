@@ -10,7 +10,6 @@ import base64
 import hashlib
 import json
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -20,11 +19,12 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 import httpx2
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
+
+from tests.servers.threads import loopback_socket, serving
 
 
 class LostResponse(Response):
@@ -95,9 +95,7 @@ class OAuthServer:
     def __init__(self) -> None:
         self.reset()
         self._lock = threading.Lock()
-        # asyncio turns Nagle's algorithm off only on sockets that name their protocol.
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        self._socket.bind(("127.0.0.1", 0))
+        self._socket = loopback_socket()
         self.port: int = self._socket.getsockname()[1]
         self.origin = f"http://127.0.0.1:{self.port}"
         self.url = f"{self.origin}/mcp"
@@ -134,22 +132,8 @@ class OAuthServer:
     @contextmanager
     def running(self) -> Iterator[OAuthServer]:
         routes = [Route("/{path:path}", self._dispatch, methods=["GET", "POST", "DELETE", "HEAD"])]
-        config = uvicorn.Config(Starlette(routes=routes), log_config=None, lifespan="off", timeout_keep_alive=30)
-        server = uvicorn.Server(config)
-        self._socket.listen(256)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [self._socket]}, daemon=True)
-        thread.start()
-        deadline = time.monotonic() + 10
-        while not server.started:
-            assert time.monotonic() < deadline, "the test server did not start"
-            time.sleep(0.002)
-        try:
+        with serving(Starlette(routes=routes), self._socket):
             yield self
-        finally:
-            server.force_exit = True
-            server.should_exit = True
-            thread.join(5)
-            self._socket.close()
 
     async def _dispatch(self, request: Request) -> Response:
         body = await request.body()

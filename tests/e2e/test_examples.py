@@ -1,0 +1,51 @@
+"""The examples, run as they stand."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gateway.demo.run import Demo, answer_consent
+from tests.e2e.processes import ROOT, environment
+from tests.platforms.telegram import TOKEN, BotApi
+
+pytestmark = [pytest.mark.service, pytest.mark.timeout(120)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_telegram_bot_with_three_lines_more(tmp_path: Path, number: signal.Signals) -> None:
+    with BotApi().running() as api:
+        async with Demo() as demo:
+            home = demo.write_home(tmp_path / "home")
+            with (home / "config.yaml").open("a") as config:
+                config.write("  allow: [telegram:1]\n")
+            ada = api.person(1, "Ada")
+            process = subprocess.Popen(
+                [sys.executable, ROOT / "examples" / "telegram_bot.py"],
+                env=environment(SLASH_MCP_HOME=str(home), TELEGRAM_BOT_TOKEN=TOKEN, TELEGRAM_BASE_URL=api.base_url),
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            try:
+                ada.say("hello")
+                await ada.message("You said: hello", 30)
+                ada.say("/mcp auth notes")
+                link = (await ada.message("open this link", 30)).urls[0]
+                ada.say(await answer_consent(link, "allow"))
+                await ada.message("notes: signed in", 30)
+                ada.say("goodbye")
+                await ada.message("You said: goodbye", 30)
+                process.send_signal(number)
+                _, errors = await asyncio.to_thread(process.communicate, timeout=30)
+            finally:
+                process.kill()
+
+    assert [one.text for one in ada.sent if one.text.startswith("You said")] == ["You said: hello", "You said: goodbye"]
+    assert process.returncode == 0
+    assert "Traceback" not in errors
+    assert "destroyed" not in errors
