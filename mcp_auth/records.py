@@ -156,6 +156,8 @@ class Grant(Record):
     last_error: str | None = None
     # SHA-256 of the Hermes token file as we last wrote or adopted it.
     mirror_sha256: str | None = None
+    # And as it was before that: found there still, it is our write that is missing, not Hermes' that is new.
+    mirror_before_sha256: str | None = None
     # What was granted before a re-authorization, until the new tokens have worked once.
     previous: PreviousGrant | None = None
 
@@ -353,6 +355,6 @@ def decode(kind: type[R], data: bytes) -> R:
         decoder = _decoders[kind] = msgspec.json.Decoder(kind)
     try:
         record: R = decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"not a {kind.__name__} record: {type(error).__name__}") from None
     return record
