@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
 import msgspec
 
+from mcp_auth.masked import Masked
+
 SHARED = "shared"
 _OWNER = re.compile(r"shared|person:[^\s:/\x00-\x1f]{1,128}|principal:[^\x00-\x1f\x7f]{1,256}")
 
@@ -38,22 +40,7 @@ def sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-class _Masked:
-    """A `repr` that shows `***` for what `__secret__` names."""
-
-    __slots__ = ()
-    __secret__: ClassVar[frozenset[str]] = frozenset()
-    __struct_fields__: ClassVar[tuple[str, ...]]
-
-    def __repr__(self) -> str:
-        shown = (
-            f"{name}={'***' if name in self.__secret__ and getattr(self, name) else repr(getattr(self, name))}"
-            for name in self.__struct_fields__
-        )
-        return f"{type(self).__name__}({', '.join(shown)})"
-
-
-class Record(_Masked, msgspec.Struct, kw_only=True, omit_defaults=True):
+class Record(Masked, msgspec.Struct, kw_only=True, omit_defaults=True):
     """Base of the stored records."""
 
     if TYPE_CHECKING:  # msgspec has it, and its stubs do not say so
@@ -61,7 +48,7 @@ class Record(_Masked, msgspec.Struct, kw_only=True, omit_defaults=True):
         def __copy__(self) -> Self: ...
 
 
-class Value(_Masked, msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
+class Value(Masked, msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
     """Base of what stands inside records and never changes."""
 
 
@@ -198,7 +185,12 @@ OPEN: frozenset[SignInStatus] = frozenset({"started", "opened", "confirmed", "ex
 
 
 class Origin(Value, frozen=True):
-    """Who asked, and where the answer goes. `chat` and `message` are an adapter's references, as JSON values."""
+    """Who asked, and where the answer goes. `chat` and `message` are an adapter's references, as JSON values.
+
+    Such a reference may hold a credential (a response URL, an interaction token).
+    """
+
+    __secret__: ClassVar[frozenset[str]] = frozenset({"chat", "message"})
 
     principal: str
     display_name: str = ""

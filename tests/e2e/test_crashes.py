@@ -29,7 +29,7 @@ from tests.e2e.processes import ROOT, environment
 from tests.homes import signed_in, write_home
 from tests.servers.oauth import OAuthServer
 
-FEW, HUNDREDS = 5, 900
+FEW, HUNDREDS = 4, 900
 
 
 class Mortal:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import time
 from pathlib import Path
@@ -275,3 +276,17 @@ async def test_the_auth_layer_costs_little(tmp_path: Path, oauth: OAuthServer) -
             best = min(best, (time.perf_counter() - started) / 200)
     # Loose, because machines are noisy: the bench has the real target.
     assert best < 0.0005
+
+
+async def test_a_key_in_the_query_of_the_url_reaches_the_server_and_no_log(
+    tmp_path: Path, oauth: OAuthServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    oauth.knobs.protected = False
+    servers = {"notes": {"url": f"{oauth.url}?tenant=a%20b&key=url-secret"}}
+    async with open_auth(tmp_path, servers) as auth, auth.session("notes") as client:
+        assert len((await client.list_tools()).tools) == 3
+    assert {tuple(s.query.items()) for s in oauth.requests("/mcp") if s.method == "POST"} == {
+        (("tenant", "a b"), ("key", "url-secret"))
+    }
+    assert [r.name for r in caplog.records if "url-secret" in r.getMessage() and r.name != "uvicorn.access"] == []

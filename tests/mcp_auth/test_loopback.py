@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -184,3 +185,22 @@ async def test_a_configured_redirect_uri_is_used_verbatim(tmp_path: Path, oauth:
         assert query_of(started.link)["redirect_uri"] == uri
         redirect = await asyncio.to_thread(authorize, started.link)
         assert (await get(redirect)).status_code == 200
+
+
+async def test_a_host_s_own_access_log_gets_no_redirect_and_goes_on(
+    tmp_path: Path, oauth: OAuthServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given a program that runs another uvicorn, with its access log
+    access = logging.getLogger("uvicorn.access")
+    access.addHandler(caplog.handler)
+    try:
+        caplog.set_level(logging.INFO, "uvicorn.access")
+        async with open_auth(tmp_path, servers(oauth)) as auth:
+            started = await auth.sign_in("notes", "shared", ME)
+            await asyncio.to_thread(visit, await asyncio.to_thread(authorize, started.link))
+        # Then it holds that program's requests and none of ours
+        assert caplog.handler in access.handlers
+        assert any("/authorize" in record.getMessage() for record in caplog.records)
+        assert not any("/callback?" in record.getMessage() for record in caplog.records)
+    finally:
+        access.removeHandler(caplog.handler)

@@ -383,6 +383,26 @@ async def test_pain_24_an_error_with_http_200_is_an_error(
         assert (await auth.store.sign_ins.list())[0].status == "failed"
 
 
+@pytest.mark.parametrize("where", ["error", "error_description"])
+async def test_what_a_server_repeats_of_the_code_is_not_shown(tmp_path: Path, oauth: OAuthServer, where: str) -> None:
+    from starlette.responses import JSONResponse
+
+    async with opened(tmp_path, oauth) as auth:
+        redirect = await redirect_of(auth)
+        code = query_of(redirect)["code"]
+        body = {
+            "error": "invalid_grant",
+            "error_description": "no",
+            where: f"{'long ' * 35 * (where != 'error')}{code}",
+        }
+        oauth.knobs.token_answers = [JSONResponse(body, 400)]
+        with pytest.raises(TokenRequestFailed) as caught:
+            await auth.paste(redirect, ME.principal)
+        ended = (await auth.store.sign_ins.list())[0]
+    for text in (str(caught.value), str(ended.outcome)):
+        assert not any(code[:n] in text for n in range(8, len(code)))
+
+
 async def test_pain_24_without_expires_in_a_token_is_valid_until_a_401(tmp_path: Path, oauth: OAuthServer) -> None:
     oauth.knobs.expires_in = None
     clock = Clock()
