@@ -260,6 +260,15 @@ async def test_a_wrong_state_is_refused_and_the_right_answer_still_counts(
         assert (await auth.paste(redirect, ME.principal)).status == "done"
 
 
+async def test_a_code_that_cannot_be_sent_spends_nothing(tmp_path: Path, oauth: OAuthServer) -> None:
+    async with opened(tmp_path, oauth) as auth:
+        redirect = await redirect_of(auth)
+        code = query_of(redirect)["code"]
+        with pytest.raises(CallbackRejected):
+            await auth.paste(redirect.replace(code, "\ud83d"), ME.principal)
+        assert (await auth.paste(redirect, ME.principal)).status == "done"
+
+
 async def test_defect_9_a_wrong_state_does_not_show_the_expected_one(tmp_path: Path, oauth: OAuthServer) -> None:
     async with opened(tmp_path, oauth) as auth:
         state = query_of(await redirect_of(auth))["state"]
