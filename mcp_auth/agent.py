@@ -14,6 +14,7 @@ import httpx2
 from mcp_auth.challenge import BearerChallenge, bearer_challenge
 from mcp_auth.config import Server
 from mcp_auth.errors import CredentialsNeeded, McpAuthError, Unreachable
+from mcp_auth.http import why_unreachable
 
 if TYPE_CHECKING:
     from mcp import Client
@@ -209,6 +210,8 @@ def _as_ours(server: Server, auth: ServerAuth | None, error: BaseException) -> B
     leaf = leaves[0]
     if isinstance(leaf, httpx2.HTTPStatusError):
         return Unreachable(f"{server.name} answered HTTP {leaf.response.status_code}.")
+    if isinstance(leaf, httpx2.ConnectError | httpx2.ConnectTimeout):
+        return Unreachable(f"{server.name} cannot be reached ({why_unreachable(leaf)}).")
     if isinstance(leaf, httpx2.HTTPError):
         return Unreachable(f"{server.name} cannot be reached ({type(leaf).__name__}).")
     if isinstance(leaf, OSError) and server.command is not None:

@@ -319,6 +319,8 @@ class Connection(Record):
     # None: the metadata is not to be trusted any more and is looked up at the next sign-in.
     fetched_at: float | None = None
     registrations: list[Registration] = msgspec.field(default_factory=list)
+    # Why the last sign-in found no client to be; None once one was found.
+    registration_needed: str | None = None
     # Scopes that were asked for by a step-up and not granted; not asked for again.
     refused_scopes: list[str] = msgspec.field(default_factory=list)
 
