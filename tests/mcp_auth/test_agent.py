@@ -155,6 +155,10 @@ async def test_duty_a_refused_upgrade_is_remembered(tmp_path: Path, oauth: OAuth
                 await client.list_tools()
         with pytest.raises(SignInError, match="did not grant"):
             await auth.sign_in("notes", "shared", ME)
+        # Few retries: each call was sent once, and no refresh was tried for what only a person can grant
+        refused = [s for s in oauth.requests("/mcp") if "authorization" in s.headers]
+        assert len({(s.headers["authorization"], s.body) for s in refused}) == len(refused) <= 4
+        assert oauth.refreshes == 0
 
 
 async def test_a_403_for_scopes_that_were_granted_is_no_reason_to_sign_in_again(
