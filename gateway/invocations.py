@@ -35,10 +35,13 @@ LOCAL = Principal("cli", "local")
 
 @dataclass(frozen=True, slots=True)
 class ChatRef:
-    """Where to answer. `data` is the adapter's own and JSON-serialisable, so that a later notice can reach it."""
+    """Where to answer. `data` is the adapter's own and JSON-serialisable, so that a later notice can reach it.
+
+    Neither this nor `MessageRef` shows its data: a response URL or an interaction token is a credential.
+    """
 
     platform: str
-    data: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,20 +49,21 @@ class MessageRef:
     """One message that we sent, in the adapter's own JSON-serialisable words."""
 
     platform: str
-    data: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
     """One `/mcp ...`, typed or tapped.
 
-    `text` is what stood after `/mcp`. `private`: only this principal reads the chat.
+    `text` is what stood after `/mcp`; it may be a redirect or a key, so `repr` leaves it out.
+    `private`: only this principal reads the chat.
     `event_id` is the platform's own id of the event, for deduplication.
     """
 
     principal: Principal
     chat: ChatRef
-    text: str
+    text: str = field(repr=False)
     private: bool
     event_id: str
     display_name: str = ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
@@ -22,7 +22,7 @@ class Button:
     """Either opens a URL, or sends a command (`auth github`, without `/mcp`) as the person who presses it."""
 
     label: str
-    url: str | None = None
+    url: str | None = field(default=None, repr=False)
     command: str | None = None
 
 
@@ -66,7 +66,7 @@ class ChecklistItem:
     server: str
     state: ItemState
     text: str
-    link: str | None = None
+    link: str | None = field(default=None, repr=False)
     command: str | None = None
     expires_at: float | None = None
 

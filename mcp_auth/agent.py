@@ -14,6 +14,7 @@ import httpx2
 from mcp_auth.challenge import BearerChallenge, bearer_challenge
 from mcp_auth.config import Server
 from mcp_auth.errors import CredentialsNeeded, McpAuthError, Unreachable
+from mcp_auth.http import why_unreachable
 
 if TYPE_CHECKING:
     from mcp import Client
@@ -156,7 +157,9 @@ async def _connect(
             command=server.command, args=list(arguments), env=environment, cwd=server.cwd
         )
         return await stack.enter_async_context(Client(stdio_client(parameters, errlog=quiet)))
-    url = server.url or ""
+    url, question_mark, _ = (server.url or "").partition("?")
+    if question_mark and transport is not None:
+        transport = _WithQuery(transport, httpx2.URL(server.url or ""))
     timeout = httpx2.Timeout(server.connect_timeout or CONNECT_TIMEOUT, read=server.timeout or READ_TIMEOUT)
 
     def client_for(
@@ -171,6 +174,23 @@ async def _connect(
         return await stack.enter_async_context(Client(streams, mode="legacy"))
     http_client = await stack.enter_async_context(client_for())
     return await stack.enter_async_context(Client(streamable_http_client(url, http_client=http_client)))
+
+
+class _WithQuery(httpx2.AsyncBaseTransport):
+    """Adds the query of the configured URL below the libraries that log URLs: it may hold a key."""
+
+    def __init__(self, inner: httpx2.AsyncBaseTransport, url: httpx2.URL) -> None:
+        self._inner = inner
+        self._url = url
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        url = request.url
+        if url.query or _parts(url) != _parts(self._url.copy_with(query=None)):
+            return await self._inner.handle_async_request(request)
+        whole = httpx2.Request(
+            request.method, self._url, headers=request.headers, stream=request.stream, extensions=request.extensions
+        )
+        return await self._inner.handle_async_request(whole)
 
 
 def _nowhere() -> TextIO:
@@ -190,6 +210,8 @@ def _as_ours(server: Server, auth: ServerAuth | None, error: BaseException) -> B
     leaf = leaves[0]
     if isinstance(leaf, httpx2.HTTPStatusError):
         return Unreachable(f"{server.name} answered HTTP {leaf.response.status_code}.")
+    if isinstance(leaf, httpx2.ConnectError | httpx2.ConnectTimeout):
+        return Unreachable(f"{server.name} cannot be reached ({why_unreachable(leaf)}).")
     if isinstance(leaf, httpx2.HTTPError):
         return Unreachable(f"{server.name} cannot be reached ({type(leaf).__name__}).")
     if isinstance(leaf, OSError) and server.command is not None:

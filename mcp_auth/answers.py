@@ -10,6 +10,8 @@ from mcp_auth.errors import CallbackRejected
 
 _MAX = 8192
 _NAMES = ("code", "state", "iss", "error", "error_description", "error_uri")
+# RFC 6749 appendix A.11. Anything else could not be sent on.
+_SENDABLE = re.compile(r"[\x20-\x7e]*")
 _CODE = re.compile(r"[\x21-\x7e]{4,4096}")
 _STATE = re.compile(r"([0-9a-f]{32})\.[A-Za-z0-9_-]{43}")
 
@@ -60,7 +62,7 @@ def parse_query(query: str, redirect_uri: str | None = None) -> CallbackAnswer:
     """The answer in a query string.
 
     Raises:
-        CallbackRejected: a parameter stands in it twice, or it is far too long.
+        CallbackRejected: a parameter stands in it twice, it is far too long, or its code cannot be one.
     """
     if len(query) > _MAX:
         raise CallbackRejected("That address is far too long to be an answer of an authorization server.")
@@ -75,6 +77,8 @@ def parse_query(query: str, redirect_uri: str | None = None) -> CallbackAnswer:
         if name in values:
             raise CallbackRejected(f"The parameter {name} stands in the address twice, so it is not trusted.")
         values[name] = value
+    if not _SENDABLE.fullmatch(values.get("code", "")):
+        raise CallbackRejected("The code in that address holds characters that no code has.")
     return CallbackAnswer(
         code=values.get("code") or None,
         state=values.get("state") or None,

@@ -16,6 +16,7 @@ from urllib.parse import SplitResult, urlsplit
 import msgspec
 
 from mcp_auth.errors import ConfigError
+from mcp_auth.masked import Masked
 from mcp_auth.network import is_loopback_host, is_loopback_url
 
 Transport = Literal["http", "sse", "stdio"]
@@ -24,17 +25,8 @@ Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
 
 
-class Settings(msgspec.Struct, kw_only=True, frozen=True):
+class Settings(Masked, msgspec.Struct, kw_only=True, frozen=True):
     """Base of the models; `repr` does not show the fields of `__secret__`."""
-
-    __secret__: ClassVar[frozenset[str]] = frozenset()
-
-    def __repr__(self) -> str:
-        shown = (
-            f"{name}={'***' if name in self.__secret__ and getattr(self, name) else repr(getattr(self, name))}"
-            for name in self.__struct_fields__
-        )
-        return f"{type(self).__name__}({', '.join(shown)})"
 
 
 class OAuthOptions(Settings, frozen=True):

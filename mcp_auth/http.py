@@ -134,7 +134,7 @@ class Http:
         try:
             response = await self.transport(rules).handle_async_request(request)
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
-            raise Unreachable(f"{shown} cannot be reached ({_reason(error)}).") from None
+            raise Unreachable(f"{shown} cannot be reached ({why_unreachable(error)}).") from None
         except (httpx2.TransportError, ssl.SSLError, OSError) as error:
             raise LostAnswer(f"{shown} broke off without an answer ({type(error).__name__}).") from None
         try:
@@ -286,7 +286,7 @@ async def _read(response: httpx2.Response, shown: str) -> bytes:
     return b"".join(chunks)
 
 
-def _reason(error: Exception) -> str:
+def why_unreachable(error: Exception) -> str:
     """Words for why a connection failed, without addresses or queries."""
     if isinstance(error, httpx2.ConnectTimeout):
         return "no connection in time"

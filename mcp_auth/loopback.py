@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mcp_auth.errors import PortBusy
 
@@ -120,6 +120,7 @@ class _Running:
 
 async def _serve(app: ASGIApp, bound: socket.socket, lock: FileLock) -> _Running:
     import uvicorn
+    from uvicorn.protocols.http.h11_impl import H11Protocol
 
     class EmbeddedServer(uvicorn.Server):
         """A server inside somebody else's process: signals are not its business."""
@@ -128,11 +129,17 @@ async def _serve(app: ASGIApp, bound: socket.socket, lock: FileLock) -> _Running
         def capture_signals(self) -> Generator[None, None, None]:
             yield
 
+    class WithoutAccessLog(H11Protocol):
+        """An access log would hold codes and states. uvicorn's own switch is one for all servers of the process."""
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self.access_log = False
+
     config = uvicorn.Config(
         app,
         log_config=None,
-        # An access log would hold codes and states.
-        access_log=False,
+        http=WithoutAccessLog,
         lifespan="off",
         server_header=False,
         proxy_headers=False,

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
 import msgspec
 
+from mcp_auth.masked import Masked
+
 SHARED = "shared"
 _OWNER = re.compile(r"shared|person:[^\s:/\x00-\x1f]{1,128}|principal:[^\x00-\x1f\x7f]{1,256}")
 
@@ -38,22 +40,7 @@ def sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-class _Masked:
-    """A `repr` that shows `***` for what `__secret__` names."""
-
-    __slots__ = ()
-    __secret__: ClassVar[frozenset[str]] = frozenset()
-    __struct_fields__: ClassVar[tuple[str, ...]]
-
-    def __repr__(self) -> str:
-        shown = (
-            f"{name}={'***' if name in self.__secret__ and getattr(self, name) else repr(getattr(self, name))}"
-            for name in self.__struct_fields__
-        )
-        return f"{type(self).__name__}({', '.join(shown)})"
-
-
-class Record(_Masked, msgspec.Struct, kw_only=True, omit_defaults=True):
+class Record(Masked, msgspec.Struct, kw_only=True, omit_defaults=True):
     """Base of the stored records."""
 
     if TYPE_CHECKING:  # msgspec has it, and its stubs do not say so
@@ -61,7 +48,7 @@ class Record(_Masked, msgspec.Struct, kw_only=True, omit_defaults=True):
         def __copy__(self) -> Self: ...
 
 
-class Value(_Masked, msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
+class Value(Masked, msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
     """Base of what stands inside records and never changes."""
 
 
@@ -156,6 +143,8 @@ class Grant(Record):
     last_error: str | None = None
     # SHA-256 of the Hermes token file as we last wrote or adopted it.
     mirror_sha256: str | None = None
+    # And as it was before that: found there still, it is our write that is missing, not Hermes' that is new.
+    mirror_before_sha256: str | None = None
     # What was granted before a re-authorization, until the new tokens have worked once.
     previous: PreviousGrant | None = None
 
@@ -196,7 +185,12 @@ OPEN: frozenset[SignInStatus] = frozenset({"started", "opened", "confirmed", "ex
 
 
 class Origin(Value, frozen=True):
-    """Who asked, and where the answer goes. `chat` and `message` are an adapter's references, as JSON values."""
+    """Who asked, and where the answer goes. `chat` and `message` are an adapter's references, as JSON values.
+
+    Such a reference may hold a credential (a response URL, an interaction token).
+    """
+
+    __secret__: ClassVar[frozenset[str]] = frozenset({"chat", "message"})
 
     principal: str
     display_name: str = ""
@@ -325,6 +319,8 @@ class Connection(Record):
     # None: the metadata is not to be trusted any more and is looked up at the next sign-in.
     fetched_at: float | None = None
     registrations: list[Registration] = msgspec.field(default_factory=list)
+    # Why the last sign-in found no client to be; None once one was found.
+    registration_needed: str | None = None
     # Scopes that were asked for by a step-up and not granted; not asked for again.
     refused_scopes: list[str] = msgspec.field(default_factory=list)
 
@@ -353,6 +349,6 @@ def decode(kind: type[R], data: bytes) -> R:
         decoder = _decoders[kind] = msgspec.json.Decoder(kind)
     try:
         record: R = decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"not a {kind.__name__} record: {type(error).__name__}") from None
     return record

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
@@ -65,7 +66,7 @@ class Refresher:
         self._rules = rules
         self._changed = changed
         self._clock = clock
-        self._flights: dict[tuple[str, str], asyncio.Task[str]] = {}
+        self._flights: dict[tuple[str, str], asyncio.Task[_Access]] = {}
 
     async def access_token(self, server: Server, owner: str, *, refused: str | None = None) -> str:
         """A token that is valid now. `refused`: one that the server answered 401 to; it is not given again.
@@ -98,24 +99,24 @@ class Refresher:
         if flight is None:
             flight = self._flights[key] = asyncio.create_task(self._transaction(server, owner, refused))
             flight.add_done_callback(lambda done: self._landed(key, done))
-        token = await asyncio.shield(flight)
+        token = (await asyncio.shield(flight)).token
         if token != refused:
             return token
         # The flight had begun for another reason and brought the very token that was refused.
         return await self._together(server, owner, refused)
 
-    def _landed(self, key: tuple[str, str], flight: asyncio.Task[str]) -> None:
+    def _landed(self, key: tuple[str, str], flight: asyncio.Task[_Access]) -> None:
         self._flights.pop(key, None)
         if not flight.cancelled() and flight.exception() is not None:
             # Marked as seen: every waiter got it, and without waiters nobody needs it.
             logger.debug("refresh of %s ended with %s", key[1], type(flight.exception()).__name__)
 
-    async def _transaction(self, server: Server, owner: str, refused: str | None) -> str:
+    async def _transaction(self, server: Server, owner: str, refused: str | None) -> _Access:
         try:
             async with self._store.lease(owner, server.name, ttl=LEASE_TTL, wait=LEASE_WAIT):
                 for _ in range(3):
                     try:
-                        return await self._under_lease(server, owner, refused)
+                        return _Access(await self._under_lease(server, owner, refused))
                     except _Superseded:
                         continue
         except Busy:
@@ -314,6 +315,13 @@ class Refresher:
                 raise _Superseded
             grant = current
         raise _Superseded
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _Access:
+    """The result of a flight: the `repr` of a task, which asyncio logs in its debug mode, shows its result."""
+
+    token: str
 
 
 class _Superseded(Exception):

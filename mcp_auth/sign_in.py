@@ -27,6 +27,7 @@ from mcp_auth.errors import (
     AlreadyFinished,
     AuthorizationRefused,
     CallbackRejected,
+    ClientRegistrationNeeded,
     McpAuthError,
     OtherBrowser,
     SignInError,
@@ -245,7 +246,7 @@ class SignIns:
             raise ValueError("the connection must have been looked up")
         step_up = _step_up(server, connection, grant)
         scope = choose_scope(server, connection, metadata, grant if step_up else None)
-        registration = await self._registration(server, connection, metadata, redirect_uri, scope, fresh)
+        registration = await self._noted_registration(server, connection, metadata, redirect_uri, scope, fresh)
         now = self._clock()
         slot = await self._store.sign_ins.slot(owner, server.name)
         before = await self._store.sign_ins.get(slot)
@@ -298,6 +299,31 @@ class SignIns:
         authorized = msgspec.structs.replace(sign_in)
         _authorize(authorized, server)
         return authorized
+
+    async def _noted_registration(
+        self,
+        server: Server,
+        connection: Connection,
+        metadata: ServerMetadata,
+        redirect_uri: str,
+        scope: str | None,
+        fresh: bool,
+    ) -> Registration:
+        """As `_registration`; that none could be had is kept for the status."""
+
+        def note(connection: Connection) -> None:
+            connection.registration_needed = needed
+
+        try:
+            registration = await self._registration(server, connection, metadata, redirect_uri, scope, fresh)
+        except ClientRegistrationNeeded as error:
+            needed: str | None = error.message
+            await self.remember(connection.server_url, note)
+            raise
+        if connection.registration_needed is not None:
+            needed = None
+            await self.remember(connection.server_url, note)
+        return registration
 
     async def _registration(
         self,

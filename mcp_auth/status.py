@@ -141,13 +141,15 @@ def _auth(
     if missing:
         return _Auth(AuthState.KEY_MISSING, ", ".join(missing), next=f"key {server.name}")
     if uses_oauth(server, connection):
-        return _oauth(server, grant, sign_in, now)
+        return _oauth(server, grant, sign_in, connection, now)
     if _has_variables(server):
         return _Auth(AuthState.KEY_SET, next=f"test {server.name}")
     return _Auth(AuthState.NONE_NEEDED, next=f"test {server.name}")
 
 
-def _oauth(server: Server, grant: Grant | None, sign_in: SignIn | None, now: float) -> _Auth:
+def _oauth(
+    server: Server, grant: Grant | None, sign_in: SignIn | None, connection: Connection | None, now: float
+) -> _Auth:
     sign_in_next = f"auth {server.name}"
     good = _good_grant(server, grant, now)
     if sign_in is not None and sign_in.server_url == server.url and sign_in.status in OPEN and sign_in.expires_at > now:
@@ -158,6 +160,9 @@ def _oauth(server: Server, grant: Grant | None, sign_in: SignIn | None, now: flo
         return good
     if grant is not None and grant.tokens is not None and grant.server_url == server.url:
         return _Auth(AuthState.REAUTHORIZATION_NEEDED, _why_dead(grant), grant.account, next=sign_in_next)
+    if connection is not None and connection.registration_needed is not None and server.oauth.client_id is None:
+        # `auth` says again where to register, and with which redirect URI.
+        return _Auth(AuthState.CLIENT_REGISTRATION_NEEDED, connection.registration_needed, next=sign_in_next)
     if sign_in is not None and sign_in.server_url == server.url and sign_in.status == "failed":
         return _Auth(AuthState.SIGN_IN_NEEDED, sign_in.outcome, next=sign_in_next)
     return _Auth(AuthState.SIGN_IN_NEEDED, next=sign_in_next)

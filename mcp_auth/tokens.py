@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from mcp_auth.errors import TokenRequestFailed
 from mcp_auth.http import Answer, Http
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 # The hard deadline of a token request in seconds; leases live longer than this.
 TOKEN_TIMEOUT = 20.0
+_SECRET_PARAMETERS = ("code", "code_verifier", "refresh_token")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,8 @@ async def request_tokens(
             registration names a method of authentication that cannot be used.
     """
     answer = await _post(http, rules, metadata.token_endpoint, registration, form, timeout)
-    return _read(answer, now)
+    sent = [form.get(name) for name in _SECRET_PARAMETERS] + [registration.client_secret]
+    return _read(answer, [secret for secret in sent if secret], now)
 
 
 async def revoke_token(
@@ -134,11 +137,11 @@ class _NoStorage:
         raise NotImplementedError("registrations are stored by mcp_auth.stores")
 
 
-def _read(answer: Answer, now: float) -> TokenAnswer | TokenError:
+def _read(answer: Answer, secrets: list[str], now: float) -> TokenAnswer | TokenError:
     document = _object(answer)
     # Slack and others answer errors with HTTP 200: the body decides, not the status.
     if document is None or answer.status not in (200, 201) or "error" in document or "access_token" not in document:
-        return _error(answer, document or {}, now)
+        return _error(answer, document or {}, secrets, now)
     access_token = document["access_token"]
     token_type = document.get("token_type", "Bearer")
     if not _is_token(access_token) or not isinstance(token_type, str) or token_type.lower() != "bearer":
@@ -158,16 +161,14 @@ def _read(answer: Answer, now: float) -> TokenAnswer | TokenError:
     )
 
 
-def _error(answer: Answer, document: dict[str, Any], now: float) -> TokenError:
+def _error(answer: Answer, document: dict[str, Any], secrets: list[str], now: float) -> TokenError:
     error = document.get("error")
-    code = (
-        error if isinstance(error, str) and 0 < len(error) <= 60 and error.isascii() and error.isprintable() else None
-    )
+    code = error if isinstance(error, str) and 0 < len(error) <= 60 and error.isascii() and error.isprintable() else ""
     description = document.get("error_description")
     return TokenError(
         status=answer.status,
-        error=code,
-        description=plain(description, 200) if isinstance(description, str) else None,
+        error=code if code and _without(secrets, code) == code else None,
+        description=plain(_without(secrets, description), 200) if isinstance(description, str) else None,
         retry_after=_retry_after(answer.headers.get("retry-after"), now),
     )
 
@@ -192,6 +193,14 @@ def _seconds(value: object) -> float | None:
     except ValueError:
         return None
     return seconds if 0 <= seconds < 100 * 365 * 86400 else None
+
+
+def _without(secrets: list[str], text: str) -> str:
+    """A server's words without what we sent: some servers repeat it, and their words reach chats and logs."""
+    for secret in secrets:
+        for form in (secret, quote(secret, safe="")):
+            text = text.replace(form, "***")
+    return text
 
 
 def _retry_after(value: str | None, now: float) -> float | None:

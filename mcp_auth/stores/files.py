@@ -41,6 +41,10 @@ T = TypeVar("T")
 # A writer holds a record's lock for the time of one fsync; nobody waits longer than this.
 _WRITE_WAIT = 10.0
 _POLL = 0.02
+# Hermes holds its lock for one refresh; who only writes does not wait for all of it.
+_MIRROR_WAIT = 2.0
+# Two writes within one tick of the file system's clock may look alike, so a file that young is read again.
+_CLOCK_TICK_NS = 20_000_000
 _LEFTOVER_AGE = 3600.0
 
 
@@ -56,6 +60,7 @@ class FileStore:
         self._key_form_files: _Folder[KeyForm] = _Folder(home / "key-forms", KeyForm, synced=False)
         self._connection_files: _Folder[Connection] = _Folder(home / "connections", Connection, synced=False)
         self._salt: bytes | None = None
+        self._complained: set[str] = set()
         self.grants = FileGrants(self)
         self.sign_ins = FileSignIns(self)
         self.key_forms = FileKeyForms(self)
@@ -69,16 +74,20 @@ class FileStore:
         Raises:
             StoreError: the file is there and cannot be read.
         """
-        path = self._grant_files.path(grant_key(owner, server))
-        try:
-            grant = self._grant_files.read(path)
-        except ValueError:
-            raise StoreError(
-                f"{path} is damaged.", next_step=f"move it away, then sign in again with slash-mcp auth {server}"
-            ) from None
+        grant = self._truth(owner, server)
         if self._mirror is None or owner != SHARED:
             return grant
         return self._mirror.adopted(grant, server, server_url)
+
+    def _truth(self, owner: str, server: str) -> Grant | None:
+        path = self._grant_files.path(grant_key(owner, server))
+        try:
+            return self._grant_files.read(path)
+        except ValueError:
+            raise StoreError(
+                f"{path} is damaged, or of a newer version; it was left as it is.",
+                next_step=f"move it away, then sign in again with slash-mcp auth {server}",
+            ) from None
 
     def read_sign_in(self, owner: str, server: str) -> SignIn | None:
         """The latest sign-in of (owner, server). A damaged file counts as none."""
@@ -96,45 +105,88 @@ class FileStore:
     # -- writing; called in threads ----------------------------------------------------------
 
     def write_grant(self, grant: Grant) -> Grant | None:
-        path = self._grant_files.path(grant_key(grant.owner, grant.server))
+        """The truth first, then the mirror. A mirror that cannot be written now is written by a later read."""
         mirror = self._mirror if grant.owner == SHARED else None
-        with self._grant_files.locked(path):
-            if self._grant_files.version(path) != grant.version:
+        path = self._grant_files.path(grant_key(grant.owner, grant.server))
+        # Where the tokens stay the same the mirror does, and nobody waits for Hermes.
+        stays = mirror is None or mirror.has_tokens_of(grant)
+        with self._mirror_held(None if stays else mirror, grant.server) as held, self._grant_files.locked(path):
+            before = self._truth(grant.owner, grant.server)
+            if (before.version if before is not None else 0) != grant.version:
                 return None
             stored = msgspec.structs.replace(grant, version=grant.version + 1)
             if mirror is not None:
-                stored.mirror_sha256 = mirror.digest_of(stored)
+                if mirror.is_newer(before, grant):
+                    return None
+                mirror.stamp(stored)
             self._grant_files.replace(path, stored)
-            if mirror is not None:
-                mirror.write(stored)
+            if mirror is not None and held:
+                self._write_mirror(mirror, stored)
         return stored
 
     def delete_grant(self, grant: Grant) -> bool:
+        mirror = self._mirror if grant.owner == SHARED else None
         path = self._grant_files.path(grant_key(grant.owner, grant.server))
-        with self._grant_files.locked(path):
-            if self._grant_files.version(path) != grant.version:
+        with self._mirror_held(mirror, grant.server), self._grant_files.locked(path):
+            before = self._truth(grant.owner, grant.server)
+            if (before.version if before is not None else 0) != grant.version:
                 return False
-            if self._mirror is not None and grant.owner == SHARED:
-                # First the mirror: the other way round a crash would bring the grant back from it.
-                self._mirror.delete(grant.server)
+            # First the mirror: the other way round a crash would bring the grant back from it.
+            was_mirrored = mirror is not None and mirror.delete(grant.server)
             self._grant_files.remove(path)
-        return True
+        return before is not None or was_mirrored
 
     def all_grants(self, owner: str | None) -> list[Grant]:
         return [grant for grant in self._grant_files.all() if owner is None or grant.owner == owner]
 
-    def mirror_is_lost(self, grant: Grant) -> bool:
-        """Whether Hermes' token file of a shared grant is missing or torn. Costs a stat."""
+    def mirror_is_behind(self, grant: Grant) -> bool:
+        """Whether Hermes' token file of a shared grant is missing, torn, or of before. Costs a stat."""
         if self._mirror is None or grant.owner != SHARED or grant.tokens is None or grant.version == 0:
             return False
-        return not self._mirror.is_readable(grant.server)
+        return self._mirror.is_behind(grant)
 
     def repair_mirror(self, grant: Grant) -> None:
         """Write the mirror again, unless the grant has changed meanwhile."""
+        mirror = self._mirror
         path = self._grant_files.path(grant_key(grant.owner, grant.server))
-        with self._grant_files.locked(path):
-            if self._mirror is not None and self._grant_files.version(path) == grant.version:
-                self._mirror.write(grant)
+        with self._mirror_held(mirror, grant.server, wait=0) as held, self._grant_files.locked(path):
+            if mirror is None or not held or self._grant_files.version(path) != grant.version:
+                return
+            if mirror.is_behind(grant):
+                self._write_mirror(mirror, grant)
+
+    @contextmanager
+    def _mirror_held(self, mirror: HermesMirror | None, server: str, wait: float | None = None) -> Iterator[bool]:
+        """Hermes' lock of this server for the time of one write; False when Hermes does not give it up."""
+        if mirror is None:
+            yield False
+            return
+        deadline = time.monotonic() + (_MIRROR_WAIT if wait is None else wait)
+        try:
+            while not (held := mirror.try_hold(server)) and time.monotonic() < deadline:
+                time.sleep(_POLL)
+        except StoreError as error:
+            self._complain(server, error)
+            held = False
+        try:
+            yield held
+        finally:
+            if held:
+                mirror.release(server)
+
+    def _write_mirror(self, mirror: HermesMirror, grant: Grant) -> None:
+        try:
+            mirror.write(grant)
+        except StoreError as error:
+            # The grant itself is safe; its owner must not lose it for the sake of the copy.
+            self._complain(grant.server, error)
+        else:
+            self._complained.discard(grant.server)
+
+    def _complain(self, server: str, error: StoreError) -> None:
+        if server not in self._complained:
+            self._complained.add(server)
+            logger.warning("Hermes does not see the grant of %s: %s", server, error.message)
 
     def write_sign_in(self, sign_in: SignIn) -> SignIn | None:
         return self._sign_in_files.put_if(self._sign_in_files.path(sign_in.id), sign_in)
@@ -198,20 +250,21 @@ class FileStore:
     async def lease(self, owner: str, server: str, *, ttl: float, wait: float) -> AsyncIterator[None]:
         """A kernel lock, which the system takes back when its holder dies; so `ttl` is not needed here."""
         deadline = time.monotonic() + wait
-        folder = make_folder(self._home / "grants")
-        locks = [folder / f"{grant_key(owner, server)}.lease"]
-        if self._mirror is not None and owner == SHARED:
-            # Newer Hermes takes this one around its own refresh.
-            make_folder(self._home / "mcp-tokens")
-            locks.append(self._mirror.lock_path(server))
-        held: list[FileLock] = []
+        lock = new_lock(make_folder(self._home / "grants") / f"{grant_key(owner, server)}.lease")
+        mirror = self._mirror if owner == SHARED else None
+        await _until(lambda: acquired(lock), deadline, server)
         try:
-            for path in locks:
-                held.append(await _lock_async(path, deadline, server))
-            yield
+            if mirror is None:
+                yield
+                return
+            # Newer Hermes takes this one around its own refresh.
+            await _until(lambda: mirror.try_hold(server), deadline, server)
+            try:
+                yield
+            finally:
+                mirror.release(server)
         finally:
-            for lock in reversed(held):
-                lock.release()
+            lock.release()
 
     async def close(self) -> None:
         """Nothing is held open between calls."""
@@ -223,7 +276,7 @@ class FileGrants:
 
     async def get(self, owner: str, server: str, server_url: str) -> Grant | None:
         grant = self._store.read_grant(owner, server, server_url)
-        if grant is not None and self._store.mirror_is_lost(grant):
+        if grant is not None and self._store.mirror_is_behind(grant):
             await _in_thread(self._store.repair_mirror, grant)
         return grant
 
@@ -325,7 +378,8 @@ class _Folder(Generic[R]):
         except OSError as error:
             raise StoreError(f"{path} cannot be read ({error.strerror}).") from None
         record: R = decode(self._kind, data)
-        self._cache[path] = ((opened.st_ino, opened.st_mtime_ns, opened.st_size), record)
+        if is_settled(opened):
+            self._cache[path] = ((opened.st_ino, opened.st_mtime_ns, opened.st_size), record)
         return record.__copy__()
 
     def read_or_none(self, path: Path) -> R | None:
@@ -340,6 +394,8 @@ class _Folder(Generic[R]):
             names = sorted(name for name in os.listdir(self._folder) if name.endswith(".json"))
         except (FileNotFoundError, NotADirectoryError):
             return
+        except OSError as error:
+            raise StoreError(f"{self._folder} cannot be read ({error.strerror}).") from None
         for name in names:
             record = self.read_or_none(self._folder / name)
             if record is not None:
@@ -366,9 +422,7 @@ class _Folder(Generic[R]):
         replace_file(path, encode(record), synced=self._synced)
 
     def remove(self, path: Path) -> None:
-        with _as_store_error(path):
-            path.unlink(missing_ok=True)
-            sync_folder(self._folder)
+        remove_file(path)
         self._cache.pop(path, None)
 
     @contextmanager
@@ -382,16 +436,21 @@ class _Folder(Generic[R]):
 # -- files -----------------------------------------------------------------------------------
 
 
+def is_settled(found: os.stat_result) -> bool:
+    """Whether a later write of this file is sure to show in its `stat`."""
+    return abs(time.time_ns() - found.st_mtime_ns) > _CLOCK_TICK_NS
+
+
 def make_folder(folder: Path) -> Path:
     """Create `folder` for its owner alone, with its parents.
 
     Raises:
         StoreError: it cannot be made.
     """
-    if folder.is_dir():
-        return folder
-    make_folder(folder.parent)
     with _as_store_error(folder):
+        if folder.is_dir():
+            return folder
+        make_folder(folder.parent)
         folder.mkdir(mode=0o700, exist_ok=True)
     return folder
 
@@ -416,6 +475,21 @@ def replace_file(path: Path, data: bytes, *, synced: bool = True) -> None:
             raise
         if synced:
             sync_folder(folder)
+
+
+def remove_file(path: Path) -> bool:
+    """Remove `path` for good. False when it was not there.
+
+    Raises:
+        StoreError: it may not be removed.
+    """
+    with _as_store_error(path):
+        try:
+            path.unlink()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        sync_folder(path.parent)
+    return True
 
 
 def write_temporary(folder: Path, data: bytes, *, synced: bool = True) -> Path:
@@ -479,7 +553,7 @@ def locked(lock_file: Path, what: str) -> Iterator[None]:
     from filelock import Timeout
 
     folder = make_folder(lock_file.parent)
-    lock = _new_lock(lock_file)
+    lock = new_lock(lock_file)
     try:
         lock.acquire(timeout=_WRITE_WAIT, poll_interval=0.005)
     except Timeout:
@@ -492,29 +566,38 @@ def locked(lock_file: Path, what: str) -> Iterator[None]:
         lock.release()
 
 
-def _new_lock(path: Path) -> FileLock:
+def new_lock(path: Path) -> FileLock:
     from filelock import FileLock
 
     # One lock object for each holder: the kernel then keeps tasks and threads apart as it does processes.
     return FileLock(path, mode=0o600, is_singleton=False, thread_local=False)
 
 
-async def _lock_async(path: Path, deadline: float, server: str) -> FileLock:
-    import asyncio
+def acquired(lock: FileLock) -> bool:
+    """Take the lock if it is free.
 
+    Raises:
+        StoreError: its file cannot be made.
+    """
     from filelock import Timeout
 
-    lock = _new_lock(path)
-    while True:
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            if time.monotonic() >= deadline:
-                raise Busy(f"{server} is being changed by another process.", next_step="try again") from None
-        except OSError as error:
-            raise StoreError(f"{path} cannot be locked ({error.strerror}).", next_step="slash-mcp doctor") from None
-        else:
-            return lock
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return False
+    except OSError as error:
+        raise StoreError(
+            f"{lock.lock_file} cannot be locked ({error.strerror}).", next_step="slash-mcp doctor"
+        ) from None
+    return True
+
+
+async def _until(take: Callable[[], bool], deadline: float, server: str) -> None:
+    import asyncio
+
+    while not take():
+        if time.monotonic() >= deadline:
+            raise Busy(f"{server} is being changed by another process.", next_step="try again")
         await asyncio.sleep(_POLL)
 
 

@@ -13,14 +13,18 @@ import hashlib
 import json
 import logging
 import os
+import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from mcp_auth.config import mirror_name
 from mcp_auth.records import SHARED, Grant, Registration, ServerMetadata, Tokens
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 logger = logging.getLogger(__name__)
 
@@ -32,9 +36,40 @@ class HermesMirror:
         self._folder = folder
         self._paths: dict[str, Path] = {}
         self._seen: dict[Path, tuple[tuple[int, int, int], str | None, Tokens | None, str | None]] = {}
+        self._guard = threading.Lock()
+        self._holders: dict[Path, tuple[FileLock, int]] = {}
 
-    def lock_path(self, server: str) -> Path:
-        """The lock that newer Hermes holds around a refresh."""
+    def try_hold(self, server: str) -> bool:
+        """Take the lock that newer Hermes holds around a refresh, unless Hermes or another process has it.
+
+        Within this process any number may hold it: grants have leases and versions of their own.
+
+        Raises:
+            StoreError: its file cannot be made.
+        """
+        from mcp_auth.stores.files import acquired, make_folder, new_lock
+
+        path = self._lock_path(server)
+        with self._guard:
+            lock, holders = self._holders.get(path, (None, 0))
+            if lock is None:
+                make_folder(self._folder)
+                lock = new_lock(path)
+                if not acquired(lock):
+                    return False
+            self._holders[path] = (lock, holders + 1)
+        return True
+
+    def release(self, server: str) -> None:
+        path = self._lock_path(server)
+        with self._guard:
+            lock, holders = self._holders.pop(path)
+            if holders > 1:
+                self._holders[path] = (lock, holders - 1)
+            else:
+                lock.release()
+
+    def _lock_path(self, server: str) -> Path:
         return self._folder / f"{mirror_name(server)}.json.refresh.lock"
 
     def adopted(self, grant: Grant | None, server: str, server_url: str) -> Grant | None:
@@ -47,7 +82,9 @@ class HermesMirror:
             return grant
         if grant is None:
             return self._first(server, server_url, digest, tokens, issuer)
-        if grant.mirror_sha256 == digest or grant.server_url != server_url or grant.tokens is None:
+        if digest in (grant.mirror_sha256, grant.mirror_before_sha256):
+            return grant
+        if grant.server_url != server_url or grant.tokens is None:
             return grant
         if issuer is not None and grant.issuer is not None and issuer != grant.issuer:
             return grant
@@ -68,38 +105,61 @@ class HermesMirror:
             refresh_failures=0,
         )
 
-    def is_readable(self, server: str) -> bool:
-        """Whether the token file is there and whole."""
-        return self._tokens(server)[1] is not None
+    def is_newer(self, stored: Grant | None, grant: Grant) -> bool:
+        """Whether Hermes wrote tokens that whoever made `grant` of `stored` has not seen."""
+        adopted = self.adopted(stored, grant.server, grant.server_url)
+        return adopted is not None and adopted is not stored and adopted.mirror_sha256 != grant.mirror_sha256
 
-    def digest_of(self, grant: Grant) -> str | None:
-        """SHA-256 of the token file that `write` makes of this grant."""
-        data = _token_file(grant)
-        return hashlib.sha256(data).hexdigest() if data is not None else None
+    def is_behind(self, grant: Grant) -> bool:
+        """Whether the token file is missing, torn, or still the one that this grant was to replace."""
+        digest = self._tokens(grant.server)[0]
+        return digest is None or (digest == grant.mirror_before_sha256 and digest != grant.mirror_sha256)
+
+    def has_tokens_of(self, grant: Grant) -> bool:
+        """Whether the token file is the very one that `write` makes of this grant."""
+        return self._tokens(grant.server)[0] == _digest(_token_file(grant))
+
+    def stamp(self, grant: Grant) -> None:
+        """Note in the grant which token file it will have and which one it finds, before either is written."""
+        grant.mirror_sha256 = _digest(_token_file(grant))
+        grant.mirror_before_sha256 = self._tokens(grant.server)[0]
 
     def write(self, grant: Grant) -> None:
-        """Write the three files; under the same lock as the grant itself."""
-        from mcp_auth.stores.files import replace_file
+        """Write the three files, those that differ; under the grant's lock and Hermes'.
 
+        Raises:
+            StoreError: one of them cannot be written.
+        """
         data = _token_file(grant)
         if data is None:
             self.delete(grant.server)
             return
         name = mirror_name(grant.server)
         if grant.registration is not None:
-            replace_file(self._folder / f"{name}.client.json", _client_file(grant.registration))
+            _replace_if_other(self._folder / f"{name}.client.json", _client_file(grant.registration))
         if grant.metadata is not None:
-            replace_file(self._folder / f"{name}.meta.json", msgspec.json.encode(grant.metadata))
+            _replace_if_other(self._folder / f"{name}.meta.json", msgspec.json.encode(grant.metadata))
         # The tokens last: whoever sees them finds the client they belong to.
-        replace_file(self._folder / f"{name}.json", data)
+        _replace_if_other(self._folder / f"{name}.json", data)
 
-    def delete(self, server: str) -> None:
+    def delete(self, server: str) -> bool:
+        """Remove the three files. False when there was no token file.
+
+        Raises:
+            StoreError: one of them cannot be removed.
+        """
+        from mcp_auth.stores.files import remove_file
+
         name = mirror_name(server)
-        for path in (f"{name}.json", f"{name}.client.json", f"{name}.meta.json"):
-            (self._folder / path).unlink(missing_ok=True)
+        had_tokens = remove_file(self._folder / f"{name}.json")
+        for rest in (f"{name}.client.json", f"{name}.meta.json"):
+            remove_file(self._folder / rest)
+        return had_tokens
 
     def _tokens(self, server: str) -> tuple[str | None, Tokens | None, str | None]:
         """Digest, tokens and issuer of the token file; read once for each version of it. A torn file counts as none."""
+        from mcp_auth.stores.files import is_settled
+
         path = self._paths.get(server)
         if path is None:
             path = self._paths[server] = self._folder / f"{mirror_name(server)}.json"
@@ -110,7 +170,9 @@ class HermesMirror:
         signature = (found.st_ino, found.st_mtime_ns, found.st_size)
         seen = self._seen.get(path)
         if seen is None or seen[0] != signature:
-            seen = self._seen[path] = (signature, *_read_tokens(path, found.st_mtime))
+            seen = (signature, *_read_tokens(path, found.st_mtime))
+            if is_settled(found):
+                self._seen[path] = seen
         return seen[1], seen[2], seen[3]
 
     def _first(self, server: str, server_url: str, digest: str, tokens: Tokens, issuer: str | None) -> Grant | None:
@@ -132,6 +194,21 @@ class HermesMirror:
             resource=server_url,
             mirror_sha256=digest,
         )
+
+
+def _replace_if_other(path: Path, data: bytes) -> None:
+    from mcp_auth.stores.files import replace_file
+
+    try:
+        if path.read_bytes() == data:
+            return
+    except OSError:
+        logger.debug("%s cannot be read and is written anew", path)
+    replace_file(path, data)
+
+
+def _digest(data: bytes | None) -> str | None:
+    return hashlib.sha256(data).hexdigest() if data is not None else None
 
 
 def _token_file(grant: Grant) -> bytes | None:

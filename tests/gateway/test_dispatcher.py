@@ -19,6 +19,7 @@ from gateway.replies import Audience, Deferred, Ignored, Immediate, ItemState, M
 from mcp_auth.config import Server
 from mcp_auth.status import AuthState, ConnectionState
 from tests.gateway.chat import FULL, TELEGRAM, Chat, configure, item, open_gateway, prompt_of, words
+from tests.servers.oauth import OAuthServer
 
 KEY = "sk-canary-0123456789"
 REDIRECT = "http://127.0.0.1:8765/callback?code=CANARYCODE&state=x.y"
@@ -145,6 +146,17 @@ async def test_live_results_never_start_a_command(tmp_path: Path) -> None:
         await Chat(gateway).say("files")
 
         assert not touched.exists()
+
+
+async def test_live_results_of_all_servers_are_asked_for_at_once(tmp_path: Path, oauth: OAuthServer) -> None:
+    oauth.knobs.protected = False
+    oauth.knobs.mcp_delay = 0.05
+    many = [Server(name=f"s{number}", url=oauth.url, headers={"X": "y"}) for number in range(6)]
+    async with open_gateway(configure(tmp_path, *many)) as gateway:
+        replies = await Chat(gateway).say("")
+
+    assert oauth.most_in_flight == 6
+    assert words(replies[-1]).count("key_set ready") == 6
 
 
 async def test_the_list_hangs_on_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlencode
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -195,7 +197,11 @@ def test_only_a_leading_mcp_is_taken_off() -> None:
     assert parse("logout !mcp", ["!mcp"]) == Logout("!mcp")
 
 
-@given(st.text(max_size=300), NAMES)
+# Half surrogate pairs too: JSON carries them, so chats do.
+TYPED = st.text(max_size=300) | st.text(st.characters(), max_size=40)
+
+
+@given(TYPED, NAMES)
 def test_no_text_raises(text: str, servers: list[str]) -> None:
     assert isinstance(parse(text, servers), grammar.Command)
 
@@ -215,3 +221,17 @@ def test_every_single_server_is_reached_by_the_command_made_for_it(name: str) ->
 @given(st.text("sk-live0123456789ABCDEF", min_size=12, max_size=40), st.sampled_from(SERVERS))
 def test_a_typed_secret_is_never_in_the_command(secret: str, server: str) -> None:
     assert secret not in repr(parse(f"key {command_for('', server).strip()} {secret}", SERVERS))
+
+
+@given(st.lists(st.sampled_from(sorted({*grammar._VERBS, "/mcp", "!mcp", *SERVERS, '"', "<", "?"})), max_size=5), TYPED)
+def test_words_that_mean_something_never_raise_together(words: list[str], text: str) -> None:
+    assert isinstance(parse(" ".join([*words, text]), SERVERS), grammar.Command)
+
+
+CODES = st.from_regex(r"[A-Za-z0-9._~/+-]{1,40}", fullmatch=True)
+
+
+@given(CODES, CODES, st.sampled_from(["paste {}", "{}", "<{}>", "paste <{}>", "/mcp paste {}", "  {}  "]))
+def test_a_redirect_comes_through_whole(code: str, state: str, typed: str) -> None:
+    url = f"http://127.0.0.1:8765/callback?{urlencode({'code': code, 'state': state})}"
+    assert parse(typed.format(url), SERVERS) == Paste(url)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import time
 from pathlib import Path
@@ -154,6 +155,10 @@ async def test_duty_a_refused_upgrade_is_remembered(tmp_path: Path, oauth: OAuth
                 await client.list_tools()
         with pytest.raises(SignInError, match="did not grant"):
             await auth.sign_in("notes", "shared", ME)
+        # Few retries: each call was sent once, and no refresh was tried for what only a person can grant
+        refused = [s for s in oauth.requests("/mcp") if "authorization" in s.headers]
+        assert len({(s.headers["authorization"], s.body) for s in refused}) == len(refused) <= 4
+        assert oauth.refreshes == 0
 
 
 async def test_a_403_for_scopes_that_were_granted_is_no_reason_to_sign_in_again(
@@ -275,3 +280,17 @@ async def test_the_auth_layer_costs_little(tmp_path: Path, oauth: OAuthServer) -
             best = min(best, (time.perf_counter() - started) / 200)
     # Loose, because machines are noisy: the bench has the real target.
     assert best < 0.0005
+
+
+async def test_a_key_in_the_query_of_the_url_reaches_the_server_and_no_log(
+    tmp_path: Path, oauth: OAuthServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    oauth.knobs.protected = False
+    servers = {"notes": {"url": f"{oauth.url}?tenant=a%20b&key=url-secret"}}
+    async with open_auth(tmp_path, servers) as auth, auth.session("notes") as client:
+        assert len((await client.list_tools()).tools) == 3
+    assert {tuple(s.query.items()) for s in oauth.requests("/mcp") if s.method == "POST"} == {
+        (("tenant", "a b"), ("key", "url-secret"))
+    }
+    assert [r.name for r in caplog.records if "url-secret" in r.getMessage() and r.name != "uvicorn.access"] == []

@@ -62,7 +62,11 @@ def test_repr_shows_no_value() -> None:
     assert "abcd" not in repr(parse_query(f"code=abcd&state={STATE}"))
 
 
-@given(st.text(max_size=400))
+# Half surrogate pairs too: JSON carries them, so chats do.
+ANY = st.characters()
+
+
+@given(st.text(max_size=400) | st.text(ANY, max_size=40) | st.text("cod=&state#?%.+/:[]<>\x00\ud800é", max_size=60))
 def test_any_text_is_an_answer_or_a_clear_no(text: str) -> None:
     for parse in (parse_paste, parse_query):
         try:
@@ -76,10 +80,53 @@ def test_any_text_is_an_answer_or_a_clear_no(text: str) -> None:
 VALUES = st.text(min_size=1, max_size=80).filter(lambda s: s.strip() == s)
 
 
-@given(code=VALUES, iss=VALUES)
+@given(code=st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=80), iss=VALUES)
 def test_parameters_come_back_as_they_were_sent(code: str, iss: str) -> None:
     try:
         query = urlencode({"code": code, "state": STATE, "iss": iss}, quote_via=quote)
     except UnicodeEncodeError:
         return
     assert parse_query(query) == CallbackAnswer(code=code, state=STATE, iss=iss)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["code", "state", "iss", "error", "error_description", "Code", "x"]), st.text(max_size=9)
+        ),
+        max_size=7,
+    )
+)
+def test_a_parameter_counts_when_it_stands_there_once(pairs: list[tuple[str, str]]) -> None:
+    ours = [name for name, _ in pairs if name in ("code", "state", "iss", "error", "error_description")]
+    query = urlencode(pairs)
+    if len(set(ours)) < len(ours):
+        with pytest.raises(CallbackRejected, match="twice"):
+            parse_query(query)
+        return
+    values = dict(pairs)
+    if values.get("code") and not all(" " <= c <= "~" for c in values["code"]):
+        with pytest.raises(CallbackRejected):
+            parse_query(query)
+        return
+    answer = parse_query(query)
+    assert answer.code == (values.get("code") or None)
+    assert answer.iss == values.get("iss")
+    assert answer.error == (values.get("error") or None)
+
+
+@given(st.from_regex(r"[ -~]{1,60}", fullmatch=True))
+def test_every_code_that_a_server_may_give_comes_back_from_every_shape(code: str) -> None:
+    # RFC 6749 appendix A.11
+    query = urlencode({"code": code, "state": STATE})
+    for text in (f"{URI}?{query}", f"?{query}", query, f"{URI}#{query}"):
+        assert (parse_paste(text).code, parse_paste(text).state) == (code, STATE)
+    assert pasted_slot(f"{URI}?{query}") == SLOT
+
+
+@pytest.mark.parametrize("code", ["\ud800", "é", "a\x00", "a\nb", "\u202e"])
+def test_a_code_that_no_server_may_give_is_refused(code: str) -> None:
+    with pytest.raises(CallbackRejected):
+        parse_query(f"state={STATE}&code={quote(code, errors='surrogatepass')}")
+    with pytest.raises(CallbackRejected):
+        parse_query(f"state={STATE}&code={code}")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.responses import JSONResponse, Response
 
 from mcp_auth.errors import (
     AddressRefused,
@@ -15,10 +18,13 @@ from mcp_auth.errors import (
     ResourceMismatch,
     Unreachable,
 )
-from tests.homes import ME, open_auth, query_of
+from mcp_auth.http import Http
+from mcp_auth.network import NetworkRules
+from tests.homes import ME, open_auth, query_of, signed_in
 from tests.servers.oauth import OAuthServer
 
 PRM_PATH = "/.well-known/oauth-protected-resource/mcp"
+PRM_HEADER = "/elsewhere/.well-known/oauth-protected-resource"
 PRM_ROOT = "/.well-known/oauth-protected-resource"
 
 
@@ -27,22 +33,51 @@ async def link(tmp_path: Path, server: OAuthServer, **entry: Any) -> str:
         return (await auth.sign_in("notes", "shared", ME, listen=False)).link
 
 
-@pytest.mark.parametrize("where", ["header", "path", "root"])
+@pytest.mark.parametrize(
+    ("where", "asked"),
+    [
+        # The path is a good guess, so it is asked for while the challenge is still on its way.
+        ("header", [PRM_PATH, PRM_HEADER]),
+        ("path", [PRM_PATH]),
+        ("root", [PRM_PATH, PRM_ROOT]),
+    ],
+)
 async def test_duty_protected_resource_metadata_is_found_at_header_then_path_then_root(
-    tmp_path: Path, oauth: OAuthServer, where: str
+    tmp_path: Path, oauth: OAuthServer, where: str, asked: list[str]
 ) -> None:
     oauth.knobs.prm_path = where
     assert (await link(tmp_path, oauth)).startswith(f"{oauth.issuer}/authorize?")
+    assert [seen.path for seen in oauth.seen if "oauth-protected-resource" in seen.path] == asked
 
 
 async def test_duty_the_url_in_the_challenge_comes_before_the_well_known_ones(
-    tmp_path: Path, oauth: OAuthServer
+    tmp_path: Path, oauth: OAuthServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Given a challenge that names a place of its own, and nothing at the well-known path
-    oauth.knobs.prm_path = "header"
-    await link(tmp_path, oauth)
-    assert len(oauth.requests("/elsewhere/.well-known/oauth-protected-resource")) == 1
-    assert oauth.requests(PRM_ROOT) == []
+    # Given a challenge that names a place of its own, and another document at the well-known path
+    with OAuthServer().running() as other:
+        oauth.knobs.prm_path = "header"
+        real = oauth._prm
+
+        def both(path: str) -> Response:
+            wrong = {"resource": oauth.url, "authorization_servers": [other.issuer]}
+            return JSONResponse(wrong) if path == PRM_PATH else real(path)
+
+        monkeypatch.setattr(oauth, "_prm", both)
+        assert (await link(tmp_path, oauth)).startswith(f"{oauth.issuer}/authorize?")
+        assert oauth.requests(PRM_ROOT) == []
+        assert other.seen == []
+
+
+async def test_duty_of_several_authorization_servers_one_is_chosen_and_kept(tmp_path: Path, oauth: OAuthServer) -> None:
+    with OAuthServer().running() as other:
+        oauth.knobs.prm["authorization_servers"] = [oauth.issuer, other.issuer]
+        async with open_auth(tmp_path, {"notes": {"url": oauth.url, "auth": "oauth"}}) as auth:
+            await signed_in(auth)
+            # When the list is turned round, whoever is signed in there already stays there
+            oauth.knobs.prm["authorization_servers"] = [other.issuer, oauth.issuer]
+            started = await auth.sign_in("notes", "shared", ME, fresh=True, listen=False)
+            assert started.link.startswith(f"{oauth.issuer}/authorize?")
+            assert other.seen == []
 
 
 async def test_duty_scope_of_the_challenge_is_read_by_the_grammar(tmp_path: Path, oauth: OAuthServer) -> None:
@@ -135,14 +170,24 @@ async def test_trouble_at_the_metadata_is_not_taken_for_its_absence(
     assert oauth.requests("/register") == []
 
 
+BAD = ["http://as.example.com/x", "http://10.0.0.5/x", "ftp://127.0.0.1/x", "https://u:p@127.0.0.1/x"]
+
+
+@pytest.mark.parametrize("url", BAD)
 @pytest.mark.parametrize(
-    "endpoint",
-    ["http://as.example.com/token", "http://10.0.0.5/token", "ftp://127.0.0.1/token", "https://u:p@127.0.0.1/t"],
+    "where",
+    ["authorization_endpoint", "token_endpoint", "registration_endpoint", "revocation_endpoint", "issuer", "prm"],
 )
-async def test_duty_https_for_every_oauth_url(tmp_path: Path, oauth: OAuthServer, endpoint: str) -> None:
-    oauth.knobs.metadata["token_endpoint"] = endpoint
+async def test_duty_https_for_every_oauth_url(tmp_path: Path, oauth: OAuthServer, where: str, url: str) -> None:
+    if where == "issuer":
+        oauth.knobs.prm["authorization_servers"] = [url]
+    elif where == "prm":
+        oauth.knobs.challenge, oauth.knobs.prm_path = f'Bearer resource_metadata="{url}"', None
+    else:
+        oauth.knobs.metadata[where] = url
     with pytest.raises(AddressRefused):
         await link(tmp_path, oauth)
+    assert oauth.requests("/register") == []
 
 
 @pytest.mark.parametrize("endpoint", ["javascript:alert(1)", "data:text/html,x", "file:///etc/passwd"])
@@ -173,6 +218,33 @@ async def test_duty_ssrf_a_redirect_to_another_origin_is_not_followed(
         with pytest.raises(DiscoveryFailed):
             await link(tmp_path, oauth)
         assert other.seen == []
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+async def test_duty_ssrf_a_name_is_resolved_once_and_the_address_that_was_checked_is_connected_to(
+    oauth: OAuthServer, monkeypatch: pytest.MonkeyPatch, allowed: bool
+) -> None:
+    # Given a name of a public server that stands for this machine, and at the second look for another one
+    answers = ["127.0.0.1", "203.0.113.1"]
+    asked: list[str] = []
+
+    async def resolve(host: str, port: int, **options: Any) -> list[Any]:
+        asked.append(host)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (answers[len(asked) - 1], port))]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
+    url = f"{'http' if allowed else 'https'}://rebind.example:{oauth.port}/somewhere"
+    # The operator may name a private server, metadata of a public one may not
+    rules = NetworkRules.for_url(url if allowed else "https://public.example/mcp", allow_http=True)
+    http = Http()
+    if allowed:
+        answer = await http.fetch(rules, "GET", url, credentials=False)
+        assert (answer.status, asked) == (404, ["rebind.example"])
+    else:
+        with pytest.raises(AddressRefused):
+            await http.fetch(rules, "GET", url)
+        assert (oauth.seen, asked) == ([], ["rebind.example"])
+    await http.close()
 
 
 async def test_a_redirect_within_the_origin_is_followed(
@@ -222,8 +294,6 @@ async def test_the_probe_and_the_metadata_request_go_out_together(tmp_path: Path
 
 async def test_a_repeat_sign_in_needs_nothing_on_the_wire(tmp_path: Path, oauth: OAuthServer) -> None:
     async with open_auth(tmp_path, {"notes": {"url": oauth.url, "auth": "oauth"}}) as auth:
-        from tests.homes import signed_in
-
         await signed_in(auth)
         oauth.forget()
         started = await auth.sign_in("notes", "shared", ME, listen=False)
@@ -233,8 +303,6 @@ async def test_a_repeat_sign_in_needs_nothing_on_the_wire(tmp_path: Path, oauth:
 
 async def test_fresh_looks_everything_up_again(tmp_path: Path, oauth: OAuthServer) -> None:
     async with open_auth(tmp_path, {"notes": {"url": oauth.url, "auth": "oauth"}}) as auth:
-        from tests.homes import signed_in
-
         await signed_in(auth)
         oauth.forget()
         await auth.sign_in("notes", "shared", ME, fresh=True, listen=False)

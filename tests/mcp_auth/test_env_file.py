@@ -20,6 +20,7 @@ from mcp_auth import env_file
 from mcp_auth.config import Config, OAuthOptions, Server
 from mcp_auth.env_file import check_storable, clean_value, remove, write
 from mcp_auth.errors import Busy, KeyInvalid, StoreError
+from mcp_auth.variables import Variables
 
 SERVER = Server(
     name="api",
@@ -307,6 +308,26 @@ def test_any_file_is_edited_or_refused(tmp_path: Path, data: bytes, value: str) 
         assert path.read_bytes() == data
         return
     assert values(path)["KEY"] == value
+
+
+@_many
+@given(
+    typed=st.text(st.characters(), max_size=40) | st.text("Bearer \t\n\"'\\#=$\u00a0${", max_size=30),
+    template=st.sampled_from(["Bearer ${API_KEY}", "${API_KEY}", "token ${API_KEY}", "${API_KEY:-x}"]),
+)
+def test_what_a_person_types_is_refused_or_arrives_at_the_server(tmp_path: Path, typed: str, template: str) -> None:
+    server = Server(name="api", url="https://a.example", headers={"Authorization": template})
+    configured = Config(home=tmp_path, path=None, servers={"api": server})
+    configured.env_file.unlink(missing_ok=True)
+    try:
+        cleaned = clean_value(typed, template)
+    except KeyInvalid as error:
+        assert len(typed.strip()) < 3 or typed.strip() not in str(error)
+        return
+    write(configured.env_file, {"API_KEY": cleaned})
+    sent = Variables(configured).resolve(template)
+    assert sent == template.split("$")[0] + cleaned
+    assert cleaned in typed
 
 
 # Crashes.

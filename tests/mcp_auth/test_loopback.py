@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, quote_from_bytes, urlsplit
 
 import httpx2
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from mcp_auth import McpAuth
+from mcp_auth.callback import callback_app
 from mcp_auth.errors import PortBusy
+from mcp_auth.stores.memory import MemoryStore
 from tests.homes import ME, open_auth, query_of, signed_in, write_home
 from tests.servers.oauth import OAuthServer, authorize, visit
 
@@ -184,3 +189,44 @@ async def test_a_configured_redirect_uri_is_used_verbatim(tmp_path: Path, oauth:
         assert query_of(started.link)["redirect_uri"] == uri
         redirect = await asyncio.to_thread(authorize, started.link)
         assert (await get(redirect)).status_code == 200
+
+
+async def test_a_host_s_own_access_log_gets_no_redirect_and_goes_on(
+    tmp_path: Path, oauth: OAuthServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given a program that runs another uvicorn, with its access log
+    access = logging.getLogger("uvicorn.access")
+    access.addHandler(caplog.handler)
+    try:
+        caplog.set_level(logging.INFO, "uvicorn.access")
+        async with open_auth(tmp_path, servers(oauth)) as auth:
+            started = await auth.sign_in("notes", "shared", ME)
+            await asyncio.to_thread(visit, await asyncio.to_thread(authorize, started.link))
+        # Then it holds that program's requests and none of ours
+        assert caplog.handler in access.handlers
+        assert any("/authorize" in record.getMessage() for record in caplog.records)
+        assert not any("/callback?" in record.getMessage() for record in caplog.records)
+    finally:
+        access.removeHandler(caplog.handler)
+
+
+_PIECES = st.sampled_from(
+    ["state={state}", "code=abc", "iss={iss}", "iss=x", "error=access_denied", "code=%00", "%ff", ""]
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(_PIECES | st.binary(max_size=12).map(quote_from_bytes) | st.text("=&%;+#?abc", max_size=9), max_size=5))
+async def test_any_query_gets_a_page_and_never_an_error_of_ours(
+    tmp_path: Path, oauth: OAuthServer, pieces: list[str]
+) -> None:
+    async with open_auth(tmp_path, servers(oauth), store=MemoryStore()) as auth:
+        started = await auth.sign_in("notes", "shared", ME, listen=False)
+        known = {"state": started.sign_in.state, "iss": quote(oauth.issuer, safe="")}
+        query = "&".join(piece.format(**known) if "{" in piece else piece for piece in pieces)
+        app = httpx2.ASGITransport(callback_app(auth.finish))
+        base = started.sign_in.redirect_uri.removesuffix("/callback")
+        async with httpx2.AsyncClient(transport=app, base_url=base) as browser:
+            page = await browser.get(f"/callback?{query}")
+        assert page.status_code in (200, 400, 404)
+        assert "<h1" in page.text

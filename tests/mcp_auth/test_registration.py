@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,9 @@ from typing import Any
 import pytest
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from mcp_auth.errors import ClientRegistrationNeeded, RegistrationRefused, SignInError
+from mcp_auth.errors import ClientRegistrationNeeded, ConfigError, RegistrationRefused, SignInError
 from tests.homes import ME, open_auth, query_of, signed_in, write_home
-from tests.servers.oauth import OAuthServer
+from tests.servers.oauth import OAuthServer, authorize
 
 CIMD = "https://client.example.com/slash-mcp.json"
 
@@ -103,6 +104,30 @@ async def test_duty_the_redirect_uri_is_registered_exactly_as_used(tmp_path: Pat
     assert sent["redirect_uris"] == [query_of(started.link)["redirect_uri"]]
 
 
+@pytest.mark.parametrize(
+    ("uri", "fits"),
+    [
+        ("https://bot.example.com/cb", True),
+        ("http://127.0.0.1:45678/cb", True),
+        ("http://[::1]:45678/cb", True),
+        ("http://bot.example.com/cb", False),
+        ("http://192.168.1.7/cb", False),
+        ("myapp://cb", False),
+    ],
+)
+async def test_duty_the_redirect_uri_is_https_or_loopback(
+    tmp_path: Path, oauth: OAuthServer, uri: str, fits: bool
+) -> None:
+    async with open_auth(tmp_path, entry(oauth, redirect_uri=uri)) as auth:
+        if fits:
+            started = await auth.sign_in("notes", "shared", ME, listen=False)
+            assert query_of(started.link)["redirect_uri"] == uri
+            return
+        with pytest.raises(ConfigError, match="redirect_uri"):
+            await auth.sign_in("notes", "shared", ME, listen=False)
+    assert oauth.seen == []
+
+
 async def test_duty_registration_and_tokens_are_kept_apart_per_issuer(tmp_path: Path, oauth: OAuthServer) -> None:
     # Given a registration at one issuer
     with OAuthServer().running() as other:
@@ -115,10 +140,24 @@ async def test_duty_registration_and_tokens_are_kept_apart_per_issuer(tmp_path: 
             # When the server moves to another one
             oauth.knobs.prm["authorization_servers"] = [other.issuer]
             started = await auth.sign_in("notes", "shared", ME, fresh=True, listen=False)
-        # Then that one gets a registration of its own, and never sees the first
-        assert started.link.startswith(f"{other.issuer}/authorize?")
-        assert query_of(started.link)["client_id"] != first
-        assert not any(first in str(seen) for seen in other.seen)
+            # Then that one gets a registration of its own, and never sees the first
+            assert started.link.startswith(f"{other.issuer}/authorize?")
+            assert query_of(started.link)["client_id"] != first
+            assert not any(first in str(seen) for seen in other.seen)
+            # And until then the old grant is refreshed where it is from
+            oauth.expire_access_tokens()
+            old = await auth.access_token("notes")
+            assert (await auth.probe("notes")).state == "ready"
+            assert (oauth.refreshes, other.requests("/token")) == (1, [])
+            # And afterwards the new one belongs to the new issuer alone
+            oauth.forget()
+            await auth.paste(await asyncio.to_thread(authorize, started.link), ME.principal)
+            grant = await auth.store.grants.get("shared", "notes", oauth.url)
+            assert grant is not None and grant.tokens is not None and grant.registration is not None
+            assert (grant.issuer, grant.registration.issuer) == (other.issuer, other.issuer)
+            assert oauth.requests("/token") == [] and old not in str(other.seen)
+            sent = f"{grant.tokens.access_token} {grant.tokens.refresh_token}"
+            assert not any(token in str(oauth.seen) for token in sent.split())
 
 
 async def test_duty_a_pre_registered_client_does_not_follow_a_changed_issuer(

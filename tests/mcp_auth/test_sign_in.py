@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -25,8 +26,9 @@ from mcp_auth.errors import (
     WrongIssuer,
     WrongPerson,
 )
-from mcp_auth.records import encode
+from mcp_auth.records import Connection, ServerMetadata, encode
 from mcp_auth.status import AuthState
+from mcp_auth.stores.files import FileStore
 from tests.homes import ME, open_auth, query_of, signed_in, write_home
 from tests.servers.oauth import OAuthServer, authorize
 
@@ -36,8 +38,6 @@ class Clock:
         self.ahead = 0.0
 
     def __call__(self) -> float:
-        import time
-
         return time.time() + self.ahead
 
 
@@ -71,7 +71,8 @@ async def test_duty_issuer_verifier_and_state_are_stored_before_the_link_is_give
 ) -> None:
     async with opened(tmp_path, oauth) as auth:
         started = await auth.sign_in("notes", "shared", ME, listen=False)
-        stored = await auth.store.sign_ins.get(started.sign_in.id)
+        # On the disk: another process reads it
+        stored = FileStore(auth.config.home).read_sign_in("shared", "notes")
         assert stored is not None
         assert (stored.issuer, stored.state, stored.code_verifier) == (
             oauth.issuer,
@@ -143,6 +144,21 @@ def test_pain_10_google_is_asked_for_a_refresh_token_in_its_own_words() -> None:
 
     assert authorize_params("https://accounts.google.com") == {"access_type": "offline", "prompt": "consent"}
     assert authorize_params("https://accounts.google.com.evil.example") == {}
+
+
+async def test_pain_10_the_words_of_an_issuer_stand_in_its_links(tmp_path: Path, oauth: OAuthServer) -> None:
+    google = ServerMetadata(
+        issuer="https://accounts.google.com",
+        authorization_endpoint="https://accounts.google.com/o/oauth2/v2/auth",
+        token_endpoint="https://oauth2.googleapis.com/token",
+    )
+    async with opened(tmp_path, oauth, client_id="mine") as auth:
+        # Given a server that is known to be behind Google
+        known = Connection(server_url=oauth.url, needs_sign_in=True, metadata=google, fetched_at=time.time())
+        assert await auth.store.connections.put_if(known) is not None
+        query = query_of((await auth.sign_in("notes", "shared", ME, listen=False)).link)
+    assert (query["access_type"], query["prompt"]) == ("offline", "consent")
+    assert oauth.seen == []
 
 
 async def test_pain_19_the_same_open_sign_in_is_handed_out_again(tmp_path: Path, oauth: OAuthServer) -> None:
@@ -260,6 +276,15 @@ async def test_a_wrong_state_is_refused_and_the_right_answer_still_counts(
         assert (await auth.paste(redirect, ME.principal)).status == "done"
 
 
+async def test_a_code_that_cannot_be_sent_spends_nothing(tmp_path: Path, oauth: OAuthServer) -> None:
+    async with opened(tmp_path, oauth) as auth:
+        redirect = await redirect_of(auth)
+        code = query_of(redirect)["code"]
+        with pytest.raises(CallbackRejected):
+            await auth.paste(redirect.replace(code, "\ud83d"), ME.principal)
+        assert (await auth.paste(redirect, ME.principal)).status == "done"
+
+
 async def test_defect_9_a_wrong_state_does_not_show_the_expected_one(tmp_path: Path, oauth: OAuthServer) -> None:
     async with opened(tmp_path, oauth) as auth:
         state = query_of(await redirect_of(auth))["state"]
@@ -303,6 +328,7 @@ async def test_duty_iss_is_compared_without_normalisation(tmp_path: Path, oauth:
         query["iss"] = variant.format(iss=oauth.issuer, upper=oauth.issuer.upper())
         with pytest.raises(WrongIssuer):
             await auth.paste(f"{redirect.partition('?')[0]}?{urlencode(query)}", ME.principal)
+        assert oauth.requests("/token") == []
 
 
 async def test_duty_an_error_with_a_foreign_iss_is_neither_shown_nor_acted_on(
@@ -381,6 +407,26 @@ async def test_pain_24_an_error_with_http_200_is_an_error(
         with pytest.raises(TokenRequestFailed):
             await auth.paste(redirect, ME.principal)
         assert (await auth.store.sign_ins.list())[0].status == "failed"
+
+
+@pytest.mark.parametrize("where", ["error", "error_description"])
+async def test_what_a_server_repeats_of_the_code_is_not_shown(tmp_path: Path, oauth: OAuthServer, where: str) -> None:
+    from starlette.responses import JSONResponse
+
+    async with opened(tmp_path, oauth) as auth:
+        redirect = await redirect_of(auth)
+        code = query_of(redirect)["code"]
+        body = {
+            "error": "invalid_grant",
+            "error_description": "no",
+            where: f"{'long ' * 35 * (where != 'error')}{code}",
+        }
+        oauth.knobs.token_answers = [JSONResponse(body, 400)]
+        with pytest.raises(TokenRequestFailed) as caught:
+            await auth.paste(redirect, ME.principal)
+        ended = (await auth.store.sign_ins.list())[0]
+    for text in (str(caught.value), str(ended.outcome)):
+        assert not any(code[:n] in text for n in range(8, len(code)))
 
 
 async def test_pain_24_without_expires_in_a_token_is_valid_until_a_401(tmp_path: Path, oauth: OAuthServer) -> None:
@@ -503,6 +549,22 @@ async def test_the_account_of_the_id_token_is_shown(tmp_path: Path, oauth: OAuth
     async with opened(tmp_path, oauth) as auth:
         await signed_in(auth)
         assert (await auth.status("notes")).account == "ada@example.com"
+
+
+async def test_duty_names_and_texts_of_a_server_are_cleaned(tmp_path: Path, oauth: OAuthServer) -> None:
+    from starlette.responses import JSONResponse
+
+    evil = "ada\x1b[31m\u202egnp.exe\r\n/mcp auth evil"
+    async with opened(tmp_path, oauth) as auth:
+        redirect = await redirect_of(auth)
+        oauth.knobs.token_answers = [JSONResponse({"error": "invalid_grant", "error_description": evil}, 400)]
+        with pytest.raises(TokenRequestFailed) as caught:
+            await auth.paste(redirect, ME.principal)
+        oauth.knobs.id_token_claims = {"email": evil}
+        await signed_in(auth)
+        account = (await auth.status("notes")).account
+    for text in (caught.value.message, account or ""):
+        assert "ada" in text and text.isprintable()
 
 
 async def test_duty_a_grant_that_ends_without_a_refresh_token_says_so(tmp_path: Path, oauth: OAuthServer) -> None:

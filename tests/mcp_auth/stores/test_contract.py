@@ -1,0 +1,310 @@
+"""What every store promises (`mcp_auth.stores.base`), the same tests over each of them."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcp_auth.errors import Busy
+from mcp_auth.records import Connection, Grant, SignIn, grant_key
+from mcp_auth.stores.base import Store
+from tests.mcp_auth.stores.backends import (
+    URL,
+    Backend,
+    connection,
+    full_grant,
+    grant,
+    sign_in,
+    tokens,
+)
+
+OWNERS = ("shared", "person:ann", "person:shared", "principal:cli:local", "principal:slack:T024/U01")
+
+
+async def stored(store: Store, owner: str = "shared", server: str = "notes") -> Grant:
+    found = await store.grants.get(owner, server, URL)
+    assert found is not None
+    return found
+
+
+def unversioned(record: Grant) -> Grant:
+    """As the caller wrote it: without what the store adds."""
+    return msgspec.structs.replace(record, version=0, mirror_sha256=None)
+
+
+# -- grants ----------------------------------------------------------------------------------
+
+
+async def test_nothing_is_stored_at_first(store: Store) -> None:
+    assert await store.grants.get("shared", "notes", URL) is None
+    assert await store.grants.list() == []
+    assert await store.grants.delete_if(grant()) is False
+
+
+@pytest.mark.parametrize("owner", OWNERS)
+async def test_a_grant_comes_back_whole(backend: Backend, owner: str) -> None:
+    written = await backend.open().grants.put_if(full_grant(owner))
+    assert written is not None and written.version == 1
+    found = await stored(backend.open(), owner)
+    assert found == written
+    assert unversioned(found) == full_grant(owner)
+
+
+async def test_a_write_counts_only_on_the_version_that_was_read(store: Store) -> None:
+    first = await store.grants.put_if(grant(name="1"))
+    assert first is not None
+    second = await store.grants.put_if(msgspec.structs.replace(first, tokens=tokens("2")))
+    assert second is not None and second.version == 2
+    # Once more from the first version, and as if nothing were there
+    assert await store.grants.put_if(msgspec.structs.replace(first, tokens=tokens("3"))) is None
+    assert await store.grants.put_if(grant(name="4")) is None
+    assert await stored(store) == second
+
+
+async def test_a_write_on_a_version_that_never_was_does_not_count(store: Store) -> None:
+    assert await store.grants.put_if(grant(version=1)) is None
+    assert await store.grants.get("shared", "notes", URL) is None
+
+
+async def test_a_deletion_counts_only_on_the_version_that_was_read(store: Store) -> None:
+    first = await store.grants.put_if(grant())
+    assert first is not None
+    second = await store.grants.put_if(first)
+    assert second is not None
+    assert await store.grants.delete_if(first) is False
+    assert await stored(store) == second
+    assert await store.grants.delete_if(second) is True
+    assert await store.grants.get("shared", "notes", URL) is None
+    assert await store.grants.delete_if(second) is False
+    again = await store.grants.put_if(grant())
+    assert again is not None and again.version == 1
+
+
+async def test_the_caller_s_record_is_left_alone_and_what_is_given_out_is_a_copy(store: Store) -> None:
+    mine = grant()
+    written = await store.grants.put_if(mine)
+    assert written is not None and mine.version == 0
+    written.account = "edited"
+    found = await stored(store)
+    found.account = "edited"
+    assert (await stored(store)).account is None
+
+
+async def test_a_grant_of_another_url_is_returned_as_it_is(store: Store) -> None:
+    written = await store.grants.put_if(grant())
+    assert await store.grants.get("shared", "notes", "https://elsewhere.example/mcp") == written
+
+
+async def test_owners_and_servers_never_mix(store: Store) -> None:
+    for owner in OWNERS:
+        for server in ("notes", "Notes", "notes/2", "ノート", "a b"):
+            assert await store.grants.put_if(grant(server, owner, f"{owner} {server}")) is not None
+    for owner in OWNERS:
+        of_owner = await store.grants.list(owner)
+        assert {g.owner for g in of_owner} == {owner} and len(of_owner) == 5
+        found = await stored(store, owner, "Notes")
+        assert found.tokens is not None and found.tokens.access_token == f"at-{owner} Notes"
+    assert len(await store.grants.list()) == len(OWNERS) * 5
+    # And what one owner deletes is nobody else's loss
+    assert await store.grants.delete_if(await stored(store, "person:ann"))
+    assert len(await store.grants.list()) == len(OWNERS) * 5 - 1
+    assert len(await store.grants.list("person:ann")) == 4
+
+
+@pytest.mark.parametrize("owner", ["ann", "", "person:", "person:a b", "principal:", "SHARED", "shared\n", "team:x"])
+async def test_a_bare_name_is_no_owner(store: Store, owner: str) -> None:
+    with pytest.raises(ValueError, match="an owner is"):
+        await store.grants.get(owner, "notes", URL)
+    with pytest.raises(ValueError, match="an owner is"):
+        await store.grants.put_if(grant(owner=owner))
+    with pytest.raises(ValueError, match="an owner is"):
+        await store.sign_ins.slot(owner, "notes")
+
+
+@given(st.lists(st.tuples(st.sampled_from(OWNERS), st.text(max_size=12)), min_size=2, max_size=6, unique=True))
+def test_no_two_of_owner_and_server_share_a_key(pairs: list[tuple[str, str]]) -> None:
+    keys = {grant_key(owner, server) for owner, server in pairs}
+    assert len(keys) == len(pairs)
+    assert all(re.fullmatch("[0-9a-f]{64}", key) for key in keys)
+
+
+async def test_of_many_writers_at_once_one_wins(backend: Backend) -> None:
+    first = await backend.open().grants.put_if(grant())
+    assert first is not None
+    stores = [backend.open() for _ in range(4)]
+    attempts = [
+        stores[i % 4].grants.put_if(msgspec.structs.replace(first, tokens=tokens(f"writer-{i}"))) for i in range(12)
+    ]
+    winners = [written for written in await asyncio.gather(*attempts) if written is not None]
+    assert len(winners) == 1
+    assert await stored(backend.open()) == winners[0]
+
+
+async def test_writers_that_try_again_lose_nothing(backend: Backend) -> None:
+    async def count(store: Store, times: int) -> None:
+        for _ in range(times):
+            while True:
+                found = await store.grants.get("shared", "notes", URL) or grant()
+                found.refresh_failures += 1
+                if await store.grants.put_if(found) is not None:
+                    break
+
+    await asyncio.gather(*(count(backend.open(), 4) for _ in range(4)))
+    found = await stored(backend.open())
+    assert (found.refresh_failures, found.version) == (16, 16)
+
+
+# -- sign-ins --------------------------------------------------------------------------------
+
+
+async def test_a_slot_is_stable_and_belongs_to_one_owner_and_server(backend: Backend) -> None:
+    store, again = backend.open(), backend.open()
+    slots = {(owner, server): await store.sign_ins.slot(owner, server) for owner in OWNERS for server in ("a", "b")}
+    assert len(set(slots.values())) == len(slots)
+    for (owner, server), slot in slots.items():
+        assert re.fullmatch("[0-9a-f]{32}", slot)
+        assert await again.sign_ins.slot(owner, server) == slot
+
+
+async def test_a_sign_in_comes_back_whole_and_steps_on_from_its_version_only(backend: Backend) -> None:
+    store, other = backend.open(), backend.open()
+    slot = await store.sign_ins.slot("shared", "notes")
+    assert await store.sign_ins.get(slot) is None
+    new = sign_in(slot, resource=URL, scope="read", code_verifier="v" * 43, authorization_url="https://login.example/a")
+    first = await store.sign_ins.put_if(new)
+    assert first is not None and first.version == 1
+    assert await other.sign_ins.get(slot) == first
+    claims = [store.sign_ins.put_if(msgspec.structs.replace(first, status="exchanging")) for store in (store, other)]
+    claimed = [claim for claim in await asyncio.gather(*claims) if claim is not None]
+    assert len(claimed) == 1 and claimed[0].version == 2
+    assert await store.sign_ins.put_if(new) is None
+    assert await other.sign_ins.get(slot) == claimed[0]
+
+
+async def test_every_slot_is_listed_ended_ones_too(store: Store) -> None:
+    assert await store.sign_ins.list() == []
+    for server, status in (("a", "started"), ("b", "done"), ("c", "failed")):
+        slot = await store.sign_ins.slot("shared", server)
+        assert await store.sign_ins.put_if(sign_in(slot, server, status=status)) is not None
+    assert {s.server: s.status for s in await store.sign_ins.list()} == {"a": "started", "b": "done", "c": "failed"}
+
+
+# -- connections -----------------------------------------------------------------------------
+
+
+async def test_what_is_known_of_a_server_is_kept_by_its_url(backend: Backend) -> None:
+    store, other = backend.open(), backend.open()
+    assert await store.connections.get(URL) is None
+    known = connection(needs_sign_in=True, fetched_at=1.9e9, refused_scopes=["admin"], challenge_scope="read")
+    first = await store.connections.put_if(known)
+    assert first is not None and first.version == 1
+    assert await other.connections.get(URL) == first
+    assert await other.connections.get(f"{URL}/") is None
+    second = await other.connections.put_if(msgspec.structs.replace(first, needs_sign_in=False))
+    assert second is not None
+    assert await store.connections.put_if(first) is None
+    assert await store.connections.get(URL) == second
+
+
+# -- races of all kinds ----------------------------------------------------------------------
+
+Put = Callable[[Store], Awaitable[Grant | SignIn | Connection | None]]
+
+
+@pytest.mark.parametrize(
+    "put",
+    [
+        pytest.param(lambda store: store.grants.put_if(grant()), id="grant"),
+        pytest.param(lambda store: store.sign_ins.put_if(sign_in("0" * 32)), id="sign-in"),
+        pytest.param(lambda store: store.connections.put_if(connection()), id="connection"),
+    ],
+)
+async def test_of_many_that_write_first_one_is_first(backend: Backend, put: Put) -> None:
+    written = await asyncio.gather(*(put(backend.open()) for _ in range(8)))
+    assert sum(record is not None for record in written) == 1
+
+
+# -- leases ----------------------------------------------------------------------------------
+
+
+async def test_a_lease_is_held_by_one_at_a_time(backend: Backend) -> None:
+    inside, most, turns = 0, 0, 0
+
+    async def work(store: Store) -> None:
+        nonlocal inside, most, turns
+        async with store.lease("shared", "notes", ttl=30, wait=20):
+            inside, turns = inside + 1, turns + 1
+            most = max(most, inside)
+            await asyncio.sleep(0.001)
+            inside -= 1
+
+    shared = backend.open()
+    await asyncio.gather(*(work(store) for store in [shared] * 4 + [backend.open() for _ in range(2)]))
+    assert (most, turns) == (1, 6)
+
+
+async def test_who_waits_too_long_for_a_lease_is_told(backend: Backend) -> None:
+    async with backend.open().lease("shared", "notes", ttl=30, wait=1):
+        for store in (backend.open(), backend.open()):
+            started = time.monotonic()
+            with pytest.raises(Busy, match="notes") as caught:
+                async with store.lease("shared", "notes", ttl=30, wait=0.05):
+                    pytest.fail("two hold the lease")
+            assert caught.value.next_step == "try again"
+            assert time.monotonic() - started < 5
+
+
+async def test_leases_of_other_owners_and_servers_are_free(store: Store) -> None:
+    async with store.lease("shared", "notes", ttl=30, wait=1):
+        for owner, server in (("person:ann", "notes"), ("shared", "other"), ("principal:cli:local", "notes")):
+            async with store.lease(owner, server, ttl=30, wait=1):
+                pass
+
+
+async def test_an_error_and_a_cancellation_give_the_lease_back(backend: Backend) -> None:
+    store = backend.open()
+    with pytest.raises(ZeroDivisionError):
+        async with store.lease("shared", "notes", ttl=30, wait=1):
+            raise ZeroDivisionError
+    held = asyncio.Event()
+
+    async def hold() -> None:
+        async with store.lease("shared", "notes", ttl=30, wait=1):
+            held.set()
+            await asyncio.Event().wait()
+
+    holder = asyncio.create_task(hold())
+    await held.wait()
+    # One who waits gives up without harm
+    waiting = asyncio.create_task(hold())
+    await asyncio.sleep(0)
+    for task in (waiting, holder):
+        task.cancel()
+    await asyncio.gather(waiting, holder, return_exceptions=True)
+    async with backend.open().lease("shared", "notes", ttl=30, wait=1):
+        pass
+
+
+async def test_records_can_be_written_under_the_lease_and_beside_it(backend: Backend) -> None:
+    store, other = backend.open(), backend.open()
+    async with store.lease("shared", "notes", ttl=30, wait=1):
+        first = await store.grants.put_if(grant())
+        assert first is not None
+        # The version, not the lease, decides about writes
+        second = await asyncio.wait_for(other.grants.put_if(first), 20)
+        assert second is not None
+        assert await store.grants.put_if(first) is None
+        assert await store.grants.delete_if(second) is True
+
+
+async def test_a_store_is_closed_more_than_once_without_harm(store: Store) -> None:
+    await store.grants.put_if(grant())
+    await store.close()
+    await store.close()

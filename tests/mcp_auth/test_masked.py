@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+from mcp_auth.config import Server
+from mcp_auth.records import Connection, Origin, Registration, Tokens
+
+
+def test_a_secret_field_shows_stars_and_an_empty_one_that_it_is_empty() -> None:
+    assert "access_token=***, refresh_token=None" in repr(Tokens(access_token="at-1"))
+    registration = Registration(client_id="c", issuer="i", source="dynamic", redirect_uri="", client_secret="s3cret")
+    assert "client_secret=***" in repr(registration) and "s3cret" not in str(registration)
+
+
+def test_pretty_printers_get_the_same() -> None:
+    shown = dict(Tokens(access_token="at-1").__rich_repr__())
+    assert (shown["access_token"], shown["token_type"]) == ("***", "'Bearer'")
+    assert "key" not in str(Server(name="a", url="https://a.example", headers={"X": "key"}).__rich_repr__())
+
+
+def test_the_query_of_a_url_may_hold_a_key() -> None:
+    shown = repr(Connection(server_url="https://a.example/mcp?api_key=7"))
+    assert "server_url='https://a.example/mcp?***'" in shown
+
+
+def test_a_chat_s_reference_may_hold_a_response_url() -> None:
+    shown = repr(Origin(principal="slack:T/U", chat={"response_url": "https://hooks.example/secret"}))
+    assert "hooks" not in shown and "slack:T/U" in shown
