@@ -28,10 +28,10 @@ import httpx2
 import mcp.client.auth.oauth2
 import mcp.client.streamable_http
 import mcp.shared.auth  # noqa: F401
+import mcp_auth.callback
 import uvicorn  # noqa: F401
 
 import mcp_auth.agent
-import mcp_auth.callback
 import mcp_auth.discovery
 import mcp_auth.env_file
 import mcp_auth.refresh
