@@ -31,9 +31,10 @@ import mcp.shared.auth  # noqa: F401
 import uvicorn  # noqa: F401
 
 import mcp_auth.agent
-import mcp_auth.callback
 import mcp_auth.discovery
+import mcp_auth.endpoint
 import mcp_auth.env_file
+import mcp_auth.loopback
 import mcp_auth.refresh
 import mcp_auth.sign_in
 import mcp_auth.stores.hermes
@@ -41,11 +42,11 @@ from mcp_auth import McpAuth
 from mcp_auth.records import Origin
 
 ME = Origin(principal="cli:local")
+ACTING = ("core", "endpoint", "env_file", "gate", "keys", "loopback", "refresh", "sign_in", "tickets", "tokens")
 WRITING_OR_SENDING = frozenset(
     str(path)
     for path in Path(mcp_auth.__file__).parent.rglob("*.py")
-    if path.parent.name == "stores"
-    or path.stem in ("callback", "core", "env_file", "keys", "refresh", "sign_in", "tokens")
+    if path.parent.name == "stores" or path.stem in ACTING
 )
 
 

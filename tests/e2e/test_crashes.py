@@ -1,7 +1,7 @@
 """kill -9 at any line of a sign-in, a refresh, a key or a logout leaves a state that the next process can use.
 
 Lines of what writes or sends are counted. The plain run dies at a few of them, spread over each step; the one marked
-`service` at hundreds, which is each single line but for the long sign-ins.
+`service` at hundreds, which is every line or two of the short steps and every few of a sign-in.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.e2e.processes import ROOT, environment
 from tests.homes import signed_in, write_home
 from tests.servers.oauth import OAuthServer
 
-FEW, HUNDREDS = 4, 900
+FEW, HUNDREDS = 4, 300
 
 
 class Mortal:

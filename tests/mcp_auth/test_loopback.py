@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mcp_auth import McpAuth
-from mcp_auth.callback import callback_app
+from mcp_auth.endpoint import Endpoint
 from mcp_auth.errors import PortBusy
 from mcp_auth.stores.memory import MemoryStore
 from tests.homes import ME, open_auth, query_of, signed_in, write_home
@@ -224,7 +224,7 @@ async def test_any_query_gets_a_page_and_never_an_error_of_ours(
         started = await auth.sign_in("notes", "shared", ME, listen=False)
         known = {"state": started.sign_in.state, "iss": quote(oauth.issuer, safe="")}
         query = "&".join(piece.format(**known) if "{" in piece else piece for piece in pieces)
-        app = httpx2.ASGITransport(callback_app(auth.finish))
+        app = httpx2.ASGITransport(Endpoint(auth, loopback_paths=("/callback",)))
         base = started.sign_in.redirect_uri.removesuffix("/callback")
         async with httpx2.AsyncClient(transport=app, base_url=base) as browser:
             page = await browser.get(f"/callback?{query}")

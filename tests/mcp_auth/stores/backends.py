@@ -10,7 +10,10 @@ from typing import Protocol
 
 from mcp_auth.records import (
     Connection,
+    Gate,
     Grant,
+    KeyField,
+    KeyForm,
     Origin,
     PreviousGrant,
     RefreshMark,
@@ -121,6 +124,20 @@ def sign_in(slot: str, server: str = "notes", owner: str = "shared", **fields: o
         metadata=METADATA,
         registration=REGISTRATION,
         **values,  # type: ignore[arg-type]
+    )
+
+
+def key_form(slot: str) -> KeyForm:
+    return KeyForm(
+        id=slot,
+        server="notes",
+        owner="shared",
+        status="started",
+        origin=Origin(principal="telegram:1"),
+        created_at=1.9e9,
+        expires_at=1.9e9 + 600,
+        gate=Gate(tickets=("0" * 64,)),
+        fields=(KeyField(name="KEY", where="Authorization"),),
     )
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_auth.errors import Busy
-from mcp_auth.records import Connection, Grant, SignIn, grant_key
+from mcp_auth.records import Connection, Grant, KeyForm, SignIn, grant_key
 from mcp_auth.stores.base import Store
 from tests.mcp_auth.stores.backends import (
     URL,
@@ -21,6 +21,7 @@ from tests.mcp_auth.stores.backends import (
     connection,
     full_grant,
     grant,
+    key_form,
     sign_in,
     tokens,
 )
@@ -196,6 +197,25 @@ async def test_every_slot_is_listed_ended_ones_too(store: Store) -> None:
     assert {s.server: s.status for s in await store.sign_ins.list()} == {"a": "started", "b": "done", "c": "failed"}
 
 
+# -- key forms -------------------------------------------------------------------------------
+
+
+async def test_key_forms_have_the_slots_of_sign_ins_and_a_space_of_their_own(backend: Backend) -> None:
+    store, other = backend.open(), backend.open()
+    slot = await store.sign_ins.slot("shared", "notes")
+    assert await store.key_forms.get(slot) is None
+    assert await store.sign_ins.put_if(sign_in(slot)) is not None
+    first = await store.key_forms.put_if(key_form(slot))
+    assert first is not None and first.version == 1
+    assert await other.key_forms.get(slot) == first
+    opened = await other.key_forms.put_if(msgspec.structs.replace(first, tries=1))
+    assert opened is not None and opened.version == 2
+    assert await store.key_forms.put_if(first) is None
+    assert await store.key_forms.list() == [opened]
+    kept = await store.sign_ins.get(slot)
+    assert kept is not None and kept.version == 1
+
+
 # -- connections -----------------------------------------------------------------------------
 
 
@@ -215,7 +235,7 @@ async def test_what_is_known_of_a_server_is_kept_by_its_url(backend: Backend) ->
 
 # -- races of all kinds ----------------------------------------------------------------------
 
-Put = Callable[[Store], Awaitable[Grant | SignIn | Connection | None]]
+Put = Callable[[Store], Awaitable[Grant | SignIn | KeyForm | Connection | None]]
 
 
 @pytest.mark.parametrize(
@@ -223,6 +243,7 @@ Put = Callable[[Store], Awaitable[Grant | SignIn | Connection | None]]
     [
         pytest.param(lambda store: store.grants.put_if(grant()), id="grant"),
         pytest.param(lambda store: store.sign_ins.put_if(sign_in("0" * 32)), id="sign-in"),
+        pytest.param(lambda store: store.key_forms.put_if(key_form("0" * 32)), id="key-form"),
         pytest.param(lambda store: store.connections.put_if(connection()), id="connection"),
     ],
 )

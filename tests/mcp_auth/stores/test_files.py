@@ -19,7 +19,7 @@ import pytest
 from mcp_auth.errors import Busy, StoreError
 from mcp_auth.records import encode, grant_key
 from mcp_auth.stores.files import FileStore
-from tests.mcp_auth.stores.backends import URL, connection, grant, sign_in, tokens
+from tests.mcp_auth.stores.backends import URL, connection, grant, key_form, sign_in, tokens
 
 ROOT = Path(__file__).parents[3]
 
@@ -161,7 +161,7 @@ def hook(event, arguments):
 
 from mcp_auth.env_file import remove, write
 from mcp_auth.stores.files import FileStore
-from tests.mcp_auth.stores.backends import URL, connection, grant, sign_in
+from tests.mcp_auth.stores.backends import URL, connection, grant, key_form, sign_in
 import filelock, dotenv.parser, mcp_auth.stores.hermes
 
 async def main():
@@ -171,6 +171,7 @@ async def main():
         await store.grants.put_if(first)
     slot = await store.sign_ins.slot("shared", "notes")
     await store.sign_ins.put_if(sign_in(slot))
+    await store.key_forms.put_if(key_form(slot))
     await store.connections.put_if(connection())
     write(home / ".env", {"KEY": "value"})
     write(home / ".env", {"KEY": "other"})
@@ -297,6 +298,9 @@ async def every_call(store: FileStore) -> dict[str, Exception | None]:
         "sign_ins.get": lambda: store.sign_ins.get("0" * 32),
         "sign_ins.put_if": lambda: store.sign_ins.put_if(sign_in("0" * 32)),
         "sign_ins.list": lambda: store.sign_ins.list(),
+        "key_forms.get": lambda: store.key_forms.get("0" * 32),
+        "key_forms.put_if": lambda: store.key_forms.put_if(key_form("0" * 32)),
+        "key_forms.list": lambda: store.key_forms.list(),
         "connections.get": lambda: store.connections.get(URL),
         "connections.put_if": lambda: store.connections.put_if(connection()),
         "lease": lease,
@@ -311,7 +315,7 @@ async def every_call(store: FileStore) -> dict[str, Exception | None]:
     return raised
 
 
-WRITING = {"grants.put_if", "sign_ins.slot", "sign_ins.put_if", "connections.put_if", "lease"}
+WRITING = {"grants.put_if", "sign_ins.slot", "sign_ins.put_if", "key_forms.put_if", "connections.put_if", "lease"}
 
 
 def break_by_loop(path: Path) -> None:
@@ -329,7 +333,7 @@ def break_by_file(path: Path) -> None:
 async def test_where_no_folder_can_be_made_every_call_answers_or_raises_a_store_error(
     home: Path, spoil: Callable[[Path], None], what: str
 ) -> None:
-    spoiled = [home] if what == "home" else [home / name for name in ("grants", "sign-ins", "connections")]
+    spoiled = [home] if what == "home" else [home / name for name in ("grants", "sign-ins", "key-forms", "connections")]
     for path in spoiled:
         spoil(path)
     raised = await every_call(FileStore(home))
