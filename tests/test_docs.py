@@ -1,0 +1,236 @@
+"""The documentation against reality: links lead somewhere, commands and configurations are taken, examples come out."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import shlex
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from adapters.terminal.cli import _COMMANDS, _parser
+from mcp_auth.config import Server, load
+from mcp_auth.records import ServerMetadata
+from mcp_auth.registration import client_registration_needed
+from tests.adapters.terminal.typed import Run
+from tests.homes import free_port, write_home
+from tests.servers.oauth import OAuthServer, authorize
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md")])
+QUIET = " 2>/dev/null"
+KEY = "right-key-of-weather"
+GUIDE = ROOT / "docs" / "mcp-authentication.md"
+_FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)\n(?P<body>.*?)^ *```$", re.DOTALL | re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block and where it stands."""
+
+    page: Path
+    line: int
+    language: str
+    body: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.page.name}:{self.line}"
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    text = page.read_text(encoding="utf-8")
+    for match in _FENCE.finditer(text):
+        line = text.count("\n", 0, match.start()) + 1
+        yield Block(page, line, match["language"], textwrap.dedent(match["body"]))
+
+
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+
+
+def of(*languages: str) -> pytest.MarkDecorator:
+    found = [block for block in BLOCKS if block.language in languages]
+    assert found, f"no page shows {languages}"
+    return pytest.mark.parametrize("block", found, ids=lambda block: block.id)
+
+
+def commands(block: Block) -> Iterator[str]:
+    """What is to be typed: lines that begin with `slash-mcp`, after `$ ` in a console, without comments."""
+    for line in block.body.splitlines():
+        typed = re.sub(r"\s+(#|2>).*", "", line.removeprefix("$ "))
+        _, _, piped = typed.rpartition("| ")
+        if piped.startswith("slash-mcp") and (block.language not in ("console", "text") or line.startswith("$ ")):
+            yield piped
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_within_the_project_lead_somewhere(page: Path) -> None:
+    prose = re.sub(r"`[^`\n]*`", "", _FENCE.sub("", page.read_text(encoding="utf-8")))
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        assert file.exists(), f"{page.name} links to {target}"
+        assert file.is_relative_to(ROOT)
+        if anchor:
+            assert anchor in anchors(file), f"{page.name} links to {target}"
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub makes of the headings."""
+    headings = re.findall(r"^#+ (.+)$", _FENCE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@of("sh", "console", "text", "")
+def test_every_command_line_is_one_that_the_program_takes(block: Block) -> None:
+    for line in commands(block):
+        words = shlex.split(line.replace("$", ""))
+        assert words[0] == "slash-mcp"
+        try:
+            _parser().parse_args(words[1:])
+        except SystemExit:
+            pytest.fail(f"{block.id}: {line}")
+
+
+def test_the_guide_names_every_command_and_every_option() -> None:
+    page = GUIDE.read_text(encoding="utf-8")
+    table = page[page.index("## Every command") : page.index("## JSON")]
+    for command in _COMMANDS:
+        assert re.search(rf"`{command}\b", table), command
+    teams = {"people", "allow", "deny", "audit"}
+    for name, parser in _parser()._subparsers._group_actions[0].choices.items():  # type: ignore[union-attr]
+        shown = [
+            option for action in parser._actions for option in action.option_strings if action.help != "==SUPPRESS=="
+        ]
+        missing = [option for option in shown if option not in ("-h", "--help") and option not in table]
+        assert name in teams or missing == [], name
+
+
+def test_the_guide_has_a_row_for_every_status() -> None:
+    from gateway.sentences import auth_state
+    from mcp_auth.status import AuthState, ServerStatus
+
+    page = GUIDE.read_text(encoding="utf-8")
+    for state in AuthState:
+        words = auth_state(ServerStatus("x", "http", "https://x.example", "all", state), now=0.0)
+        assert re.search(rf"^\| `{words}", page, re.MULTILINE), words
+        assert f"`{state.value}`" in page
+
+
+@of("yaml")
+def test_every_configuration_loads(block: Block, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(block.body, encoding="utf-8")
+    config = load(home=tmp_path)
+    assert [server.problem for server in config.servers.values() if server.problem is not None] == []
+    assert config.warnings == ()
+
+
+@of("json")
+def test_every_json_is_json(block: Block) -> None:
+    json.loads(block.body)
+
+
+def test_the_program_of_the_front_page_runs(
+    monkeypatch: pytest.MonkeyPatch, oauth: OAuthServer, tmp_path: Path
+) -> None:
+    oauth.knobs.protected = False
+    oauth.knobs.prm_path = None
+    (program,) = (block.body for block in blocks(ROOT / "README.md") if block.language == "python")
+    monkeypatch.setenv("SLASH_MCP_HOME", str(write_home(tmp_path, {"notion": {"url": oauth.url}})))
+    imports, _, body = program.partition("\n\n")
+    found: dict[str, Any] = {}
+    exec(f"{imports}\nasync def example():\n{textwrap.indent(body, '    ')}\n    return tools", found)
+    assert [tool.name for tool in asyncio.run(found["example"]()).tools] == list(oauth.knobs.tools)
+
+
+def test_the_examples_of_the_guide_come_out_as_shown(
+    run: Run,
+    oauth: OAuthServer,
+    tmp_path: Path,
+) -> None:
+    oauth.knobs.tools = ("forecast", "search")
+    shown_as = {
+        oauth.url: "https://notes.example.com/mcp",
+        oauth.url.replace("127.0.0.1", "localhost"): "https://weather.example.com/mcp",
+        oauth.url.replace("/mcp", "/authorize"): "https://as.example.com/authorize",
+    }
+    configuration = next(block.body for block in blocks(GUIDE) if block.language == "yaml")
+    for real, name in shown_as.items():
+        configuration = configuration.replace(name, real)
+    (tmp_path / "config.yaml").write_text(configuration.replace("8765", str(free_port())), encoding="utf-8")
+
+    session = _Session(run, tmp_path, oauth, shown_as)
+    for block in blocks(GUIDE):
+        if block.language == "console":
+            for typed, expected in examples(block):
+                shown = session.type(typed)
+                assert re.fullmatch(pattern(expected), shown), f"{block.id}: {typed}\n{shown}"
+
+
+def examples(block: Block) -> Iterator[tuple[str, str]]:
+    """Each command of a console with what is shown after it."""
+    for part in re.split(r"^\$ ", block.body, flags=re.MULTILINE)[1:]:
+        typed, _, expected = part.partition("\n")
+        yield typed, expected
+
+
+def pattern(expected: str) -> str:
+    """`...` stands for anything; how many spaces and lines fill a table says nothing."""
+    words = re.escape(" ".join(re.sub("─+", "─", expected).split()))
+    return words.replace(re.escape("..."), ".*?")
+
+
+class _Session:
+    """Types the commands of a page, one after the other, and plays the browser."""
+
+    def __init__(self, run: Run, home: Path, oauth: OAuthServer, shown_as: dict[str, str]) -> None:
+        self._run = run
+        self._home = home
+        self._oauth = oauth
+        self._shown_as = shown_as
+        self._link = ""
+        self._code = 0
+
+    def type(self, typed: str) -> str:
+        if typed == "echo $?":
+            return str(self._code)
+        given, _, command = typed.removesuffix(QUIET).rpartition(" | ")
+        stdin = f"{KEY}\n" if given else ""
+        words = shlex.split(command)[1:]
+        # One server plays both.
+        self._oauth.knobs.api_key = KEY if "weather" in words else None
+        if words[0:1] == ["paste"]:
+            words[1] = authorize(self._link)
+        done = self._run("--home", self._home, *words, stdin=stdin)
+        self._code = done.code
+        found = re.search(r"http://\S+/authorize\?[^\s\"]+", done.out)
+        self._link = found.group() if found else self._link
+        shown = done.out if typed.endswith(QUIET) else f"{done.out} {done.err}"
+        for real, name in self._shown_as.items():
+            shown = shown.replace(real, name)
+        return " ".join(re.sub("─+", "─", shown).split())
+
+
+def test_the_guide_says_what_a_server_without_registration_is_answered() -> None:
+    server = Server(name="github", url="https://api.githubcopilot.com/mcp/", auth="oauth")
+    metadata = ServerMetadata(
+        issuer="https://github.com/login/oauth",
+        authorization_endpoint="https://github.com/login/oauth/authorize",
+        token_endpoint="https://github.com/login/oauth/access_token",
+    )
+    error = client_registration_needed(server, metadata, "http://127.0.0.1:8765/callback")
+    assert f"slash-mcp: github: {error}\n" in GUIDE.read_text(encoding="utf-8")
+
+
+def test_the_configuration_of_the_guide_is_the_first_one_that_it_shows() -> None:
+    first = next(block.body for block in blocks(GUIDE) if block.language == "yaml")
+    assert list(yaml.safe_load(first)["mcp_servers"]) == ["notes", "weather", "clock"]
