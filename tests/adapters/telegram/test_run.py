@@ -20,6 +20,7 @@ from gateway.gateway import Gateway
 from gateway.serve import load_platforms, run_until
 from mcp_auth.config import CallbackOptions, Server
 from mcp_auth.errors import ConfigError, Unreachable
+from tests.browser import Browser
 from tests.gateway.chat import configure, open_gateway
 from tests.homes import free_port
 from tests.platforms.telegram import BOT_ID, TOKEN, BotApi, Group, Person, Refusal, flood
@@ -152,6 +153,32 @@ class TestPolling:
         async with start_bot() as bot:
             with pytest.raises(Unreachable, match="Telegram does not answer"):
                 await asyncio.wait_for(bot.running, 10)
+
+
+async def test_a_code_comes_back_by_the_button_of_the_page(
+    start_bot: StartBot, oauth: OAuthServer, ada: Person, bob: Person
+) -> None:
+    """With several people, in public mode: the proof is one tap, and somebody else's tap ends the sign-in."""
+    port = free_port()
+    public = {"public_url": f"http://127.0.0.1:{port}", "callback": CallbackOptions(port=port)}
+    people = {"allow": ("telegram:1", "telegram:2"), "identity": "per_user"}
+    async with start_bot({"webhook": False}, **public, **people) as bot, Browser() as browser:
+        await bot.gateway.auth.listen()
+        ada.say("/mcp auth notes")
+        link = (await ada.message("open this link")).urls[0]
+        page = await browser.press(await browser.open(link))
+        assert page.link is not None
+
+        ada.open_link(page.link)
+        await ada.message("notes: that is you")
+        page = await browser.open(await browser.authorize(await browser.open(page.url)))
+        await ada.message("notes: signed in")
+
+        bob.say("/mcp auth notes")
+        page = await browser.press(await browser.open((await bob.message("open this link")).urls[0]))
+        assert page.link is not None
+        ada.open_link(page.link)
+        await bob.message("Somebody else opened the link for notes")
 
 
 class TestWebhook:
