@@ -186,7 +186,9 @@ class TelegramAdapter:
             findings.append(Finding(WARN, f"Telegram could not reach the webhook: {hook.last_error_message}"))
         if not any(one.startswith(f"{PLATFORM}:") for one in self._gateway.config.gateway.allow):
             findings.append(
-                Finding(WARN, "nobody on Telegram is served. Next: add telegram:YOUR_USER_ID to gateway.allow")
+                Finding(
+                    WARN, "nobody on Telegram is served. Next: write /mcp to the bot in private, and allow the code"
+                )
             )
         return findings
 
