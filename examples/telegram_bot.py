@@ -1,8 +1,9 @@
 """A Telegram bot of your own with /mcp in it.
 
     pip install 'slash-mcp[telegram]'
-    slash-mcp init                       # then put telegram:YOUR_USER_ID into gateway.allow
+    slash-mcp init
     TELEGRAM_BOT_TOKEN=... python telegram_bot.py
+    # write /mcp to the bot; it answers with a code; then: slash-mcp allow CODE
 
 The agent below reads every text that people write. It never sees a /mcp line, a pasted sign-in address or a key.
 """

@@ -412,8 +412,9 @@ def _recalled_item(server: str, sign_in: SignIn | None, now: float) -> Checklist
     if sign_in is None:
         return ChecklistItem(server, ItemState.FAILED, sentences.NO_LINK, command=again)
     if sign_in.status in OPEN:
-        link, until = sign_in.authorization_url, sign_in.expires_at
-        # Of a link of our own only the hash is stored: whoever lost it asks for another one.
+        until = sign_in.expires_at
+        # Of a link of our own only the hash is stored, and what it leads to works in one browser only.
+        link = sign_in.authorization_url if sign_in.gate is None else None
         text = sentences.link_ready(until, now) if link else sentences.LINK_AGAIN
         return ChecklistItem(server, ItemState.LINK, text, link=link, command=again, expires_at=until)
     if sign_in.status == "done":

@@ -186,7 +186,9 @@ class TelegramAdapter:
             findings.append(Finding(WARN, f"Telegram could not reach the webhook: {hook.last_error_message}"))
         if not any(one.startswith(f"{PLATFORM}:") for one in self._gateway.config.gateway.allow):
             findings.append(
-                Finding(WARN, "nobody on Telegram is served. Next: add telegram:YOUR_USER_ID to gateway.allow")
+                Finding(
+                    WARN, "nobody on Telegram is served. Next: write /mcp to the bot in private, and allow the code"
+                )
             )
         return findings
 
@@ -393,7 +395,7 @@ class TelegramAdapter:
     def _way_in(self, via: ChatRef | None) -> Button:
         """A deep link to the private chat, which asks for the same again."""
         payload = via.data.get("start", "mcp") if via is not None else "mcp"
-        return Button(sentences.BUTTON_PRIVATE_CHAT, url=f"https://t.me/{self._bot.username}?start={payload}")
+        return Button(sentences.BUTTON_PRIVATE_CHAT, url=updates.deep_link(self._bot.username, payload))
 
     # -- running -----------------------------------------------------------------------------
 
@@ -408,6 +410,9 @@ class TelegramAdapter:
         """Once: start the gateway, and show the command in Telegram's menus."""
         if not self._begun:
             self._begun = True
+            self._gateway.carry_codes(
+                PLATFORM, lambda code: updates.deep_link(self._bot.username, f"mcp-confirm-{code}")
+            )
             self._spawn(self._gateway.start())
             self._spawn(register(self._bot))
 

@@ -43,6 +43,11 @@ def command(text: str, bot: str, servers: Sequence[str]) -> str | None:
     return typed["rest"] or ""
 
 
+def deep_link(bot: str, payload: str) -> str:
+    """Opens the private chat with `bot`; its Start button sends `/start payload`."""
+    return f"https://t.me/{bot}?start={payload}"
+
+
 def start_payload(text: str, servers: Sequence[str]) -> str:
     """The payload of a deep link that asks again for `text`: at most 64 of `A-Za-z0-9_-`."""
     asked = grammar.parse(text, servers)

@@ -20,6 +20,7 @@ from gateway.gateway import Gateway
 from gateway.serve import load_platforms, run_until
 from mcp_auth.config import CallbackOptions, Server
 from mcp_auth.errors import ConfigError, Unreachable
+from tests.browser import Browser
 from tests.gateway.chat import configure, open_gateway
 from tests.homes import free_port
 from tests.platforms.telegram import BOT_ID, TOKEN, BotApi, Group, Person, Refusal, flood
@@ -154,6 +155,32 @@ class TestPolling:
                 await asyncio.wait_for(bot.running, 10)
 
 
+async def test_a_code_comes_back_by_the_button_of_the_page(
+    start_bot: StartBot, oauth: OAuthServer, ada: Person, bob: Person
+) -> None:
+    """With several people, in public mode: the proof is one tap, and somebody else's tap ends the sign-in."""
+    port = free_port()
+    public = {"public_url": f"http://127.0.0.1:{port}", "callback": CallbackOptions(port=port)}
+    people = {"allow": ("telegram:1", "telegram:2"), "identity": "per_user"}
+    async with start_bot({"webhook": False}, **public, **people) as bot, Browser() as browser:
+        await bot.gateway.auth.listen()
+        ada.say("/mcp auth notes")
+        link = (await ada.message("open this link")).urls[0]
+        page = await browser.press(await browser.open(link))
+        assert page.link is not None
+
+        ada.open_link(page.link)
+        await ada.message("notes: that is you")
+        page = await browser.open(await browser.authorize(await browser.open(page.url)))
+        await ada.message("notes: signed in")
+
+        bob.say("/mcp auth notes")
+        page = await browser.press(await browser.open((await bob.message("open this link")).urls[0]))
+        assert page.link is not None
+        ada.open_link(page.link)
+        await bob.message("Somebody else opened the link for notes")
+
+
 class TestWebhook:
     async def test_updates_come_to_the_endpoint_and_only_with_the_secret(
         self, start_bot: StartBot, api: BotApi, ada: Person
@@ -257,7 +284,7 @@ class TestCheck:
 
         assert [finding.mark for finding in findings] == [GOOD, WARN, WARN]
         assert "another program set a webhook" in findings[1].text
-        assert "telegram:YOUR_USER_ID" in findings[2].text
+        assert "nobody on Telegram is served" in findings[2].text
 
     async def test_a_token_that_is_none(self, api: BotApi, oauth: OAuthServer, tmp_path: Path) -> None:
         (short,) = await check(api, oauth, tmp_path, section={"token": f"{BOT_ID}:short"})

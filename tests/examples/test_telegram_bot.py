@@ -1,4 +1,4 @@
-"""The examples, run as they stand."""
+"""The example bot, run as it stands."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.service, pytest.mark.timeout(120)]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_a_telegram_bot_with_three_lines_more(tmp_path: Path, number: signal.Signals) -> None:
+async def test_three_lines_bring_mcp_and_the_agent_hears_none_of_it(tmp_path: Path, number: signal.Signals) -> None:
     with BotApi().running() as api:
         async with Demo() as demo:
             home = demo.write_home(tmp_path / "home")
