@@ -78,6 +78,10 @@ PREPARING = "preparing the link…"
 CANCELLED = "cancelled"
 PRIVATE_ANSWER = "Sent you the answer in private."
 KEY_STORED = "key stored"
+OPEN_IN_BROWSER = "Opens in your browser, not inside another app."
+CHOOSE = "Choose one:"
+MENU = "Choose"
+SENT_LATE = "Earlier, this could not be sent to you:"
 KEY_EMPTY = "Nothing was entered."
 STORE_ANYWAY = "Store it anyway"
 REPLACED = "replaced by a newer link"
@@ -272,6 +276,15 @@ def button_again(server: str) -> str:
 
 def more_servers(count: int) -> str:
     return f"… and {count} more. /mcp SERVER shows one."
+
+
+def more_links(count: int) -> str:
+    """`count` links found no room in this answer."""
+    return f"… and {count} more. /mcp auth SERVER gives one link at a time."
+
+
+def link_too_long(server: str) -> str:
+    return f"its link is too long for this chat. Next: `slash-mcp auth {server}` on the host, or set gateway.public_url"
 
 
 def checklist_key(variables: Sequence[str]) -> str:

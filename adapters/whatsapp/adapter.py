@@ -1,0 +1,374 @@
+"""WhatsApp as a chat platform: one-to-one messages through the Cloud API."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, Union
+
+import httpx
+from pywa_async import WhatsApp
+from pywa_async.errors import AuthorizationError, WhatsAppError
+from pywa_async.handlers import (
+    CallbackButtonHandler,
+    CallbackSelectionHandler,
+    Handler,
+    MessageHandler,
+    MessageStatusHandler,
+)
+from pywa_async.types import CallbackButton, CallbackSelection, Message, MessageStatus
+from pywa_async.types.chat import ChatType
+from pywa_async.types.message_status import MessageStatusType
+
+from adapters import buttons
+from adapters.base import Capabilities, Driver, EditWindowClosed, Finding, NotSupported
+from adapters.marks import BAD, GOOD, WARN
+from adapters.whatsapp.outbox import NotSent, Outbox, reason
+from adapters.whatsapp.render import TEXT_MAX, URL_MAX, render, render_plain
+from adapters.whatsapp.webhook import webhook
+from gateway import access, grammar, incidents, sentences
+from gateway.invocations import ChatRef, Invocation, MessageRef, Principal
+from gateway.replies import Deferred, Notice, Reply, SecretPrompt, Text
+from mcp_auth.config import GatewayOptions, Settings
+from mcp_auth.errors import ConfigError, McpAuthError
+
+if TYPE_CHECKING:
+    from pywa_async.types.user import User
+    from starlette.applications import Starlette
+
+    from gateway.gateway import Gateway
+
+    Update: TypeAlias = Union[Message, CallbackButton[Any], CallbackSelection[Any]]
+
+_log = logging.getLogger(__name__)
+
+PLATFORM = "whatsapp"
+WEBHOOK = "/hooks/whatsapp"
+_NEEDED = ("whatsapp_business_messaging",)
+_TIMEOUT = httpx.Timeout(20.0, connect=10.0)
+# Ahead of the host's own handlers, so that an agent behind them reads nothing of ours.
+_FIRST = 1000
+
+
+class WhatsAppOptions(Settings, frozen=True):
+    """The section `gateway.whatsapp`."""
+
+    __secret__: ClassVar[frozenset[str]] = frozenset({"token", "app_secret", "verify_token"})
+
+    token: str
+    phone_id: str | int
+    app_secret: str
+    verify_token: str
+    api_url: str = "https://graph.facebook.com"
+    api_version: str = "24.0"
+
+
+class WhatsAppAdapter:
+    """`/mcp` in WhatsApp.
+
+    Args:
+        options: instead of the section `gateway.whatsapp`.
+        sleep: waits that many seconds between two tries of a message.
+    """
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        *,
+        options: WhatsAppOptions | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._gateway = gateway
+        self._options = options
+        self._sleep = sleep
+        self._driver = Driver(gateway, self)
+        self._outbox: Outbox | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.capabilities = Capabilities(PLATFORM, edit_window=0, text_max=TEXT_MAX, button_url_max=URL_MAX)
+
+    # -- the two ways to run -----------------------------------------------------------------
+
+    def install(self, app: WhatsApp | Starlette, *, path: str = WEBHOOK) -> Callable[[], None]:
+        """Put `/mcp` into a pywa client that somebody else built, ahead of its own handlers. Returns the undo.
+
+        Args:
+            app: a `pywa_async.WhatsApp` that checks signatures; or a Starlette or FastAPI application, which then gets
+                a webhook at `path`, for the number in `gateway.whatsapp`.
+
+        Raises:
+            ConfigError: the client does not check who sends its updates, or is not asynchronous.
+        """
+        if isinstance(app, WhatsApp):
+            _check_client(app)
+            return self._attach(app)
+        client = self._client()
+        app.mount(path, webhook(client))
+        return self._attach(client)
+
+    async def run(self) -> None:
+        """A webhook on the gateway's own endpoint, until cancelled.
+
+        Raises:
+            ConfigError: `gateway.whatsapp` cannot be used, or there is no `gateway.public_url`.
+        """
+        client = self._client()
+        url = self._gateway.mount(WEBHOOK, webhook(client))
+        undo = self._attach(client)
+        try:
+            finding = await self._number(client)
+            _log.log(logging.INFO if finding.mark == GOOD else logging.WARNING, "%s; webhook: %s", finding.text, url)
+            await asyncio.Event().wait()
+        finally:
+            undo()
+            await self._drain()
+            await client.api._session.aclose()
+
+    async def claims(self, message: Any) -> bool:
+        """Is this message or press ours, so that the host should not look at it? For listeners and raw handlers, which
+        pywa asks before any handler."""
+        if isinstance(message, CallbackButton | CallbackSelection):
+            return isinstance(message.data, str) and buttons.is_ours(message.data)
+        text = message.text if isinstance(message, Message) else None
+        return text is not None and (grammar.after_prefix(text) is not None or await self._gateway.claims(text))
+
+    # -- the contract ------------------------------------------------------------------------
+
+    async def reply(self, chat: ChatRef, reply: Reply) -> MessageRef:
+        """Raises NotSent: it was given up; the log says why."""
+        if chat.data.get("group"):
+            messages = render_plain(reply, now=time.time())
+        else:
+            owner = Principal(PLATFORM, chat.data["user"])
+            pack = functools.partial(buttons.pack, owner=owner, servers=self._gateway.names())
+            messages = render(reply, now=time.time(), pack=pack)
+        if self._outbox is None:
+            raise NotSent
+        return MessageRef(PLATFORM, {"id": await self._outbox.send(chat.data["to"], reply, messages)})
+
+    async def deliver_private(self, principal: Principal, reply: Reply, via: ChatRef | None) -> MessageRef:
+        to = principal.user if via is None or via.data.get("group") else via.data["to"]
+        return await self.reply(ChatRef(PLATFORM, {"to": to, "user": principal.user}), reply)
+
+    async def update(self, message: MessageRef, reply: Reply) -> MessageRef:
+        raise EditWindowClosed
+
+    async def ask_secret(self, prompt: SecretPrompt, trigger: object) -> None:
+        """Nothing that a person writes can be deleted here, so no secret is ever asked for."""
+        raise NotSupported
+
+    async def check(self) -> list[Finding]:
+        try:
+            client = self._client()
+        except ConfigError as error:
+            return [Finding(BAD, str(error))]
+        async with client.api._session:
+            findings = [await self._number(client)]
+            if findings[0].mark == GOOD:
+                findings += await self._rights(client)
+        if self._gateway.config.gateway.public_url is None:
+            findings.append(Finding(BAD, "WhatsApp calls us, and gateway.public_url is not set. Next: set it"))
+        if not any(one.startswith(f"{PLATFORM}:") for one in self._gateway.config.gateway.allow):
+            findings.append(Finding(WARN, "nobody of WhatsApp is in gateway.allow. Next: add whatsapp:<your number>"))
+        return findings
+
+    # -- what arrives ------------------------------------------------------------------------
+
+    def _attach(self, client: WhatsApp) -> Callable[[], None]:
+        self._outbox = Outbox(client, sleep=self._sleep)
+        handlers: tuple[Handler[Any], ...] = (
+            MessageHandler(self._on_update, priority=_FIRST),
+            CallbackButtonHandler(self._on_update, priority=_FIRST),
+            CallbackSelectionHandler(self._on_update, priority=_FIRST),
+            MessageStatusHandler(self._on_status, priority=_FIRST),
+        )
+        client.add_handlers(*handlers)
+        unsubscribe = self._gateway.subscribe(PLATFORM, self._notify)
+
+        def undo() -> None:
+            client.remove_handlers(*handlers, silent=True)
+            unsubscribe()
+
+        return undo
+
+    async def _on_update(self, client: WhatsApp, update: Update) -> None:
+        """Quick: the work goes into a task, because pywa answers Meta when its handlers are done."""
+        self._start(self._send_kept(update))
+        if not await self.claims(update):
+            update.continue_handling()
+        self._start(self._answer(client, update))
+        update.stop_handling()
+
+    async def _on_status(self, client: WhatsApp, status: MessageStatus[Any]) -> None:
+        if self._outbox is not None:
+            if status.status is MessageStatusType.FAILED:
+                self._outbox.failed(status.id, status.error)
+            elif status.status in (MessageStatusType.DELIVERED, MessageStatusType.READ):
+                self._outbox.arrived(status.id)
+        status.continue_handling()
+
+    async def _answer(self, client: WhatsApp, update: Update) -> None:
+        invocation = self._invocation(update)
+        if isinstance(update, CallbackButton | CallbackSelection) and not buttons.is_for(
+            update.data, invocation.principal
+        ):
+            await self.reply(invocation.chat, _say(sentences.NOT_YOUR_BUTTON))
+            return
+        if isinstance(self._gateway.decide(invocation, self.capabilities.abilities), Deferred):
+            self._start(_show_typing(client, update.id))
+        await self._driver.run_invocation(invocation)
+
+    def _invocation(self, update: Update) -> Invocation:
+        """Raises ValueError: a button of a server that is gone."""
+        principal = principal_of(update.from_user, self._gateway.config.gateway)
+        chat = _chat_of(update, principal)
+        if isinstance(update, Message):
+            text = grammar.after_prefix(update.text or "")
+            text = update.text or "" if text is None else text
+        else:
+            command = buttons.unpack(update.data, self._gateway.names())
+            # What is gone is answered as any word that nobody knows.
+            text = command if command is not None else "list"
+        pressed = None
+        if isinstance(update, CallbackButton | CallbackSelection) and update.reply_to_message is not None:
+            pressed = MessageRef(PLATFORM, {"id": update.reply_to_message.id})
+        return Invocation(
+            principal=principal,
+            chat=chat,
+            text=text,
+            private=not chat.data.get("group", False),
+            event_id=update.id,
+            display_name=update.from_user.name or "",
+            pressed=pressed,
+        )
+
+    async def _send_kept(self, update: Update) -> None:
+        """Whoever writes can be written to again for 24 hours."""
+        if self._outbox is None:
+            return
+        user = update.from_user
+        kept = self._outbox.take(*dict.fromkeys((user.bsuid, user.wa_id, user.preferred_id)))
+        if not kept:
+            return
+        principal = principal_of(user, self._gateway.config.gateway)
+        late = (Text(sentences.SENT_LATE), *(block for reply in kept for block in reply.blocks))
+        await self.deliver_private(principal, Reply(late), _chat_of(update, principal))
+
+    async def _notify(self, notice: Notice) -> None:
+        try:
+            await self._driver.notify(notice)
+        except NotSent:
+            # It was logged and is kept for the person's next message.
+            return
+
+    def _start(self, work: Any) -> None:
+        task = asyncio.create_task(_guarded(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _drain(self) -> None:
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=5.0)
+
+    # -- the client --------------------------------------------------------------------------
+
+    def _client(self) -> WhatsApp:
+        options = self._options or self._gateway.platform_options(PLATFORM, WhatsAppOptions)
+        session = httpx.AsyncClient(timeout=_TIMEOUT)
+        client = WhatsApp(
+            phone_id=str(options.phone_id),
+            token=options.token,
+            session=session,
+            server=None,
+            verify_token=options.verify_token,
+            app_secret=options.app_secret,
+            validate_updates=True,
+            api_version=options.api_version,
+        )
+        # pywa sets its own address on the session that it is given.
+        session.base_url = httpx.URL(f"{options.api_url.rstrip('/')}/v{options.api_version}")
+        return client
+
+    async def _number(self, client: WhatsApp) -> Finding:
+        """Whether the token may use the number."""
+        try:
+            number = await client.get_business_phone_number()
+        except AuthorizationError as error:
+            return Finding(BAD, reason(error))
+        except WhatsAppError as error:
+            where = f"for the number {client.phone_id}"
+            return Finding(BAD, f"{reason(error)} {where}. Next: check gateway.whatsapp.phone_id")
+        except httpx.HTTPError as error:
+            return Finding(WARN, reason(error))
+        return Finding(GOOD, f"WhatsApp answers for {number.display_phone_number} ({number.verified_name})")
+
+    async def _rights(self, client: WhatsApp) -> list[Finding]:
+        """What the token may do, and where Meta sends its webhooks."""
+        findings = []
+        try:
+            granted = await client.api._request("GET", "/me/permissions")
+            names = {one["permission"] for one in granted["data"] if one["status"] == "granted"}
+            findings = [
+                Finding(BAD, f"the token lacks {name}. Next: make a token of a system user with this permission")
+                for name in _NEEDED
+                if name not in names
+            ]
+            number = await client.get_business_phone_number()
+        except (WhatsAppError, httpx.HTTPError) as error:
+            return [Finding(WARN, f"the rights of the token cannot be read: {reason(error)}")]
+        called = set((number.webhook_configuration or {}).values())
+        ours = f"{self._gateway.config.gateway.public_url}{WEBHOOK}"
+        if called and ours not in called:
+            findings.append(Finding(WARN, f"Meta does not call {ours}. Next: enter it as the callback URL of the app"))
+        return findings
+
+
+def principal_of(user: User, gateway: GatewayOptions) -> Principal:
+    """The business-scoped user id, or the number where the configuration names the person by it.
+
+    A number can be given to somebody else one day, and a person may hide it; the id is the person's own.
+    """
+    known = [Principal(PLATFORM, one) for one in (user.bsuid, user.wa_id) if one]
+    return next((one for one in known if access.is_allowed(one, gateway)), known[0])
+
+
+def _chat_of(update: Update, principal: Principal) -> ChatRef:
+    chat = getattr(update, "chat", None)
+    if chat is not None and chat.type is ChatType.GROUP:
+        return ChatRef(PLATFORM, {"to": chat.id, "group": True})
+    return ChatRef(PLATFORM, {"to": update.from_user.preferred_id, "user": principal.user})
+
+
+def _check_client(client: WhatsApp) -> None:
+    # pywa has no public word for it, and without it anybody could write as anybody.
+    if not (getattr(client, "_validate_updates", True) and getattr(client, "_app_secret", True)):
+        raise ConfigError(
+            "This pywa client takes updates from anybody, because it checks no signature.",
+            next_step="give WhatsApp(...) the app_secret of the app, and leave validate_updates on",
+        )
+
+
+async def _show_typing(client: WhatsApp, message_id: str) -> None:
+    """Read, and three dots for at most 25 seconds. Nice to have: the answer comes anyway."""
+    try:
+        await client.indicate_typing(message_id)
+    except (WhatsAppError, httpx.HTTPError) as error:
+        _log.debug("no typing indicator: %s", reason(error))
+
+
+async def _guarded(work: Awaitable[None]) -> None:
+    try:
+        await work
+    except NotSent:
+        # The outbox has logged it.
+        return
+    except McpAuthError as error:
+        _log.warning("%s", error)
+    except Exception as error:  # noqa: BLE001 - nobody awaits this task
+        incidents.note(error)
+
+
+def _say(text: str) -> Reply:
+    return Reply((Text(text, tone="warning"),), ok=False)

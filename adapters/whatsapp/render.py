@@ -1,0 +1,214 @@
+"""A reply as WhatsApp messages. Pure: data in, payloads out; limits of the Cloud API's message reference."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+from adapters.layout import Layout, Line, Span, fit, layout, status_words
+from adapters.text import clean
+from gateway import grammar, sentences
+from gateway.replies import Button, Checklist, ChecklistItem, ItemState, Reply, ServerList
+
+TEXT_MAX = 4096
+# With anything to tap under it.
+BODY_MAX = 1024
+BUTTONS_MAX = 3
+BUTTON_MAX = 20
+ROWS_MAX = 10
+ROW_MAX = 24
+DESCRIPTION_MAX = 72
+# Of a URL button. Undocumented for messages; templates have this limit.
+URL_MAX = 2000
+# A message has one URL button, and whoever gets more than a few messages at once is held back (131056).
+LINKS_MAX = 3
+# With the line above it, a link is never torn between two messages.
+LINK_MAX = 2400
+PAGES_MAX = 4
+# Kept free on a page for the line that says how many links are missing.
+_LAST_LINE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Something to tap that answers: a reply button, or a row of a list."""
+
+    title: str
+    data: str
+    description: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """The URL button under a message."""
+
+    title: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One message. At most one of `link`, `buttons` and `rows` is there; `menu` is the label that opens the rows."""
+
+    body: str
+    link: Link | None = None
+    buttons: tuple[Choice, ...] = ()
+    rows: tuple[Choice, ...] = ()
+    menu: str | None = None
+    footer: str | None = None
+
+
+def render(reply: Reply, *, now: float, pack: Callable[[str], str]) -> tuple[Outgoing, ...]:
+    """The messages of a private chat, in the order in which they are sent.
+
+    Args:
+        now: epoch seconds, for "10 minutes left".
+        pack: a command as the data of a button.
+    """
+    reply = _without_endless_links(reply)
+    on_buttons = _links(reply) <= LINKS_MAX
+    most = ROWS_MAX + (LINKS_MAX if on_buttons else 0)
+    shown = layout(reply, now=now, button_url_max=URL_MAX if on_buttons else 0, buttons_max=most)
+    links = [Link(_label(one.label, BUTTON_MAX), one.url) for one in shown.buttons if one.url]
+    choices = _choices(reply, shown.buttons, now, pack)
+    bodies = _pages(shown)
+    if choices:
+        return (*_with_choices(reply, bodies, choices), *_with_links(reply, links, now))
+    if len(links) == 1 and len(bodies[-1]) <= BODY_MAX:
+        return (*map(Outgoing, bodies[:-1]), _with_link(bodies[-1], links[0]))
+    return (*map(Outgoing, bodies), *_with_links(reply, links, now))
+
+
+def render_plain(reply: Reply, *, now: float) -> tuple[Outgoing, ...]:
+    """For a group, where nothing can be tapped: the commands of the buttons stand in the text."""
+    shown = layout(reply, now=now, button_url_max=0)
+    said = [one for one in shown.buttons if one.command and f"/mcp {one.command}" not in shown.text]
+    typed = tuple(Line((Span(f"{clean(one.label)}: "), Span(f"/mcp {one.command}", "code"))) for one in said)
+    return tuple(map(Outgoing, _pages(Layout((*shown.lines, *typed), ()))))
+
+
+def _with_link(body: str, link: Link) -> Outgoing:
+    return Outgoing(body, link=link, footer=sentences.OPEN_IN_BROWSER)
+
+
+def _with_links(reply: Reply, links: list[Link], now: float) -> Iterator[Outgoing]:
+    """A message for every link, with the line of its server."""
+    items = [item for item in _items(reply) if _has_link(item)]
+    for item, link in zip((item for item in items if len(item.link or "") <= URL_MAX), links, strict=False):
+        line = layout(Reply((Checklist((replace(item, link=None),)),)), now=now)
+        yield _with_link(_pages(line)[0][:BODY_MAX], link)
+
+
+def _with_choices(reply: Reply, bodies: list[str], choices: list[Choice]) -> Iterator[Outgoing]:
+    *before, last = bodies
+    if len(last) > BODY_MAX:
+        before, last = bodies, sentences.CHOOSE
+    yield from map(Outgoing, before)
+    titles = [choice.title for choice in choices]
+    are_buttons = all(choice.description is None for choice in choices) and len(set(titles)) == len(titles)
+    if are_buttons and len(choices) <= BUTTONS_MAX and max(map(len, titles)) <= BUTTON_MAX:
+        yield Outgoing(last, buttons=tuple(choices))
+    else:
+        yield Outgoing(last, rows=tuple(choices[:ROWS_MAX]), menu=sentences.MENU)
+
+
+def _choices(reply: Reply, buttons: tuple[Button, ...], now: float, pack: Callable[[str], str]) -> list[Choice]:
+    """What answers when it is tapped: the buttons, and each server of a list."""
+    choices = []
+    for button in buttons:
+        if button.command is not None:
+            label = clean(button.label)
+            is_long = len(label) > BUTTON_MAX
+            about = _label(label, DESCRIPTION_MAX) if is_long else None
+            choices.append(Choice(_label(label, ROW_MAX), pack(button.command), about))
+    for block in reply.blocks:
+        if isinstance(block, ServerList):
+            for server in block.servers:
+                about = _label(status_words(server, now), DESCRIPTION_MAX)
+                title = _label(clean(server.name), ROW_MAX)
+                choices.append(Choice(title, pack(grammar.command_for("status", server.name)), about))
+    return choices
+
+
+def _items(reply: Reply) -> list[ChecklistItem]:
+    return [item for block in reply.blocks if isinstance(block, Checklist) for item in block.items]
+
+
+def _has_link(item: ChecklistItem) -> bool:
+    return item.state is ItemState.LINK and bool(item.link)
+
+
+def _links(reply: Reply) -> int:
+    return sum(_has_link(item) and len(item.link or "") <= URL_MAX for item in _items(reply))
+
+
+def _without_endless_links(reply: Reply) -> Reply:
+    """A link that is longer than a message cannot be sent at all, and half a link is none."""
+
+    def mended(item: ChecklistItem) -> ChecklistItem:
+        if not _has_link(item) or len(item.link or "") <= LINK_MAX:
+            return item
+        return ChecklistItem(item.server, ItemState.FAILED, sentences.link_too_long(item.server))
+
+    blocks = tuple(
+        replace(block, items=tuple(map(mended, block.items))) if isinstance(block, Checklist) else block
+        for block in reply.blocks
+    )
+    return replace(reply, blocks=blocks)
+
+
+# -- text --------------------------------------------------------------------------------------
+
+
+def _pages(shown: Layout) -> list[str]:
+    """The text in messages of at most `TEXT_MAX`. Only links are worth a second page: a list is cut instead."""
+    if not any(span.style == "link" for line in shown.lines for span in line.spans):
+        return ["\n".join(map(_markup, fit(shown, _size, TEXT_MAX).lines)).strip()]
+    pages: list[list[str]] = [[]]
+    left_out = 0
+    for _, together in groupby(shown.lines, key=lambda line: (line.group, line.group is None and id(line))):
+        lines = [_markup(line) for line in together]
+        if sum(len(line) + 1 for line in (*pages[-1], *lines)) > TEXT_MAX - _LAST_LINE:
+            if len(pages) == PAGES_MAX:
+                left_out += 1
+                continue
+            pages.append([])
+        pages[-1] += lines
+    if left_out:
+        pages[-1].append(sentences.more_links(left_out))
+    return ["\n".join(lines).strip() for lines in pages]
+
+
+def _size(line: Line) -> int:
+    return len(_markup(line)) + 1
+
+
+def _markup(line: Line) -> str:
+    return "".join(map(_span, line.spans))
+
+
+def _span(span: Span) -> str:
+    if span.style == "link":
+        return span.text
+    if span.style == "code" and span.text.strip() and "`" not in span.text:
+        return f"`{span.text}`"
+    plain = escape(span.text)
+    return f"*{plain}*" if span.style == "bold" and plain.strip() else plain
+
+
+_MARKERS = re.compile(r"(?<!\w)[*_~`](?=\S)|(?<=\S)[*_~`](?!\w)")
+_LOOK_ALIKES = str.maketrans("*_~`", "∗ˍ∼ˋ")
+
+
+def escape(text: str) -> str:
+    """WhatsApp has no escape character: what could begin or end a style becomes a sign that looks like it.
+
+    A marker inside a word (`my_server`) does nothing and stays, so that names can be copied.
+    """
+    return _MARKERS.sub(lambda found: found.group().translate(_LOOK_ALIKES), text)
+
+
+def _label(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
