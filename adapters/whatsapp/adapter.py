@@ -7,7 +7,7 @@ import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, Union
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import httpx
 from pywa_async import WhatsApp
@@ -22,13 +22,14 @@ from pywa_async.handlers import (
 from pywa_async.types import CallbackButton, CallbackSelection, Message, MessageStatus
 from pywa_async.types.chat import ChatType
 from pywa_async.types.message_status import MessageStatusType
+from starlette.routing import Route
 
 from adapters import buttons
 from adapters.base import Capabilities, Driver, EditWindowClosed, Finding, NotSupported
 from adapters.marks import BAD, GOOD, WARN
 from adapters.whatsapp.outbox import NotSent, Outbox, reason
-from adapters.whatsapp.render import TEXT_MAX, URL_MAX, render, render_plain
-from adapters.whatsapp.webhook import webhook
+from adapters.whatsapp.render import TEXT_MAX, URL_MAX, render
+from adapters.whatsapp.webhook import Webhook
 from gateway import access, grammar, incidents, sentences
 from gateway.invocations import ChatRef, Invocation, MessageRef, Principal
 from gateway.replies import Deferred, Notice, Reply, SecretPrompt, Text
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
     from gateway.gateway import Gateway
 
-    Update: TypeAlias = Union[Message, CallbackButton[Any], CallbackSelection[Any]]
+    Update: TypeAlias = Message | CallbackButton[Any] | CallbackSelection[Any]
 
 _log = logging.getLogger(__name__)
 
@@ -87,7 +88,10 @@ class WhatsAppAdapter:
         self._driver = Driver(gateway, self)
         self._outbox: Outbox | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self.capabilities = Capabilities(PLATFORM, edit_window=0, text_max=TEXT_MAX, button_url_max=URL_MAX)
+        # Every answer goes to the one person, so nothing is ever said in public ("ephemeral").
+        self.capabilities = Capabilities(
+            PLATFORM, edit_window=0, ephemeral=True, text_max=TEXT_MAX, button_url_max=URL_MAX
+        )
 
     # -- the two ways to run -----------------------------------------------------------------
 
@@ -104,8 +108,9 @@ class WhatsAppAdapter:
         if isinstance(app, WhatsApp):
             _check_client(app)
             return self._attach(app)
-        client = self._client()
-        app.mount(path, webhook(client))
+        client, _ = self._connect()
+        # Ahead of a catch-all of the host's.
+        app.router.routes.insert(0, Route(path, Webhook(client)))
         return self._attach(client)
 
     async def run(self) -> None:
@@ -114,8 +119,8 @@ class WhatsAppAdapter:
         Raises:
             ConfigError: `gateway.whatsapp` cannot be used, or there is no `gateway.public_url`.
         """
-        client = self._client()
-        url = self._gateway.mount(WEBHOOK, webhook(client))
+        client, session = self._connect()
+        url = self._gateway.mount(WEBHOOK, Webhook(client))
         undo = self._attach(client)
         try:
             finding = await self._number(client)
@@ -124,7 +129,7 @@ class WhatsAppAdapter:
         finally:
             undo()
             await self._drain()
-            await client.api._session.aclose()
+            await session.aclose()
 
     async def claims(self, message: Any) -> bool:
         """Is this message or press ours, so that the host should not look at it? For listeners and raw handlers, which
@@ -138,19 +143,15 @@ class WhatsAppAdapter:
 
     async def reply(self, chat: ChatRef, reply: Reply) -> MessageRef:
         """Raises NotSent: it was given up; the log says why."""
-        if chat.data.get("group"):
-            messages = render_plain(reply, now=time.time())
-        else:
-            owner = Principal(PLATFORM, chat.data["user"])
-            pack = functools.partial(buttons.pack, owner=owner, servers=self._gateway.names())
-            messages = render(reply, now=time.time(), pack=pack)
         if self._outbox is None:
             raise NotSent
+        owner = Principal(PLATFORM, chat.data["user"])
+        pack = functools.partial(buttons.pack, owner=owner, servers=self._gateway.names())
+        messages = render(reply, now=time.time(), pack=pack)
         return MessageRef(PLATFORM, {"id": await self._outbox.send(chat.data["to"], reply, messages)})
 
     async def deliver_private(self, principal: Principal, reply: Reply, via: ChatRef | None) -> MessageRef:
-        to = principal.user if via is None or via.data.get("group") else via.data["to"]
-        return await self.reply(ChatRef(PLATFORM, {"to": to, "user": principal.user}), reply)
+        return await self.reply(via or ChatRef(PLATFORM, {"to": principal.user, "user": principal.user}), reply)
 
     async def update(self, message: MessageRef, reply: Reply) -> MessageRef:
         raise EditWindowClosed
@@ -161,13 +162,13 @@ class WhatsAppAdapter:
 
     async def check(self) -> list[Finding]:
         try:
-            client = self._client()
+            client, session = self._connect()
         except ConfigError as error:
             return [Finding(BAD, str(error))]
-        async with client.api._session:
+        async with session:
             findings = [await self._number(client)]
             if findings[0].mark == GOOD:
-                findings += await self._rights(client)
+                findings += await self._rights(client, session)
         if self._gateway.config.gateway.public_url is None:
             findings.append(Finding(BAD, "WhatsApp calls us, and gateway.public_url is not set. Next: set it"))
         if not any(one.startswith(f"{PLATFORM}:") for one in self._gateway.config.gateway.allow):
@@ -193,7 +194,7 @@ class WhatsAppAdapter:
 
         return undo
 
-    async def _on_update(self, client: WhatsApp, update: Update) -> None:
+    async def _on_update(self, client: Any, update: Any) -> None:
         """Quick: the work goes into a task, because pywa answers Meta when its handlers are done."""
         self._start(self._send_kept(update))
         if not await self.claims(update):
@@ -201,7 +202,7 @@ class WhatsAppAdapter:
         self._start(self._answer(client, update))
         update.stop_handling()
 
-    async def _on_status(self, client: WhatsApp, status: MessageStatus[Any]) -> None:
+    async def _on_status(self, client: Any, status: MessageStatus[Any]) -> None:
         if self._outbox is not None:
             if status.status is MessageStatusType.FAILED:
                 self._outbox.failed(status.id, status.error)
@@ -221,24 +222,21 @@ class WhatsAppAdapter:
         await self._driver.run_invocation(invocation)
 
     def _invocation(self, update: Update) -> Invocation:
-        """Raises ValueError: a button of a server that is gone."""
         principal = principal_of(update.from_user, self._gateway.config.gateway)
-        chat = _chat_of(update, principal)
         if isinstance(update, Message):
-            text = grammar.after_prefix(update.text or "")
-            text = update.text or "" if text is None else text
+            text = update.text or ""
         else:
-            command = buttons.unpack(update.data, self._gateway.names())
-            # What is gone is answered as any word that nobody knows.
-            text = command if command is not None else "list"
+            # A server that is gone: the list shows what there is.
+            text = buttons.unpack(update.data, self._gateway.names()) or "list"
         pressed = None
         if isinstance(update, CallbackButton | CallbackSelection) and update.reply_to_message is not None:
             pressed = MessageRef(PLATFORM, {"id": update.reply_to_message.id})
         return Invocation(
             principal=principal,
-            chat=chat,
+            chat=_chat_of(update, principal),
             text=text,
-            private=not chat.data.get("group", False),
+            # In a group others read along, even though the answer comes in private.
+            private=not (isinstance(update, Message) and update.chat.type is ChatType.GROUP),
             event_id=update.id,
             display_name=update.from_user.name or "",
             pressed=pressed,
@@ -274,7 +272,7 @@ class WhatsAppAdapter:
 
     # -- the client --------------------------------------------------------------------------
 
-    def _client(self) -> WhatsApp:
+    def _connect(self) -> tuple[WhatsApp, httpx.AsyncClient]:
         options = self._options or self._gateway.platform_options(PLATFORM, WhatsAppOptions)
         session = httpx.AsyncClient(timeout=_TIMEOUT)
         client = WhatsApp(
@@ -289,7 +287,7 @@ class WhatsAppAdapter:
         )
         # pywa sets its own address on the session that it is given.
         session.base_url = httpx.URL(f"{options.api_url.rstrip('/')}/v{options.api_version}")
-        return client
+        return client, session
 
     async def _number(self, client: WhatsApp) -> Finding:
         """Whether the token may use the number."""
@@ -304,20 +302,22 @@ class WhatsAppAdapter:
             return Finding(WARN, reason(error))
         return Finding(GOOD, f"WhatsApp answers for {number.display_phone_number} ({number.verified_name})")
 
-    async def _rights(self, client: WhatsApp) -> list[Finding]:
+    async def _rights(self, client: WhatsApp, session: httpx.AsyncClient) -> list[Finding]:
         """What the token may do, and where Meta sends its webhooks."""
-        findings = []
         try:
-            granted = await client.api._request("GET", "/me/permissions")
-            names = {one["permission"] for one in granted["data"] if one["status"] == "granted"}
+            # pywa has no word for this one.
+            answer = await session.get("/me/permissions")
+            number = await client.get_business_phone_number()
+        except (WhatsAppError, httpx.HTTPError) as error:
+            return [Finding(WARN, reason(error))]
+        findings = []
+        if answer.is_success:
+            granted = {one["permission"] for one in answer.json()["data"] if one["status"] == "granted"}
             findings = [
                 Finding(BAD, f"the token lacks {name}. Next: make a token of a system user with this permission")
                 for name in _NEEDED
-                if name not in names
+                if name not in granted
             ]
-            number = await client.get_business_phone_number()
-        except (WhatsAppError, httpx.HTTPError) as error:
-            return [Finding(WARN, f"the rights of the token cannot be read: {reason(error)}")]
         called = set((number.webhook_configuration or {}).values())
         ours = f"{self._gateway.config.gateway.public_url}{WEBHOOK}"
         if called and ours not in called:
@@ -335,9 +335,6 @@ def principal_of(user: User, gateway: GatewayOptions) -> Principal:
 
 
 def _chat_of(update: Update, principal: Principal) -> ChatRef:
-    chat = getattr(update, "chat", None)
-    if chat is not None and chat.type is ChatType.GROUP:
-        return ChatRef(PLATFORM, {"to": chat.id, "group": True})
     return ChatRef(PLATFORM, {"to": update.from_user.preferred_id, "user": principal.user})
 
 

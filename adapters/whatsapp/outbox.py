@@ -1,7 +1,7 @@
 """Sends messages, tries again where that helps, and keeps what could not be sent for the person's next message.
 
-WhatsApp lets a business write freely only within 24 hours of the person's last message. A failure comes as an answer, or
-later as a status of a message that was taken.
+WhatsApp lets a business write freely only within 24 hours of the person's last message. A failure comes as an
+answer, or later as a status of a message that was taken.
 """
 
 from __future__ import annotations
@@ -83,7 +83,9 @@ class Outbox:
     async def _with_patience(self, to: str, message: Outgoing) -> str:
         for pause in (*_PAUSES, None):
             try:
-                sent = await self._client.send_message(to, message.body, footer=message.footer, buttons=_tappable(message))
+                sent = await self._client.send_message(
+                    to, message.body, footer=message.footer, buttons=_tappable(message)
+                )
                 return str(sent.id)
             except (WhatsAppError, httpx.HTTPError) as error:
                 if pause is None or not _is_temporary(error):

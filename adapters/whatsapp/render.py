@@ -81,14 +81,6 @@ def render(reply: Reply, *, now: float, pack: Callable[[str], str]) -> tuple[Out
     return (*map(Outgoing, bodies), *_with_links(reply, links, now))
 
 
-def render_plain(reply: Reply, *, now: float) -> tuple[Outgoing, ...]:
-    """For a group, where nothing can be tapped: the commands of the buttons stand in the text."""
-    shown = layout(reply, now=now, button_url_max=0)
-    said = [one for one in shown.buttons if one.command and f"/mcp {one.command}" not in shown.text]
-    typed = tuple(Line((Span(f"{clean(one.label)}: "), Span(f"/mcp {one.command}", "code"))) for one in said)
-    return tuple(map(Outgoing, _pages(Layout((*shown.lines, *typed), ()))))
-
-
 def _with_link(body: str, link: Link) -> Outgoing:
     return Outgoing(body, link=link, footer=sentences.OPEN_IN_BROWSER)
 
@@ -192,22 +184,40 @@ def _markup(line: Line) -> str:
 def _span(span: Span) -> str:
     if span.style == "link":
         return span.text
-    if span.style == "code" and span.text.strip() and "`" not in span.text:
-        return f"`{span.text}`"
-    plain = escape(span.text)
-    return f"*{plain}*" if span.style == "bold" and plain.strip() else plain
+    if span.style == "code":
+        return _code(span.text)
+    if span.style == "bold" and span.text.strip():
+        return _code(span.text) if _MARKERS.search(span.text) or "`" in span.text else f"*{span.text}*"
+    return escape(span.text)
 
 
-_MARKERS = re.compile(r"(?<!\w)[*_~`](?=\S)|(?<=\S)[*_~`](?!\w)")
-_LOOK_ALIKES = str.maketrans("*_~`", "∗ˍ∼ˋ")
+# What WhatsApp may take for the beginning or the end of a style. Inside a word (`my_server`) a marker does nothing.
+_MARKERS = re.compile(r"(?<!\w)[*_~](?=\S)|(?<=\S)[*_~](?!\w)")
+_CODE = re.compile(r"(`[^`]+`)")
 
 
 def escape(text: str) -> str:
-    """WhatsApp has no escape character: what could begin or end a style becomes a sign that looks like it.
+    """`text` as it is. WhatsApp has no escape character, so a word with a marker is shown as code, where none counts.
 
-    A marker inside a word (`my_server`) does nothing and stays, so that names can be copied.
+    What stands between backticks already, as in our own sentences, stays code.
     """
-    return _MARKERS.sub(lambda found: found.group().translate(_LOOK_ALIKES), text)
+    parts = _CODE.split(text)
+    return "".join(part if at % 2 else _words(part.replace("`", "ˋ")) for at, part in enumerate(parts))
+
+
+def _words(text: str) -> str:
+    return " ".join(_code(word) if _MARKERS.search(word) else word for word in text.split(" "))
+
+
+def _code(text: str) -> str:
+    bare = text.strip(" ")
+    if not bare:
+        return text
+    if "`" not in bare:
+        return text.replace(bare, f"`{bare}`", 1)
+    # A backtick beside the fence would be read as a part of it.
+    left, right = (" " if bare[at] == "`" else "" for at in (0, -1))
+    return text.replace(bare, f"```{left}{bare.replace('```', 'ˋˋˋ')}{right}```", 1)
 
 
 def _label(text: str, most: int) -> str:

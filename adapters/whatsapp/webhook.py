@@ -1,7 +1,7 @@
 """The webhook as an ASGI application: Meta's verification, its signature, and one update at a time for pywa.
 
-pywa reads the first message of a delivery only (its issue 229), and takes a contact without `user_id` or a failed status
-without contacts for broken. So a delivery is checked as it came, then taken apart.
+pywa reads the first message of a delivery only (its issue 229), and takes a contact without `user_id` or a failed
+status without contacts for broken. So a delivery is checked as it came, then taken apart.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pywa_async import WhatsApp
 from pywa_async.utils import HUB_CH, HUB_SIG, HUB_VT
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 _log = logging.getLogger(__name__)
 
@@ -25,16 +25,18 @@ BODY_MAX = 3 * 1024 * 1024
 _SIGNATURE = re.compile(r"sha256=[0-9a-f]{64}")
 
 
-def webhook(client: WhatsApp) -> ASGIApp:
+class Webhook:
     """Answers Meta at whatever path it is mounted. Handlers must be quick: Meta waits for the answer."""
 
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            request = Request(scope, receive)
-            answer = _answers.get(request.method, _not_allowed)
-            await (await answer(client, request))(scope, receive, send)
+    def __init__(self, client: WhatsApp) -> None:
+        self._client = client
 
-    return app
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        request = Request(scope, receive)
+        answer = await _answers.get(request.method, _not_allowed)(self._client, request)
+        await answer(scope, receive, send)
 
 
 async def _challenge(client: WhatsApp, request: Request) -> Response:

@@ -26,6 +26,7 @@ import hashlib
 import hmac
 import itertools
 import json
+import re
 import secrets
 import socket
 import time
@@ -361,17 +362,23 @@ class CloudApi:
 
 @contextlib.asynccontextmanager
 async def cloud_api() -> AsyncIterator[CloudApi]:
-    bound = socket.create_server(("127.0.0.1", 0))
+    bound = listening()
     api = CloudApi(f"http://127.0.0.1:{bound.getsockname()[1]}")
     async with serving(api.app(), bound):
         yield api
         await api.settled()
 
 
+def listening(port: int = 0) -> socket.socket:
+    return socket.create_server(("127.0.0.1", port))
+
+
 @contextlib.asynccontextmanager
 async def serving(app: Any, bound: socket.socket) -> AsyncIterator[None]:
     """An ASGI application on a socket, in this event loop."""
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=1))
+    server = uvicorn.Server(
+        uvicorn.Config(app, log_config=None, lifespan="off", interface="asgi3", timeout_graceful_shutdown=1)
+    )
     task = asyncio.create_task(server.serve(sockets=[bound]))
     while not server.started:
         await asyncio.sleep(0.01)
@@ -530,3 +537,23 @@ def _error(code: int, details: str) -> JSONResponse:
         "fbtrace_id": secrets.token_urlsafe(8),
     }
     return JSONResponse({"error": error}, status_code=status)
+
+
+_CODE = re.compile(r"```(.+?)```|`([^`]+)`", re.DOTALL)
+_STYLES = [re.compile(rf"(?<!\w)\{mark}(?=\S)([^\n]*?)(?<=\S)\{mark}(?!\w)") for mark in "*_~"]
+
+
+def as_read(text: str) -> str:
+    """`text` as WhatsApp shows it, after "How to format your messages" of its help: styles are gone, code stands as
+    it is."""
+    parts, at = [], 0
+    for code in _CODE.finditer(text):
+        parts += [_unstyled(text[at : code.start()]), code.group(1) or code.group(2)]
+        at = code.end()
+    return "".join([*parts, _unstyled(text[at:])])
+
+
+def _unstyled(text: str) -> str:
+    for style in _STYLES:
+        text = style.sub(r"\1", text)
+    return text
