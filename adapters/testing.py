@@ -469,7 +469,7 @@ class AdapterContract:
             _needs(world.harness.platform != "cli", "a chat's history")
             await world.harness.say(ANN, "/mcp key weather")
 
-            shown = await world.sees("Three ways")
+            shown = await world.sees(" ways: ")
 
             assert "slash-mcp key weather" in shown.text
             assert "public_url" in shown.text

@@ -382,13 +382,17 @@ def key_not_needed(server: str) -> str:
     return f"{server} needs no key."
 
 
-def key_ways(server: str, platform: str) -> str:
-    """Where nothing safe is available: the three ways (design, section 7)."""
-    return (
-        f"A key does not go through this chat, where it would stay in the history. Three ways: on the host, "
-        f"`slash-mcp key {server}`; a one-time form, once gateway.public_url is set; or, if you accept it, "
-        f"gateway.{platform}.secrets_in_chat: true."
-    )
+def key_ways(server: str, platform: str, *, in_chat: bool) -> str:
+    """Where nothing safe is available: the ways that are left (design, section 7).
+
+    Args:
+        in_chat: the platform has an input of its own that the operator can allow.
+    """
+    ways = [f"on the host, `slash-mcp key {server}`", "a one-time form, once gateway.public_url is set"]
+    if in_chat:
+        ways.append(f"or, if you accept it, gateway.{platform}.secrets_in_chat: true")
+    count = "Three" if in_chat else "Two"
+    return f"A key does not go through this chat, where it would stay in the history. {count} ways: {'; '.join(ways)}."
 
 
 def key_exposed(server: str | None) -> str:

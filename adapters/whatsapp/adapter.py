@@ -212,14 +212,18 @@ class WhatsAppAdapter:
 
     async def _answer(self, client: WhatsApp, update: Update) -> None:
         invocation = self._invocation(update)
-        if isinstance(update, CallbackButton | CallbackSelection) and not buttons.is_for(
-            update.data, invocation.principal
-        ):
-            await self.reply(invocation.chat, _say(sentences.NOT_YOUR_BUTTON))
+        if self._is_foreign(update, invocation.principal):
+            await self.reply(invocation.chat, Reply((Text(sentences.NOT_YOUR_BUTTON, tone="warning"),), ok=False))
             return
         if isinstance(self._gateway.decide(invocation, self.capabilities.abilities), Deferred):
             self._start(_show_typing(client, update.id))
         await self._driver.run_invocation(invocation)
+
+    def _is_foreign(self, update: Update, principal: Principal) -> bool:
+        """A forwarded message keeps its buttons. Strangers are the gateway's to answer."""
+        pressed = isinstance(update, CallbackButton | CallbackSelection)
+        is_allowed = access.is_allowed(principal, self._gateway.config.gateway)
+        return pressed and is_allowed and not buttons.is_for(update.data, principal)
 
     def _invocation(self, update: Update) -> Invocation:
         principal = principal_of(update.from_user, self._gateway.config.gateway)
@@ -274,6 +278,9 @@ class WhatsAppAdapter:
 
     def _connect(self) -> tuple[WhatsApp, httpx.AsyncClient]:
         options = self._options or self._gateway.platform_options(PLATFORM, WhatsAppOptions)
+        # At DEBUG pywa writes whole messages into the log, links and all.
+        for library in ("pywa", "pywa_async"):
+            logging.getLogger(library).setLevel(logging.INFO)
         session = httpx.AsyncClient(timeout=_TIMEOUT)
         client = WhatsApp(
             phone_id=str(options.phone_id),
@@ -365,7 +372,3 @@ async def _guarded(work: Awaitable[None]) -> None:
         _log.warning("%s", error)
     except Exception as error:  # noqa: BLE001 - nobody awaits this task
         incidents.note(error)
-
-
-def _say(text: str) -> Reply:
-    return Reply((Text(text, tone="warning"),), ok=False)

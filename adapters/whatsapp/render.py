@@ -33,10 +33,11 @@ _LAST_LINE = 100
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Something to tap that answers: a reply button, or a row of a list."""
+    """Something to tap that answers: a reply button (with its `short` title), or a row of a list."""
 
     title: str
     data: str
+    short: str
     description: str | None = None
 
 
@@ -68,9 +69,9 @@ def render(reply: Reply, *, now: float, pack: Callable[[str], str]) -> tuple[Out
         pack: a command as the data of a button.
     """
     reply = _without_endless_links(reply)
-    on_buttons = _links(reply) <= LINKS_MAX
-    most = ROWS_MAX + (LINKS_MAX if on_buttons else 0)
-    shown = layout(reply, now=now, button_url_max=URL_MAX if on_buttons else 0, buttons_max=most)
+    wanted = _links(reply)
+    url_max, room = (URL_MAX, wanted) if wanted <= LINKS_MAX else (0, 0)
+    shown = layout(reply, now=now, button_url_max=url_max, buttons_max=ROWS_MAX + room)
     links = [Link(_label(one.label, BUTTON_MAX), one.url) for one in shown.buttons if one.url]
     choices = _choices(reply, shown.buttons, now, pack)
     bodies = _pages(shown)
@@ -98,10 +99,11 @@ def _with_choices(reply: Reply, bodies: list[str], choices: list[Choice]) -> Ite
     if len(last) > BODY_MAX:
         before, last = bodies, sentences.CHOOSE
     yield from map(Outgoing, before)
-    titles = [choice.title for choice in choices]
-    are_buttons = all(choice.description is None for choice in choices) and len(set(titles)) == len(titles)
-    if are_buttons and len(choices) <= BUTTONS_MAX and max(map(len, titles)) <= BUTTON_MAX:
-        yield Outgoing(last, buttons=tuple(choices))
+    has_servers = any(isinstance(block, ServerList) for block in reply.blocks)
+    buttons = tuple(Choice(choice.short, choice.data, choice.short) for choice in choices)
+    are_different = len({choice.title for choice in buttons}) == len(buttons)
+    if not has_servers and are_different and len(buttons) <= BUTTONS_MAX:
+        yield Outgoing(last, buttons=buttons)
     else:
         yield Outgoing(last, rows=tuple(choices[:ROWS_MAX]), menu=sentences.MENU)
 
@@ -112,15 +114,16 @@ def _choices(reply: Reply, buttons: tuple[Button, ...], now: float, pack: Callab
     for button in buttons:
         if button.command is not None:
             label = clean(button.label)
-            is_long = len(label) > BUTTON_MAX
-            about = _label(label, DESCRIPTION_MAX) if is_long else None
-            choices.append(Choice(_label(label, ROW_MAX), pack(button.command), about))
+            verb = button.command.partition(" ")[0]
+            short = label if len(label) <= BUTTON_MAX else sentences.BUTTONS.get(verb, _label(label, BUTTON_MAX))
+            about = _label(label, DESCRIPTION_MAX) if len(label) > ROW_MAX else None
+            choices.append(Choice(_label(label, ROW_MAX), pack(button.command), short, about))
     for block in reply.blocks:
         if isinstance(block, ServerList):
             for server in block.servers:
                 about = _label(status_words(server, now), DESCRIPTION_MAX)
                 title = _label(clean(server.name), ROW_MAX)
-                choices.append(Choice(title, pack(grammar.command_for("status", server.name)), about))
+                choices.append(Choice(title, pack(grammar.command_for("status", server.name)), title, about))
     return choices
 
 
@@ -158,19 +161,23 @@ def _pages(shown: Layout) -> list[str]:
     """The text in messages of at most `TEXT_MAX`. Only links are worth a second page: a list is cut instead."""
     if not any(span.style == "link" for line in shown.lines for span in line.spans):
         return ["\n".join(map(_markup, fit(shown, _size, TEXT_MAX).lines)).strip()]
-    pages: list[list[str]] = [[]]
+    last = max((at for at, line in enumerate(shown.lines) if line.group is not None), default=-1)
+    items, closing = shown.lines[: last + 1], shown.lines[last + 1 :]
+    capacity = TEXT_MAX - _LAST_LINE - sum(map(_size, closing))
+    pages: list[list[Line]] = [[]]
     left_out = 0
-    for _, together in groupby(shown.lines, key=lambda line: (line.group, line.group is None and id(line))):
-        lines = [_markup(line) for line in together]
-        if sum(len(line) + 1 for line in (*pages[-1], *lines)) > TEXT_MAX - _LAST_LINE:
+    for _, together in groupby(items, key=lambda line: line.group):
+        lines = list(together)
+        if pages[-1] and sum(map(_size, (*pages[-1], *lines))) > capacity:
             if len(pages) == PAGES_MAX:
                 left_out += 1
                 continue
             pages.append([])
         pages[-1] += lines
     if left_out:
-        pages[-1].append(sentences.more_links(left_out))
-    return ["\n".join(lines).strip() for lines in pages]
+        pages[-1].append(Line((Span(sentences.more_links(left_out)),)))
+    pages[-1] += closing
+    return ["\n".join(map(_markup, lines)).strip() for lines in pages]
 
 
 def _size(line: Line) -> int:
@@ -185,10 +192,19 @@ def _span(span: Span) -> str:
     if span.style == "link":
         return span.text
     if span.style == "code":
-        return _code(span.text)
-    if span.style == "bold" and span.text.strip():
-        return _code(span.text) if _MARKERS.search(span.text) or "`" in span.text else f"*{span.text}*"
+        return _around(span.text, _code)
+    if span.style == "bold":
+        return _around(span.text, lambda text: _code(text) if _MARKERS.search(text) or "`" in text else f"*{text}*")
     return escape(span.text)
+
+
+def _around(text: str, mark: Callable[[str], str]) -> str:
+    """Marks stand directly at the words; with a space between they would be shown."""
+    bare = text.strip(" ")
+    if not bare:
+        return text
+    at = text.index(bare)
+    return f"{text[:at]}{mark(bare)}{text[at + len(bare) :]}"
 
 
 # What WhatsApp may take for the beginning or the end of a style. Inside a word (`my_server`) a marker does nothing.
@@ -210,14 +226,11 @@ def _words(text: str) -> str:
 
 
 def _code(text: str) -> str:
-    bare = text.strip(" ")
-    if not bare:
-        return text
-    if "`" not in bare:
-        return text.replace(bare, f"`{bare}`", 1)
+    if "`" not in text:
+        return f"`{text}`"
     # A backtick beside the fence would be read as a part of it.
-    left, right = (" " if bare[at] == "`" else "" for at in (0, -1))
-    return text.replace(bare, f"```{left}{bare.replace('```', 'ˋˋˋ')}{right}```", 1)
+    left, right = (" " if text[at] == "`" else "" for at in (0, -1))
+    return f"```{left}{text.replace('```', 'ˋˋˋ')}{right}```"
 
 
 def _label(text: str, most: int) -> str:

@@ -15,7 +15,7 @@ from adapters.whatsapp.adapter import WEBHOOK, WhatsAppAdapter
 from gateway.gateway import Gateway
 from gateway.invocations import Principal
 from tests.homes import free_port
-from tests.platforms.whatsapp import CloudApi, Person, Sent, as_read, cloud_api, listening, serving
+from tests.platforms.whatsapp import CloudApi, Person, Sent, as_read, listening, serving
 
 
 class WhatsAppHarness(Harness):
