@@ -155,6 +155,10 @@ class CloudApi:
     def __post_init__(self) -> None:
         self.person(ADA, "US.13491208655302741918")
 
+    def reset(self) -> None:
+        """As new, at the same address and with the same webhook."""
+        self.__dict__.update(CloudApi(self.base_url, webhook=self.webhook).__dict__)
+
     def person(self, wa_id: str, user_id: str, **more: Any) -> Person:
         known = Person(wa_id, user_id, **more)
         self.people[wa_id] = self.people[user_id] = known
@@ -218,9 +222,9 @@ class CloudApi:
         """Deliver an update, signed as Meta signs it unless `signature` says otherwise ("" for none)."""
         body = update if isinstance(update, bytes) else json.dumps(update).encode()
         good = f"sha256={hmac.new(self.app_secret.encode(), body, hashlib.sha256).hexdigest()}"
-        headers = {"Content-Type": "application/json"}
+        headers = {b"Content-Type": b"application/json"}
         if signature != "":
-            headers["X-Hub-Signature-256"] = good if signature is None else signature
+            headers[b"X-Hub-Signature-256"] = (good if signature is None else signature).encode("latin-1")
         async with httpx2.AsyncClient() as client:
             return await client.post(self.webhook, content=body, headers=headers)
 
@@ -369,6 +373,15 @@ async def cloud_api() -> AsyncIterator[CloudApi]:
         await api.settled()
 
 
+class Relay:
+    """One address for the webhook, whoever answers there at the moment."""
+
+    app: Any = None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self.app(scope, receive, send)
+
+
 def listening(port: int = 0) -> socket.socket:
     return socket.create_server(("127.0.0.1", port))
 
@@ -385,7 +398,8 @@ async def serving(app: Any, bound: socket.socket) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        server.should_exit = True
+        # Clients keep their connections; nobody waits for them.
+        server.force_exit = server.should_exit = True
         await task
 
 
