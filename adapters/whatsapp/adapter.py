@@ -27,14 +27,15 @@ from starlette.routing import Route
 from adapters import buttons
 from adapters.base import Capabilities, Driver, EditWindowClosed, Finding, NotSupported
 from adapters.marks import BAD, GOOD, WARN
-from adapters.whatsapp.outbox import NotSent, Outbox, reason
+from adapters.tasks import NotSent, Tasks
+from adapters.whatsapp.outbox import Outbox, reason
 from adapters.whatsapp.render import TEXT_MAX, URL_MAX, render
 from adapters.whatsapp.webhook import Webhook
-from gateway import access, grammar, incidents, sentences
+from gateway import access, grammar, sentences
 from gateway.invocations import ChatRef, Invocation, MessageRef, Principal
 from gateway.replies import Deferred, Notice, Reply, SecretPrompt, Text
 from mcp_auth.config import GatewayOptions, Settings
-from mcp_auth.errors import ConfigError, McpAuthError
+from mcp_auth.errors import ConfigError
 
 if TYPE_CHECKING:
     from pywa_async.types.user import User
@@ -87,7 +88,7 @@ class WhatsAppAdapter:
         self._sleep = sleep
         self._driver = Driver(gateway, self)
         self._outbox: Outbox | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         # Every answer goes to the one person, so nothing is ever said in public ("ephemeral").
         self.capabilities = Capabilities(
             PLATFORM, edit_window=0, ephemeral=True, text_max=TEXT_MAX, button_url_max=URL_MAX
@@ -128,7 +129,7 @@ class WhatsAppAdapter:
             await asyncio.Event().wait()
         finally:
             undo()
-            await self._drain()
+            await self._tasks.stop()
             await session.aclose()
 
     async def claims(self, message: Any) -> bool:
@@ -196,10 +197,10 @@ class WhatsAppAdapter:
 
     async def _on_update(self, client: Any, update: Any) -> None:
         """Quick: the work goes into a task, because pywa answers Meta when its handlers are done."""
-        self._start(self._send_kept(update))
+        self._tasks.start(self._send_kept(update))
         if not await self.claims(update):
             update.continue_handling()
-        self._start(self._answer(client, update))
+        self._tasks.start(self._answer(client, update))
         update.stop_handling()
 
     async def _on_status(self, client: Any, status: MessageStatus[Any]) -> None:
@@ -213,17 +214,17 @@ class WhatsAppAdapter:
     async def _answer(self, client: WhatsApp, update: Update) -> None:
         invocation = self._invocation(update)
         if self._is_foreign(update, invocation.principal):
-            await self.reply(invocation.chat, Reply((Text(sentences.NOT_YOUR_BUTTON, tone="warning"),), ok=False))
+            await self.reply(invocation.chat, Reply((Text(sentences.BUTTON_NOT_YOURS, tone="warning"),), ok=False))
             return
         if isinstance(self._gateway.decide(invocation, self.capabilities.abilities), Deferred):
-            self._start(_show_typing(client, update.id))
+            self._tasks.start(_show_typing(client, update.id))
         await self._driver.run_invocation(invocation)
 
     def _is_foreign(self, update: Update, principal: Principal) -> bool:
         """A forwarded message keeps its buttons. Strangers are the gateway's to answer."""
-        pressed = isinstance(update, CallbackButton | CallbackSelection)
-        is_allowed = access.is_allowed(principal, self._gateway.config.gateway)
-        return pressed and is_allowed and not buttons.is_for(update.data, principal)
+        if isinstance(update, Message) or not access.is_allowed(principal, self._gateway.config.gateway):
+            return False
+        return not buttons.is_for(update.data, principal)
 
     def _invocation(self, update: Update) -> Invocation:
         principal = principal_of(update.from_user, self._gateway.config.gateway)
@@ -264,15 +265,6 @@ class WhatsAppAdapter:
         except NotSent:
             # It was logged and is kept for the person's next message.
             return
-
-    def _start(self, work: Any) -> None:
-        task = asyncio.create_task(_guarded(work))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _drain(self) -> None:
-        if self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=5.0)
 
     # -- the client --------------------------------------------------------------------------
 
@@ -360,15 +352,3 @@ async def _show_typing(client: WhatsApp, message_id: str) -> None:
         await client.indicate_typing(message_id)
     except (WhatsAppError, httpx.HTTPError) as error:
         _log.debug("no typing indicator: %s", reason(error))
-
-
-async def _guarded(work: Awaitable[None]) -> None:
-    try:
-        await work
-    except NotSent:
-        # The outbox has logged it.
-        return
-    except McpAuthError as error:
-        _log.warning("%s", error)
-    except Exception as error:  # noqa: BLE001 - nobody awaits this task
-        incidents.note(error)

@@ -17,6 +17,7 @@ from pywa_async import WhatsApp
 from pywa_async.errors import AuthorizationError, ReEngagementMessage, ThrottlingError, WhatsAppError
 from pywa_async.types import Button, Section, SectionList, SectionRow, URLButton
 
+from adapters.tasks import NotSent
 from adapters.whatsapp.render import Outgoing
 from gateway.replies import Checklist, Reply
 
@@ -29,10 +30,6 @@ _TEMPORARY = frozenset({1, 2, 131000, 131016, 131057, 133004})
 _KEPT_PER_PERSON = 5
 _PEOPLE_KEPT = 1000
 _WATCHED = 1000
-
-
-class NotSent(Exception):
-    """Nothing more can be done now; the log says why, and what can wait is kept."""
 
 
 class Outbox:

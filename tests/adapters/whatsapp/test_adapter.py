@@ -95,14 +95,13 @@ async def bot(
     async with gateway:
         yield adapter
         await api.settled()
-        await adapter._drain()
+        await adapter._tasks.stop()
         undo()
 
 
 async def quiet(adapter: WhatsAppAdapter) -> None:
     """Until everything that was taken is done."""
-    while adapter._tasks:
-        await asyncio.wait(set(adapter._tasks))
+    await adapter._tasks.idle()
 
 
 # -- the webhook -------------------------------------------------------------------------------
