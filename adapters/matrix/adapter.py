@@ -166,7 +166,10 @@ class MatrixAdapter:
         prompt = next((block for block in reply.blocks if isinstance(block, SecretPrompt)), None)
         if prompt is not None and not self._direct.owns(chat.data["room"]):
             # Only in a room of ours can the answer be deleted.
-            return await self.deliver_private(Principal(PLATFORM, chat.data["user"]), reply, None)
+            sent = await self.deliver_private(Principal(PLATFORM, chat.data["user"]), reply, None)
+            elsewhere = Reply((Text(reply.summary or sentences.PRIVATE_ANSWER),))
+            await self._send(chat.data, render(elsewhere, now=time.time()))
+            return sent
         sent = await self._send(chat.data, render(reply, now=time.time()))
         if prompt is not None:
             self._questions[chat.data["room"], chat.data["user"]] = _Question(prompt.id, prompt.expires_at)
