@@ -54,7 +54,9 @@ def render(reply: Reply, *, now: float) -> Rendered:
         if one.command and f"/mcp {one.command}" not in shown.text
     )
     space = (Line(),) if typed else ()
-    fitted = fit(Layout((*shown.lines, *space, *typed), ()), _size, HTML_MAX)
+    has_links = any(span.style == "link" for line in shown.lines for span in line.spans)
+    more = sentences.more_links if has_links else sentences.more_servers
+    fitted = fit(Layout((*shown.lines, *space, *typed), ()), _size, HTML_MAX, more=more)
     return Rendered("\n".join(map(_plain, fitted.lines)).strip("\n"), "<br>".join(map(_html, fitted.lines)))
 
 
