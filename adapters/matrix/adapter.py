@@ -18,7 +18,7 @@ from adapters.base import Capabilities, Driver, EditWindowClosed, Finding, NotSu
 from adapters.marks import BAD, GOOD, WARN
 from adapters.matrix.calls import TOKEN_OVER, call, refused
 from adapters.matrix.render import TEXT_MAX, Rendered, render
-from adapters.matrix.rooms import DirectRooms, is_private, is_refused
+from adapters.matrix.rooms import STATE_EVENTS, Rooms
 from adapters.matrix.syncing import SyncToken, sync_forever
 from adapters.tasks import NotSent, Tasks
 from gateway import access, grammar, sentences
@@ -79,7 +79,7 @@ class MatrixAdapter:
         self._driver = Driver(gateway, self)
         self._tasks = Tasks()
         self._client: AsyncClient | None = None
-        self._rooms: DirectRooms | None = None
+        self._rooms: Rooms | None = None
         self._questions: dict[tuple[str, str], _Question] = {}
         self._told: OrderedDict[str, float] = OrderedDict()
         self._joined: dict[str, float] = {}
@@ -164,7 +164,7 @@ class MatrixAdapter:
     async def reply(self, chat: ChatRef, reply: Reply) -> MessageRef:
         """Raises NotSent: it was given up; the log says why."""
         prompt = next((block for block in reply.blocks if isinstance(block, SecretPrompt)), None)
-        if prompt is not None and not self._direct.owns(chat.data["room"]):
+        if prompt is not None and not self._places.owns(chat.data["room"]):
             # Only in a room of ours can the answer be deleted.
             sent = await self.deliver_private(Principal(PLATFORM, chat.data["user"]), reply, None)
             elsewhere = Reply((Text(reply.summary or sentences.PRIVATE_ANSWER),))
@@ -176,14 +176,14 @@ class MatrixAdapter:
         return sent
 
     async def deliver_private(self, principal: Principal, reply: Reply, via: ChatRef | None) -> MessageRef:
-        if via is not None and via.data["user"] == principal.user and self._is_private(via.data):
+        if via is not None and via.data["user"] == principal.user and await self._is_private(via.data):
             return await self.reply(via, reply)
-        room = await self._direct.with_person(principal.user)
+        room = await self._places.with_person(principal.user)
         return await self.reply(ChatRef(PLATFORM, _place(room, principal.user, private=True)), reply)
 
     async def update(self, message: MessageRef, reply: Reply) -> MessageRef:
         data = message.data
-        if data["private"] and not self._is_private(data):
+        if data["private"] and not await self._is_private(data):
             raise EditWindowClosed
         content = render(reply, now=time.time()).replacing(data["event"], _msgtype(data))
         answer = await call(
@@ -193,10 +193,9 @@ class MatrixAdapter:
             raise EditWindowClosed
         return message
 
-    def _is_private(self, place: dict[str, Any]) -> bool:
+    async def _is_private(self, place: dict[str, Any]) -> bool:
         """Whether what began between two is still between two: somebody may have come in since."""
-        room = self._nio.rooms.get(place["room"])
-        return bool(place["private"]) and (self._direct.owns(place["room"]) or (room is not None and is_private(room)))
+        return bool(place["private"]) and await self._places.is_private(place["room"], place["user"])
 
     async def ask_secret(self, prompt: SecretPrompt, trigger: object) -> None:
         # The question is a message whose answer is the next one: it is delivered as every private answer is.
@@ -211,8 +210,7 @@ class MatrixAdapter:
         )
         if isinstance(answer, RoomSendResponse):
             return MessageRef(PLATFORM, {**place, "event": answer.event_id})
-        if is_refused(answer) and place["private"]:
-            self._direct.forget(place["user"])
+        if place["private"] and answer.status_code in ("M_FORBIDDEN", "M_NOT_FOUND"):
             raise PrivateDeliveryUnavailable(answer.status_code)
         _log.warning("a message was given up: the homeserver answers %s", answer.status_code)
         raise NotSent
@@ -221,13 +219,15 @@ class MatrixAdapter:
 
     def _attach(self, client: AsyncClient, on_message: Any) -> Callable[[], None]:
         self._client = client
-        self._rooms = DirectRooms(client)
+        self._rooms = Rooms(client)
         client.add_event_callback(on_message, RoomMessageText)
         client.add_event_callback(self._on_unreadable, MegolmEvent)
+        client.add_event_callback(self._rooms.on_state, STATE_EVENTS)
         unsubscribe = self._gateway.subscribe(PLATFORM, self._notify)
 
+        ours = (on_message, self._on_unreadable, self._on_invite, self._rooms.on_state)
+
         def undo() -> None:
-            ours = (on_message, self._on_unreadable, self._on_invite)
             client.event_callbacks = [one for one in client.event_callbacks if one.func not in ours]
             unsubscribe()
 
@@ -263,7 +263,7 @@ class MatrixAdapter:
         return question if question is not None and question.expires_at > time.time() else None
 
     async def _answer(self, room: MatrixRoom, event: RoomMessageText, text: str) -> None:
-        private = is_private(room)
+        private = await self._places.is_private(room.room_id, event.sender)
         place = _place(room.room_id, event.sender, private=private)
         if _relation(event).get("rel_type") == "m.thread":
             place["thread"] = _relation(event).get("event_id")
@@ -351,7 +351,7 @@ class MatrixAdapter:
         return self._client
 
     @property
-    def _direct(self) -> DirectRooms:
+    def _places(self) -> Rooms:
         if self._rooms is None:
             raise RuntimeError("the adapter is not installed: call install(client) first")
         return self._rooms

@@ -174,6 +174,7 @@ class Member:
     messages: dict[str, Message] = field(default_factory=dict)
     invited_to: list[str] = field(default_factory=list)
     members: dict[str, dict[str, str]] = field(default_factory=dict)
+    _member_since: dict[tuple[str, str], int] = field(default_factory=dict)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def api(self, method: str, path: str, body: Any = None, *, fine: tuple[int, ...] = (200,)) -> dict[str, Any]:
@@ -281,10 +282,17 @@ class Member:
                         self._take(room, event)
                 self._changed.set()
 
+    def _take_member(self, room: str, event: dict[str, Any]) -> None:
+        # A sync gives state and timeline one after the other, and the state may be the newer one.
+        key = (room, event["state_key"])
+        if event["origin_server_ts"] >= self._member_since.get(key, 0):
+            self._member_since[key] = event["origin_server_ts"]
+            self.members.setdefault(room, {})[event["state_key"]] = event["content"]["membership"]
+
     def _take(self, room: str, event: dict[str, Any]) -> None:
         content = event["content"]
         if event["type"] == "m.room.member":
-            self.members.setdefault(room, {})[event["state_key"]] = content["membership"]
+            self._take_member(room, event)
         if event["type"] == "m.room.redaction":
             self.messages.pop(content.get("redacts") or event.get("redacts", ""), None)
         if event["type"] != "m.room.message" or "body" not in content:
