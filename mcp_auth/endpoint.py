@@ -95,7 +95,8 @@ class Endpoint:
     ) -> None:
         self._auth = auth
         self._loopback_paths = loopback_paths
-        self._mounts = mounts or {}
+        # The same mapping, not a copy: a platform mounts its webhook when the endpoint listens already.
+        self._mounts = {} if mounts is None else mounts
         public_url = auth.config.gateway.public_url
         self._public_url = public_url
         own = urlsplit(public_url).path if public_url is not None else ""

@@ -78,6 +78,16 @@ async def test_a_webhook_answers_on_the_endpoint(tmp_path: Path) -> None:
         assert (await client.get(f"{url}else")).status_code == 404
 
 
+async def test_a_webhook_can_come_when_the_endpoint_listens_already(tmp_path: Path) -> None:
+    port = free_port()
+    gateway = gateway_with(tmp_path, {}, public_url=f"http://127.0.0.1:{port}", callback={"port": port})
+
+    async with gateway, httpx2.AsyncClient(verify=False) as client:
+        await gateway.auth.listen()
+        url = gateway.mount("/hooks/smoke", PlainTextResponse("heard"))
+        assert (await client.post(url)).text == "heard"
+
+
 async def test_a_webhook_without_a_public_address_is_refused(tmp_path: Path) -> None:
     gateway = gateway_with(tmp_path, {})
 
