@@ -84,6 +84,7 @@ class MatrixAdapter:
         self._told: OrderedDict[str, float] = OrderedDict()
         self._joined: dict[str, float] = {}
         self._alone = False
+        self._undo: Callable[[], None] | None = None
 
     @property
     def capabilities(self) -> Capabilities:
@@ -92,13 +93,21 @@ class MatrixAdapter:
 
     # -- the two ways to run -----------------------------------------------------------------
 
-    def install(self, client: AsyncClient) -> Callable[[], None]:
-        """Answer `/mcp` and `!mcp` in the rooms of a client that somebody else logs in and syncs. Returns the undo.
+    def install(self, client: AsyncClient) -> None:
+        """Answer `/mcp` and `!mcp` in the rooms of a client that somebody else logs in and syncs.
 
         nio calls every callback for every event: ask `claims` in your own, and leave alone what is ours. Invitations
-        stay the host's. Encrypted rooms work when the client can read them.
+        stay the host's. Encrypted rooms work when the client can read them. The gateway starts with the first message;
+        `await stop()` before `client.close()`.
         """
-        return self._attach(client, self._on_recent_message)
+        self._attach(client, self._on_recent_message)
+
+    async def stop(self) -> None:
+        """Take no more messages and notices, and end what is being answered. Safe to call twice."""
+        if self._undo is not None:
+            self._undo()
+            self._undo = None
+        await self._tasks.stop()
 
     async def run(self) -> None:
         """The bot of `gateway.matrix`, until cancelled.
@@ -111,15 +120,13 @@ class MatrixAdapter:
             logging.getLogger(name).setLevel(logging.WARNING)
         options = self._settings()
         client = _client(options)
-        undo: Callable[[], None] | None = None
         try:
             me = await _who(client, options)
             self._alone = True
             token = SyncToken(self._gateway.config.home, options.homeserver, me.user_id)
 
             def begin() -> None:
-                nonlocal undo
-                undo = self._attach(client, self._on_message)
+                self._attach(client, self._on_message)
                 client.add_event_callback(self._on_invite, InviteMemberEvent)
                 for room in list(client.invited_rooms.values()):
                     self._tasks.start(self._consider(room))
@@ -127,9 +134,7 @@ class MatrixAdapter:
             _log.info("matrix: %s on %s", me.user_id, options.homeserver)
             await sync_forever(client, token, begin, self._sleep)
         finally:
-            if undo is not None:
-                undo()
-            await self._tasks.stop()
+            await self.stop()
             await client.close()
 
     async def claims(self, room: MatrixRoom, event: Any) -> bool:
@@ -217,7 +222,9 @@ class MatrixAdapter:
 
     # -- what arrives ------------------------------------------------------------------------
 
-    def _attach(self, client: AsyncClient, on_message: Any) -> Callable[[], None]:
+    def _attach(self, client: AsyncClient, on_message: Any) -> None:
+        if self._undo is not None:
+            raise RuntimeError("this adapter is installed already; make another one for another client")
         self._client = client
         self._rooms = Rooms(client)
         client.add_event_callback(on_message, RoomMessageText)
@@ -231,7 +238,7 @@ class MatrixAdapter:
             client.event_callbacks = [one for one in client.event_callbacks if one.func not in ours]
             unsubscribe()
 
-        return undo
+        self._undo = undo
 
     async def _on_recent_message(self, room: MatrixRoom, event: RoomMessageText) -> None:
         if _age(event) < _HISTORY_SECONDS:

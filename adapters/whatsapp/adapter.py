@@ -28,7 +28,7 @@ from adapters import buttons
 from adapters.base import Capabilities, Driver, EditWindowClosed, Finding, NotSupported
 from adapters.marks import BAD, GOOD, WARN
 from adapters.tasks import NotSent, Tasks
-from adapters.whatsapp.outbox import Outbox, reason
+from adapters.whatsapp.outbox import REFUSED, Outbox, reason
 from adapters.whatsapp.render import TEXT_MAX, URL_MAX, render
 from adapters.whatsapp.webhook import Webhook
 from gateway import access, grammar, sentences
@@ -88,6 +88,8 @@ class WhatsAppAdapter:
         self._sleep = sleep
         self._driver = Driver(gateway, self)
         self._outbox: Outbox | None = None
+        self._session: httpx.AsyncClient | None = None
+        self._undo: Callable[[], None] | None = None
         self._tasks = Tasks()
         # Every answer goes to the one person, so nothing is ever said in public ("ephemeral").
         self.capabilities = Capabilities(
@@ -96,8 +98,10 @@ class WhatsAppAdapter:
 
     # -- the two ways to run -----------------------------------------------------------------
 
-    def install(self, app: WhatsApp | Starlette, *, path: str = WEBHOOK) -> Callable[[], None]:
-        """Put `/mcp` into a pywa client that somebody else built, ahead of its own handlers. Returns the undo.
+    def install(self, app: WhatsApp | Starlette, *, path: str = WEBHOOK) -> None:
+        """Put `/mcp` into a pywa client that somebody else built, ahead of its own handlers.
+
+        The gateway starts with the first message. `await stop()` ends it here, and `gateway.stop()` everywhere.
 
         Args:
             app: a `pywa_async.WhatsApp` that checks signatures; or a Starlette or FastAPI application, which then gets
@@ -108,29 +112,43 @@ class WhatsAppAdapter:
         """
         if isinstance(app, WhatsApp):
             _check_client(app)
-            return self._attach(app)
-        client, _ = self._connect()
+            self._attach(app)
+            return
+        client, self._session = self._connect()
         # Ahead of a catch-all of the host's.
         app.router.routes.insert(0, Route(path, Webhook(client)))
-        return self._attach(client)
+        self._attach(client)
+
+    async def stop(self) -> None:
+        """Take no more messages and notices, and end what is being answered. Safe to call twice."""
+        if self._undo is not None:
+            self._undo()
+            self._undo = None
+        await self._tasks.stop()
+        if self._session is not None:
+            await self._session.aclose()
+            self._session = None
 
     async def run(self) -> None:
         """A webhook on the gateway's own endpoint, until cancelled.
 
         Raises:
-            ConfigError: `gateway.whatsapp` cannot be used, or there is no `gateway.public_url`.
+            ConfigError: `gateway.whatsapp` cannot be used, there is no `gateway.public_url`, or WhatsApp refuses the
+                token or the number.
         """
-        client, session = self._connect()
+        client, self._session = self._connect()
         url = self._gateway.mount(WEBHOOK, Webhook(client))
-        undo = self._attach(client)
+        outbox = self._attach(client)
         try:
             finding = await self._number(client)
+            if finding.mark == BAD:
+                raise ConfigError(finding.text, key="gateway.whatsapp")
             _log.log(logging.INFO if finding.mark == GOOD else logging.WARNING, "%s; webhook: %s", finding.text, url)
-            await asyncio.Event().wait()
+            # Whoever runs this makes the adapter anew then, with the token that is in .env by that time.
+            await outbox.token_refused.wait()
+            raise ConfigError(REFUSED, key="gateway.whatsapp.token")
         finally:
-            undo()
-            await self._tasks.stop()
-            await session.aclose()
+            await self.stop()
 
     async def claims(self, message: Any) -> bool:
         """Is this message or press ours, so that the host should not look at it? For listeners and raw handlers, which
@@ -178,7 +196,9 @@ class WhatsAppAdapter:
 
     # -- what arrives ------------------------------------------------------------------------
 
-    def _attach(self, client: WhatsApp) -> Callable[[], None]:
+    def _attach(self, client: WhatsApp) -> Outbox:
+        if self._undo is not None:
+            raise RuntimeError("this adapter is installed already; make another one for another client")
         self._outbox = Outbox(client, sleep=self._sleep)
         handlers: tuple[Handler[Any], ...] = (
             MessageHandler(self._on_update, priority=_FIRST),
@@ -193,7 +213,8 @@ class WhatsAppAdapter:
             client.remove_handlers(*handlers, silent=True)
             unsubscribe()
 
-        return undo
+        self._undo = undo
+        return self._outbox
 
     async def _on_update(self, client: Any, update: Any) -> None:
         """Quick: the work goes into a task, because pywa answers Meta when its handlers are done."""

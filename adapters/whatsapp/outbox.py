@@ -27,6 +27,7 @@ _log = logging.getLogger(__name__)
 _PAUSES = (1.0, 4.0, 16.0)
 # Errors that the page "Error codes" calls temporary: overloaded, unavailable, upgrade or maintenance.
 _TEMPORARY = frozenset({1, 2, 131000, 131016, 131057, 133004})
+REFUSED = "WhatsApp refuses the access token. Next: set a valid gateway.whatsapp.token"
 _KEPT_PER_PERSON = 5
 _PEOPLE_KEPT = 1000
 _WATCHED = 1000
@@ -42,6 +43,8 @@ class Outbox:
     def __init__(self, client: WhatsApp, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         self._client = client
         self._sleep = sleep
+        # Set when WhatsApp says so of a message.
+        self.token_refused = asyncio.Event()
         self._kept: OrderedDict[str, deque[Reply]] = OrderedDict()
         self._watched: OrderedDict[str, tuple[str, Reply]] = OrderedDict()
 
@@ -91,6 +94,8 @@ class Outbox:
         raise AssertionError("unreachable")
 
     def _give_up(self, to: str, reply: Reply, error: Exception | None) -> None:
+        if isinstance(error, AuthorizationError):
+            self.token_refused.set()
         # A link would be over by then, and the person asks again anyway.
         if any(isinstance(block, Checklist) and any(item.link for item in block.items) for block in reply.blocks):
             _log.warning("a sign-in link was not delivered: %s", reason(error))
@@ -108,7 +113,7 @@ def reason(error: Exception | None) -> str:
     if isinstance(error, ReEngagementMessage):
         return "the person has not written for 24 hours (131047)"
     if isinstance(error, AuthorizationError):
-        return f"WhatsApp refuses the access token ({error.code}). Next: set a valid gateway.whatsapp.token"
+        return REFUSED
     if isinstance(error, ThrottlingError):
         return f"WhatsApp's rate limit ({error.code}) did not pass"
     if isinstance(error, WhatsAppError):

@@ -389,7 +389,7 @@ async def test_in_a_hosts_client_what_is_ours_can_be_told_and_history_is_left_al
     heard: list[str] = []
     async with Gateway.from_config(home=home_for(tmp_path, account, ann, secrets_in_chat=True)) as gateway:
         adapter = MatrixAdapter(gateway)
-        undo = adapter.install(client)
+        adapter.install(client)
 
         async def agent(room: Any, event: Any) -> None:
             if not await adapter.claims(room, event):
@@ -407,7 +407,7 @@ async def test_in_a_hosts_client_what_is_ours_can_be_told_and_history_is_left_al
         async with asyncio.timeout(20):
             while "how are you?" not in heard:
                 await asyncio.sleep(0.02)
-        undo()
+        await adapter.stop()
         await ann.say(room, "!mcp test files")
         await asyncio.sleep(0.5)
 

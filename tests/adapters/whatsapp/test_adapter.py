@@ -90,13 +90,12 @@ async def bot(
     app = Starlette(routes=[Mount("/", app=Starlette())])
     gateway = Gateway.from_config(home=write_home(folder, SERVERS, {"allow": list(allow), **more}))
     adapter = WhatsAppAdapter(gateway, options=options(api), sleep=Pauses() if pauses is None else pauses)
-    undo = adapter.install(app)
+    adapter.install(app)
     relay.app = app
     async with gateway:
         yield adapter
         await api.settled()
-        await adapter._tasks.stop()
-        undo()
+        await adapter.stop()
 
 
 async def quiet(adapter: WhatsAppAdapter) -> None:
@@ -149,7 +148,7 @@ async def test_several_messages_in_one_delivery_are_all_answered(api: CloudApi, 
 
         assert (await api.message("/mcp logout")).to is api.ada
         assert (await api.message("MCP Servers")).to is api.ada
-        assert (await api.message("does not serve you")).to is bob
+        assert (await api.message("do not know you yet")).to is bob
 
 
 async def test_the_same_message_in_two_deliveries_is_answered_once(api: CloudApi, relay: Relay, tmp_path: Path) -> None:
@@ -209,7 +208,7 @@ async def test_a_forwarded_button_works_for_nobody_else(api: CloudApi, relay: Re
         await api.tap(sent, "files", eve)
 
         assert (await api.message("made for somebody else")).to is bob
-        assert (await api.message("does not serve you")).to is eve
+        assert (await api.message("do not know you yet")).to is eve
         assert not [one for one in api.sent if "never-started" in one.text and one.to is not api.ada]
 
 
@@ -277,7 +276,7 @@ async def test_what_passes_is_tried_again(api: CloudApi, relay: Relay, tmp_path:
     ("fault", "tries", "said"),
     [
         (130429, 4, "WhatsApp's rate limit (130429) did not pass"),
-        (190, 1, "WhatsApp refuses the access token (190). Next: set a valid gateway.whatsapp.token"),
+        (190, 1, "WhatsApp refuses the access token. Next: set a valid gateway.whatsapp.token"),
         (131026, 1, "WhatsApp answers 131026 MessageUndeliverable"),
         ("drop", 4, "WhatsApp cannot be reached (RemoteProtocolError)"),
     ],
@@ -371,7 +370,7 @@ async def host(api: CloudApi, relay: Relay, folder: Path) -> AsyncIterator[tuple
 async def test_a_hosts_own_handlers_hear_everything_but_ours(api: CloudApi, relay: Relay, tmp_path: Path) -> None:
     async with host(api, relay, tmp_path) as (wa, gateway, heard):
         adapter = WhatsAppAdapter(gateway)
-        undo = adapter.install(wa)
+        adapter.install(wa)
 
         await api.say("/mcp")
         await api.message("MCP Servers")
@@ -381,7 +380,7 @@ async def test_a_hosts_own_handlers_hear_everything_but_ours(api: CloudApi, rela
         await quiet(adapter)
         assert heard == ["/mcplease", "https://example.org/?code=1&state=2"]
 
-        undo()
+        await adapter.stop()
         await api.say("/mcp")
         assert heard[-1] == "/mcp"
         assert len(api.sent) == 2
@@ -462,7 +461,7 @@ async def test_doctor_says_what_to_do(api: CloudApi, relay: Relay, tmp_path: Pat
 
         api.token = "revoked"
         (first, *_) = await WhatsAppAdapter(gateway).check()
-        assert first == (BAD, "WhatsApp refuses the access token (190). Next: set a valid gateway.whatsapp.token")
+        assert first == (BAD, "WhatsApp refuses the access token. Next: set a valid gateway.whatsapp.token")
 
         (home / ".env").write_text("")
         (only,) = await WhatsAppAdapter(gateway).check()

@@ -58,10 +58,10 @@ class WhatsAppHarness(Harness):
             await self._running.enter_async_context(serving(self._webhook, listening(self._app_port)))
         self._app = Starlette()
         self._adapter = WhatsAppAdapter(gateway)
-        self._undo = self._adapter.install(self._app)
+        self._adapter.install(self._app)
 
     async def stop(self) -> None:
-        self._undo()
+        await self._adapter.stop()
 
     async def close(self) -> None:
         await self._running.aclose()
