@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from html import escape
 
-from adapters.layout import Layout, Line, Span, fit, layout
+from adapters.layout import Layout, Line, Span, fit, layout, link_text
 from adapters.text import clean
 from gateway import sentences
 from gateway.replies import Reply
@@ -57,7 +57,14 @@ def render(reply: Reply, *, now: float) -> Rendered:
     has_links = any(span.style == "link" for line in shown.lines for span in line.spans)
     more = sentences.more_links if has_links else sentences.more_servers
     fitted = fit(Layout((*shown.lines, *space, *typed), ()), _size, HTML_MAX, more=more)
-    return Rendered("\n".join(map(_plain, fitted.lines)).strip("\n"), "<br>".join(map(_html, fitted.lines)))
+    links = [(clean(one.label), link_text(one.url)) for one in shown.buttons if one.url]
+    body = [*map(_plain, fitted.lines), *(f"{label}: {url}" for label, url in links)]
+    formatted = [*map(_html, fitted.lines), *(_anchor(url, label) for label, url in links)]
+    return Rendered("\n".join(body).strip("\n"), "<br>".join(formatted))
+
+
+def _anchor(url: str, label: str) -> str:
+    return f'<a href="{escape(url)}">{escape(label)}</a>'
 
 
 def _size(line: Line) -> int:
@@ -74,7 +81,7 @@ def _html(line: Line) -> str:
 
 def _span(span: Span) -> str:
     if span.style == "link":
-        return f'<a href="{escape(span.text)}">{escape(sentences.BUTTON_AUTH)}</a>'
+        return _anchor(span.text, sentences.BUTTON_AUTH)
     text = _with_code(_typed(span.text))
     indent = len(text) - len(text.lstrip(" "))
     # Spaces at the beginning of a line are nothing in HTML.

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from urllib.parse import quote
 
 import httpx
 from pywa_async import WhatsApp
@@ -19,7 +20,7 @@ from pywa_async.handlers import (
     MessageHandler,
     MessageStatusHandler,
 )
-from pywa_async.types import CallbackButton, CallbackSelection, Message, MessageStatus
+from pywa_async.types import BusinessPhoneNumber, CallbackButton, CallbackSelection, Message, MessageStatus
 from pywa_async.types.chat import ChatType
 from pywa_async.types.message_status import MessageStatusType
 from starlette.routing import Route
@@ -51,6 +52,8 @@ PLATFORM = "whatsapp"
 WEBHOOK = "/hooks/whatsapp"
 _NEEDED = ("whatsapp_business_messaging",)
 _TIMEOUT = httpx.Timeout(20.0, connect=10.0)
+# At DEBUG pywa writes whole messages into the log, links and all; at INFO both have a line for every message.
+_TALKATIVE = ("pywa", "pywa_async", "httpx", "httpcore")
 # Ahead of the host's own handlers, so that an agent behind them reads nothing of ours.
 _FIRST = 1000
 
@@ -140,7 +143,10 @@ class WhatsAppAdapter:
         url = self._gateway.mount(WEBHOOK, Webhook(client))
         outbox = self._attach(client)
         try:
-            finding = await self._number(client)
+            number = await self._number(client)
+            if isinstance(number, BusinessPhoneNumber):
+                self._gateway.carry_codes(PLATFORM, functools.partial(_code_link, number))
+            finding = _found(number)
             if finding.mark == BAD:
                 raise ConfigError(finding.text, key="gateway.whatsapp")
             _log.log(logging.INFO if finding.mark == GOOD else logging.WARNING, "%s; webhook: %s", finding.text, url)
@@ -185,9 +191,10 @@ class WhatsAppAdapter:
         except ConfigError as error:
             return [Finding(BAD, str(error))]
         async with session:
-            findings = [await self._number(client)]
-            if findings[0].mark == GOOD:
-                findings += await self._rights(client, session)
+            number = await self._number(client)
+            findings = [_found(number)]
+            if isinstance(number, BusinessPhoneNumber):
+                findings += await self._rights(number, session)
         if self._gateway.config.gateway.public_url is None:
             findings.append(Finding(BAD, "WhatsApp calls us, and gateway.public_url is not set. Next: set it"))
         if not any(one.startswith(f"{PLATFORM}:") for one in self._gateway.config.gateway.allow):
@@ -291,9 +298,8 @@ class WhatsAppAdapter:
 
     def _connect(self) -> tuple[WhatsApp, httpx.AsyncClient]:
         options = self._options or self._gateway.platform_options(PLATFORM, WhatsAppOptions)
-        # At DEBUG pywa writes whole messages into the log, links and all.
-        for library in ("pywa", "pywa_async"):
-            logging.getLogger(library).setLevel(logging.INFO)
+        for library in _TALKATIVE:
+            logging.getLogger(library).setLevel(logging.WARNING)
         session = httpx.AsyncClient(timeout=_TIMEOUT)
         client = WhatsApp(
             phone_id=str(options.phone_id),
@@ -309,10 +315,10 @@ class WhatsAppAdapter:
         session.base_url = httpx.URL(f"{options.api_url.rstrip('/')}/v{options.api_version}")
         return client, session
 
-    async def _number(self, client: WhatsApp) -> Finding:
-        """Whether the token may use the number."""
+    async def _number(self, client: WhatsApp) -> BusinessPhoneNumber | Finding:
+        """The number, or why the token may not use it."""
         try:
-            number = await client.get_business_phone_number()
+            return await client.get_business_phone_number()
         except AuthorizationError as error:
             return Finding(BAD, reason(error))
         except WhatsAppError as error:
@@ -320,17 +326,15 @@ class WhatsAppAdapter:
             return Finding(BAD, f"{reason(error)} {where}. Next: check gateway.whatsapp.phone_id")
         except httpx.HTTPError as error:
             return Finding(WARN, reason(error))
-        return Finding(GOOD, f"WhatsApp answers for {number.display_phone_number} ({number.verified_name})")
 
-    async def _rights(self, client: WhatsApp, session: httpx.AsyncClient) -> list[Finding]:
+    async def _rights(self, number: BusinessPhoneNumber, session: httpx.AsyncClient) -> list[Finding]:
         """What the token may do, and where Meta sends its webhooks."""
+        findings = []
         try:
             # pywa has no word for this one.
             answer = await session.get("/me/permissions")
-            number = await client.get_business_phone_number()
-        except (WhatsAppError, httpx.HTTPError) as error:
+        except httpx.HTTPError as error:
             return [Finding(WARN, reason(error))]
-        findings = []
         if answer.is_success:
             granted = {one["permission"] for one in answer.json()["data"] if one["status"] == "granted"}
             findings = [
@@ -343,6 +347,18 @@ class WhatsAppAdapter:
         if called and ours not in called:
             findings.append(Finding(WARN, f"Meta does not call {ours}. Next: enter it as the callback URL of the app"))
         return findings
+
+
+def _found(number: BusinessPhoneNumber | Finding) -> Finding:
+    if isinstance(number, Finding):
+        return number
+    return Finding(GOOD, f"WhatsApp answers for {number.display_phone_number} ({number.verified_name})")
+
+
+def _code_link(number: BusinessPhoneNumber, code: str) -> str:
+    """Opens the chat with the words in its input; the person sends them."""
+    digits = "".join(filter(str.isdigit, number.display_phone_number or ""))
+    return f"https://wa.me/{digits}?text={quote(f'/mcp confirm {code}', safe='')}"
 
 
 def principal_of(user: User, gateway: GatewayOptions) -> Principal:

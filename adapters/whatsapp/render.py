@@ -71,6 +71,7 @@ def render(reply: Reply, *, now: float, pack: Callable[[str], str]) -> tuple[Out
     reply = _without_endless_links(reply)
     wanted = _links(reply)
     url_max, room = (URL_MAX, wanted) if wanted <= LINKS_MAX else (0, 0)
+    room += sum(button.url is not None for button in reply.buttons)
     shown = layout(reply, now=now, button_url_max=url_max, buttons_max=ROWS_MAX + room)
     links = [Link(_label(one.label, BUTTON_MAX), one.url) for one in shown.buttons if one.url]
     choices = _choices(reply, shown.buttons, now, pack)
@@ -87,11 +88,12 @@ def _with_link(body: str, link: Link) -> Outgoing:
 
 
 def _with_links(reply: Reply, links: list[Link], now: float) -> Iterator[Outgoing]:
-    """A message for every link, with the line of its server."""
+    """A message for every link: the line of its server, or what the button says."""
     items = [item for item in _items(reply) if _has_link(item)]
-    for item, link in zip((item for item in items if len(item.link or "") <= URL_MAX), links, strict=False):
-        line = layout(Reply((Checklist((replace(item, link=None),)),)), now=now)
-        yield _with_link(_pages(line)[0][:BODY_MAX], link)
+    lines = [_pages(layout(Reply((Checklist((replace(item, link=None),)),)), now=now))[0] for item in items]
+    about = dict(zip((item.link for item in items), lines, strict=True))
+    for link in links:
+        yield _with_link(about.get(link.url, link.title)[:BODY_MAX], link)
 
 
 def _with_choices(reply: Reply, bodies: list[str], choices: list[Choice]) -> Iterator[Outgoing]:

@@ -8,16 +8,18 @@ from pathlib import Path
 import pytest
 
 from adapters.whatsapp.adapter import WEBHOOK
-from gateway.demo.run import Demo, press
 from mcp_auth import McpAuth
+from tests.browser import Browser
 from tests.e2e.processes import Running
 from tests.homes import free_port, write_home
 from tests.platforms.whatsapp import cloud_api
+from tests.servers.oauth import OAuthServer
 
 
 @pytest.mark.service
-async def test_a_sign_in_from_whatsapp_ends_in_a_tool_call(tmp_path: Path) -> None:
-    async with cloud_api() as api, Demo() as demo:
+async def test_a_sign_in_from_whatsapp_ends_in_a_tool_call(tmp_path: Path, oauth: OAuthServer) -> None:
+    oauth.knobs.id_token_claims = {"email": "ada@example.com"}
+    async with cloud_api() as api, Browser() as browser:
         port = free_port()
         api.webhook = f"http://127.0.0.1:{port}{WEBHOOK}"
         api.statuses = True
@@ -30,7 +32,7 @@ async def test_a_sign_in_from_whatsapp_ends_in_a_tool_call(tmp_path: Path) -> No
         }
         home = write_home(
             tmp_path,
-            {"notes": {"url": demo.notes_url, "auth": "oauth"}},
+            {"notes": {"url": oauth.url, "auth": "oauth"}},
             {
                 "allow": [f"whatsapp:{api.ada.user_id}"],
                 "callback": {"port": port},
@@ -54,13 +56,13 @@ async def test_a_sign_in_from_whatsapp_ends_in_a_tool_call(tmp_path: Path) -> No
             assert asked.url is not None
             assert asked.url not in asked.text
 
-            await press(asked.url, "allow")
+            page = await browser.sign_in(asked.url)
 
-            await api.message("notes: signed in")
+            assert "ada@example.com" in page.text
+            await api.message("notes: signed in as ada@example.com, 3 tools")
             said = "\n".join(serving.errors)
             assert asked.url not in said
             assert api.token not in said
 
         async with McpAuth.open(home=home) as auth, auth.session("notes") as session:
-            result = await session.call_tool("whoami", {})
-        assert result.content[0].text == "ada@example.com"  # type: ignore[union-attr]
+            assert (await session.call_tool("add", {})).is_error is not True

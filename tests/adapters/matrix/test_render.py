@@ -86,6 +86,14 @@ def test_a_button_is_what_to_type() -> None:
     assert message.html.endswith("<br>Store it anyway: <code>!mcp key-store abc</code>")
 
 
+def test_a_button_with_an_address_is_a_link() -> None:
+    form = Button("Enter the key", url="https://bot.example/k/abc?x=1&y=2")
+    message = shown(Reply((Text("weather needs a key."),), buttons=(form,)))
+
+    assert message.body == "weather needs a key.\nEnter the key: https://bot.example/k/abc?x=1&y=2"
+    assert message.html.endswith('<br><a href="https://bot.example/k/abc?x=1&amp;y=2">Enter the key</a>')
+
+
 def test_commands_are_named_as_clients_let_them_through_and_addresses_stay() -> None:
     facts = (("Address", "https://notes.example/mcp"), ("Command", "/opt/mcp /mcp-server"), ("Next", "/mcp auth notes"))
     message = shown(Reply((ServerDetail(NOTES, facts),)))

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 import pytest_asyncio
@@ -24,8 +25,10 @@ from gateway.gateway import Gateway
 from gateway.invocations import ChatRef, Principal
 from gateway.replies import Audience, Notice, Reply, Text
 from mcp_auth.errors import ConfigError
+from tests.browser import Browser
 from tests.homes import free_port, write_home
 from tests.platforms.whatsapp import WINDOW_SECONDS, CloudApi, Relay, cloud_api, listening, serving
+from tests.servers.oauth import OAuthServer
 
 SERVERS = {
     "files": {"command": "never-started"},
@@ -398,7 +401,7 @@ async def test_a_client_that_checks_no_signature_is_refused(tmp_path: Path, chan
 # -- on its own --------------------------------------------------------------------------------
 
 
-def own_home(api: CloudApi, folder: Path, **changes: Any) -> Path:
+def own_home(api: CloudApi, folder: Path, *, notes: str | None = None, **changes: Any) -> Path:
     port = free_port()
     section = {
         "token": "${WHATSAPP_TOKEN}",
@@ -414,7 +417,8 @@ def own_home(api: CloudApi, folder: Path, **changes: Any) -> Path:
         "whatsapp": section,
         **changes,
     }
-    home = write_home(folder, SERVERS, {name: value for name, value in options.items() if value is not None})
+    servers = {**SERVERS, **({"notes": {"url": notes, "auth": "oauth"}} if notes else {})}
+    home = write_home(folder, servers, {name: value for name, value in options.items() if value is not None})
     (home / ".env").write_text(
         f"WHATSAPP_TOKEN={api.token}\nWHATSAPP_APP_SECRET={api.app_secret}\nWHATSAPP_VERIFY_TOKEN={api.verify_token}\n"
     )
@@ -440,6 +444,48 @@ async def test_it_runs_on_the_gateways_own_endpoint(
         assert await asyncio.gather(running, return_exceptions=True) != [None]
         assert f"WhatsApp answers for +1 555-078-3881 (Lucky Shrub); webhook: {api.webhook}" in caplog.text
         assert api.token not in caplog.text
+
+
+async def test_the_page_opens_the_chat_with_the_code_and_the_same_person_sends_it(
+    api: CloudApi, tmp_path: Path, oauth: OAuthServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    api.person("16505550002", "US.2", name="Bob")
+    home = own_home(api, tmp_path, allow=[NUMBER, "whatsapp:US.2"], identity="per_user", notes=oauth.url)
+    async with Gateway.from_config(home=home) as gateway, Browser() as browser:
+        await gateway.auth.listen()
+        running = asyncio.create_task(WhatsAppAdapter(gateway).run())
+        while "webhook:" not in caplog.text:
+            await asyncio.sleep(0.01)
+        await api.say("/mcp auth notes")
+        link = (await api.message("open this link within")).url
+        assert link is not None
+
+        page = await browser.press(await browser.open(link))
+
+        assert page.link == f"https://wa.me/15550783881?text=%2Fmcp%20confirm%20{page.code.replace('-', '')}"
+        await api.say(unquote(page.link.partition("text=")[2]))
+        await api.message("that is you")
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_token_that_is_refused_later_ends_the_run_so_that_a_mended_one_is_taken(
+    api: CloudApi, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with Gateway.from_config(home=own_home(api, tmp_path)) as gateway:
+        await gateway.auth.listen()
+        running = asyncio.create_task(WhatsAppAdapter(gateway).run())
+        while "webhook:" not in caplog.text:
+            await asyncio.sleep(0.01)
+        api.token = "another"
+        await api.say("/mcp")
+
+        with pytest.raises(ConfigError, match=r"refuses the access token. Next: set a valid gateway.whatsapp.token"):
+            await asyncio.wait_for(running, 20)
+        with pytest.raises(ConfigError, match="refuses the access token"):
+            await WhatsAppAdapter(gateway).run()
 
 
 async def test_doctor_finds_nothing_to_do_when_all_is_well(api: CloudApi, relay: Relay, tmp_path: Path) -> None:

@@ -111,6 +111,16 @@ def test_a_key_and_a_link_each_get_their_button() -> None:
     assert notes.link is not None
 
 
+def test_a_form_is_a_link_beside_a_command_too() -> None:
+    form, other = Button("Enter the key", url="https://bot.example/k/abc"), Button("Test", command="test weather")
+    (alone,) = shown(Reply((Text("weather needs a key."),), buttons=(form,)))
+    text, link = shown(Reply((Text("weather needs a key."),), buttons=(form, other)))
+
+    assert alone.link == link.link == Link("Enter the key", "https://bot.example/k/abc")
+    assert alone.body == text.body == "weather needs a key."
+    assert (link.body, text.buttons[0].title) == ("Enter the key", "Test")
+
+
 def test_more_links_than_a_chat_bears_stand_in_the_text_and_none_is_torn() -> None:
     items = tuple(link_to(f"server-{number}", f"{LINK}{number}{'x' * 600}") for number in range(12))
     messages = shown(Reply((Checklist(items, NOTE),)))
