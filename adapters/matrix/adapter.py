@@ -7,12 +7,12 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import aiohttp
 from nio import AsyncClient, AsyncClientConfig, InviteMemberEvent, MatrixRoom, MegolmEvent, RoomMessageText
-from nio.responses import RoomRedactResponse, RoomSendResponse, WhoamiError, WhoamiResponse
+from nio.responses import JoinResponse, RoomRedactResponse, RoomSendResponse, WhoamiError, WhoamiResponse
 
 from adapters.base import Capabilities, Driver, EditWindowClosed, Finding, NotSupported, PrivateDeliveryUnavailable
 from adapters.marks import BAD, GOOD, WARN
@@ -23,9 +23,9 @@ from adapters.matrix.syncing import SyncToken, sync_forever
 from adapters.tasks import NotSent, Tasks
 from gateway import access, grammar, sentences
 from gateway.invocations import ChatRef, Invocation, MessageRef, Principal
-from gateway.replies import Deferred, Notice, Reply, SecretPrompt, Text
+from gateway.replies import Deferred, Ignored, Notice, Reply, SecretPrompt, Text
 from mcp_auth.config import Settings
-from mcp_auth.errors import ConfigError, Unreachable
+from mcp_auth.errors import ConfigError, StoreError, Unreachable
 
 if TYPE_CHECKING:
     from gateway.gateway import Gateway
@@ -264,37 +264,45 @@ class MatrixAdapter:
         command = grammar.after_prefix(text)
         if command is not None:
             return command
-        if await self._gateway.claims(text):
+        try:
+            if await self._gateway.claims(text):
+                return text
+        except StoreError:
+            # Nobody can tell whose address it is now: better that nobody else reads it, and the answer says why.
             return text
         question = self._questions.get((room.room_id, event.sender))
         return question if question is not None and question.expires_at > time.time() else None
 
     async def _answer(self, room: MatrixRoom, event: RoomMessageText, text: str) -> None:
-        private = await self._places.is_private(room.room_id, event.sender)
-        place = _place(room.room_id, event.sender, private=private)
+        principal = Principal(PLATFORM, event.sender)
+        place = _place(room.room_id, event.sender, private=False)
         if _relation(event).get("rel_type") == "m.thread":
             place["thread"] = _relation(event).get("event_id")
-        invocation = Invocation(
-            principal=Principal(PLATFORM, event.sender),
-            chat=ChatRef(PLATFORM, place),
-            text=text,
-            private=private,
-            event_id=event.event_id,
-            display_name=room.user_name(event.sender) or event.sender,
-        )
-        if isinstance(self._gateway.decide(invocation, self.capabilities.abilities), Deferred):
+        name = room.user_name(event.sender) or event.sender
+        invocation = Invocation(principal, ChatRef(PLATFORM, place), text, False, event.event_id, name)
+        decision = self._gateway.decide(invocation, self.capabilities.abilities)
+        if isinstance(decision, Ignored):
+            return
+        if isinstance(decision, Deferred):
             self._tasks.start(self._show_typing(room.room_id))
-        await self._driver.run_invocation(invocation)
+        place["private"] = await self._places.is_private(room.room_id, event.sender)
+        await self._driver.run_invocation(replace(invocation, private=place["private"]))
 
     async def _take_secret(self, room: MatrixRoom, event: RoomMessageText, question: _Question) -> None:
         """The answer to a question for a secret: delete it, then use it."""
-        answer = await call(self._nio.room_redact(room.room_id, event.event_id))
+        deleted = await self._deleted(room.room_id, event.event_id)
         principal = Principal(PLATFORM, event.sender)
         reply = await self._gateway.submit_secret(principal, question.prompt_id, _words(event))
-        if not isinstance(answer, RoomRedactResponse):
+        if not deleted:
             blocks = (Text(sentences.SECRET_STAYS, tone="warning"), *reply.blocks)
             reply = Reply(blocks, reply.buttons, reply.audience, ok=reply.ok)
         await self.reply(ChatRef(PLATFORM, _place(room.room_id, event.sender, private=True)), reply)
+
+    async def _deleted(self, room_id: str, event_id: str) -> bool:
+        try:
+            return isinstance(await call(self._nio.room_redact(room_id, event_id)), RoomRedactResponse)
+        except NotSent:
+            return False
 
     async def _on_unreadable(self, room: MatrixRoom, event: MegolmEvent) -> None:
         """Somebody wrote in an encrypted room that this client cannot read."""
@@ -319,7 +327,9 @@ class MatrixAdapter:
         inviter = inviter or getattr(room, "inviter", None)
         if inviter is not None and self._is_allowed(inviter):
             self._joined[room.room_id] = time.time()
-            await call(self._nio.join(room.room_id))
+            answer = await call(self._nio.join(room.room_id))
+            if not isinstance(answer, JoinResponse):
+                _log.warning("an invitation could not be followed: the homeserver answers %s", answer.status_code)
 
     async def _show_typing(self, room_id: str) -> None:
         await call(self._nio.room_typing(room_id, typing_state=True, timeout=20_000))

@@ -30,13 +30,13 @@ async def call(work: Awaitable[Answer]) -> Answer:
         async with asyncio.timeout(CALL_SECONDS):
             answer = await work
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        _log.warning("a message was given up: the homeserver does not answer (%s)", type(error).__name__)
+        _log.warning("something was given up: the homeserver does not answer (%s)", type(error).__name__)
         raise NotSent from None
     if isinstance(answer, ErrorResponse) and answer.status_code in TOKEN_OVER:
-        _log.warning("a message was given up: %s", refused(answer))
+        _log.warning("something was given up: %s", refused(answer))
         raise NotSent
     if isinstance(answer, ErrorResponse) and answer.status_code == "M_LIMIT_EXCEEDED":
-        _log.warning("a message was given up: the homeserver's rate limit did not pass (M_LIMIT_EXCEEDED)")
+        _log.warning("something was given up: the homeserver's rate limit did not pass (M_LIMIT_EXCEEDED)")
         raise NotSent
     return answer
 

@@ -15,7 +15,7 @@ from nio import AsyncClient
 from nio.responses import ErrorResponse, SyncResponse
 
 from adapters.matrix.calls import TOKEN_OVER, refused
-from mcp_auth.errors import ConfigError
+from mcp_auth.errors import ConfigError, StoreError
 from mcp_auth.stores.files import write_temporary
 
 _log = logging.getLogger(__name__)
@@ -48,8 +48,15 @@ class SyncToken:
             return None
 
     def write(self, token: str) -> None:
-        self._path.parent.mkdir(mode=0o700, exist_ok=True, parents=True)
-        os.replace(write_temporary(self._path.parent, token.encode()), self._path)
+        """Raises StoreError: it cannot be kept; a restart would answer old commands again."""
+        try:
+            self._path.parent.mkdir(mode=0o700, exist_ok=True, parents=True)
+            os.replace(write_temporary(self._path.parent, token.encode()), self._path)
+        except OSError as error:
+            raise StoreError(
+                f"How far Matrix has been read cannot be kept in {self._path.parent} ({error.strerror}).",
+                next_step="check the space on the disk and the rights of the folder",
+            ) from None
 
     def forget(self) -> None:
         self._path.unlink(missing_ok=True)

@@ -29,14 +29,14 @@ from adapters import buttons
 from adapters.base import Capabilities, Driver, EditWindowClosed, Finding, NotSupported
 from adapters.marks import BAD, GOOD, WARN
 from adapters.tasks import NotSent, Tasks
-from adapters.whatsapp.outbox import REFUSED, Outbox, reason
+from adapters.whatsapp.outbox import REFUSED, Outbox, is_temporary, reason
 from adapters.whatsapp.render import TEXT_MAX, URL_MAX, render
 from adapters.whatsapp.webhook import Webhook
 from gateway import access, grammar, sentences
 from gateway.invocations import ChatRef, Invocation, MessageRef, Principal
 from gateway.replies import Deferred, Notice, Reply, SecretPrompt, Text
 from mcp_auth.config import GatewayOptions, Settings
-from mcp_auth.errors import ConfigError
+from mcp_auth.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
     from pywa_async.types.user import User
@@ -52,8 +52,9 @@ PLATFORM = "whatsapp"
 WEBHOOK = "/hooks/whatsapp"
 _NEEDED = ("whatsapp_business_messaging",)
 _TIMEOUT = httpx.Timeout(20.0, connect=10.0)
-# At DEBUG pywa writes whole messages into the log, links and all; at INFO both have a line for every message.
-_TALKATIVE = ("pywa", "pywa_async", "httpx", "httpcore")
+# At DEBUG pywa writes whole messages into the log, links and all; at INFO all have a line for every message.
+_PYWA = ("pywa", "pywa_async")
+_HTTP = ("httpx", "httpcore")
 # Ahead of the host's own handlers, so that an agent behind them reads nothing of ours.
 _FIRST = 1000
 
@@ -139,8 +140,10 @@ class WhatsAppAdapter:
             ConfigError: `gateway.whatsapp` cannot be used, there is no `gateway.public_url`, or WhatsApp refuses the
                 token or the number.
         """
+        _quieten(_HTTP)
         client, self._session = self._connect()
-        url = self._gateway.mount(WEBHOOK, Webhook(client))
+        hook = Webhook(client)
+        url = self._gateway.mount(WEBHOOK, hook)
         outbox = self._attach(client)
         try:
             number = await self._number(client)
@@ -154,15 +157,25 @@ class WhatsAppAdapter:
             await outbox.token_refused.wait()
             raise ConfigError(REFUSED, key="gateway.whatsapp.token")
         finally:
+            # Meta tries again later, when somebody answers.
+            hook.is_open = False
             await self.stop()
 
     async def claims(self, message: Any) -> bool:
-        """Is this message or press ours, so that the host should not look at it? For listeners and raw handlers, which
-        pywa asks before any handler."""
+        """Is this message or press ours, so that the host should not look at it?
+
+        For listeners and raw update handlers, which pywa asks beside any handler.
+        """
         if isinstance(message, CallbackButton | CallbackSelection):
             return isinstance(message.data, str) and buttons.is_ours(message.data)
         text = message.text if isinstance(message, Message) else None
-        return text is not None and (grammar.after_prefix(text) is not None or await self._gateway.claims(text))
+        if text is None or grammar.after_prefix(text) is not None:
+            return text is not None
+        try:
+            return await self._gateway.claims(text)
+        except StoreError:
+            # Nobody can tell whose address it is now: better that nobody else reads it, and the answer says why.
+            return True
 
     # -- the contract ------------------------------------------------------------------------
 
@@ -284,6 +297,8 @@ class WhatsAppAdapter:
         if not kept:
             return
         principal = principal_of(user, self._gateway.config.gateway)
+        if not access.is_allowed(principal, self._gateway.config.gateway):
+            return
         late = (Text(sentences.SENT_LATE), *(block for reply in kept for block in reply.blocks))
         await self.deliver_private(principal, Reply(late), _chat_of(update, principal))
 
@@ -298,8 +313,7 @@ class WhatsAppAdapter:
 
     def _connect(self) -> tuple[WhatsApp, httpx.AsyncClient]:
         options = self._options or self._gateway.platform_options(PLATFORM, WhatsAppOptions)
-        for library in _TALKATIVE:
-            logging.getLogger(library).setLevel(logging.WARNING)
+        _quieten(_PYWA)
         session = httpx.AsyncClient(timeout=_TIMEOUT)
         client = WhatsApp(
             phone_id=str(options.phone_id),
@@ -322,6 +336,8 @@ class WhatsAppAdapter:
         except AuthorizationError as error:
             return Finding(BAD, reason(error))
         except WhatsAppError as error:
+            if is_temporary(error):
+                return Finding(WARN, reason(error))
             where = f"for the number {client.phone_id}"
             return Finding(BAD, f"{reason(error)} {where}. Next: check gateway.whatsapp.phone_id")
         except httpx.HTTPError as error:
@@ -372,6 +388,11 @@ def principal_of(user: User, gateway: GatewayOptions) -> Principal:
 
 def _chat_of(update: Update, principal: Principal) -> ChatRef:
     return ChatRef(PLATFORM, {"to": update.from_user.preferred_id, "user": principal.user})
+
+
+def _quieten(libraries: tuple[str, ...]) -> None:
+    for library in libraries:
+        logging.getLogger(library).setLevel(logging.WARNING)
 
 
 def _check_client(client: WhatsApp) -> None:

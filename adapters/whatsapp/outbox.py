@@ -88,7 +88,7 @@ class Outbox:
                 )
                 return str(sent.id)
             except (WhatsAppError, httpx.HTTPError) as error:
-                if pause is None or not _is_temporary(error):
+                if pause is None or not is_temporary(error):
                     raise
             await self._sleep(pause)
         raise AssertionError("unreachable")
@@ -123,7 +123,8 @@ def reason(error: Exception | None) -> str:
     return f"WhatsApp cannot be reached ({type(error).__name__})"
 
 
-def _is_temporary(error: Exception) -> bool:
+def is_temporary(error: Exception) -> bool:
+    """Whether the same request may go through later."""
     if isinstance(error, WhatsAppError):
         is_down = error.status_code is not None and error.status_code >= 500
         return isinstance(error, ThrottlingError) or is_down or error.code in _TEMPORARY

@@ -26,16 +26,22 @@ _SIGNATURE = re.compile(r"sha256=[0-9a-f]{64}")
 
 
 class Webhook:
-    """Answers Meta at whatever path it is mounted. Handlers must be quick: Meta waits for the answer."""
+    """Answers Meta at whatever path it is mounted. Handlers must be quick: Meta waits for the answer.
+
+    `is_open`: False turns every delivery away, to be tried again.
+    """
 
     def __init__(self, client: WhatsApp) -> None:
         self._client = client
+        self.is_open = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
         request = Request(scope, receive)
-        answer = await _answers.get(request.method, _not_allowed)(self._client, request)
+        answer = _plain("closed", 503)
+        if self.is_open:
+            answer = await _answers.get(request.method, _not_allowed)(self._client, request)
         await answer(scope, receive, send)
 
 

@@ -389,6 +389,24 @@ async def test_a_hosts_own_handlers_hear_everything_but_ours(api: CloudApi, rela
         assert len(api.sent) == 2
 
 
+async def test_what_cannot_be_judged_is_kept_from_the_host_and_the_answer_says_why(
+    api: CloudApi, relay: Relay, tmp_path: Path
+) -> None:
+    async with host(api, relay, tmp_path) as (wa, gateway, heard):
+        adapter = WhatsAppAdapter(gateway)
+        adapter.install(wa)
+        slot = await gateway.auth.store.sign_ins.slot("shared", "weather")
+        (gateway.config.home / "sign-ins" / f"{slot}.json").mkdir()
+
+        await api.say(f"http://127.0.0.1:8765/callback?code=canary&state={slot}.{'x' * 43}")
+        await quiet(adapter)
+
+        (answer,) = api.sent
+        assert "Next: " in answer.text
+        assert "canary" not in str(answer.payload)
+        assert heard == []
+
+
 @pytest.mark.parametrize("changes", [{"app_secret": None}, {"validate_updates": False}], ids=["no-secret", "off"])
 async def test_a_client_that_checks_no_signature_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
     gateway = Gateway.from_config(home=write_home(tmp_path, {}))
@@ -489,6 +507,8 @@ async def test_a_token_that_is_refused_later_ends_the_run_so_that_a_mended_one_i
 
         with pytest.raises(ConfigError, match=r"refuses the access token. Next: set a valid gateway.whatsapp.token"):
             await asyncio.wait_for(running, 20)
+        # Until then nothing is taken from Meta that nobody would answer.
+        assert (await api.say("/mcp")).status_code == 503
         with pytest.raises(ConfigError, match="refuses the access token"):
             await WhatsAppAdapter(gateway).run()
 
