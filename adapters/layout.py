@@ -214,6 +214,8 @@ def _checklist(block: Checklist, urls: _Urls, room: int) -> tuple[list[Line], li
             buttons.append(button)
         elif item.state is ItemState.LINK and item.link:
             lines.append(Line((Span(link_text(item.link), "link"),), index))
+        elif item.command is not None:
+            lines.append(Line((Span("   "), Span(f"/mcp {clean(item.command, _NAME + 20)}", "code")), index))
     if block.note:
         lines += [Line(), _line(Span(clean(block.note, _TEXT)))]
     return lines, buttons

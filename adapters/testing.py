@@ -73,6 +73,8 @@ class Harness(ABC):
 
     platform: str
     """The platform's name, as in principals and in `gateway.<platform>`."""
+    prefix: str = "/mcp"
+    """How commands are named here when they are to be typed."""
     has_groups: bool = True
     has_buttons: bool = True
     """Whether buttons that send a command exist."""
@@ -254,14 +256,14 @@ class AdapterContract:
 
             assert "sign-in needed" in shown.text
             assert f"key missing: {KEY_VARIABLE}" in shown.text
-            assert "/mcp auth" in shown.text
+            assert f"{world.harness.prefix} auth" in shown.text
 
     async def test_a_detail_and_help_and_a_misspelt_word_are_answered(self, tmp_path: Path) -> None:
         async with self.world(tmp_path, _three) as world:
             await world.harness.say(ANN, "/mcp weather")
             await world.sees("Variables")
             await world.harness.say(ANN, "/mcp help")
-            await world.sees("/mcp logout SERVER")
+            await world.sees(f"{world.harness.prefix} logout SERVER")
             await world.harness.say(ANN, "/mcp logot notes")
             await world.sees("Did you mean")
 
@@ -441,10 +443,11 @@ class AdapterContract:
         async with self.world(tmp_path, _three) as world:
             _needs(world.harness.platform != "cli", "double deliveries")
             await world.harness.say(ANN, "/mcp help", times=2)
-            await world.sees("/mcp logout SERVER")
+            await world.sees(f"{world.harness.prefix} logout SERVER")
             await world.quiet()
 
-            assert sum("/mcp logout SERVER" in one.text for one in world.harness.seen(ANN)) == 1
+            line = f"{world.harness.prefix} logout SERVER"
+            assert sum(line in one.text for one in world.harness.seen(ANN)) == 1
 
     # -- keys --------------------------------------------------------------------------------
 
@@ -469,7 +472,7 @@ class AdapterContract:
             _needs(world.harness.platform != "cli", "a chat's history")
             await world.harness.say(ANN, "/mcp key weather")
 
-            shown = await world.sees("Three ways")
+            shown = await world.sees(" ways: ")
 
             assert "slash-mcp key weather" in shown.text
             assert "public_url" in shown.text

@@ -471,7 +471,8 @@ class Dispatcher:
         if self._has_forms(ask):
             return await self._key_form(server, owner, wanted, ask)
         if not self._may_prompt(ask):
-            return _say(sentences.key_ways(server.name, ask.principal.platform), ok=False)
+            in_chat = ask.abilities.secret_input
+            return _say(sentences.key_ways(server.name, ask.principal.platform, in_chat=in_chat), ok=False)
         return self._prompts.ask(ask.principal, server.name, owner, wanted)
 
     async def _key_form(self, server: Server, owner: str, variables: tuple[KeyVariable, ...], ask: _Ask) -> Reply:

@@ -185,6 +185,12 @@ def parse(text: str, servers: Sequence[str]) -> Command:
     return _server_or_suggestion(text, first, rest, servers)
 
 
+def after_prefix(text: str) -> str | None:
+    """What stands after `/mcp`, `!mcp` or `/mcp@botname`. None: the text begins with none of them."""
+    found = _PREFIX.match(text.strip())
+    return text.strip()[found.end() :].strip() if found else None
+
+
 def looks_like_redirect(text: str) -> bool:
     """Is this whole text an http(s) URL with an authorization answer in its query?"""
     text = _unwrap(text.strip())

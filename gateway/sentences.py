@@ -88,6 +88,18 @@ COMMAND_DESCRIPTION = "MCP servers: status and sign-in"
 SECRET_REPLY = "Reply to this message with the value. Your message is deleted at once."
 SECRET_STAYS = "Your message with the value could not be deleted. Delete it yourself."
 KEY_STORED = "key stored"
+OPEN_IN_BROWSER = "Opens in your browser, not inside another app."
+CHOOSE = "Choose one:"
+MENU = "Choose"
+BUTTON_NOT_YOURS = "This button was made for somebody else. Ask for your own: /mcp"
+ROOM_NAME = "/mcp"
+ROOM_READABLE = "This room is for you and me alone, and I can read it: /mcp"
+ROOM_ENCRYPTED = (
+    "This room is encrypted, and I cannot read what is written here. I have invited you to a room that is not "
+    "encrypted: accept the invitation and write to me there, /mcp."
+)
+SECRET_STAYS = "Your message with the value could not be deleted. Delete it yourself."
+SENT_LATE = "Earlier, this could not be sent to you:"
 KEY_EMPTY = "Nothing was entered."
 STORE_ANYWAY = "Store it anyway"
 REPLACED = "replaced by a newer link"
@@ -286,6 +298,15 @@ def more_servers(count: int) -> str:
     return f"… and {count} more. /mcp SERVER shows one."
 
 
+def more_links(count: int) -> str:
+    """`count` links found no room in this answer."""
+    return f"… and {count} more. /mcp auth SERVER gives one link at a time."
+
+
+def link_too_long(server: str) -> str:
+    return f"its link is too long for this chat. Next: `slash-mcp auth {server}` on the host, or set gateway.public_url"
+
+
 def checklist_key(variables: Sequence[str]) -> str:
     return f"needs a key: {', '.join(variables)}" if variables else "needs a key"
 
@@ -380,13 +401,17 @@ def key_not_needed(server: str) -> str:
     return f"{server} needs no key."
 
 
-def key_ways(server: str, platform: str) -> str:
-    """Where nothing safe is available: the three ways (design, section 7)."""
-    return (
-        f"A key does not go through this chat, where it would stay in the history. Three ways: on the host, "
-        f"`slash-mcp key {server}`; a one-time form, once gateway.public_url is set; or, if you accept it, "
-        f"gateway.{platform}.secrets_in_chat: true."
-    )
+def key_ways(server: str, platform: str, *, in_chat: bool) -> str:
+    """Where nothing safe is available: the ways that are left (design, section 7).
+
+    Args:
+        in_chat: the platform has an input of its own that the operator can allow.
+    """
+    ways = [f"on the host, `slash-mcp key {server}`", "a one-time form, once gateway.public_url is set"]
+    if in_chat:
+        ways.append(f"or, if you accept it, gateway.{platform}.secrets_in_chat: true")
+    count = "Three" if in_chat else "Two"
+    return f"A key does not go through this chat, where it would stay in the history. {count} ways: {'; '.join(ways)}."
 
 
 def key_exposed(server: str | None) -> str:

@@ -1,0 +1,123 @@
+"""Listening to the homeserver: where the last process stopped, through outages, until the token is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from nio import AsyncClient
+from nio.responses import ErrorResponse, SyncResponse
+
+from adapters.matrix.calls import TOKEN_OVER, refused
+from mcp_auth.errors import ConfigError, StoreError
+from mcp_auth.stores.files import write_temporary
+
+_log = logging.getLogger(__name__)
+
+_POLL_MS = 30_000
+_SYNC_SECONDS = 120.0
+_LONGEST_PAUSE = 60.0
+_FILTER: dict[str, Any] = {
+    "presence": {"types": []},
+    "room": {
+        "timeline": {"limit": 50},
+        "ephemeral": {"types": []},
+        # With it the homeserver counts the members of each room, and sends only those who speak.
+        "state": {"lazy_load_members": True},
+    },
+}
+
+
+class SyncToken:
+    """How far this account has been read, in a file of the home for its owner alone."""
+
+    def __init__(self, home: Path, homeserver: str, user: str) -> None:
+        name = hashlib.sha256(f"{homeserver} {user}".encode()).hexdigest()[:32]
+        self._path = home / "matrix" / f"{name}.since"
+
+    def read(self) -> str | None:
+        try:
+            return self._path.read_text(encoding="utf-8").strip() or None
+        except FileNotFoundError:
+            return None
+
+    def write(self, token: str) -> None:
+        """Raises StoreError: it cannot be kept; a restart would answer old commands again."""
+        try:
+            self._path.parent.mkdir(mode=0o700, exist_ok=True, parents=True)
+            os.replace(write_temporary(self._path.parent, token.encode()), self._path)
+        except OSError as error:
+            raise StoreError(
+                f"How far Matrix has been read cannot be kept in {self._path.parent} ({error.strerror}).",
+                next_step="check the space on the disk and the rights of the folder",
+            ) from None
+
+    def forget(self) -> None:
+        self._path.unlink(missing_ok=True)
+
+
+async def sync_forever(
+    client: AsyncClient, token: SyncToken, begin: Callable[[], None], sleep: Callable[[float], Awaitable[None]]
+) -> None:
+    """Sync until cancelled.
+
+    Args:
+        begin: called once, when what arrives from then on is new: with a stored token before the first sync, else
+            after it, because that one brings the history.
+
+    Raises:
+        ConfigError: the homeserver refuses the access token.
+    """
+    since = token.read()
+    begun = since is not None
+    if begun:
+        begin()
+    first = True
+    failures = 0
+    while True:
+        try:
+            async with asyncio.timeout(_SYNC_SECONDS):
+                # Without the full state nio would know the rooms' changes only.
+                answer = await client.sync(
+                    0 if first else _POLL_MS, _FILTER, since=since if first else None, full_state=first
+                )
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            failures = await _pause(failures, type(error).__name__, sleep)
+            continue
+        if not isinstance(answer, SyncResponse):
+            if answer.status_code in TOKEN_OVER:
+                raise ConfigError(_sentence(answer), key="gateway.matrix.token")
+            if first and since is not None and answer.status_code in ("M_UNKNOWN", "M_INVALID_PARAM"):
+                _log.warning("the homeserver no longer knows where the last process stopped; what was missed stays so")
+                token.forget()
+                since = None
+                continue
+            failures = await _pause(failures, answer.status_code or "no reason", sleep)
+            continue
+        if failures:
+            _log.warning("the homeserver answers again")
+            failures = 0
+        if not begun:
+            begun = True
+            begin()
+        first = False
+        token.write(answer.next_batch)
+
+
+async def _pause(failures: int, why: str, sleep: Callable[[float], Awaitable[None]]) -> int:
+    """One line for an outage, however long."""
+    if failures == 0:
+        _log.warning("the homeserver does not answer (%s); trying again until it does", why)
+    await sleep(min(2.0**failures, _LONGEST_PAUSE))
+    return min(failures + 1, 10)
+
+
+def _sentence(answer: ErrorResponse) -> str:
+    text = refused(answer)
+    return text[0].upper() + text[1:]

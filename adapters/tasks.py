@@ -1,0 +1,54 @@
+"""Work that nobody waits for: kept, and ended together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+from gateway import incidents
+from mcp_auth.errors import McpAuthError
+
+_log = logging.getLogger("adapters")
+_DRAIN_SECONDS = 5.0
+
+
+class NotSent(Exception):
+    """A message was given up. Its adapter has said why in the log, once."""
+
+
+class Tasks:
+    """The running tasks of one adapter. No failure of one is lost, and none ends the others."""
+
+    def __init__(self) -> None:
+        self._running: set[asyncio.Task[None]] = set()
+
+    def start(self, work: Coroutine[Any, Any, object]) -> None:
+        task = asyncio.create_task(_guarded(work))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def idle(self) -> None:
+        """Wait until all are done, the ones that they start too."""
+        while self._running:
+            await asyncio.wait(set(self._running))
+
+    async def stop(self) -> None:
+        """Give what is running a moment, then end it."""
+        if self._running:
+            await asyncio.wait(set(self._running), timeout=_DRAIN_SECONDS)
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+
+async def _guarded(work: Coroutine[Any, Any, object]) -> None:
+    try:
+        await work
+    except NotSent:
+        return
+    except McpAuthError as error:
+        _log.warning("%s", error)
+    except Exception as error:  # noqa: BLE001 - nobody awaits this task
+        incidents.note(error)
