@@ -25,6 +25,7 @@ from gateway.replies import (
     Immediate,
     ItemState,
     Modal,
+    PasteModal,
     Reply,
     ServerDetail,
     ServerList,
@@ -72,6 +73,7 @@ _PRIVATE = (
 )
 # What carries a code: tried a few times, not guessed.
 _CODES = (grammar.Confirm, grammar.Allow, grammar.Deny, grammar.Paste)
+_BARE_PASTE = grammar.ArgumentMissing("paste")
 _SLOW = (
     grammar.Auth,
     grammar.Paste,
@@ -139,6 +141,8 @@ class Dispatcher:
             server = self.config.servers[command.server]
             if access.may(principal, Action.CHANGE, server, self.config):
                 return Modal(command.server)
+        if command == _BARE_PASTE and abilities.modal and access.may_paste(principal, True, self.config.gateway):
+            return PasteModal()
         audience = Audience.CALLER if isinstance(command, _PRIVATE) else Audience.CHAT
         return Deferred(audience) if isinstance(command, _SLOW) else Immediate(audience)
 
@@ -372,7 +376,11 @@ class Dispatcher:
             listening=started.listening,
             public=started.public,
             needs_proof=started.needs_proof,
+            form=ask.abilities.modal,
         )
+        if ask.abilities.modal:
+            verb = "confirm" if started.public else "paste"
+            board.button = Button(sentences.BUTTON_FORMS[verb], command=verb)
         text = sentences.link_ready(started.expires_at, self._clock())
         item = ChecklistItem(name, ItemState.LINK, text, link=started.link, expires_at=started.expires_at)
         board.set(item)
@@ -555,6 +563,9 @@ class Dispatcher:
         yield _say(sentences.whole_name(command.commands), ok=False)
 
     async def _argument_missing(self, command: grammar.ArgumentMissing, ask: _Ask) -> AsyncGenerator[Reply, None]:
+        if command == _BARE_PASTE and not access.may_paste(ask.principal, True, self.config.gateway):
+            yield _say(sentences.PASTE_OFF_TEAM, ok=False)
+            return
         yield _say(sentences.argument_missing(command.verb, command.commands), ok=False)
 
     # -- people and events -------------------------------------------------------------------

@@ -153,8 +153,13 @@ class Modal:
 
 
 @dataclass(frozen=True, slots=True)
+class PasteModal:
+    """Open a form for the address of a sign-in's last page; its answer is the invocation `paste ADDRESS`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ignored:
     """No answer: a duplicate event, or a stranger who has been told already."""
 
 
-Decision = Immediate | Deferred | Modal | Ignored
+Decision = Immediate | Deferred | Modal | PasteModal | Ignored

@@ -72,6 +72,9 @@ PROMPT_NOT_YOURS = "This question was asked of somebody else."
 PROMPT_BUSY = "The key is being tried right now."
 NO_ANSWER = "no answer within 15 s"
 BUTTON_AUTH = "Sign in"
+BUTTON_FORMS = {"paste": "Enter the address", "confirm": "Enter the code"}
+BUTTON_NOT_YOURS = "This button belongs to the person who asked. Ask for your own: /mcp"
+BUTTON_OLD = "This button belongs to something that is gone. What there is now: /mcp"
 BUTTONS = {"auth": "Sign in", "key": "Enter the key", "test": "Test"}
 KEY_NONE_MISSING = "No server lacks a key. /mcp key SERVER replaces one."
 PREPARING = "preparing the link…"
@@ -108,8 +111,16 @@ NOTE_PROOF = (
     "The page shows a code: send it to me in a private chat, and the page goes on. Give it to nobody else, and do not "
     "pass the link on."
 )
+NOTE_PROOF_FORM = (
+    "The page shows a code: enter it with the button below, or with /mcp confirm, and the page goes on. Give it to nobody "
+    "else, and do not pass the link on."
+)
 KEY_FORM_NOTE = "The key is typed into that page and never into this chat."
 BUTTON_KEY_FORM = "Open the form"
+NOTE_FORM = (
+    "After you have allowed it, the last page will not load, and that is right: copy its address from the browser "
+    "and enter it with the button below, or with /mcp paste."
+)
 NOTE_NO_LISTENER = "Nothing on this machine receives the answer; finish with: /mcp paste ADDRESS"
 
 
@@ -255,9 +266,16 @@ def link_ready(expires_at: float, now: float) -> str:
     return f"open this link within {minutes(expires_at - now)}"
 
 
-def links_note(*, local: bool, private: bool, listening: bool, public: bool, needs_proof: bool) -> str | None:
+def links_note(
+    *, local: bool, private: bool, listening: bool, public: bool, needs_proof: bool, form: bool = False
+) -> str | None:
+    """What to do with a link. `form`: the chat has one, and what is written beside it may be read by others."""
+    if public and needs_proof:
+        return NOTE_PROOF_FORM if form else NOTE_PROOF
     if public:
-        return NOTE_PROOF if needs_proof else None
+        return None
+    if not local and form:
+        return NOTE_FORM
     if not local:
         return NOTE_CHAT if private else NOTE_CHAT_SHARED
     return NOTE_LOCAL if listening else NOTE_NO_LISTENER
@@ -282,8 +300,9 @@ def button_again(server: str) -> str:
     return f"Try {server} again"
 
 
-def more_servers(count: int) -> str:
-    return f"… and {count} more. /mcp SERVER shows one."
+def more_servers(count: int, show: str = "/mcp SERVER") -> str:
+    """The closing line of a list that was cut. `show`: what is typed for one server's detail."""
+    return f"… and {count} more. {show} shows one."
 
 
 def checklist_key(variables: Sequence[str]) -> str:
