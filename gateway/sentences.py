@@ -35,6 +35,21 @@ HELP_ADMIN: tuple[tuple[str, str], ...] = (
     ("/mcp deny WHO", "shut somebody out"),
 )
 
+COMMAND = "Sign in to MCP servers"
+SUBCOMMANDS = {
+    "status": "Every server and its status, or one in detail",
+    "auth": "Sign in wherever it is needed, or to one server again",
+    "key": "Enter an API key",
+    "paste": "Finish a sign-in with the address of its last page",
+    "confirm": "Prove that it is you who signs in, with the code of the page",
+    "cancel": "End open sign-ins",
+    "logout": "Revoke and delete a sign-in",
+    "test": "Connect and list the tools",
+    "help": "What /mcp can do",
+}
+OPTION_SERVER = "The server's name"
+OPTION_CODE = "The code that the page shows"
+
 NO_SERVERS = (
     "No MCP servers are configured. Add one under mcp_servers in the configuration, or with: slash-mcp add NAME URL"
 )
@@ -91,6 +106,14 @@ COMMAND_DESCRIPTION = "MCP servers: status and sign-in"
 SECRET_REPLY = "Reply to this message with the value. Your message is deleted at once."
 SECRET_STAYS = "Your message with the value could not be deleted. Delete it yourself."
 KEY_STORED = "key stored"
+KEY_MODAL_NOTE = "The value is tried before it is stored."
+PASTE_FORM = "Finish a sign-in"
+PASTE_FORM_LABEL = "Address of the last page"
+PASTE_FORM_NOTE = "The whole address, as the browser shows it. The page itself need not have loaded."
+DISCORD_PRIVATE = (
+    "The answer is for you alone, and your direct messages are closed to me. Use /mcp auth here: only you see what it "
+    "answers."
+)
 KEY_EMPTY = "Nothing was entered."
 STORE_ANYWAY = "Store it anyway"
 REPLACED = "replaced by a newer link"
@@ -393,6 +416,10 @@ def key_form_done(server: str, outcome: str | None) -> str:
 
 def public_key(server: str) -> str:
     return f"{server}: {KEY_STORED}."
+
+
+def key_modal(server: str) -> str:
+    return f"Key for {server}"
 
 
 def key_not_needed(server: str) -> str:

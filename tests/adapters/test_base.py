@@ -208,7 +208,6 @@ class TestNotices:
         await notify(platform, for_all("signed in"), MessageRef("memory", {"in": "room", "at": 0}))
         assert (platform.room, platform.direct) == (["open this link"], [])
 
-
     async def test_the_driver_tells_whether_a_notice_arrived(self) -> None:
         assert await notify(Platform(), for_caller("signed in"))
         assert not await notify(Platform(reachable=False), for_caller("signed in"))

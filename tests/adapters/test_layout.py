@@ -66,7 +66,13 @@ def test_a_link_is_a_button_where_it_fits_and_text_where_it_does_not() -> None:
 
 
 def test_links_that_the_text_has_no_room_for_can_be_asked_for_one_by_one() -> None:
-    reply = Reply((Checklist((item("notes"), item("my tasks")),),))
+    reply = Reply(
+        (
+            Checklist(
+                (item("notes"), item("my tasks")),
+            ),
+        )
+    )
 
     shown = layout(reply, now=NOW, button_url_max=20, links_in_text=1)
 

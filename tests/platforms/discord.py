@@ -1,11 +1,12 @@
 """Discord on loopback: the REST API v10 and the gateway websocket, as far as a bot with slash commands uses them.
 
-Followed: https://docs.discord.com/developers, pages "Receiving and Responding" (the callback within 3 s and only once, its
-types, the token's 15 minutes, follow-ups), "Message Resource", "User Resource" (create DM), "Webhook Resource" (edit and
-delete a message), "Application Commands" (list, bulk overwrite), "Application Resource" (current application), "Gateway"
-and "Gateway Events" (hello, identify with intents, heartbeat, ready, resume, invalid session, zlib-stream, close codes),
-"Rate Limits" (429 with retry_after, Via) and "Opcodes and Status Codes" (JSON error codes). The limits of bodies are in
-discord_limits.py. Not spoken: files, components v2, selects, sharding, voice, reactions, every resource not named here.
+Followed: https://docs.discord.com/developers, pages "Receiving and Responding" (the callback within 3 s and only
+once, its types, the token's 15 minutes, follow-ups), "Message Resource", "User Resource" (create DM), "Webhook
+Resource" (edit and delete a message), "Application Commands" (list, bulk overwrite), "Application Resource" (current
+application), "Gateway" and "Gateway Events" (hello, identify with intents, heartbeat, ready, resume, invalid session,
+zlib-stream, close codes), "Rate Limits" (429 with retry_after, Via) and "Opcodes and Status Codes" (JSON error
+codes). The limits of bodies are in discord_limits.py. Not spoken: files, components v2, selects, sharding, voice,
+reactions, every resource not named here.
 
 What Discord would refuse is refused with its status and error code, and also noted in `violations`: a test that did not
 ask for it fails. Times follow `clock`, which a test moves.
@@ -51,7 +52,7 @@ _ANSWERS = {
     AUTOCOMPLETE: {8},
     MODAL_SUBMIT: {4, 5, 6, 7, 12},
 }
-_USER_AGENT = re.compile(r"DiscordBot \(\S+, .+\)")
+_USER_AGENT = re.compile(r"DiscordBot \(\S+ \S+\).*")
 _ids = itertools.count(1)
 
 
@@ -287,7 +288,9 @@ class DiscordServer:
         command, subcommand = self._subcommand(verb)
         assert any(one["name"] == option and one.get("autocomplete") for one in subcommand["options"])
         given = [{"name": option, "type": 3, "value": text, "focused": True}]
-        interaction = await self._interact(AUTOCOMPLETE, user, place or self.channel, _command_data(command, verb, given))
+        interaction = await self._interact(
+            AUTOCOMPLETE, user, place or self.channel, _command_data(command, verb, given)
+        )
         await self.answered(interaction)
         return [choice["value"] for choice in interaction.choices or []]
 
@@ -335,7 +338,11 @@ class DiscordServer:
     async def deliver_again(self, interaction: Interaction) -> None:
         """The gateway delivers an interaction a second time, as it may after a resume."""
         for session in self.sessions.values():
-            again = next(data for _, event, data in session.sent if event == "INTERACTION_CREATE" and data["id"] == str(interaction.id))
+            again = next(
+                data
+                for _, event, data in session.sent
+                if event == "INTERACTION_CREATE" and data["id"] == str(interaction.id)
+            )
             await session.dispatch("INTERACTION_CREATE", again)
 
     async def answered(self, interaction: Interaction, timeout: float = 10.0) -> Interaction:
@@ -358,7 +365,9 @@ class DiscordServer:
     async def posted(self, place: Place, words: str, timeout: float = 10.0) -> Message:
         """The bot's visible message in a channel that says `words`, waited for."""
         try:
-            message: Message = await self.until(lambda: next((m for m in self.in_place(place) if words in m.text), None), timeout)
+            message: Message = await self.until(
+                lambda: next((m for m in self.in_place(place) if words in m.text), None), timeout
+            )
         except TimeoutError:
             raise AssertionError(f"{words!r} was not posted, but {[m.text for m in self.in_place(place)]}") from None
         return message
@@ -455,7 +464,9 @@ class DiscordServer:
             interaction.original = self._add(interaction, data)
 
     def _with_token(self, token: str) -> Interaction:
-        interaction = next((one for one in self.interactions.values() if secrets.compare_digest(one.token, token)), None)
+        interaction = next(
+            (one for one in self.interactions.values() if secrets.compare_digest(one.token, token)), None
+        )
         if interaction is None or interaction.answer is None:
             raise ApiError(404, 10015, "Unknown Webhook")
         if self.clock() - interaction.at > TOKEN_SECONDS:
@@ -529,7 +540,9 @@ class DiscordServer:
 
     async def _route(self, request: web.Request, path: str, body: Any) -> Any:
         headers = request.headers
-        if not _USER_AGENT.fullmatch(headers.get("User-Agent", "")) and not path.startswith(("interactions", "webhooks")):
+        if not _USER_AGENT.fullmatch(headers.get("User-Agent", "")) and not path.startswith(
+            ("interactions", "webhooks")
+        ):
             raise ApiError(403, 0, "a bot's User-Agent is DiscordBot (url, version)")
         if body is not None and headers.get("Content-Type", "") != "application/json":
             raise Invalid("Content-Type", f"{headers.get('Content-Type')} instead of application/json")

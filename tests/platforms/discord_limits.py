@@ -1,10 +1,11 @@
 """What Discord accepts in the bodies it is sent, checked as its documentation states.
 
-Followed: "Message Resource" (create message, embed limits, allowed mentions), "Component Reference" (action row, button,
-label, text input), "Receiving and Responding" (interaction response, modal, autocomplete) and "Application Commands"
-(naming, option structure) of https://docs.discord.com/developers, API v10.
+Followed: "Message Resource" (create message, embed limits, allowed mentions), "Component Reference" (action row,
+button, label, text input), "Receiving and Responding" (interaction response, modal, autocomplete) and "Application
+Commands" (naming, option structure) of https://docs.discord.com/developers, API v10.
 
-Every function takes the parsed JSON and raises `Invalid` with the path of the wrong member, as Discord's error tree names it.
+Every function takes the parsed JSON and raises `Invalid` with the path of the wrong member, as Discord's error tree
+names it.
 """
 
 from __future__ import annotations
@@ -210,7 +211,9 @@ def _check_option(option: Any, path: str) -> None:
     _require(required == sorted(required, reverse=True), f"{path}.options", "required options come first")
     for at, one in enumerate(options):
         _require(one.get("type") in range(1, 12), f"{path}.options[{at}].type", "from 1 to 11")
-        _require(not (one.get("autocomplete") and one.get("choices")), f"{path}.options[{at}]", "choices or autocomplete")
+        _require(
+            not (one.get("autocomplete") and one.get("choices")), f"{path}.options[{at}]", "choices or autocomplete"
+        )
         _check_option(one, f"{path}.options[{at}]")
 
 
