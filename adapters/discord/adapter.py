@@ -30,8 +30,9 @@ from adapters.discord.interactions import (
     Interactions,
     Live,
     NotDelivered,
+    as_edit,
+    as_message,
     attempt,
-    content,
 )
 from adapters.discord.render import CHOICE_MAX, CHOICES_MAX, CONTENT_MAX, URL_MAX, render
 from adapters.text import clean
@@ -314,8 +315,7 @@ class DiscordAdapter:
             return message
         channel = self._connected().get_partial_messageable(int(data["channel"]))
         posted = channel.get_partial_message(int(data["message"]))
-        shown = content(payload)
-        shown["suppress"] = shown.pop("suppress_embeds")
+        shown = as_edit(payload)
         try:
             await attempt(lambda: posted.edit(**shown))
         except (discord.NotFound, discord.Forbidden):
@@ -352,7 +352,7 @@ class DiscordAdapter:
             raise _unavailable(error) from None
 
     async def _post(self, channel: discord.abc.Messageable, owner: Principal, reply: Reply) -> MessageRef:
-        shown = content(self._render(reply, owner))
+        shown = as_message(self._render(reply, owner))
         # Sent twice after a broken connection, it is one message: Discord knows it by its nonce.
         nonce = secrets.token_hex(12)
         try:

@@ -127,7 +127,7 @@ class Live:
         """
         async with self.lock:
             if self.state == "new":
-                answered = await _request(lambda: self.interaction.response.send_message(**_message(payload)))
+                answered = await _request(lambda: self.interaction.response.send_message(**as_message(payload), ephemeral=True))
                 # None: the connection broke after the answer was taken. Repeating it is refused, editing it is not.
                 self.state = "answered" if answered is not None else "deferred"
                 if answered is not None:
@@ -136,7 +136,7 @@ class Live:
                 await self._edit(ORIGINAL, payload)
                 self.state = "answered"
                 return ORIGINAL
-            message = await _request(lambda: self.interaction.followup.send(wait=True, **_message(payload)))
+            message = await _request(lambda: self.interaction.followup.send(wait=True, **as_message(payload), ephemeral=True))
             return str(message.id) if message is not None else ORIGINAL
 
     async def edit(self, message: str, payload: dict[str, Any]) -> None:
@@ -154,7 +154,7 @@ class Live:
             return True
 
     async def _edit(self, message: str, payload: dict[str, Any]) -> None:
-        shown = _content(payload)
+        shown = as_edit(payload)
         if message == ORIGINAL:
             await _request(lambda: self.interaction.edit_original_response(**shown))
         else:
@@ -180,16 +180,13 @@ class Interactions:
         return live if live is not None and live.expires_at > self._clock() else None
 
 
-def content(payload: dict[str, Any]) -> dict[str, Any]:
-    """A rendered message as arguments for a channel message."""
-    return {**_content(payload), "suppress_embeds": True}
+def as_message(payload: dict[str, Any]) -> dict[str, Any]:
+    """A rendered message as discord.py's arguments for a new one, without previews."""
+    return {**as_edit(payload), "suppress_embeds": True}
 
 
-def _message(payload: dict[str, Any]) -> dict[str, Any]:
-    return {**content(payload), "ephemeral": True}
-
-
-def _content(payload: dict[str, Any]) -> dict[str, Any]:
+def as_edit(payload: dict[str, Any]) -> dict[str, Any]:
+    """The same for an edit; the message keeps its flags."""
     return {
         "content": payload["content"],
         "view": Rows(payload["components"]),

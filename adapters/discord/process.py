@@ -38,7 +38,7 @@ async def run(adapter: DiscordAdapter, options: DiscordOptions) -> None:
         ConfigError: Discord refuses the token.
         Unreachable: there is no connection, or Discord closed it for good.
     """
-    _keep_secrets_out_of_logs()
+    keep_secrets_out_of_logs()
     with endpoints(options.api_base, options.gateway_url), _failures_named():
         client = OwnClient()
         undo = adapter.install(client.tree)
@@ -186,7 +186,7 @@ def endpoints(api_base: str | None, gateway_url: str | None) -> Iterator[None]:
             Route.BASE, DiscordWebSocket.DEFAULT_GATEWAY = _default_endpoints
 
 
-def _keep_secrets_out_of_logs() -> None:
+def keep_secrets_out_of_logs() -> None:
     for name in _WIRE_LOGGERS:
         wire = logging.getLogger(name)
         wire.setLevel(max(logging.INFO, wire.getEffectiveLevel()))

@@ -18,7 +18,7 @@ from adapters.layout import Layout, Line, Span, fit, layout
 from adapters.text import clean
 from gateway import sentences
 from gateway.invocations import Principal
-from gateway.replies import Block, Button, Checklist, ItemState, Reply, SecretPrompt, Table
+from gateway.replies import Block, Button, Checklist, ChecklistItem, ItemState, Reply, SecretPrompt, Table
 
 CONTENT_MAX = 2000
 BUTTONS_MAX, ROW_MAX = 25, 5
@@ -26,6 +26,8 @@ LABEL_MAX, URL_MAX = 80, 512
 MODAL_TITLE_MAX, MODAL_LABEL_MAX, MODAL_DESCRIPTION_MAX = 45, 45, 100
 CHOICES_MAX, CHOICE_MAX = 25, 100
 
+# Beside it in the content: the server's name, the note.
+_LINK_MAX = 1600
 _PRIMARY, _SECONDARY, _LINK = 1, 2, 5
 # A command with subcommands cannot be sent bare, and an address is entered into a form.
 _TYPED = {"/mcp": "/mcp status", "/mcp SERVER": "/mcp status SERVER", "/mcp paste ADDRESS": "/mcp paste"}
@@ -40,7 +42,7 @@ def render(reply: Reply, *, owner: Principal, servers: Sequence[str], now: float
         owner: who may press the buttons.
         servers: the configured names; a button carries the tag of one, never the name.
     """
-    shown = _shown(replace(reply, blocks=tuple(_as_typed(block) for block in reply.blocks)), now)
+    shown = _shown(replace(reply, blocks=tuple(_fitting(block) for block in reply.blocks)), now)
     packed = [_button(button, owner, servers) for button in shown.buttons]
     asked = [_prompt_button(block, owner) for block in reply.blocks if isinstance(block, SecretPrompt)]
     return {"content": _content(shown.lines), "components": _rows([*asked, *packed])}
@@ -58,10 +60,21 @@ def _shown(reply: Reply, now: float) -> Layout:
     return fit(shown, _size, CONTENT_MAX, more=_MORE)
 
 
-def _as_typed(block: Block) -> Block:
-    if not isinstance(block, Table):
-        return block
-    return Table(tuple((_TYPED.get(left, left), right) for left, right in block.rows))
+def _fitting(block: Block) -> Block:
+    """What is typed, as it is typed here; and no link that no message has room for."""
+    match block:
+        case Table():
+            return Table(tuple((_TYPED.get(left, left), right) for left, right in block.rows))
+        case Checklist():
+            return replace(block, items=tuple(_sendable(item) for item in block.items))
+        case _:
+            return block
+
+
+def _sendable(item: ChecklistItem) -> ChecklistItem:
+    if item.link is None or len(item.link) <= _LINK_MAX:
+        return item
+    return ChecklistItem(item.server, ItemState.FAILED, sentences.link_too_long(item.server))
 
 
 def _content(lines: Sequence[Line]) -> str:
@@ -124,7 +137,10 @@ def _prompt_button(prompt: SecretPrompt, owner: Principal) -> dict[str, Any]:
 
 def _rows(made: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows of five, each custom id once. The first button that acts here is the one that stands out."""
-    unique = list({button.get("custom_id") or button["url"]: button for button in made}.values())[:BUTTONS_MAX]
+    each: dict[str, dict[str, Any]] = {}
+    for button in made:
+        each.setdefault(button.get("custom_id") or button["url"], button)
+    unique = list(each.values())[:BUTTONS_MAX]
     first = next((button for button in unique if button["style"] != _LINK), None)
     shown = [{**button, "style": _PRIMARY} if button is first else button for button in unique]
     return [{"type": 1, "components": shown[at : at + ROW_MAX]} for at in range(0, len(shown), ROW_MAX)]

@@ -52,6 +52,8 @@ _ANSWERS = {
     AUTOCOMPLETE: {8},
     MODAL_SUBMIT: {4, 5, 6, 7, 12},
 }
+# Closed direct messages cannot be known before.
+_NOBODY_S_FAULT = frozenset({50007})
 _USER_AGENT = re.compile(r"DiscordBot \(\S+ \S+\).*")
 _ids = itertools.count(1)
 
@@ -510,6 +512,12 @@ class DiscordServer:
     # -- REST --------------------------------------------------------------------------------
 
     async def _rest(self, request: web.Request) -> web.StreamResponse:
+        try:
+            return await self._answer(request)
+        finally:
+            self._note_change()
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
         path = request.match_info["path"]
         raw = await request.read()
         body = json.loads(raw) if raw else None
@@ -527,7 +535,8 @@ class DiscordServer:
         try:
             answer = await self._route(request, path, body)
         except ApiError as error:
-            self._note(f"{request.method} {_without_tokens(path)}: {error}")
+            if error.code not in _NOBODY_S_FAULT:
+                self._note(f"{request.method} {_without_tokens(path)}: {error}")
             return _json({"message": error.message, "code": error.code}, error.status)
         except Invalid as error:
             self._note(f"{request.method} {_without_tokens(path)}: {error}")
