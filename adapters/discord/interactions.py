@@ -127,7 +127,9 @@ class Live:
         """
         async with self.lock:
             if self.state == "new":
-                answered = await _request(lambda: self.interaction.response.send_message(**as_message(payload), ephemeral=True))
+                answered = await _request(
+                    lambda: self.interaction.response.send_message(**as_message(payload), ephemeral=True)
+                )
                 # None: the connection broke after the answer was taken. Repeating it is refused, editing it is not.
                 self.state = "answered" if answered is not None else "deferred"
                 if answered is not None:
@@ -136,7 +138,9 @@ class Live:
                 await self._edit(ORIGINAL, payload)
                 self.state = "answered"
                 return ORIGINAL
-            message = await _request(lambda: self.interaction.followup.send(wait=True, **as_message(payload), ephemeral=True))
+            message = await _request(
+                lambda: self.interaction.followup.send(wait=True, **as_message(payload), ephemeral=True)
+            )
             return str(message.id) if message is not None else ORIGINAL
 
     async def edit(self, message: str, payload: dict[str, Any]) -> None:

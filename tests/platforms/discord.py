@@ -181,6 +181,7 @@ class DiscordServer:
         self.application_id = _snowflake()
         self.privileged_allowed = False
         self.interactions_endpoint_url: str | None = None
+        self.user_installs = True
         self.commands: list[dict[str, Any]] = []
         self.command_writes = 0
         self.guild_id = _snowflake()
@@ -775,7 +776,7 @@ class DiscordServer:
             "verify_key": "00",
             "flags": (1 << 19) if self.privileged_allowed else 0,
             "interactions_endpoint_url": self.interactions_endpoint_url,
-            "integration_types_config": {"0": {}, "1": {}},
+            "integration_types_config": {"0": {}, "1": {}} if self.user_installs else {"0": {}},
         }
 
     def _message_json(self, message: Message) -> dict[str, Any]:

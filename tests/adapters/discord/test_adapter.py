@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from gateway import sentences
 from mcp_auth.config import Server
 from mcp_auth.records import encode
 from mcp_auth.stores.memory import MemoryStore
-from tests.adapters.discord.conftest import Bot, running_bot
+from tests.adapters.discord.conftest import running_bot
 from tests.platforms.discord import DiscordServer, Interaction
 from tests.servers.oauth import OAuthServer, authorize, visit
 
@@ -103,11 +102,6 @@ async def test_what_needs_the_network_is_acknowledged_first(
 async def test_a_slow_answer_from_memory_is_acknowledged_in_time(
     server: DiscordServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class SlowStore(MemoryStore):
-        @property
-        def grants(self) -> Any:
-            return SlowGrants(self.__dict__["_real"])
-
     class SlowGrants:
         def __init__(self, real: Any) -> None:
             self._real = real
@@ -531,7 +525,9 @@ async def test_discord_out_of_reach_costs_one_line_in_the_log_and_nothing_else(
             await server.until(lambda: not server.faults)
             await server.reading(await server.slash(bot.ada, "help"), "What /mcp can do")
         (line,) = [one.getMessage() for one in caplog.records if one.name.startswith("adapters")]
-        assert line.startswith(f"Discord: an answer to discord:{bot.ada.id} was not delivered: no connection to Discord")
+        assert line.startswith(
+            f"Discord: an answer to discord:{bot.ada.id} was not delivered: no connection to Discord"
+        )
 
 
 async def test_an_interaction_that_is_over_is_answered_in_the_direct_messages(
@@ -568,8 +564,14 @@ async def test_a_lost_connection_is_resumed_and_nothing_is_lost(server: DiscordS
         assert len(server.sessions) == 1
 
 
-async def test_a_lost_session_is_begun_anew(server: DiscordServer, tmp_path: Path, monkeypatch: Any) -> None:
+async def test_a_lost_session_is_begun_anew(
+    server: DiscordServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def at_once(shard_id: int | None, *, initial: bool = False) -> None:
+        """The library waits five seconds before it identifies again."""
+
     async with running_bot(server, tmp_path, DEAD) as bot:
+        monkeypatch.setattr(bot.client, "before_identify_hook", at_once)
         await server.cut_connections(forget=True, code=4009)
         await server.connected()
         await server.reading(await server.slash(bot.ada, "help"), "What /mcp can do")
