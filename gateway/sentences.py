@@ -111,8 +111,8 @@ PASTE_FORM = "Finish a sign-in"
 PASTE_FORM_LABEL = "Address of the last page"
 PASTE_FORM_NOTE = "The whole address, as the browser shows it. The page itself need not have loaded."
 DISCORD_PRIVATE = (
-    "The answer is for you alone, and your direct messages are closed to me. Use /mcp auth here: only you see what it "
-    "answers."
+    "The answer is for you alone, and I cannot reach you in private: your direct messages are closed. Use /mcp auth "
+    "here, where only you see what it answers."
 )
 KEY_EMPTY = "Nothing was entered."
 STORE_ANYWAY = "Store it anyway"

@@ -20,11 +20,13 @@ import itertools
 import json
 import re
 import secrets
+import socket
 import time
 import zlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 from aiohttp import WSMsgType, web
@@ -198,15 +200,23 @@ class DiscordServer:
         self.refuse_connections = False
         self.heartbeat_ms = 41_250
         self._changed = asyncio.Event()
-        self._port = 0
+
+    @cached_property
+    def _socket(self) -> socket.socket:
+        """Bound at its first use, so that the addresses can be written down before anything runs."""
+        return socket.create_server(("127.0.0.1", 0))
+
+    @property
+    def _address(self) -> str:
+        return f"127.0.0.1:{self._socket.getsockname()[1]}"
 
     @property
     def api_base(self) -> str:
-        return f"http://127.0.0.1:{self._port}/api/v10"
+        return f"http://{self._address}/api/v10"
 
     @property
     def gateway_url(self) -> str:
-        return f"ws://127.0.0.1:{self._port}/"
+        return f"ws://{self._address}/"
 
     # -- running -----------------------------------------------------------------------------
 
@@ -217,9 +227,7 @@ class DiscordServer:
         app.router.add_route("*", "/api/v10/{path:.*}", self._rest)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        self._port = runner.addresses[0][1]
+        await web.SockSite(runner, self._socket).start()
         try:
             yield self
         finally:
@@ -338,15 +346,11 @@ class DiscordServer:
             await session.dispatch("MESSAGE_CREATE", sent)
         return message
 
-    async def deliver_again(self, interaction: Interaction) -> None:
-        """The gateway delivers an interaction a second time, as it may after a resume."""
+    async def deliver_again(self, event: Interaction | Message) -> None:
+        """The gateway delivers an interaction or a message a second time, as it may after a resume."""
         for session in self.sessions.values():
-            again = next(
-                data
-                for _, event, data in session.sent
-                if event == "INTERACTION_CREATE" and data["id"] == str(interaction.id)
-            )
-            await session.dispatch("INTERACTION_CREATE", again)
+            _, kind, data = next(one for one in session.sent if one[2].get("id") == str(event.id))
+            await session.dispatch(kind, data)
 
     async def answered(self, interaction: Interaction, timeout: float = 10.0) -> Interaction:
         await self.until(lambda: interaction.answer is not None, timeout)

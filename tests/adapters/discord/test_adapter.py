@@ -437,7 +437,7 @@ async def test_closed_direct_messages_the_channel_reads_how_and_nothing_else(
     async with running_bot(server, tmp_path, notes(oauth)) as bot:
         bot.ada.takes_dms = False
         await server.say(bot.ada, "@bot mcp auth")
-        await server.posted(server.channel, "Use /mcp auth here: only you see what it answers.")
+        await server.posted(server.channel, "Use /mcp auth here, where only you see what it answers.")
         await asyncio.sleep(0.2)
         assert all(one.links() == [] for one in server.in_place(server.channel))
 
