@@ -100,9 +100,9 @@ async def check(adapter: DiscordAdapter, gateway: Gateway) -> list[Finding]:
         with endpoints(options.api_base, options.gateway_url), _failures_named():
             findings = await _signed_in(options)
     except McpAuthError as error:
-        return [Finding(BAD, f"discord: {error}")]
+        return [Finding(BAD, str(error))]
     if not any(one.startswith("discord:") for one in gateway.config.gateway.allow):
-        text = "discord: nobody is served. Next: add discord:YOUR_USER_ID to gateway.allow"
+        text = "nobody is served. Next: add discord:YOUR_USER_ID to gateway.allow"
         findings.append(Finding(WARN, text))
     return findings
 
@@ -114,16 +114,16 @@ async def _signed_in(options: DiscordOptions) -> list[Finding]:
         await client.login(options.token)
         application = await client.application_info()
         registered = await tree.fetch_commands()
-    findings = [Finding(GOOD, f"discord: signed in as {client.user}; no privileged intent is needed")]
+    findings = [Finding(GOOD, f"signed in as {client.user}; no privileged intent is needed")]
     page = f"{_PORTAL}/{application.id}"
     if application.interactions_endpoint_url:
-        text = "discord: an interactions endpoint URL is set, so no command reaches this program. "
+        text = "an interactions endpoint URL is set, so no command reaches this program. "
         findings.append(Finding(BAD, f"{text}Next: empty that field at {page}/information"))
     if application.user_integration_config is None:
-        text = "discord: the application cannot be added to an account, only to servers. "
+        text = "the application cannot be added to an account, only to servers. "
         findings.append(Finding(WARN, f"{text}Next, if you want that: tick User Install at {page}/installation"))
     if not any(command.name == "mcp" for command in registered):
-        findings.append(Finding(WARN, "discord: /mcp is not registered yet. Next: slash-mcp serve"))
+        findings.append(Finding(WARN, "/mcp is not registered yet. Next: slash-mcp serve"))
     return findings
 
 
