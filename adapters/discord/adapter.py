@@ -7,7 +7,7 @@ import re
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import discord
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PLATFORM = "discord"
-_COMMAND = re.compile(r"[/!]?mcp(?:\s+(?P<text>.*))?", re.IGNORECASE | re.DOTALL)
+_COMMAND = re.compile(r"(?P<mark>[/!])?mcp(?:\s+(?P<text>.*))?", re.IGNORECASE | re.DOTALL)
 _PERSON_WROTE = frozenset({discord.MessageType.default, discord.MessageType.reply})
 _PRESS = re.compile(r"mcp:[^:]*:[^:]*:[^:]*")
 _PROMPTS_KEPT, _MISSED_KEPT, _MISSED_EACH = 1000, 1000, 10
@@ -173,7 +173,8 @@ class DiscordAdapter:
             pressed=pressed,
         )
         decision = self._gateway.decide(invocation, self.capabilities.abilities)
-        if isinstance(decision, Ignored) or interaction.user.bot:
+        is_known = self._interactions.get(str(interaction.id)) is not None
+        if isinstance(decision, Ignored) or is_known or interaction.user.bot:
             return
         live = self._interactions.keep(interaction)
         await self._guarded(live, principal, lambda: self._answer(invocation, live, decision))
@@ -259,7 +260,7 @@ class DiscordAdapter:
 
     async def claims(self, message: discord.Message) -> bool:
         """Is this message for `/mcp`, so that nobody else should act on it? `@bot mcp ...`, and in direct messages also
-        `mcp ...` and the bare address of one of our sign-ins. Never what a bot or a webhook wrote."""
+        `!mcp ...` and the bare address of one of our sign-ins. Never what a bot or a webhook wrote."""
         text = self._text_in(message)
         if text is None:
             return False
@@ -279,7 +280,10 @@ class DiscordAdapter:
         if direct and looks_like_redirect(text):
             return text
         found = _COMMAND.fullmatch(text)
-        return (found["text"] or "").strip() if found is not None else None
+        # "mcp is broken" in the direct messages is for whoever the person talks to there.
+        if found is None or (mention is None and found["mark"] is None):
+            return None
+        return (found["text"] or "").strip()
 
     # -- the contract ------------------------------------------------------------------------
 
@@ -288,7 +292,11 @@ class DiscordAdapter:
         if "channel" not in chat.data:
             return await self.deliver_private(principal, reply, chat)
         channel = self._connected().get_partial_messageable(int(chat.data["channel"]))
-        return await self._post(channel, principal, reply)
+        try:
+            return await self._post(channel, principal, reply)
+        except PrivateDeliveryUnavailable:
+            # The bot may not write there, or it is gone; the one who asked is answered all the same.
+            return await self._post(await self._direct(principal), principal, reply)
 
     async def deliver_private(self, principal: Principal, reply: Reply, via: ChatRef | None) -> MessageRef:
         live = self._interactions.get(via.data.get("interaction", "")) if via is not None else None
@@ -357,7 +365,7 @@ class DiscordAdapter:
         nonce = secrets.token_hex(12)
         try:
             message = await attempt(lambda: channel.send(nonce=nonce, **shown))
-        except discord.Forbidden as error:
+        except (discord.Forbidden, discord.NotFound) as error:
             raise _unavailable(error) from None
         where = {"channel": str(message.channel.id), "message": str(message.id), "user": owner.user}
         return MessageRef(PLATFORM, where)
@@ -373,14 +381,14 @@ class DiscordAdapter:
 
         await self._guarded(live, principal, answer)
 
-    async def _guarded(self, live: Live | None, principal: Principal, answer: Callable[[], Any]) -> None:
+    async def _guarded(self, live: Live | None, principal: Principal, answer: Callable[[], Awaitable[object]]) -> None:
         """Run `answer`; what goes wrong becomes one line in the log, and a sentence where one can be sent."""
         try:
             await answer()
         except NotDelivered as error:
             logger.warning("Discord: an answer to %s was not delivered: %s", principal, error)
         except PrivateDeliveryUnavailable:
-            logger.warning("Discord: an answer to %s was not delivered: direct messages are closed", principal)
+            logger.warning("Discord: an answer to %s was not delivered: their direct messages are closed", principal)
         except discord.HTTPException as error:
             logger.warning(
                 "Discord: an answer to %s was refused: HTTP %d, code %d", principal, error.status, error.code
@@ -431,7 +439,7 @@ class DiscordAdapter:
 
 
 def _unavailable(error: discord.HTTPException) -> PrivateDeliveryUnavailable:
-    logger.info("Discord refuses a direct message: HTTP %d, code %d", error.status, error.code)
+    logger.info("Discord refuses a message: HTTP %d, code %d", error.status, error.code)
     return PrivateDeliveryUnavailable(sentences.DISCORD_PRIVATE)
 
 
@@ -465,7 +473,7 @@ def _press_of(adapter: DiscordAdapter) -> type[discord.ui.DynamicItem[Any]]:
     return Press
 
 
-def _listen(client: Any, ours: Callable[[discord.Message], Any]) -> Callable[[], None]:
+def _listen(client: Any, ours: Callable[[discord.Message], Awaitable[bool]]) -> Callable[[], None]:
     if hasattr(client, "add_listener"):
 
         async def listener(message: discord.Message) -> None:
@@ -482,9 +490,10 @@ def _listen(client: Any, ours: Callable[[discord.Message], Any]) -> Callable[[],
     client.event(on_message)
 
     def undo() -> None:
-        if theirs is None:
-            del client.on_message
-        else:
+        if client.on_message is not on_message:
+            return
+        del client.on_message
+        if theirs is not None:
             client.on_message = theirs
 
     return undo

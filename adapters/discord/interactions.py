@@ -86,6 +86,7 @@ class Live:
     expires_at: float
     state: Literal["new", "deferred", "answered"] = "new"
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    late: asyncio.Task[None] | None = None
 
     async def acknowledge(self) -> None:
         """Show that an answer is on its way, unless there was one."""
@@ -103,19 +104,19 @@ class Live:
     @contextmanager
     def acknowledged_in_time(self) -> Iterator[None]:
         """Acknowledge by itself when the first answer takes long."""
-        tasks: list[asyncio.Task[None]] = []
-        timer = asyncio.get_running_loop().call_later(
-            _ACKNOWLEDGE_SECONDS, lambda: tasks.append(asyncio.create_task(self._acknowledge_late()))
-        )
+        timer = asyncio.get_running_loop().call_later(_ACKNOWLEDGE_SECONDS, self._begin_to_acknowledge)
         try:
             yield
         finally:
             timer.cancel()
 
+    def _begin_to_acknowledge(self) -> None:
+        self.late = asyncio.create_task(self._acknowledge_late())
+
     async def _acknowledge_late(self) -> None:
         try:
             await self.acknowledge()
-        except NotDelivered:
+        except (NotDelivered, discord.HTTPException):
             # The answer itself runs into the same wall, and says so.
             return
 

@@ -328,6 +328,38 @@ async def test_a_refused_key_is_asked_for_again_by_a_button(
         await server.reading(await server.submit(again, KEY), "the key works and is stored")
 
 
+async def test_two_keys_are_entered_one_after_the_other(
+    server: DiscordServer, tmp_path: Path, oauth: OAuthServer
+) -> None:
+    oauth.knobs.api_key = KEY
+    headers = {"Authorization": "Bearer ${WEATHER_KEY}", "X-Team": "${WEATHER_TEAM}"}
+    both = Server(name="weather", url=oauth.url, headers=headers)
+    async with running_bot(server, tmp_path, both, platforms=IN_CHAT) as bot:
+        first = await server.answered(await server.slash(bot.ada, "key", server="weather"))
+        asked = await server.reading(await server.submit(first, KEY), "weather needs WEATHER")
+        second = await server.answered(await server.press(bot.ada, asked, "Enter the key"))
+        await server.reading(await server.submit(second, "team-42"), "the key works and is stored")
+
+
+async def test_a_form_that_comes_too_late_is_opened_by_a_button(
+    server: DiscordServer, tmp_path: Path, oauth: OAuthServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interactions, "_ACKNOWLEDGE_SECONDS", 0.05)
+    async with running_bot(server, tmp_path, weather(oauth), platforms=IN_CHAT) as bot:
+        real = bot.gateway.auth.key_variables
+
+        async def slow(*given: Any, **named: Any) -> Any:
+            await asyncio.sleep(0.3)
+            return await real(*given, **named)
+
+        monkeypatch.setattr(bot.gateway.auth, "key_variables", slow)
+        asked = await server.slash(bot.ada, "key", server="weather")
+        question = await server.reading(asked, "weather needs WEATHER")
+        monkeypatch.undo()
+        opened = await server.answered(await server.press(bot.ada, question, "Enter the key"))
+        await server.reading(await server.submit(opened, KEY), "the key works and is stored")
+
+
 async def test_a_question_that_is_over_says_so(server: DiscordServer, tmp_path: Path, oauth: OAuthServer) -> None:
     async with running_bot(server, tmp_path, weather(oauth), platforms=IN_CHAT) as bot:
         opened = await server.answered(await server.slash(bot.ada, "key", server="weather"))
@@ -442,12 +474,21 @@ async def test_closed_direct_messages_the_channel_reads_how_and_nothing_else(
         assert all(one.links() == [] for one in server.in_place(server.channel))
 
 
+async def test_where_the_bot_may_not_write_the_answer_is_a_direct_message(
+    server: DiscordServer, tmp_path: Path
+) -> None:
+    async with running_bot(server, tmp_path, DEAD) as bot:
+        server.fail("POST /channels", status=403, body={"message": "Missing Permissions", "code": 50013})
+        await server.say(bot.ada, "@bot mcp help")
+        await server.posted(server.dm(bot.ada), "What /mcp can do")
+
+
 async def test_direct_messages_need_no_mention_and_take_the_bare_address(
     server: DiscordServer, tmp_path: Path, oauth: OAuthServer
 ) -> None:
     async with running_bot(server, tmp_path, notes(oauth)) as bot:
         dm = server.dm(bot.ada)
-        await server.say(bot.ada, "mcp auth", dm)
+        await server.say(bot.ada, "!mcp auth", dm)
         sent = await server.posted(dm, "open this link")
         await server.say(bot.ada, await asyncio.to_thread(authorize, sent.links()[0]), dm)
         await server.posted(dm, "notes: signed in, 3 tools")
@@ -467,7 +508,8 @@ async def test_what_is_not_ours_is_left_alone(server: DiscordServer, tmp_path: P
     async with running_bot(server, tmp_path, DEAD) as bot:
         for text in ("hello", "@bot hello", "mcp", "@bot mcpx"):
             await server.say(bot.ada, text)
-        await server.say(bot.ada, "https://elsewhere.example/?code=1&state=2", server.dm(bot.ada))
+        for text in ("https://elsewhere.example/?code=1&state=2", "mcp is broken", "!mcpx"):
+            await server.say(bot.ada, text, server.dm(bot.ada))
         await server.say(bot.ada, "@bot mcp help")
         await server.posted(server.channel, "What /mcp can do")
         assert len(server.in_place(server.channel)) == 1

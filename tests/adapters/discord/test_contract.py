@@ -107,11 +107,11 @@ class SlashHarness(DiscordHarness):
 
 
 class TextHarness(DiscordHarness):
-    """`@bot mcp ...` in the server's channel, `mcp ...` in the direct messages."""
+    """`@bot mcp ...` in the server's channel, `!mcp ...` in the direct messages."""
 
     async def say(self, person: str, text: str, *, group: bool = False, times: int = 1) -> None:
         user = self._users[person]
-        typed = text.removeprefix("/")
+        typed = text.replace("/mcp", "mcp" if group else "!mcp", 1)
         where = self._discord.channel if group else self._discord.dm(user)
         message = await self._discord.say(user, f"@bot {typed}" if group else typed, where)
         for _ in range(times - 1):
