@@ -25,12 +25,12 @@ from gateway.replies import (
     Immediate,
     ItemState,
     Modal,
-    PasteModal,
     Reply,
     ServerDetail,
     ServerList,
     Table,
     Text,
+    TextModal,
 )
 from gateway.sign_ins import Board, SignInWatcher, origin_of
 from gateway.strangers import Strangers
@@ -73,7 +73,7 @@ _PRIVATE = (
 )
 # What carries a code: tried a few times, not guessed.
 _CODES = (grammar.Confirm, grammar.Allow, grammar.Deny, grammar.Paste)
-_BARE_PASTE = grammar.ArgumentMissing("paste")
+_BARE_PASTE, _BARE_CONFIRM = grammar.ArgumentMissing("paste"), grammar.ArgumentMissing("confirm")
 _SLOW = (
     grammar.Auth,
     grammar.Paste,
@@ -141,10 +141,19 @@ class Dispatcher:
             server = self.config.servers[command.server]
             if access.may(principal, Action.CHANGE, server, self.config):
                 return Modal(command.server)
-        if command == _BARE_PASTE and abilities.modal and access.may_paste(principal, True, self.config.gateway):
-            return PasteModal()
+        form = self._form_for(command, principal) if abilities.modal else None
+        if form is not None:
+            return form
         audience = Audience.CALLER if isinstance(command, _PRIVATE) else Audience.CHAT
         return Deferred(audience) if isinstance(command, _SLOW) else Immediate(audience)
+
+    def _form_for(self, command: grammar.Command, principal: Principal) -> TextModal | None:
+        gateway = self.config.gateway
+        if command == _BARE_PASTE and access.may_paste(principal, True, gateway):
+            return TextModal("paste")
+        if command == _BARE_CONFIRM and gateway.public_url is not None:
+            return TextModal("confirm")
+        return None
 
     async def handle(self, invocation: Invocation, abilities: Abilities) -> AsyncGenerator[Reply, None]:
         """The replies, each replacing the one before. None for duplicates and for strangers who were told already."""

@@ -153,8 +153,13 @@ class Modal:
 
 
 @dataclass(frozen=True, slots=True)
-class PasteModal:
-    """Open a form for the address of a sign-in's last page; its answer is the invocation `paste ADDRESS`."""
+class TextModal:
+    """Open a form: for the address of a sign-in's last page, or for the code that a page of ours shows.
+
+    What is entered comes back as the invocation `<verb> <entered>`.
+    """
+
+    verb: Literal["paste", "confirm"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,4 +167,4 @@ class Ignored:
     """No answer: a duplicate event, or a stranger who has been told already."""
 
 
-Decision = Immediate | Deferred | Modal | PasteModal | Ignored
+Decision = Immediate | Deferred | Modal | TextModal | Ignored

@@ -107,9 +107,15 @@ SECRET_REPLY = "Reply to this message with the value. Your message is deleted at
 SECRET_STAYS = "Your message with the value could not be deleted. Delete it yourself."
 KEY_STORED = "key stored"
 KEY_MODAL_NOTE = "The value is tried before it is stored."
-PASTE_FORM = "Finish a sign-in"
-PASTE_FORM_LABEL = "Address of the last page"
-PASTE_FORM_NOTE = "The whole address, as the browser shows it. The page itself need not have loaded."
+# Title, label and note of a form, by the command that takes what is entered.
+FORMS = {
+    "paste": (
+        "Finish a sign-in",
+        "Address of the last page",
+        "The whole address, as the browser shows it. The page itself need not have loaded.",
+    ),
+    "confirm": ("Confirm that it is you", "Code", "As the page in your own browser shows it."),
+}
 DISCORD_PRIVATE = (
     "The answer is for you alone, and I cannot reach you in private: your direct messages are closed. Use /mcp auth "
     "here, where only you see what it answers."

@@ -23,7 +23,7 @@ from adapters.base import (
     PrivateDeliveryUnavailable,
 )
 from adapters.discord.commands import McpCommands
-from adapters.discord.forms import KeyForm, PasteForm
+from adapters.discord.forms import KeyForm, TextForm
 from adapters.discord.interactions import (
     TOKEN_SECONDS,
     Expired,
@@ -40,7 +40,7 @@ from gateway import incidents, sentences
 from gateway.access import is_allowed
 from gateway.grammar import looks_like_redirect
 from gateway.invocations import ChatRef, Invocation, MessageRef, Principal
-from gateway.replies import Audience, Deferred, Ignored, Notice, PasteModal, Reply, SecretPrompt, Text
+from gateway.replies import Audience, Deferred, Ignored, Notice, Reply, SecretPrompt, Text, TextModal
 from mcp_auth.config import Settings
 from mcp_auth.errors import ConfigError
 
@@ -180,8 +180,9 @@ class DiscordAdapter:
         await self._guarded(live, principal, lambda: self._answer(invocation, live, decision))
 
     async def _answer(self, invocation: Invocation, live: Live, decision: object) -> None:
-        if isinstance(decision, PasteModal):
-            await live.open(PasteForm(lambda interaction, address: self.take(interaction, f"paste {address}")))
+        if isinstance(decision, TextModal):
+            verb = decision.verb
+            await live.open(TextForm(verb, lambda interaction, entered: self.take(interaction, f"{verb} {entered}")))
             return
         if isinstance(decision, Deferred):
             await live.acknowledge()
@@ -390,10 +391,10 @@ class DiscordAdapter:
         except PrivateDeliveryUnavailable:
             logger.warning("Discord: an answer to %s was not delivered: their direct messages are closed", principal)
         except discord.HTTPException as error:
-            logger.warning(
-                "Discord: an answer to %s was refused: HTTP %d, code %d", principal, error.status, error.code
-            )
-            await self._apologize(live, incidents.note(error))
+            reference = secrets.token_hex(4)
+            refused = "Discord: an answer to %s was refused: HTTP %d, code %d, reference %s"
+            logger.warning(refused, principal, error.status, error.code, reference)
+            await self._apologize(live, reference)
         except Exception as error:  # noqa: BLE001 - the person waits for an answer, whatever happens here
             await self._apologize(live, incidents.note(error))
 

@@ -1,4 +1,4 @@
-"""The two forms: an API key, and the address of a sign-in's last page."""
+"""The forms: an API key, the address of a sign-in's last page, the code of a page."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ class KeyForm(_Form):
         super().__init__(title, prompt.variable, sentences.KEY_MODAL_NOTE, discord.TextStyle.short, submit)
 
 
-class PasteForm(_Form):
-    def __init__(self, submit: Submit) -> None:
-        label, note = sentences.PASTE_FORM_LABEL, sentences.PASTE_FORM_NOTE
-        super().__init__(sentences.PASTE_FORM, label, note, discord.TextStyle.paragraph, submit)
+class TextForm(_Form):
+    """For what the command `verb` takes."""
+
+    def __init__(self, verb: str, submit: Submit) -> None:
+        style = discord.TextStyle.paragraph if verb == "paste" else discord.TextStyle.short
+        super().__init__(*sentences.FORMS[verb], style, submit)

@@ -566,7 +566,7 @@ async def test_discord_out_of_reach_costs_one_line_in_the_log_and_nothing_else(
             await server.slash(bot.ada, "help")
             await server.until(lambda: not server.faults)
             await server.reading(await server.slash(bot.ada, "help"), "What /mcp can do")
-        (line,) = [one.getMessage() for one in caplog.records if one.name.startswith("adapters")]
+        (line,) = [one.getMessage() for one in caplog.records if one.name.startswith(("adapters", "gateway"))]
         assert line.startswith(
             f"Discord: an answer to discord:{bot.ada.id} was not delivered: no connection to Discord"
         )
@@ -592,8 +592,18 @@ async def test_a_revoked_token_is_one_line_in_the_log(
             await server.until(lambda: not server.faults)
             await server.say(bot.ada, "@bot mcp help")
             await server.posted(server.channel, "What /mcp can do")
-        lines = [one.getMessage() for one in caplog.records if one.name.startswith("adapters")]
-        assert lines == [f"Discord: an answer to discord:{bot.ada.id} was refused: HTTP 401, code 0"]
+        (line,) = [one.getMessage() for one in caplog.records if one.name.startswith(("adapters", "gateway"))]
+        assert f"an answer to discord:{bot.ada.id} was refused: HTTP 401, code 0" in line
+
+
+async def test_an_answer_that_discord_refuses_is_replaced_by_a_sentence_with_its_reference(
+    server: DiscordServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running_bot(server, tmp_path, DEAD) as bot:
+        server.fail("POST /interactions", status=400, body={"message": "Invalid Form Body", "code": 50035})
+        said = await server.reading(await server.slash(bot.ada, "help"), "Something went wrong inside")
+        reference = said.content.rpartition("under ")[2].rstrip(".")
+        assert reference in caplog.text
 
 
 async def test_a_lost_connection_is_resumed_and_nothing_is_lost(server: DiscordServer, tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from gateway import sentences
 from gateway.gateway import Gateway
 from mcp_auth.config import Server
 from mcp_auth.errors import ConfigError, Unreachable
-from tests.adapters.discord.conftest import server as server
 from tests.gateway.chat import configure, open_gateway
 from tests.homes import free_port, write_home
 from tests.platforms.discord import DiscordServer
