@@ -46,9 +46,14 @@ SUBCOMMANDS = {
     "logout": "Revoke and delete a sign-in",
     "test": "Connect and list the tools",
     "help": "What /mcp can do",
+    "people": "Who is served, and who asks to be (for admins)",
+    "allow": "Let in the person who was given this code (for admins)",
+    "deny": "Shut somebody out (for admins)",
 }
 OPTION_SERVER = "The server's name"
 OPTION_CODE = "The code that the page shows"
+OPTION_REQUEST = "The code that the person was given"
+OPTION_WHO = "discord:USER_ID, another principal, or the code of a request"
 
 NO_SERVERS = (
     "No MCP servers are configured. Add one under mcp_servers in the configuration, or with: slash-mcp add NAME URL"
@@ -141,8 +146,8 @@ NOTE_PROOF = (
     "pass the link on."
 )
 NOTE_PROOF_FORM = (
-    "The page shows a code: enter it with the button below, or with /mcp confirm, and the page goes on. Give it to nobody "
-    "else, and do not pass the link on."
+    "The page shows a code: enter it with the button below, or with /mcp confirm, and the page goes on. Give it to "
+    "nobody else, and do not pass the link on."
 )
 KEY_FORM_NOTE = "The key is typed into that page and never into this chat."
 BUTTON_KEY_FORM = "Open the form"

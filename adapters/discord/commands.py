@@ -81,6 +81,20 @@ class McpCommands(app_commands.Group):
     async def test(self, interaction: discord.Interaction, server: str) -> None:
         await self._take(interaction, f"test {server}")
 
+    @app_commands.command(description=_SAYS["people"])
+    async def people(self, interaction: discord.Interaction) -> None:
+        await self._take(interaction, "people")
+
+    @app_commands.command(description=_SAYS["allow"])
+    @app_commands.describe(code=sentences.OPTION_REQUEST)
+    async def allow(self, interaction: discord.Interaction, code: str) -> None:
+        await self._take(interaction, f"allow {code}")
+
+    @app_commands.command(description=_SAYS["deny"])
+    @app_commands.describe(who=sentences.OPTION_WHO)
+    async def deny(self, interaction: discord.Interaction, who: str) -> None:
+        await self._take(interaction, f"deny {who}")
+
     @app_commands.command(description=_SAYS["help"])
     async def help(self, interaction: discord.Interaction) -> None:
         await self._take(interaction, "help")

@@ -321,7 +321,8 @@ async def test_paste_is_off_for_several_people(tmp_path: Path) -> None:
 async def test_a_form_for_the_address_is_offered_to_whoever_may_paste(tmp_path: Path) -> None:
     form = Abilities(edits=True, modal=True)
     alone = open_gateway(configure(tmp_path, sign_in_server(), allow=("telegram:1",)))
-    team = open_gateway(configure(tmp_path, sign_in_server(), allow=("telegram:1", "telegram:2")))
+    several = {"allow": ("telegram:1", "telegram:2"), "identity": "per_user"}
+    team = open_gateway(configure(tmp_path, sign_in_server(), **several))
 
     bare = Chat(alone, TELEGRAM, abilities=form).invocation("paste")
     (refused,) = await Chat(team, TELEGRAM, abilities=form).say("paste")

@@ -45,7 +45,13 @@ async def running_bot(
     server: DiscordServer, folder: Path, *servers: Server, client: discord.Client | None = None, **options: Any
 ) -> AsyncIterator[Bot]:
     ada, eve = server.user("ada"), server.user("eve")
-    allow = (f"discord:{ada.id}", *options.pop("also", ()))
+    also = options.pop("also", ())
+    allow = (f"discord:{ada.id}", *also)
+    if options.get("admins") is True:
+        options["admins"] = (f"discord:{ada.id}",)
+    if also:
+        # Several people, each with their own credentials: no admin has to be named.
+        options = {"identity": "per_user", **options}
     store = options.pop("store", None)
     gateway = open_gateway(configure(folder, *servers, allow=allow, **options), store)
     adapter = DiscordAdapter(gateway, clock=server.clock)

@@ -12,10 +12,12 @@ import pytest
 
 from adapters.discord import interactions
 from gateway import sentences
-from mcp_auth.config import Server
+from mcp_auth.config import CallbackOptions, Server
 from mcp_auth.records import encode
 from mcp_auth.stores.memory import MemoryStore
 from tests.adapters.discord.conftest import running_bot
+from tests.browser import Browser
+from tests.homes import free_port
 from tests.platforms.discord import DiscordServer, Interaction
 from tests.servers.oauth import OAuthServer, authorize, visit
 
@@ -65,6 +67,9 @@ async def test_status_lists_the_servers_to_the_one_who_asked(server: DiscordServ
         ("auth", {"server": "dead"}, "dead"),
         ("key", {"server": "dead"}, "needs no key"),
         ("confirm", {"code": "ABC-DEF"}, "Codes are asked for"),
+        ("people", {}, "Only an admin decides who is served"),
+        ("allow", {"code": "nonsense"}, "Only an admin decides"),
+        ("deny", {"who": "nobody"}, "Only an admin decides"),
         ("cancel", {}, "No sign-in is open"),
         ("logout", {"server": "dead"}, "dead"),
         ("test", {"server": "dead"}, "dead"),
@@ -125,7 +130,7 @@ async def test_a_slow_answer_from_memory_is_acknowledged_in_time(
 async def test_a_stranger_gets_one_sentence_and_no_names(server: DiscordServer, tmp_path: Path) -> None:
     async with running_bot(server, tmp_path, DEAD) as bot:
         first = await server.slash(bot.eve, "status")
-        message = await server.reading(first, "does not serve you")
+        message = await server.reading(first, "I do not know you yet")
         second = await server.slash(bot.eve, "auth")
         offered = await server.type(bot.eve, "auth", "server", "")
 
@@ -173,6 +178,9 @@ async def test_the_command_is_for_servers_and_persons_everywhere(server: Discord
             "cancel": ["server"],
             "logout": ["server"],
             "test": ["server"],
+            "people": [],
+            "allow": ["code"],
+            "deny": ["who"],
             "help": [],
         }
 
@@ -282,10 +290,37 @@ async def test_paste_is_a_form_and_never_an_option(server: DiscordServer, tmp_pa
 
 
 async def test_for_several_people_paste_is_refused_with_its_reason(server: DiscordServer, tmp_path: Path) -> None:
-    async with running_bot(server, tmp_path, DEAD, also=("discord:1",), admins=("discord:1",)) as bot:
+    async with running_bot(server, tmp_path, DEAD, also=("discord:1",)) as bot:
         asked = await server.slash(bot.ada, "paste")
         await server.reading(asked, "more than one person")
         assert asked.modal is None
+
+
+async def test_an_admin_lets_a_person_in_with_the_code_they_were_given(server: DiscordServer, tmp_path: Path) -> None:
+    async with running_bot(server, tmp_path, DEAD, identity="per_user", admins=True) as bot:
+        told = await server.reading(await server.slash(bot.eve, "status"), "I do not know you yet")
+        code = told.content.partition("this assistant: ")[2].partition(".")[0]
+        await server.reading(await server.slash(bot.ada, "allow", code=code), str(bot.eve.id))
+        await server.reading(await server.slash(bot.eve, "status"), "**dead**")
+
+
+async def test_the_code_of_a_page_is_entered_into_a_form_and_the_page_goes_on(
+    server: DiscordServer, tmp_path: Path, oauth: OAuthServer
+) -> None:
+    port = free_port()
+    public = {"public_url": f"http://127.0.0.1:{port}", "callback": CallbackOptions(port=port)}
+    async with running_bot(server, tmp_path, notes(oauth), also=("discord:1",), **public) as bot, Browser() as browser:
+        asked = await server.slash(bot.ada, "auth", server="notes")
+        board = await server.reading(asked, "enter it with the button below, or with /mcp confirm")
+        page = await browser.press(await browser.open(board.links()[0]))
+        opened = await server.answered(await server.press(bot.ada, board, "Enter the code"))
+        said = await server.reading(await server.submit(opened, page.code), "that is you")
+        page = await browser.open(await browser.authorize(await browser.open(page.url)))
+        await server.reading(asked, "notes: signed in, 3 tools")
+
+        assert page.heading == "notes is connected"
+        assert said.ephemeral_to is bot.ada
+        assert server.in_place(server.channel) == []
 
 
 # -- keys ------------------------------------------------------------------------------------
