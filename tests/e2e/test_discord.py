@@ -44,7 +44,7 @@ async def test_from_the_command_to_a_tool_call_with_the_new_token(tmp_path: Path
             # The completion message, and the checklist brought up to date
             news = await server.reading(asked, "notes: signed in, 3 tools", timeout=60)
             await server.until(lambda: board.links() == [], timeout=30)
-            refused = await server.reading(await server.slash(eve, "status"), "does not serve you")
+            refused = await server.reading(await server.slash(eve, "status"), "I do not know you yet")
             assert {news.ephemeral_to, board.ephemeral_to, refused.ephemeral_to} == {ada, eve}
             assert server.in_place(server.channel) == []
         # A tool call with the new token
