@@ -16,6 +16,7 @@ from adapters.testing import ANN, BOB, EVE, AdapterContract, Harness, SeenButton
 from gateway.gateway import Gateway
 from gateway.invocations import Principal
 from tests.platforms.discord import DiscordServer, Interaction, Message, User
+from tests.platforms.discord_markdown import shown
 
 _VERBS = frozenset({"status", "auth", "key", "cancel", "logout", "test", "help"})
 
@@ -139,20 +140,4 @@ def _read(message: Message) -> SeenMessage:
     mentions = message.payloads[-1].get("allowed_mentions", {"parse": ["everyone", "users"]})
     pings = tuple(re.findall(r"@everyone|@here|<@\d+>", message.content)) if mentions["parse"] else ()
     public = message.ephemeral_to is None and message.place.kind != "dm"
-    return SeenMessage(_resolved(message.content), buttons, public=public, pings=pings)
-
-
-def _resolved(content: str) -> str:
-    """What Discord shows for this markdown: the marks it uses are resolved, escaped ones stand as they are."""
-    pieces = re.split(r"(`[^`\n]*`|\\.|\*\*|<https?://[^>]+>|\u200b)", content)
-    return "".join(_piece(piece) for piece in pieces)
-
-
-def _piece(piece: str) -> str:
-    if piece in ("**", "\u200b"):
-        return ""
-    if len(piece) > 1 and piece[0] == "`":
-        return piece[1:-1]
-    if piece.startswith("\\"):
-        return piece[1:]
-    return piece[1:-1] if re.fullmatch(r"<https?://[^>]+>", piece) else piece
+    return SeenMessage(shown(message.content), buttons, public=public, pings=pings)
