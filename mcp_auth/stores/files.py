@@ -362,7 +362,7 @@ class _Folder(Generic[R]):
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise StoreError(f"{path} cannot be read ({error.strerror}).") from None
+            raise StoreError(f"{path} cannot be read ({error.strerror}).", next_step="slash-mcp doctor") from None
         signature = (found.st_ino, found.st_mtime_ns, found.st_size)
         cached = self._cache.get(path)
         if cached is not None and cached[0] == signature:
@@ -376,7 +376,7 @@ class _Folder(Generic[R]):
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise StoreError(f"{path} cannot be read ({error.strerror}).") from None
+            raise StoreError(f"{path} cannot be read ({error.strerror}).", next_step="slash-mcp doctor") from None
         record: R = decode(self._kind, data)
         if is_settled(opened):
             self._cache[path] = ((opened.st_ino, opened.st_mtime_ns, opened.st_size), record)
