@@ -39,7 +39,7 @@ class Capabilities:
     def abilities(self) -> Abilities:
         lasting = self.edit_window is None
         edits = lasting or bool(self.edit_window)
-        return Abilities(edits=edits, secret_input=self.secret_input, lasting_edits=lasting)
+        return Abilities(edits=edits, secret_input=self.secret_input, modal=self.modal, lasting_edits=lasting)
 
 
 class Finding(NamedTuple):
@@ -52,12 +52,14 @@ class Finding(NamedTuple):
 class PrivateDeliveryUnavailable(Exception):
     """The person cannot be reached in private. Nothing was sent.
 
-    `way`: a button to press so that it works the next time (a deep link to the bot).
+    `way`: a button to press so that it works the next time (a deep link to the bot). `how`: a sentence that says how
+    the person is reached instead, where the usual one would not help.
     """
 
-    def __init__(self, way: Button | None = None) -> None:
+    def __init__(self, way: Button | None = None, *, how: str | None = None) -> None:
         super().__init__()
         self.way = way
+        self.how = how
 
 
 class EditWindowClosed(Exception):
@@ -135,23 +137,24 @@ class Driver:
                     shown = await self._show(invocation, reply, shown)
                 except PrivateDeliveryUnavailable as unavailable:
                     # Never the content: only that there is one, and how to get it. What would follow is not begun.
-                    await self._adapter.reply(invocation.chat, _public(_NOT_IN_PRIVATE, unavailable.way))
+                    said = _public(unavailable.how or _NOT_IN_PRIVATE, unavailable.way)
+                    await self._adapter.reply(invocation.chat, said)
                     return False
                 self._gateway.delivered(invocation, shown.message)
         return ok
 
-    async def notify(self, notice: Notice) -> None:
-        """Bring a notice to its person or chat."""
+    async def notify(self, notice: Notice) -> bool:
+        """Bring a notice to its person or chat. Returns whether it arrived."""
         if notice.message is not None:
             try:
                 await self._adapter.update(notice.message, notice.reply)
             except EditWindowClosed:
                 # The same news comes as a notice of its own.
                 logger.debug("a message of %s can no longer be edited", notice.chat.platform)
-            return
+            return True
         if notice.reply.audience is Audience.CHAT:
             await self._adapter.reply(notice.chat, notice.reply)
-            return
+            return True
         try:
             # News for somebody who is in no chat with us right now names the platform only.
             via = notice.chat if notice.chat.data else None
@@ -159,6 +162,8 @@ class Driver:
         except PrivateDeliveryUnavailable as unavailable:
             if notice.reply.summary and notice.chat.data:
                 await self._adapter.reply(notice.chat, _public(notice.reply.summary, unavailable.way))
+            return False
+        return True
 
     async def _asked(self, prompt: SecretPrompt, trigger: object) -> bool:
         try:

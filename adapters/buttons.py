@@ -13,6 +13,7 @@ from gateway import grammar
 from gateway.invocations import Principal
 
 _PREFIX = "mcp"
+_PROMPT = "prompt"
 
 
 def pack(command: str, owner: Principal, servers: Sequence[str]) -> str:
@@ -29,6 +30,8 @@ def pack(command: str, owner: Principal, servers: Sequence[str]) -> str:
     verb, _, rest = command.partition(" ")
     argument = rest
     for name in servers:
+        if command == grammar.detail_for(name):
+            verb, rest = "status", name
         if rest and rest in (name, grammar.quote(name)):
             argument = _tag(name, 8)
     packed = f"{_PREFIX}:{verb}:{argument}:{_tag(str(owner), 6)}"
@@ -51,8 +54,19 @@ def unpack(data: str, servers: Sequence[str]) -> str | None:
     for name in servers:
         if _tag(name, 8) == argument:
             return grammar.command_for(verb, name)
-    # An id keeps its own form; a tag of a server that was removed leads nowhere.
+    # A prompt's id keeps its own form; a tag of a server that was removed leads nowhere.
     return f"{verb} {argument}" if verb == "key-store" else None
+
+
+def pack_prompt(prompt_id: str, owner: Principal) -> str:
+    """The button that opens the platform's input for a `SecretPrompt` which is asked already."""
+    return f"{_PREFIX}:{_PROMPT}:{prompt_id}:{_tag(str(owner), 6)}"
+
+
+def prompt_of(data: str) -> str | None:
+    """The id of the prompt that a button of `pack_prompt` opens. None: it is another button."""
+    _, verb, prompt_id, _ = data.split(":") if is_ours(data) else ("", "", "", "")
+    return prompt_id if verb == _PROMPT else None
 
 
 def is_for(data: str, principal: Principal) -> bool:

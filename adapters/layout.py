@@ -13,6 +13,7 @@ from typing import Literal
 from adapters.marks import ITEM_MARK, STATE_MARK, TONE_MARK
 from adapters.text import clean, cut
 from gateway import sentences
+from gateway.grammar import command_for
 from gateway.replies import (
     Block,
     Button,
@@ -74,6 +75,7 @@ def layout(
     button_url_max: int = 2048,
     buttons_max: int = 100,
     takes_url: Callable[[str], bool] = lambda url: True,
+    links_in_text: int | None = None,
 ) -> Layout:
     """`reply` from top to bottom. A link goes on a button, or into the text where there is no room on one.
 
@@ -81,6 +83,7 @@ def layout(
         button_url_max: characters that the platform allows in a button's URL; 0: it has no URL buttons.
         buttons_max: buttons that one message may have.
         takes_url: whether the platform opens this URL from a button, its length aside.
+        links_in_text: how many links may stand in the text; the others get a button that asks for theirs alone.
     """
     urls = _Urls(button_url_max, takes_url)
     lines: list[Line] = []
@@ -90,7 +93,7 @@ def layout(
     for block in reply.blocks:
         if lines and lines[-1].spans:
             lines.append(Line())
-        shown, pressed = _block(block, now, urls, buttons_max - len(reply.buttons))
+        shown, pressed = _block(block, now, urls, _Room(buttons_max - len(reply.buttons), links_in_text))
         lines += shown
         buttons += pressed
     return Layout(tuple(lines), (*buttons, *reply.buttons)[:buttons_max])
@@ -155,7 +158,21 @@ class _Urls:
         return len(url) <= self.longest and self.takes(url)
 
 
-def _block(block: Block, now: float, urls: _Urls, room: int) -> tuple[list[Line], list[Button]]:
+@dataclass(slots=True)
+class _Room:
+    """What is left for a checklist: buttons, and links in the text (None: no limit)."""
+
+    buttons: int
+    links: int | None
+
+    def takes_link(self) -> bool:
+        if self.links is None:
+            return True
+        self.links -= 1
+        return self.links >= 0
+
+
+def _block(block: Block, now: float, urls: _Urls, room: _Room) -> tuple[list[Line], list[Button]]:
     match block:
         case Text():
             return [_line(Span(f"{TONE_MARK[block.tone]}{clean(block.text, _TEXT)}"))], []
@@ -201,7 +218,7 @@ def _detail(block: ServerDetail) -> list[Line]:
     return [_line(Span(f"{STATE_MARK[block.server.auth]} "), Span(clean(block.server.name, _NAME), "bold")), *facts]
 
 
-def _checklist(block: Checklist, urls: _Urls, room: int) -> tuple[list[Line], list[Button]]:
+def _checklist(block: Checklist, urls: _Urls, room: _Room) -> tuple[list[Line], list[Button]]:
     lines: list[Line] = []
     buttons: list[Button] = []
     for index, item in enumerate(block.items):
@@ -210,10 +227,13 @@ def _checklist(block: Checklist, urls: _Urls, room: int) -> tuple[list[Line], li
         text = clean(item.text, _TEXT)
         lines.append(Line((Span(f"{mark} "), Span(name, "bold"), Span(f": {text}")), index))
         button = _item_button(item, urls)
-        if button is not None and len(buttons) < room:
+        if button is not None and len(buttons) < room.buttons:
             buttons.append(button)
         elif item.state is ItemState.LINK and item.link:
-            lines.append(Line((Span(link_text(item.link), "link"),), index))
+            if room.takes_link():
+                lines.append(Line((Span(link_text(item.link), "link"),), index))
+            elif len(buttons) < room.buttons:
+                buttons.append(Button(sentences.button_open(name), command=command_for("auth", item.server)))
         elif item.command is not None:
             lines.append(Line((Span("   "), Span(f"/mcp {clean(item.command, _NAME + 20)}", "code")), index))
     if block.note:

@@ -30,6 +30,7 @@ from gateway.replies import (
     ServerList,
     Table,
     Text,
+    TextModal,
 )
 from gateway.sign_ins import Board, SignInWatcher, origin_of
 from gateway.strangers import Strangers
@@ -72,6 +73,7 @@ _PRIVATE = (
 )
 # What carries a code: tried a few times, not guessed.
 _CODES = (grammar.Confirm, grammar.Allow, grammar.Deny, grammar.Paste)
+_BARE_PASTE, _BARE_CONFIRM = grammar.ArgumentMissing("paste"), grammar.ArgumentMissing("confirm")
 _SLOW = (
     grammar.Auth,
     grammar.Paste,
@@ -139,8 +141,19 @@ class Dispatcher:
             server = self.config.servers[command.server]
             if access.may(principal, Action.CHANGE, server, self.config):
                 return Modal(command.server)
+        form = self._form_for(command, principal) if abilities.modal else None
+        if form is not None:
+            return form
         audience = Audience.CALLER if isinstance(command, _PRIVATE) else Audience.CHAT
         return Deferred(audience) if isinstance(command, _SLOW) else Immediate(audience)
+
+    def _form_for(self, command: grammar.Command, principal: Principal) -> TextModal | None:
+        gateway = self.config.gateway
+        if command == _BARE_PASTE and access.may_paste(principal, True, gateway):
+            return TextModal("paste")
+        if command == _BARE_CONFIRM and gateway.public_url is not None:
+            return TextModal("confirm")
+        return None
 
     async def handle(self, invocation: Invocation, abilities: Abilities) -> AsyncGenerator[Reply, None]:
         """The replies, each replacing the one before. None for duplicates and for strangers who were told already."""
@@ -372,7 +385,11 @@ class Dispatcher:
             listening=started.listening,
             public=started.public,
             needs_proof=started.needs_proof,
+            form=ask.abilities.modal,
         )
+        if ask.abilities.modal:
+            verb = "confirm" if started.public else "paste"
+            board.button = Button(sentences.BUTTON_FORMS[verb], command=verb)
         text = sentences.link_ready(started.expires_at, self._clock())
         item = ChecklistItem(name, ItemState.LINK, text, link=started.link, expires_at=started.expires_at)
         board.set(item)
@@ -556,6 +573,9 @@ class Dispatcher:
         yield _say(sentences.whole_name(command.commands), ok=False)
 
     async def _argument_missing(self, command: grammar.ArgumentMissing, ask: _Ask) -> AsyncGenerator[Reply, None]:
+        if command == _BARE_PASTE and not access.may_paste(ask.principal, True, self.config.gateway):
+            yield _say(sentences.PASTE_OFF_TEAM, ok=False)
+            return
         yield _say(sentences.argument_missing(command.verb, command.commands), ok=False)
 
     # -- people and events -------------------------------------------------------------------

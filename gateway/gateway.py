@@ -226,7 +226,7 @@ class Gateway:
         """The servers' names, for completion."""
         return tuple(self.config.servers)
 
-    def subscribe(self, platform: str, callback: Callable[[Notice], Awaitable[None]]) -> Callable[[], None]:
+    def subscribe(self, platform: str, callback: Callable[[Notice], Awaitable[object]]) -> Callable[[], None]:
         """Send this platform's notices to `callback`, one after the other. Returns the undo."""
         subscription = _Subscription(platform, callback)
         self._subscriptions.append(subscription)
@@ -284,7 +284,7 @@ class _Subscription:
     """One adapter's notices, in order: an edit must not overtake the one before it."""
 
     platform: str
-    callback: Callable[[Notice], Awaitable[None]]
+    callback: Callable[[Notice], Awaitable[object]]
     waiting: list[Notice] = field(default_factory=list)
     sender: asyncio.Task[None] | None = None
 

@@ -78,9 +78,11 @@ class Abilities:
 
     `edits`: an earlier reply can be replaced, so live results may follow. `secret_input`: an input of the
     platform's own that shows the secret to nobody (hidden terminal input, modal). `lasting_edits`: a later process
-    can replace it too, and what it needs for that is no credential.
+    can replace it too, and what it needs for that is no credential. `modal`: a form that takes a pasted address or a
+    code too, and what the person writes next to the answer may be read by others.
     """
 
     edits: bool = False
     secret_input: bool = False
     lasting_edits: bool = False
+    modal: bool = False

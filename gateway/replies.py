@@ -153,8 +153,18 @@ class Modal:
 
 
 @dataclass(frozen=True, slots=True)
+class TextModal:
+    """Open a form: for the address of a sign-in's last page, or for the code that a page of ours shows.
+
+    What is entered comes back as the invocation `<verb> <entered>`.
+    """
+
+    verb: Literal["paste", "confirm"]
+
+
+@dataclass(frozen=True, slots=True)
 class Ignored:
     """No answer: a duplicate event, or a stranger who has been told already."""
 
 
-Decision = Immediate | Deferred | Modal | Ignored
+Decision = Immediate | Deferred | Modal | TextModal | Ignored

@@ -35,6 +35,26 @@ HELP_ADMIN: tuple[tuple[str, str], ...] = (
     ("/mcp deny WHO", "shut somebody out"),
 )
 
+COMMAND = "Sign in to MCP servers"
+SUBCOMMANDS = {
+    "status": "Every server and its status, or one in detail",
+    "auth": "Sign in wherever it is needed, or to one server again",
+    "key": "Enter an API key",
+    "paste": "Finish a sign-in with the address of its last page",
+    "confirm": "Prove that it is you who signs in, with the code of the page",
+    "cancel": "End open sign-ins",
+    "logout": "Revoke and delete a sign-in",
+    "test": "Connect and list the tools",
+    "help": "What /mcp can do",
+    "people": "Who is served, and who asks to be (for admins)",
+    "allow": "Let in the person who was given this code (for admins)",
+    "deny": "Shut somebody out (for admins)",
+}
+OPTION_SERVER = "The server's name"
+OPTION_CODE = "The code that the page shows"
+OPTION_REQUEST = "The code that the person was given"
+OPTION_WHO = "discord:USER_ID, another principal, or the code of a request"
+
 NO_SERVERS = (
     "No MCP servers are configured. Add one under mcp_servers in the configuration, or with: slash-mcp add NAME URL"
 )
@@ -72,6 +92,9 @@ PROMPT_NOT_YOURS = "This question was asked of somebody else."
 PROMPT_BUSY = "The key is being tried right now."
 NO_ANSWER = "no answer within 15 s"
 BUTTON_AUTH = "Sign in"
+BUTTON_FORMS = {"paste": "Enter the address", "confirm": "Enter the code"}
+BUTTON_NOT_YOURS = "This button belongs to the person who asked. Ask for your own: /mcp"
+BUTTON_OLD = "This button belongs to something that is gone. What there is now: /mcp"
 BUTTONS = {"auth": "Sign in", "key": "Enter the key", "test": "Test"}
 KEY_NONE_MISSING = "No server lacks a key. /mcp key SERVER replaces one."
 PREPARING = "preparing the link…"
@@ -100,6 +123,20 @@ ROOM_ENCRYPTED = (
 )
 SECRET_STAYS = "Your message with the value could not be deleted. Delete it yourself."
 SENT_LATE = "Earlier, this could not be sent to you:"
+KEY_MODAL_NOTE = "The value is tried before it is stored."
+# Title, label and note of a form, by the command that takes what is entered.
+FORMS = {
+    "paste": (
+        "Finish a sign-in",
+        "Address of the last page",
+        "The whole address, as the browser shows it. The page itself need not have loaded.",
+    ),
+    "confirm": ("Confirm that it is you", "Code", "As the page in your own browser shows it."),
+}
+DISCORD_PRIVATE = (
+    "The answer is for you alone, and I cannot reach you in private: your direct messages are closed. Use /mcp auth "
+    "here, where only you see what it answers."
+)
 KEY_EMPTY = "Nothing was entered."
 STORE_ANYWAY = "Store it anyway"
 REPLACED = "replaced by a newer link"
@@ -120,8 +157,16 @@ NOTE_PROOF = (
     "The page shows a code: send it to me in a private chat, and the page goes on. Give it to nobody else, and do not "
     "pass the link on."
 )
+NOTE_PROOF_FORM = (
+    "The page shows a code: enter it with the button below, or with /mcp confirm, and the page goes on. Give it to "
+    "nobody else, and do not pass the link on."
+)
 KEY_FORM_NOTE = "The key is typed into that page and never into this chat."
 BUTTON_KEY_FORM = "Open the form"
+NOTE_FORM = (
+    "After you have allowed it, the last page will not load, and that is right: copy its address from the browser "
+    "and enter it with the button below, or with /mcp paste."
+)
 NOTE_NO_LISTENER = "Nothing on this machine receives the answer; finish with: /mcp paste ADDRESS"
 
 
@@ -267,9 +312,23 @@ def link_ready(expires_at: float, now: float) -> str:
     return f"open this link within {minutes(expires_at - now)}"
 
 
-def links_note(*, local: bool, private: bool, listening: bool, public: bool, needs_proof: bool) -> str | None:
+def link_too_long(server: str) -> str:
+    return (
+        "its link is too long for this chat. Next: the operator sets gateway.public_url, or runs "
+        f"`slash-mcp auth {server}` on the host."
+    )
+
+
+def links_note(
+    *, local: bool, private: bool, listening: bool, public: bool, needs_proof: bool, form: bool = False
+) -> str | None:
+    """What to do with a link. `form`: the chat has one, and what is written beside it may be read by others."""
+    if public and needs_proof:
+        return NOTE_PROOF_FORM if form else NOTE_PROOF
     if public:
-        return NOTE_PROOF if needs_proof else None
+        return None
+    if not local and form:
+        return NOTE_FORM
     if not local:
         return NOTE_CHAT if private else NOTE_CHAT_SHARED
     return NOTE_LOCAL if listening else NOTE_NO_LISTENER
@@ -294,8 +353,9 @@ def button_again(server: str) -> str:
     return f"Try {server} again"
 
 
-def more_servers(count: int) -> str:
-    return f"… and {count} more. /mcp SERVER shows one."
+def more_servers(count: int, show: str = "/mcp SERVER") -> str:
+    """The closing line of a list that was cut. `show`: what is typed for one server's detail."""
+    return f"… and {count} more. {show} shows one."
 
 
 def more_links(count: int) -> str:
@@ -395,6 +455,10 @@ def key_form_done(server: str, outcome: str | None) -> str:
 
 def public_key(server: str) -> str:
     return f"{server}: {KEY_STORED}."
+
+
+def key_modal(server: str) -> str:
+    return f"Key for {server}"
 
 
 def key_not_needed(server: str) -> str:

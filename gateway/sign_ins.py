@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from gateway import incidents, sentences
 from gateway.invocations import ChatRef, Invocation, MessageRef, Principal
-from gateway.replies import Audience, Checklist, ChecklistItem, ItemState, Notice, Reply, Text
+from gateway.replies import Audience, Button, Checklist, ChecklistItem, ItemState, Notice, Reply, Text
 from mcp_auth.config import GatewayOptions
 from mcp_auth.errors import McpAuthError, StoreError
 from mcp_auth.records import OPEN, SHARED, KeyForm, Linked, Origin, SignIn
@@ -51,7 +51,8 @@ class Board:
     """One checklist message and what stands on it; kept while a link on it is open.
 
     `message` is set when the invocation's last reply stands there. Until then the replies themselves bring
-    the changes, and an edit beside them could overtake a newer one. `shown`: where they stand so far.
+    the changes, and an edit beside them could overtake a newer one. `shown`: where they stand so far. `button` belongs
+    to the note: a form for what the note asks for.
     """
 
     invocation: Invocation
@@ -61,6 +62,7 @@ class Board:
     shown: MessageRef | None = None
     changed: bool = False
     complete: bool = False
+    button: Button | None = None
 
     def set(self, item: ChecklistItem) -> None:
         self.items[item.server] = item
@@ -72,8 +74,10 @@ class Board:
         self.complete = self.complete or final
         items = tuple(self.items.values())
         links = sum(item.state is ItemState.LINK for item in items)
+        note = self.note if links else None
         return Reply(
-            blocks=(Checklist(items, self.note if links else None),),
+            blocks=(Checklist(items, note),),
+            buttons=(self.button,) if note and self.button else (),
             audience=Audience.CALLER,
             final=final,
             summary=sentences.links_summary(links),

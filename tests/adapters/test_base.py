@@ -127,6 +127,16 @@ async def test_who_cannot_be_reached_in_private_is_told_how_and_the_content_stay
     assert gateway.placed == []
 
 
+async def test_a_platform_says_how_to_be_reached_there() -> None:
+    class Closed(Platform):
+        async def deliver_private(self, principal: Principal, reply: Reply, via: ChatRef | None) -> MessageRef:
+            raise PrivateDeliveryUnavailable("Use /mcp auth here: only you see its answer.")
+
+    platform = Closed()
+    await drive(platform, for_caller(LINK))
+    assert platform.room == ["Use /mcp auth here: only you see its answer."]
+
+
 async def test_a_public_message_is_never_edited_into_a_private_one() -> None:
     platform = Platform()
     await drive(platform, for_all("looking", final=False), for_caller(LINK))
@@ -198,10 +208,14 @@ class TestNotices:
         await notify(platform, for_all("signed in"), MessageRef("memory", {"in": "room", "at": 0}))
         assert (platform.room, platform.direct) == (["open this link"], [])
 
+    async def test_the_driver_tells_whether_a_notice_arrived(self) -> None:
+        assert await notify(Platform(), for_caller("signed in"))
+        assert not await notify(Platform(reachable=False), for_caller("signed in"))
 
-async def notify(platform: Platform, reply: Reply, message: MessageRef | None = None) -> None:
+
+async def notify(platform: Platform, reply: Reply, message: MessageRef | None = None) -> bool:
     gateway: Any = Answers([])
-    await Driver(gateway, platform).notify(Notice(ADA, ROOM, reply, message))
+    return await Driver(gateway, platform).notify(Notice(ADA, ROOM, reply, message))
 
 
 def _words(reply: Reply) -> str:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.buttons import is_for, is_ours, pack, unpack
+from adapters.buttons import is_for, is_ours, pack, pack_prompt, prompt_of, unpack
 from gateway import grammar
 from gateway.invocations import Principal
 
@@ -25,6 +25,23 @@ def test_a_command_comes_back_as_it_was(verb: str, name: str) -> None:
     assert len(data.encode()) <= 64
     assert name not in data
     assert unpack(data, NAMES) == command
+
+
+@pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
+def test_a_servers_detail_comes_back_as_status(name: str) -> None:
+    data = pack(grammar.detail_for(name), ANN, NAMES)
+
+    assert name not in data
+    assert unpack(data, NAMES) == grammar.command_for("status", name)
+
+
+def test_a_prompt_is_told_from_a_command() -> None:
+    data = pack_prompt("AbC_-123defg", ANN)
+
+    assert (prompt_of(data), unpack(data, NAMES)) == ("AbC_-123defg", None)
+    assert is_for(data, ANN)
+    assert not is_for(data, BOB)
+    assert prompt_of(pack("auth notes", ANN, NAMES)) is None
 
 
 def test_a_command_without_a_server_and_one_with_an_id_come_back() -> None:

@@ -65,6 +65,21 @@ def test_a_link_is_a_button_where_it_fits_and_text_where_it_does_not() -> None:
     assert LINK in in_text.text.splitlines()
 
 
+def test_links_that_the_text_has_no_room_for_can_be_asked_for_one_by_one() -> None:
+    reply = Reply(
+        (
+            Checklist(
+                (item("notes"), item("my tasks")),
+            ),
+        )
+    )
+
+    shown = layout(reply, now=NOW, button_url_max=20, links_in_text=1)
+
+    assert shown.text.count(LINK) == 1
+    assert shown.buttons == (Button("Sign in to my tasks", command='auth "my tasks"'),)
+
+
 def test_no_link_is_lost_when_there_are_more_than_buttons() -> None:
     items = tuple(item(f"s{number}", f"{LINK}{number}") for number in range(10))
     reply = Reply((Checklist(items),), buttons=(Button("Cancel", command="cancel"),))

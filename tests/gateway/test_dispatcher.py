@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from gateway.invocations import Abilities, Principal
-from gateway.replies import Audience, Deferred, Ignored, Immediate, ItemState, Modal, ServerList, Table
+from gateway.replies import Audience, Deferred, Ignored, Immediate, ItemState, Modal, ServerList, Table, TextModal
 from mcp_auth.config import Server
 from mcp_auth.status import AuthState, ConnectionState
 from tests.gateway.chat import FULL, TELEGRAM, Chat, configure, item, open_gateway, prompt_of, words
@@ -316,6 +316,37 @@ async def test_paste_is_off_for_several_people(tmp_path: Path) -> None:
         (reply,) = await Chat(gateway, TELEGRAM).say(REDIRECT)
 
         assert "allow_paste" in words(reply)
+
+
+async def test_a_form_for_the_address_is_offered_to_whoever_may_paste(tmp_path: Path) -> None:
+    form = Abilities(edits=True, modal=True)
+    alone = open_gateway(configure(tmp_path, sign_in_server(), allow=("telegram:1",)))
+    several = {"allow": ("telegram:1", "telegram:2"), "identity": "per_user"}
+    team = open_gateway(configure(tmp_path, sign_in_server(), **several))
+
+    bare = Chat(alone, TELEGRAM, abilities=form).invocation("paste")
+    (refused,) = await Chat(team, TELEGRAM, abilities=form).say("paste")
+
+    assert alone.decide(bare, form) == TextModal("paste")
+    assert alone.decide(bare, FULL) == Immediate(Audience.CHAT)
+    assert team.decide(bare, form) == Immediate(Audience.CHAT)
+    assert "more than one person" in words(refused)
+    await alone.stop()
+    await team.stop()
+
+
+async def test_a_form_for_the_code_is_offered_where_pages_show_codes(tmp_path: Path) -> None:
+    form = Abilities(edits=True, modal=True)
+    public = open_gateway(
+        configure(tmp_path, sign_in_server(), allow=("telegram:1",), public_url="https://bot.example.com")
+    )
+    loopback = open_gateway(configure(tmp_path, sign_in_server(), allow=("telegram:1",)))
+    bare = Chat(public, TELEGRAM, abilities=form).invocation("confirm")
+
+    assert public.decide(bare, form) == TextModal("confirm")
+    assert loopback.decide(bare, form) == Immediate(Audience.CHAT)
+    await public.stop()
+    await loopback.stop()
 
 
 async def test_only_addresses_of_our_own_sign_ins_are_claimed(tmp_path: Path) -> None:
