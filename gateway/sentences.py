@@ -318,13 +318,6 @@ def link_ready(expires_at: float, now: float) -> str:
     return f"open this link within {minutes(expires_at - now)}"
 
 
-def link_too_long(server: str) -> str:
-    return (
-        "its link is too long for this chat. Next: the operator sets gateway.public_url, or runs "
-        f"`slash-mcp auth {server}` on the host."
-    )
-
-
 def links_note(
     *, local: bool, private: bool, listening: bool, public: bool, needs_proof: bool, form: bool = False
 ) -> str | None:

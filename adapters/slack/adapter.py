@@ -7,7 +7,7 @@ import json
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -25,7 +25,8 @@ from adapters.slack import incoming, render
 from adapters.slack.incoming import PLATFORM, Installation
 from adapters.slack.response_urls import SECONDS, Answer, Answers, ResponseUrl, new_id
 from adapters.slack.workspaces import SlackRefused, Workspaces, client_log, code_of, is_passing, retry_handlers
-from gateway import incidents, sentences
+from adapters.tasks import Tasks
+from gateway import sentences
 from gateway.invocations import Abilities, ChatRef, Invocation, MessageRef, Principal
 from gateway.replies import Audience, Checklist, Ignored, ItemState, Notice, Reply, SecretPrompt, Text, TextModal
 from mcp_auth.config import Settings
@@ -40,7 +41,6 @@ _log = logging.getLogger("adapters.slack")
 HOLD_SECONDS = 1.5
 # Slack wants an acknowledgement within 3 s, and the way there takes some of it.
 _SUBMISSION_SECONDS = 2.0
-_DRAIN_SECONDS = 5.0
 _KEPT = 1000
 
 _EDIT_OVER = frozenset({"message_not_found", "cant_update_message", "edit_window_closed", "channel_not_found"})
@@ -100,7 +100,7 @@ class SlackAdapter:
         self._answers = Answers()
         self._direct_channels: OrderedDict[tuple[Installation, Principal], str] = OrderedDict()
         self._submitted: OrderedDict[str, None] = OrderedDict()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._installed: Workspaces | None = None
         self._undo: Callable[[], None] | None = None
         self.capabilities = Capabilities(
@@ -129,11 +129,7 @@ class SlackAdapter:
         if self._undo is not None:
             self._undo()
             self._undo = None
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=_DRAIN_SECONDS)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.stop()
 
     # -- in a process of our own -------------------------------------------------------------
 
@@ -167,11 +163,11 @@ class SlackAdapter:
         installation = Installation(context.team_id, context.enterprise_id, bool(context.is_enterprise_install))
         self._workspaces.remember(installation, context.get("token"))
         if body.get("command") == self._command:
-            self._spawn(self._on_command(body, installation))
+            self._tasks.start(self._on_command(body, installation))
             return _ack()
         match body.get("type"):
             case "block_actions" if any(incoming.our_actions(body, render.ACTION)):
-                self._spawn(self._on_action(body, installation))
+                self._tasks.start(self._on_action(body, installation))
                 return _ack()
             case "view_submission" if _callback(body).startswith(render.ACTION):
                 return await self._on_submission(body, installation)
@@ -202,7 +198,7 @@ class SlackAdapter:
             return None
         principal = incoming.principal_of_event(body, installation)
         if message.fresh and principal is not None:
-            self._spawn(self._answer_message(message, principal, installation))
+            self._tasks.start(self._answer_message(message, principal, installation))
         return _ack()
 
     async def _answer_message(
@@ -297,7 +293,7 @@ class SlackAdapter:
         task = asyncio.create_task(self._submit(body, principal))
         await asyncio.wait({task}, timeout=_SUBMISSION_SECONDS)
         if not task.done():
-            self._spawn(self._show_late(task, view["id"], principal, installation))
+            self._tasks.start(self._show_late(task, view["id"], principal, installation))
             return _shown_now(render.working_view())
         reply = task.result()
         asked = _asked_again(body, reply)
@@ -453,7 +449,7 @@ class SlackAdapter:
         if reply.final:
             return await self._send(answer, reply)
         answer.held = reply
-        answer.timer = self._spawn(self._release(answer))
+        answer.timer = self._tasks.start(self._release(answer))
         return MessageRef(PLATFORM, {"answer": answer.id})
 
     async def _release(self, answer: Answer) -> None:
@@ -529,17 +525,6 @@ class SlackAdapter:
             _log.warning("Slack: %s", error)
         except (ClientError, TimeoutError, OSError) as error:
             _log.warning("Slack could not be reached: %s", type(error).__name__)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._finished)
-        return task
-
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            incidents.note(error)
 
 
 class _Middleware(AsyncMiddleware):

@@ -130,7 +130,7 @@ async def test_who_cannot_be_reached_in_private_is_told_how_and_the_content_stay
 async def test_a_platform_says_how_to_be_reached_there() -> None:
     class Closed(Platform):
         async def deliver_private(self, principal: Principal, reply: Reply, via: ChatRef | None) -> MessageRef:
-            raise PrivateDeliveryUnavailable("Use /mcp auth here: only you see its answer.")
+            raise PrivateDeliveryUnavailable(how="Use /mcp auth here: only you see its answer.")
 
     platform = Closed()
     await drive(platform, for_caller(LINK))

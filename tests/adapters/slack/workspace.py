@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -53,8 +52,7 @@ class Scene:
 
     async def quiet(self) -> None:
         """Until the adapter has nothing left to do."""
-        while self.adapter._tasks:
-            await asyncio.sleep(0.01)
+        await self.adapter._tasks.idle()
 
 
 @asynccontextmanager
