@@ -24,10 +24,11 @@ class Tasks:
     def __init__(self) -> None:
         self._running: set[asyncio.Task[None]] = set()
 
-    def start(self, work: Coroutine[Any, Any, object]) -> None:
+    def start(self, work: Coroutine[Any, Any, object]) -> asyncio.Task[None]:
         task = asyncio.create_task(_guarded(work))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+        return task
 
     async def idle(self) -> None:
         """Wait until all are done, the ones that they start too."""

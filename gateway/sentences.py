@@ -164,6 +164,12 @@ NOTE_FORM = (
     "After you have allowed it, the last page will not load, and that is right: copy its address from the browser "
     "and enter it with the button below, or with /mcp paste."
 )
+FORM_KEY = "Enter a key"
+FORM_SAVE = "Save"
+FORM_SEND = "Send"
+FORM_CANCEL = "Cancel"
+FORM_CLOSE = "Close"
+FORM_WORKING = "One moment…"
 NOTE_NO_LISTENER = "Nothing on this machine receives the answer; finish with: /mcp paste ADDRESS"
 
 

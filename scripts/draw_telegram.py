@@ -32,8 +32,10 @@ async def main(target: Path) -> None:
     with BotApi().running() as api, tempfile.TemporaryDirectory() as folder:
         async with Demo() as demo:
             home = demo.write_home(Path(folder) / "home")
-            with (home / "config.yaml").open("a") as config:
-                config.write("  allow: [telegram:1]\n")
+            config = home / "config.yaml"
+            # Nothing is started here, and a path of this machine would make another picture on the next one.
+            text = config.read_text().replace(sys.executable, "python")
+            config.write_text(f"{text}  allow: [telegram:1]\n")
             items = await _conversation(api, demo, home)
     target.write_text(draw("Slash MCP", items, accent="#2481cc"), encoding="utf-8")
 

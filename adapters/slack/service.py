@@ -1,0 +1,290 @@
+"""Slack in a process of our own: the app, its connection, and what `slash-mcp doctor` looks at."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from aiohttp import ClientError
+from slack_bolt.adapter.asgi.async_handler import AsyncSlackRequestHandler
+from slack_bolt.adapter.socket_mode.aiohttp import AsyncSocketModeHandler
+from slack_bolt.async_app import AsyncApp
+from slack_bolt.oauth.async_oauth_settings import AsyncOAuthSettings
+from slack_sdk.errors import SlackApiError
+from slack_sdk.oauth.installation_store.file import FileInstallationStore
+from slack_sdk.oauth.state_store.file import FileOAuthStateStore
+from slack_sdk.web.async_client import AsyncWebClient
+from slack_sdk.web.async_slack_response import AsyncSlackResponse
+
+from adapters.base import Finding
+from adapters.marks import BAD, GOOD
+from adapters.slack.incoming import PLATFORM
+from adapters.slack.workspaces import SlackRefused, client_log, code_of, is_passing, retry_handlers
+from mcp_auth.errors import ConfigError, McpAuthError, Unreachable
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from adapters.slack.adapter import SlackOptions
+    from gateway.gateway import Gateway
+
+SCOPES = ("app_mentions:read", "chat:write", "commands", "im:history", "im:write")
+"""What the bot needs: being mentioned, writing, the slash command, reading and opening direct messages."""
+EVENTS = ("app_mention", "message.im")
+
+_log = logging.getLogger("adapters.slack")
+# The library logs a traceback for every failed attempt, with the one-use address in it; `_watch` says it in one line.
+_socket_log = logging.getLogger("adapters.slack.socket")
+_socket_log.setLevel(logging.CRITICAL)
+
+_INSTALL, _REDIRECT = "/slack/install", "/slack/oauth_redirect"
+_STATE_SECONDS = 600
+_PING_SECONDS = 10.0
+_CONNECT_SECONDS = 30.0
+_LOST_SECONDS = 60.0
+_LOOK_SECONDS = 1.0
+_BODY_MAX = 1_000_000
+_APPS = "https://api.slack.com/apps"
+
+
+def make_app(options: SlackOptions, gateway: Gateway) -> AsyncApp:
+    """A bolt app for one workspace, or with a client id for every workspace that adds it.
+
+    Raises:
+        ConfigError: a token is missing, or an address that people could add the app at.
+    """
+    _require(options)
+    settings = None
+    if options.client_id is not None:
+        settings = _oauth_settings(options, gateway)
+    client = AsyncWebClient(
+        token=options.bot_token if settings is None else None,
+        base_url=options.base_url,
+        logger=client_log,
+        retry_handlers=retry_handlers(),
+    )
+    app = AsyncApp(
+        client=client,
+        signing_secret=options.signing_secret or "",
+        oauth_settings=settings,
+        logger=client_log,
+        name="slash-mcp",
+    )
+    if settings is None and app.oauth_flow is not None:
+        # bolt reads these by itself, and drops the bot token then.
+        raise ConfigError(
+            "SLACK_CLIENT_ID and SLACK_CLIENT_SECRET are set for this process, so slack-bolt expects installations.",
+            key=f"gateway.{PLATFORM}.client_id",
+            next_step="unset them, or set gateway.slack.client_id and gateway.slack.client_secret",
+        )
+    return app
+
+
+def _oauth_settings(options: SlackOptions, gateway: Gateway) -> AsyncOAuthSettings:
+    """bolt's installation pages, with the workspaces' tokens in `<home>/slack`, readable by this user alone."""
+    public = gateway.config.gateway.public_url
+    if public is None:
+        raise ConfigError(
+            f"{_INSTALL} is where workspaces add the app, and gateway.public_url is not set.",
+            key="gateway.public_url",
+            next_step="set gateway.public_url, or gateway.slack.bot_token instead of client_id for one workspace",
+        )
+    folder = gateway.config.home / "slack"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return AsyncOAuthSettings(
+        client_id=options.client_id,
+        client_secret=options.client_secret,
+        scopes=SCOPES,
+        redirect_uri=f"{public}{_REDIRECT}",
+        install_path=_INSTALL,
+        redirect_uri_path=_REDIRECT,
+        installation_store=FileInstallationStore(base_dir=str(folder / "installations"), logger=client_log),
+        state_store=FileOAuthStateStore(expiration_seconds=_STATE_SECONDS, base_dir=str(folder / "states")),
+        logger=client_log,
+    )
+
+
+async def run(gateway: Gateway, app: AsyncApp, options: SlackOptions) -> None:
+    """Receive until cancelled.
+
+    Raises:
+        SlackRefused: a token is not accepted.
+        Unreachable: Slack cannot be reached, or has not been for a minute.
+        ConfigError: requests cannot arrive here.
+    """
+    if app.oauth_flow is None:
+        who = await _bot(app.client)
+        _log.info("Slack: @%s in %s (%s)", who["user"], who["team"], who["team_id"])
+    else:
+        handler = bounded(AsyncSlackRequestHandler(app, options.path), _BODY_MAX)
+        gateway.mount(_REDIRECT, handler)
+        _log.info("Slack: workspaces add the app at %s", gateway.mount(_INSTALL, handler))
+    if options.app_token is not None:
+        await _socket_mode(app, options.app_token)
+    else:
+        await _http_mode(gateway, app, options)
+
+
+async def check(gateway: Gateway, options: SlackOptions) -> list[Finding]:
+    """Tokens, scopes, and how requests arrive. Never raises."""
+    try:
+        app = make_app(options, gateway)
+        if app.oauth_flow is not None:
+            where = f"{gateway.config.gateway.public_url}{_INSTALL}"
+            return [Finding(GOOD, f"workspaces add the app at {where}"), await _arrival(gateway, app, options)]
+        who = await _bot(app.client)
+    except McpAuthError as error:
+        return [Finding(BAD, str(error))]
+    tenant = who.get("enterprise_id") or who["team_id"]
+    people = f"people are slack:{tenant}/MEMBER_ID in gateway.allow"
+    return [
+        Finding(GOOD, f"the bot is @{who['user']} in {who['team']}; {people}"),
+        _scopes(who),
+        await _arrival(gateway, app, options),
+    ]
+
+
+async def _arrival(gateway: Gateway, app: AsyncApp, options: SlackOptions) -> Finding:
+    if options.app_token is not None:
+        try:
+            await _open_connection(app.client, options.app_token)
+        except McpAuthError as error:
+            return Finding(BAD, str(error))
+        return Finding(GOOD, "Socket Mode is on and takes the app token")
+    public = gateway.config.gateway.public_url
+    if public is None:
+        return Finding(
+            BAD,
+            "without an app token Slack sends to an address of this host, and there is none. Next: set "
+            "gateway.public_url, or turn Socket Mode on and set gateway.slack.app_token",
+        )
+    return Finding(GOOD, f"Slack's request URL has to be {public}{options.path}")
+
+
+def _require(options: SlackOptions) -> None:
+    if options.client_id is not None and options.client_secret is None:
+        raise _missing("client_secret", f"copy it from {_APPS}, Basic Information")
+    if options.client_id is None and options.bot_token is None:
+        raise _missing("bot_token", f"install the app at {_APPS}, and copy its Bot User OAuth Token (xoxb-...)")
+    if options.app_token is None and not options.signing_secret:
+        raise _missing(
+            "app_token",
+            f"turn Socket Mode on at {_APPS} and copy an app-level token (xapp-...) with connections:write; "
+            "or set gateway.slack.signing_secret and gateway.public_url",
+        )
+
+
+def _missing(key: str, next_step: str) -> ConfigError:
+    return ConfigError(f"gateway.{PLATFORM} has no {key}.", key=f"gateway.{PLATFORM}.{key}", next_step=next_step)
+
+
+def _scopes(who: AsyncSlackResponse) -> Finding:
+    given = {scope.strip() for scope in str(who.headers.get("x-oauth-scopes", "")).split(",")}
+    missing = [scope for scope in SCOPES if scope not in given]
+    if missing:
+        return Finding(
+            BAD,
+            f"the bot token lacks {', '.join(missing)}. Next: add it at {_APPS} under OAuth & Permissions, then "
+            "reinstall the app",
+        )
+    return Finding(GOOD, "the bot token has every scope that is needed")
+
+
+async def _bot(client: AsyncWebClient) -> AsyncSlackResponse:
+    try:
+        return await client.auth_test()
+    except SlackApiError as error:
+        if is_passing(error):
+            raise Unreachable(f"Slack does not answer now ({code_of(error)}).", next_step="try again later") from None
+        raise SlackRefused(
+            f"Slack refuses gateway.slack.bot_token ({code_of(error)}).",
+            next_step=f"copy the Bot User OAuth Token (xoxb-...) again from {_APPS}, OAuth & Permissions",
+        ) from None
+    except (ClientError, OSError, TimeoutError) as error:
+        raise _no_answer(error) from None
+
+
+async def _open_connection(client: AsyncWebClient, app_token: str) -> str:
+    """The address of a Socket Mode connection, to be used once."""
+    try:
+        opened = await client.apps_connections_open(app_token=app_token)
+    except SlackApiError as error:
+        if is_passing(error):
+            raise Unreachable(f"Slack does not answer now ({code_of(error)}).", next_step="try again later") from None
+        raise SlackRefused(
+            f"Slack refuses gateway.slack.app_token ({code_of(error)}).",
+            next_step=f"turn Socket Mode on and copy an app-level token (xapp-...) with connections:write from {_APPS}",
+        ) from None
+    except (ClientError, OSError, TimeoutError) as error:
+        raise _no_answer(error) from None
+    return str(opened["url"])
+
+
+def _no_answer(error: BaseException) -> Unreachable:
+    return Unreachable(
+        f"Slack cannot be reached ({type(error).__name__}).", next_step="look at the network of this host"
+    )
+
+
+async def _socket_mode(app: AsyncApp, app_token: str) -> None:
+    url = await _open_connection(app.client, app_token)
+    handler = AsyncSocketModeHandler(app, app_token, logger=_socket_log, ping_interval=_PING_SECONDS)
+    handler.client.wss_uri = url
+    try:
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            await handler.client.connect()  # type: ignore[no-untyped-call]
+        _log.info("Slack: connected in Socket Mode")
+        await _watch(handler)
+    except TimeoutError as error:
+        raise _no_answer(error) from None
+    finally:
+        await handler.client.close()  # type: ignore[no-untyped-call]
+
+
+async def _watch(handler: AsyncSocketModeHandler) -> None:
+    """The library reconnects by itself, but may try one dead address for ever: then a new start helps."""
+    seen = time.monotonic()
+    while True:
+        await asyncio.sleep(_LOOK_SECONDS)
+        if await handler.client.is_connected():
+            seen = time.monotonic()
+        elif time.monotonic() - seen > _LOST_SECONDS:
+            raise Unreachable(
+                f"The connection to Slack has been lost for {_LOST_SECONDS:.0f} s.",
+                next_step="look at the network of this host",
+            )
+
+
+async def _http_mode(gateway: Gateway, app: AsyncApp, options: SlackOptions) -> None:
+    url = gateway.mount(options.path, bounded(AsyncSlackRequestHandler(app, options.path), _BODY_MAX))
+    _log.info("Slack: requests are expected at %s", url)
+    await asyncio.Event().wait()
+
+
+def bounded(app: AsyncSlackRequestHandler, limit: int) -> ASGIApp:
+    """`app` for requests of at most `limit` bytes: it reads a whole body before it looks at the signature."""
+
+    async def limited(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        body = b""
+        more = True
+        while more:
+            message = await receive()
+            if message["type"] != "http.request":
+                return
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > limit:
+                await send({"type": "http.response.start", "status": 413, "headers": []})
+                await send({"type": "http.response.body", "body": b""})
+                return
+
+        async def once() -> Message:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        await app(dict(scope), once, send)
+
+    return limited

@@ -1,0 +1,122 @@
+"""The Web API of every workspace that a slack-bolt app is installed in, each with its own token."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from slack_bolt.authorization.async_authorize import AsyncInstallationStoreAuthorize
+from slack_bolt.context.async_context import AsyncBoltContext
+from slack_sdk.errors import SlackApiError
+from slack_sdk.http_retry.builtin_async_handlers import (
+    AsyncConnectionErrorRetryHandler,
+    AsyncRateLimitErrorRetryHandler,
+    AsyncServerErrorRetryHandler,
+)
+from slack_sdk.oauth.installation_store.async_installation_store import AsyncInstallationStore
+from slack_sdk.web.async_client import AsyncWebClient
+
+from adapters.slack.incoming import Installation
+from mcp_auth.errors import McpAuthError
+
+if TYPE_CHECKING:
+    from slack_bolt.async_app import AsyncApp
+
+# At DEBUG slack_sdk writes whole payloads, links and response URLs included: its own level, whatever the root has.
+client_log = logging.getLogger("adapters.slack.client")
+client_log.setLevel(logging.WARNING)
+
+_TOKEN_SECONDS = 30 * 60.0
+_RETRIES = 2
+# Slack is in trouble or wants us to wait: trying again later helps. Any other error is an answer.
+_PASSING = frozenset({"ratelimited", "internal_error", "fatal_error", "service_unavailable", "request_timeout"})
+
+
+class SlackRefused(McpAuthError):
+    """Slack does not take what we sent."""
+
+    code = "slack_refused"
+
+
+class Workspaces:
+    """Tokens from the requests that arrive, from bolt's installation store, or the app's only one."""
+
+    def __init__(self, app: AsyncApp, clock: Callable[[], float]) -> None:
+        self._app = app
+        self._clock = clock
+        self._tokens: dict[Installation, tuple[str, float]] = {}
+
+    def remember(self, installation: Installation, token: object) -> None:
+        """bolt has just authorized a request of this workspace with `token`."""
+        if isinstance(token, str) and token:
+            self._tokens[installation] = (token, self._clock())
+
+    async def client(self, installation: Installation) -> AsyncWebClient:
+        """The Web API with the token of a workspace, at the host's address and through its proxy.
+
+        Raises:
+            SlackRefused: the app is not installed there.
+        """
+        base = self._app.client
+        return AsyncWebClient(
+            token=await self._token(installation),
+            base_url=base.base_url,
+            timeout=base.timeout,
+            ssl=base.ssl,
+            proxy=base.proxy,
+            trust_env_in_session=base.trust_env_in_session,
+            logger=client_log,
+            retry_handlers=retry_handlers(),
+        )
+
+    async def _token(self, installation: Installation) -> str:
+        token, at = self._tokens.get(installation, ("", 0.0))
+        if token and self._clock() - at < _TOKEN_SECONDS:
+            return token
+        if self._app.installation_store is not None:
+            token = await self._stored(self._app.installation_store, installation) or token
+            self.remember(installation, token)
+        token = token or self._app.client.token or ""
+        if not token:
+            raise SlackRefused("The app is not installed in a workspace that is to be answered.")
+        return token
+
+    async def _stored(self, store: AsyncInstallationStore, installation: Installation) -> str | None:
+        """From bolt's installation store, renewed when it is about to expire."""
+        flow = self._app.oauth_flow
+        authorize = AsyncInstallationStoreAuthorize(
+            logger=client_log,
+            installation_store=store,
+            client_id=flow.settings.client_id if flow is not None else None,
+            client_secret=flow.settings.client_secret if flow is not None else None,
+            client=self._app.client,
+        )
+        context = AsyncBoltContext({"is_enterprise_install": installation.org_wide})
+        context["client"] = AsyncWebClient(base_url=self._app.client.base_url, logger=client_log)
+        team = None if installation.org_wide else installation.team
+        found = await authorize(context=context, enterprise_id=installation.enterprise, team_id=team, user_id=None)
+        return found.bot_token if found is not None else None
+
+
+def retry_handlers() -> list[Any]:
+    """Connection failures, 429 (after `Retry-After`) and server errors: twice more, each."""
+    return [
+        AsyncConnectionErrorRetryHandler(max_retry_count=_RETRIES),
+        AsyncRateLimitErrorRetryHandler(max_retry_count=_RETRIES),
+        AsyncServerErrorRetryHandler(max_retry_count=_RETRIES),
+    ]
+
+
+def code_of(error: SlackApiError) -> str:
+    """Slack's own error code, such as `channel_not_found`."""
+    response = error.response
+    given = response.get("error") if hasattr(response, "get") else None
+    return str(given or getattr(response, "status_code", None) or "500")
+
+
+def is_passing(error: SlackApiError) -> bool:
+    """Would the same request work later?"""
+    code = code_of(error)
+    # A status such as 503 instead of a code: something before Slack answered.
+    return code in _PASSING or ("_" not in code and not code.isalpha())
