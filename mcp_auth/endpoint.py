@@ -107,6 +107,7 @@ class Endpoint:
         self._secure = not plain_http
         self._browser_cookie = "slash-mcp" if plain_http else "__Host-slash-mcp"
         self._form_cookie = f"{self._browser_cookie}-form"
+        self.routes = self._routes()
         self._app = _with_headers(AddressLimits(self._application(), auth.limits))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -129,7 +130,7 @@ class Endpoint:
                 path = path[len(prefix) :]
         return {**scope, "path": path, "root_path": ""}
 
-    def _application(self) -> Starlette:
+    def _routes(self) -> list[Route]:
         routes = [
             Route("/healthz", self._health, methods=["GET"]),
             Route("/readyz", self._ready, methods=["GET"]),
@@ -145,9 +146,11 @@ class Endpoint:
                 Route("/callback/{connection}", self._callback, methods=["GET"]),
                 Route("/client/{connection}.json", self._client_document, methods=["GET"]),
             ]
-        routes.append(Route("/{path:path}", self._loopback_callback, methods=["GET"]))
+        return [*routes, Route("/{path:path}", self._loopback_callback, methods=["GET"])]
+
+    def _application(self) -> Starlette:
         return Starlette(
-            routes=routes,
+            routes=self.routes,
             exception_handlers={HTTPException: _refusal, McpAuthError: _trouble, Exception: _trouble},
         )
 
@@ -509,7 +512,7 @@ def _facts(record: Linked) -> tuple[tuple[str, str], ...]:
     facts = [(texts.ACCOUNT, record.account)] if record.account else []
     check = record.check
     if check is not None and check.tools is not None:
-        facts.append((texts.TOOLS, texts.tools(len(check.tools))))
+        facts.append((texts.TOOLS, str(len(check.tools))))
     elif check is not None:
         facts.append((texts.CONNECTION, texts.connection(check.state, check.detail)))
     return tuple(facts)

@@ -119,11 +119,7 @@ def until(at: float, now: float) -> tuple[str, str]:
 
 def waiting(at: float, now: float) -> str:
     """Below the code."""
-    return f"Waiting for the code, for {until(at, now)[0]}."
-
-
-def tools(count: int) -> str:
-    return "1 tool" if count == 1 else f"{count} tools"
+    return f"Waiting for you, for {until(at, now)[0]}."
 
 
 def connection(state: str, detail: str | None) -> str:

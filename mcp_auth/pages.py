@@ -121,7 +121,7 @@ def code_page(
         spelled=" ".join(code) if code else None,
         button=button,
         login=login,
-        waiting=texts.waiting(record.expires_at, now),
+        waiting=texts.waiting(_waits_until(record, code), now),
         form=form,
         state="code" if code or not uses_code else None,
         script=_script("wait.js") if code or not uses_code else None,
@@ -229,6 +229,13 @@ def _hash(text: str) -> str:
 
 def _shown(names: Mapping[str, str]) -> dict[str, str]:
     return {name: plain(value, _LONGEST_NAME) or "?" for name, value in names.items()}
+
+
+def _waits_until(record: Linked, code: str | None) -> float:
+    """When the page stops waiting: with the code, or with the link."""
+    if code is None or record.gate is None:
+        return record.expires_at
+    return min(record.expires_at, record.gate.code_expires_at)
 
 
 def _address(record: Linked) -> str:

@@ -33,7 +33,7 @@ async def test_one_person_signs_in_from_a_chat_and_the_agent_calls_a_tool(tmp_pa
 
         assert page.heading == "notes is connected"
         assert "ada@example.com" in page.text
-        assert "3 tools" in page.text
+        assert "Tools 3" in page.text
         await chat.notice("notes: signed in as ada@example.com, 3 tools")
         assert item((await chat.edit("signed in")).reply, "notes").state is ItemState.DONE
         async with gateway.auth.session("notes") as session:
