@@ -413,7 +413,7 @@ def _gate(record: Linked) -> Gate:
 
 def _other_browser() -> OtherBrowser:
     return OtherBrowser(
-        "This goes on in another browser, or this one no longer has its cookie. Nothing was changed.",
+        "The link was opened there first, or this browser no longer has its cookie. Nothing was changed.",
         next_step="ask for a new link in the chat",
     )
 

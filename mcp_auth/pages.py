@@ -59,7 +59,7 @@ def message_page(message: Message) -> HTMLResponse:
         heading=message.heading,
         names=_shown(message.names or {}),
         tone=message.tone,
-        mark=_MARKS[message.tone],
+        mark=None if message.refresh else _MARKS[message.tone],
         lines=lines,
         facts=message.facts,
         command=command,

@@ -180,7 +180,7 @@ def test_a_person_walks_every_page_of_a_sign_in(
 
     other = walker.page()
     other.goto(page.url)
-    walker.look(other, "Open in another browser", "other-browser")
+    walker.look(other, "This goes on in another browser", "other-browser")
     background.run(call_a_tool(gateway))
     assert walker.errors == []
 

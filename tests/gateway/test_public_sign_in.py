@@ -85,7 +85,7 @@ async def test_asking_again_gives_a_new_link_and_earlier_ones_work_until_one_is_
             page = await browser.press(await browser.open(first))
             assert page.heading == "Is it you?"
             assert (await other.open(second)).status == 404
-            assert (await other.open(first)).heading == "Open in another browser"
+            assert (await other.open(first)).heading == "This goes on in another browser"
 
 
 async def test_a_new_link_moves_the_sign_in_to_another_browser(tmp_path: Path, oauth: OAuthServer) -> None:
