@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from mcp_auth.core import McpAuth
+    from mcp_auth.gate import BrowserLogin
 
 _log = logging.getLogger("gateway")
 _WARM = ("mcp.client.auth", "mcp.client.streamable_http", "httpx2", "limits.strategies")
@@ -114,6 +115,10 @@ class Gateway:
             return None if principal is None else str(principal)
 
         self.auth.verify_browser = identity
+
+    def verify_by_login(self, platform: str, login: BrowserLogin) -> None:
+        """Offer this platform's own login on the page, beside the code or instead of it (`gateway.verify`)."""
+        self.auth.browser_logins[platform] = login
 
     def carry_codes(self, platform: str, link: Callable[[str], str]) -> None:
         """Let the page's button carry its code into this platform's chat: `link(code)` is what the button opens.

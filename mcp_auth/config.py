@@ -116,8 +116,8 @@ class GatewayOptions(Settings, frozen=True):
     people: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
     verify: Literal["auto", "code", "browser", "none"] = "auto"
     allow_paste: bool = False
-    # Addresses and networks of proxies whose X-Forwarded-For is believed.
-    trusted_proxies: tuple[str, ...] = ()
+    # Addresses and networks of proxies whose X-Forwarded-For is believed; those of this machine unless said otherwise.
+    trusted_proxies: tuple[str, ...] = ("127.0.0.1", "::1")
     network: NetworkOptions = NetworkOptions()
     platforms: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
 

@@ -9,6 +9,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -424,7 +425,7 @@ def _gateway(place: _Place, raw: Any, warnings: list[str]) -> GatewayOptions:
     for key in ("callback", "network"):
         if key in fields:
             fields[key] = _block(place.at(key), fields[key], warnings)
-    for key in ("allow", "admins"):
+    for key in ("allow", "admins", "trusted_proxies"):
         if isinstance(fields.get(key), str):
             fields[key] = [fields[key]]
     fields["platforms"] = _platforms(place, raw, warnings)
@@ -432,6 +433,9 @@ def _gateway(place: _Place, raw: Any, warnings: list[str]) -> GatewayOptions:
     _check_principals(place, gateway)
     if not _STORES.fullmatch(gateway.store):
         raise place.at("store").error("is no store known here; allowed are files, postgresql:// and redis://")
+    for index, proxy in enumerate(gateway.trusted_proxies):
+        if not _is_network(proxy):
+            raise place.at("trusted_proxies", index).error("is no address or network; allowed are 10.0.0.5, 10.0.0.0/8")
     if gateway.public_url is None:
         return gateway
     problem = public_url_problem(gateway.public_url)
@@ -440,6 +444,14 @@ def _gateway(place: _Place, raw: Any, warnings: list[str]) -> GatewayOptions:
     if problem:
         raise place.at("public_url").error(problem)
     return msgspec.structs.replace(gateway, public_url=gateway.public_url.rstrip("/"))
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ip_network(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _block(place: _Place, raw: Any, warnings: list[str]) -> dict[str, Any]:

@@ -67,7 +67,7 @@ if TYPE_CHECKING:
 
     from mcp_auth.agent import ServerAuth
     from mcp_auth.challenge import BearerChallenge
-    from mcp_auth.gate import Gatekeeper, Judge
+    from mcp_auth.gate import BrowserLogin, Gatekeeper, Judge
     from mcp_auth.http import Http
     from mcp_auth.key_forms import Entry, KeyForms, StartedKeyForm
     from mcp_auth.loopback import LoopbackListeners
@@ -137,6 +137,7 @@ class McpAuth:
         self.judge: Judge = ConfigJudge(config.gateway)
         self.verify_browser: Callable[[Request], Awaitable[str | None]] | None = None
         self.confirm_links: dict[str, Callable[[str], str]] = {}
+        self.browser_logins: dict[str, BrowserLogin] = {}
         self._woken = asyncio.Event()
         self._http_client: Http | None = None
         self._sign_in_half: SignIns | None = None
@@ -359,7 +360,7 @@ class McpAuth:
         judgement = await self.judge.judge(origin.principal, sign_in.server, sign_in.owner)
         if not judgement.allowed:
             raise NotAllowed(f"You may not sign {sign_in.server} in.")
-        self._check_method(judgement.needs_proof)
+        self._check_method(judgement.needs_proof, origin)
         listening = await self._serves_pages(listen)
         for _ in range(20):
             with_ticket, ticket = self.gatekeeper.add_ticket(sign_in)
@@ -377,8 +378,11 @@ class McpAuth:
             sign_in = await self.gatekeeper.again(sign_in)
         raise SignInError(f"The record of {sign_in.server} changes all the time.", next_step="try again")
 
-    def _check_method(self, needs_proof: bool) -> None:
-        if needs_proof and self.config.gateway.verify == "browser" and self.verify_browser is None:
+    def _check_method(self, needs_proof: bool, origin: Origin) -> None:
+        """Refuse at once what could never be proven."""
+        if not needs_proof or self.config.gateway.verify != "browser":
+            return
+        if self.verify_browser is None and self.browser_login(origin.principal) is None:
             raise SignInError(
                 "gateway.verify is browser, and nothing here can tell who sits at a browser.",
                 next_step="set gateway.verify: auto, or give the gateway a verify_browser",
@@ -577,7 +581,7 @@ class McpAuth:
         judgement = await self.judge.judge(origin.principal, server, check_owner(owner))
         if not judgement.allowed:
             raise NotAllowed(f"You may not set a key for {server}.")
-        self._check_method(judgement.needs_proof)
+        self._check_method(judgement.needs_proof, origin)
         await self._serves_pages(listen)
         form, ticket = await self._forms().begin(self._usable_entry(server), owner, origin, variables)
         return StartedKeyForm(form, f"{public_url}/k/{ticket}", judgement.needs_proof)
@@ -619,6 +623,12 @@ class McpAuth:
         """The link that carries a code into the chat of this principal's platform, where there is one."""
         make = self.confirm_links.get(principal.partition(":")[0])
         return make(code) if make is not None else None
+
+    def browser_login(self, principal: str) -> BrowserLogin | None:
+        """The login that this principal's platform offers, unless `gateway.verify` wants the code."""
+        if self.config.gateway.verify == "code":
+            return None
+        return self.browser_logins.get(principal.partition(":")[0])
 
     async def client_document(self, connection: str) -> dict[str, Any] | None:
         """The client ID metadata document of a connection that we know, else None."""

@@ -2,6 +2,7 @@
 
     /a/<ticket>               a sign-in's page          /a/<ticket>/state   has it changed?
     /k/<ticket>               a key form                /k/<ticket>/state
+    .../login/<token>         where a platform's login sends the browser back to
     /callback/<connection>    the redirect of a sign-in that began at /a
     /client/<connection>.json the client ID metadata document
     /callback                 the redirect in loopback mode (and the configured redirect URIs' paths)
@@ -106,6 +107,7 @@ class Endpoint:
         self._secure = not plain_http
         self._browser_cookie = "slash-mcp" if plain_http else "__Host-slash-mcp"
         self._form_cookie = f"{self._browser_cookie}-form"
+        self.routes = self._routes()
         self._app = _with_headers(AddressLimits(self._application(), auth.limits))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -128,7 +130,7 @@ class Endpoint:
                 path = path[len(prefix) :]
         return {**scope, "path": path, "root_path": ""}
 
-    def _application(self) -> Starlette:
+    def _routes(self) -> list[Route]:
         routes = [
             Route("/healthz", self._health, methods=["GET"]),
             Route("/readyz", self._ready, methods=["GET"]),
@@ -137,14 +139,18 @@ class Endpoint:
             routes += [
                 Route("/a/{ticket}", self._sign_in_page, methods=["GET", "POST"]),
                 Route("/a/{ticket}/state", self._sign_in_state, methods=["GET"]),
+                Route("/a/{ticket}/login/{token}", self._sign_in_login, methods=["GET", "POST"]),
                 Route("/k/{ticket}", self._key_page, methods=["GET", "POST"]),
                 Route("/k/{ticket}/state", self._key_state, methods=["GET"]),
+                Route("/k/{ticket}/login/{token}", self._key_login, methods=["GET", "POST"]),
                 Route("/callback/{connection}", self._callback, methods=["GET"]),
                 Route("/client/{connection}.json", self._client_document, methods=["GET"]),
             ]
-        routes.append(Route("/{path:path}", self._loopback_callback, methods=["GET"]))
+        return [*routes, Route("/{path:path}", self._loopback_callback, methods=["GET"])]
+
+    def _application(self) -> Starlette:
         return Starlette(
-            routes=routes,
+            routes=self.routes,
             exception_handlers={HTTPException: _refusal, McpAuthError: _trouble, Exception: _trouble},
         )
 
@@ -155,6 +161,9 @@ class Endpoint:
 
     async def _sign_in_state(self, request: Request) -> Response:
         return await self._state(request, self._find_sign_in)
+
+    async def _sign_in_login(self, request: Request) -> Response:
+        return await self._login(request, self._find_sign_in)
 
     async def _find_sign_in(self, ticket: str) -> SignIn | None:
         return await self._auth.sign_in_of_ticket(ticket)
@@ -220,6 +229,9 @@ class Endpoint:
 
     async def _key_state(self, request: Request) -> Response:
         return await self._state(request, self._find_key_form)
+
+    async def _key_login(self, request: Request) -> Response:
+        return await self._login(request, self._find_key_form)
 
     async def _find_key_form(self, ticket: str) -> KeyForm | None:
         return await self._auth.key_form_of_ticket(ticket)
@@ -293,15 +305,55 @@ class Endpoint:
             await self._auth.gatekeeper.renew_code(record, ticket, browser)
         if action == "continue":
             browser = browser or tickets.new_cookie()
-            identity = await self._auth.identity(request)
-            await self._auth.gatekeeper.open(
-                record, ticket, browser, identity=identity, codes=self._auth.config.gateway.verify != "browser"
-            )
+            await self._open(record, ticket, browser, await self._auth.identity(request))
         # Loading the page again must not send the form again.
         answer = RedirectResponse(f"./{ticket}", 303)
         if browser is not None:
             self._set_cookie(answer, self._browser_cookie, browser)
         return answer
+
+    async def _open(self, record: SignIn | KeyForm, ticket: str, browser: str, identity: str | None) -> None:
+        await self._auth.gatekeeper.open(
+            record,
+            ticket,
+            browser,
+            identity=identity,
+            codes=self._auth.config.gateway.verify != "browser",
+            logins=self._auth.browser_login(record.origin.principal) is not None,
+        )
+
+    async def _login(self, request: Request, find: Callable[[str], Awaitable[L | None]]) -> Response:
+        """Back from a platform's login: only the bound browser knows this address, so nobody can send it here."""
+        ticket, browser = request.path_params["ticket"], self._browser(request)
+        record = await find(ticket)
+        if (
+            record is None
+            or browser is None
+            or not tickets.is_return_token(request.path_params["token"], browser, record.id)
+        ):
+            raise HTTPException(404)
+        login = self._auth.browser_login(record.origin.principal)
+        try:
+            stage = self._auth.gatekeeper.stage(record, ticket, browser)
+            if stage is not Stage.CODE or login is None:
+                return RedirectResponse(f"../../{ticket}", 303)
+            if request.method != "POST":
+                answer = {name: value for name, value in request.query_params.items() if name in login.fields}
+                return self._with_form_cookie(
+                    request, lambda token: pages.login_page(token, sorted(login.fields), answer)
+                )
+            given = await _form(request)
+            if not self._is_own_form(request, given, ticket):
+                raise HTTPException(403)
+            identity = login.principal({name: given[name] for name in login.fields if given.get(name)})
+            if identity is None:
+                raise NotProven("That login cannot be verified; it may be too old.", next_step="go back and try again")
+            await self._open(record, ticket, browser, identity)
+        except (StoreError, Busy):
+            raise
+        except McpAuthError as error:
+            return _rejected_page(error)
+        return RedirectResponse(f"../../{ticket}", 303)
 
     async def _show(self, request: Request, record: SignIn | KeyForm, stage: Stage) -> Response:
         if stage is Stage.ENDED:
@@ -318,7 +370,19 @@ class Endpoint:
         if gate is not None and gate.code_nonce is not None and browser is not None and now < gate.code_expires_at:
             code = tickets.code_for(browser, gate.code_nonce)
         button = self._auth.confirm_link(record.origin.principal, code) if code is not None else None
-        return pages.code_page(record, code, token, now, button=button)
+        uses_code = self._auth.config.gateway.verify != "browser"
+        return pages.code_page(
+            record, code, token, now, uses_code=uses_code, button=button, login=self._login_link(request, record)
+        )
+
+    def _login_link(self, request: Request, record: SignIn | KeyForm) -> tuple[str, str] | None:
+        """What the button of the platform's login says, and where it leads."""
+        login, browser = self._auth.browser_login(record.origin.principal), self._browser(request)
+        if login is None or browser is None:
+            return None
+        kind = "k" if isinstance(record, KeyForm) else "a"
+        ticket, token = request.path_params["ticket"], tickets.return_token(browser, record.id)
+        return login.label, login.start(f"{self._public_url}/{kind}/{ticket}/login/{token}")
 
     async def _state(self, request: Request, find: Callable[[str], Awaitable[L | None]]) -> Response:
         """What the waiting page asks every other second; only its own browser gets an answer."""
@@ -328,7 +392,8 @@ class Endpoint:
             raise HTTPException(404)
         stage = self._auth.gatekeeper.stage(record, ticket, self._browser(request))
         gate = record.gate
-        if stage is Stage.CODE and gate is not None and self._auth.now() >= gate.code_expires_at:
+        over = gate is not None and gate.code is not None and self._auth.now() >= gate.code_expires_at
+        if stage is Stage.CODE and over:
             return JSONResponse({"state": "code over"})
         return JSONResponse({"state": stage.value})
 
@@ -447,7 +512,7 @@ def _facts(record: Linked) -> tuple[tuple[str, str], ...]:
     facts = [(texts.ACCOUNT, record.account)] if record.account else []
     check = record.check
     if check is not None and check.tools is not None:
-        facts.append((texts.TOOLS, texts.tools(len(check.tools))))
+        facts.append((texts.TOOLS, str(len(check.tools))))
     elif check is not None:
         facts.append((texts.CONNECTION, texts.connection(check.state, check.detail)))
     return tuple(facts)

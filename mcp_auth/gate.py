@@ -7,7 +7,7 @@ this browser shows and that the person who asked sends in the chat, or an identi
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol, TypeVar, cast
@@ -43,6 +43,28 @@ class Judge(Protocol):
 
     def is_same_person(self, principal: str, other: str) -> bool:
         """Whether an identity proven in the browser is the person who asked in the chat."""
+        ...
+
+
+class BrowserLogin(Protocol):
+    """A platform's own login, with which a person proves in the browser which of its accounts they have."""
+
+    @property
+    def label(self) -> str:
+        """What stands on the button."""
+        ...
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """The parameters with which the platform sends the browser back."""
+        ...
+
+    def start(self, return_to: str) -> str:
+        """Where the browser goes to log in, and is sent back from to `return_to`."""
+        ...
+
+    def principal(self, answer: Mapping[str, str]) -> str | None:
+        """Whose account it is; None when the answer is forged or old."""
         ...
 
 
@@ -106,12 +128,22 @@ class Gatekeeper:
         self._told_burned = burned
         self._clock = clock
 
-    async def open(self, record: L, ticket: str, browser: str, *, identity: str | None = None, codes: bool = True) -> L:
-        """Continue was pressed: bind `browser`, and let it go on or show it a code.
+    async def open(
+        self,
+        record: L,
+        ticket: str,
+        browser: str,
+        *,
+        identity: str | None = None,
+        codes: bool = True,
+        logins: bool = False,
+    ) -> L:
+        """Continue was pressed: bind `browser`, and let it go on or show it how to prove itself.
 
         Args:
             identity: the principal proven in the browser, if any.
             codes: whether a code may be the proof.
+            logins: whether the page offers a platform's login.
 
         Raises:
             OtherBrowser: the link is bound to another one. NotProven: a proof is needed, and none is to be had here.
@@ -124,11 +156,12 @@ class Gatekeeper:
             judgement = await self._judged(record)
             if identity is not None and not self._judge().is_same_person(record.origin.principal, identity):
                 raise await self._burned(record, identity)
-            if judgement.needs_proof and identity is None and not codes:
+            if judgement.needs_proof and identity is None and not codes and not logins:
                 raise NotProven("Sign in to the application itself first, in this browser.")
             gate = _gate(record)
             if stage is Stage.START:
                 gate = self._bound(gate, ticket, browser)
+                gate = self._with_code(gate, browser) if codes else gate
             proof: Any = "browser" if identity is not None else None
             opened = stepped(record, "opened", self._clock(), gate=msgspec.structs.replace(gate, proof=proof))
             if opened is not None and (proof is not None or not judgement.needs_proof):
@@ -275,8 +308,9 @@ class Gatekeeper:
 
     def _bound(self, gate: Gate, ticket: str, browser: str) -> Gate:
         digest = sha256(ticket)
-        bound = msgspec.structs.replace(gate, tickets=(digest,), opened=digest, browser=sha256(browser), proof=None)
-        return self._with_code(bound, browser)
+        return msgspec.structs.replace(
+            gate, tickets=(digest,), opened=digest, browser=sha256(browser), proof=None, code=None, code_nonce=None
+        )
 
     def _with_code(self, gate: Gate, browser: str) -> Gate:
         nonce = tickets.new_cookie()
@@ -379,7 +413,7 @@ def _gate(record: Linked) -> Gate:
 
 def _other_browser() -> OtherBrowser:
     return OtherBrowser(
-        "This goes on in another browser, or this one no longer has its cookie. Nothing was changed.",
+        "The link was opened there first, or this browser no longer has its cookie. Nothing was changed.",
         next_step="ask for a new link in the chat",
     )
 

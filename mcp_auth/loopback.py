@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CALLBACK_PATH = "/callback"
+# A browser sends a request line and its headers in one piece.
+HEADER_SECONDS = 15.0
 
 
 class LoopbackListeners:
@@ -122,6 +124,41 @@ async def _serve(app: ASGIApp, bound: socket.socket, lock: FileLock) -> _Running
     import uvicorn
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
+    class BoundedProtocol(H11Protocol):
+        """uvicorn bounds the time between requests and not the time a request's headers take to arrive.
+
+        An access log would hold codes and states; uvicorn's own switch is one for all servers of the process.
+        """
+
+        _too_late: asyncio.TimerHandle | None = None
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self.access_log = False
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._watch()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._watch()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._forget()
+            super().connection_lost(exc)
+
+        def _watch(self) -> None:
+            if self.cycle is not None and not self.cycle.response_complete:
+                self._forget()
+            elif self._too_late is None:
+                self._too_late = self.loop.call_later(HEADER_SECONDS, self.transport.close)
+
+        def _forget(self) -> None:
+            if self._too_late is not None:
+                self._too_late.cancel()
+                self._too_late = None
+
     class EmbeddedServer(uvicorn.Server):
         """A server inside somebody else's process: signals are not its business."""
 
@@ -129,17 +166,11 @@ async def _serve(app: ASGIApp, bound: socket.socket, lock: FileLock) -> _Running
         def capture_signals(self) -> Generator[None, None, None]:
             yield
 
-    class WithoutAccessLog(H11Protocol):
-        """An access log would hold codes and states. uvicorn's own switch is one for all servers of the process."""
-
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            super().__init__(*arguments, **options)
-            self.access_log = False
-
     config = uvicorn.Config(
         app,
+        http=BoundedProtocol,
+        ws="none",
         log_config=None,
-        http=WithoutAccessLog,
         lifespan="off",
         server_header=False,
         proxy_headers=False,

@@ -34,6 +34,11 @@ OR_TYPE = "Or type in your private chat with the bot:"
 SEND_BY_TELEGRAM = "Confirm in Telegram"
 CODE_WARNING_SHORT = "Never give this code to anybody."
 CODE_WARNING = "Who asks you for it wants access to your account."
+LOGIN_LEAD = "Show that you are the one who asked: {who}. This page then goes on by itself."
+LOGIN_HEADING = "Almost there"
+LOGIN_BACK = "Go on to show that the account you chose is the one that asked in the chat."
+LOGIN_NO_SCRIPT = "This step needs JavaScript. Without it, go back and send the code."
+LOGIN_EMPTY = "Nothing came back from the login. Go back and try again, or send the code."
 CODE_OVER = "The code on this page is older than five minutes and no longer counts."
 NEW_CODE = "Show a new code"
 GO_HEADING = "On to {host}"
@@ -56,12 +61,11 @@ FAILED_HEADING = "{server} is not connected"
 EXPIRED_HEADING = "This link has expired"
 CANCELLED_HEADING = "This was cancelled"
 USED_HEADING = "This link was used before"
-OTHER_BROWSER_HEADING = "Open in another browser"
+OTHER_BROWSER_HEADING = "This goes on in another browser"
 NOTHING_HEADING = "Nothing is here"
 NOTHING_LINE = "This address belongs to no open sign-in. It may be old, or was not copied whole."
 UNKNOWN_LINK_LINE = "This link is not known: it may be old, replaced by a newer one, or was not copied whole."
 WORKING_HEADING = "Finishing the sign-in"
-WORKING_LINE = "The sign-in to {server} is being finished."
 METHOD_HEADING = "This cannot be done here"
 TROUBLE_HEADING = "Something went wrong"
 TROUBLE_LINE = "Nothing was changed on purpose. Try again in a moment."
@@ -114,11 +118,7 @@ def until(at: float, now: float) -> tuple[str, str]:
 
 def waiting(at: float, now: float) -> str:
     """Below the code."""
-    return f"Waiting for the code, for {until(at, now)[0]}."
-
-
-def tools(count: int) -> str:
-    return "1 tool" if count == 1 else f"{count} tools"
+    return f"Waiting for you, for {until(at, now)[0]}."
 
 
 def connection(state: str, detail: str | None) -> str:

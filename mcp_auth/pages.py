@@ -59,14 +59,14 @@ def message_page(message: Message) -> HTMLResponse:
         heading=message.heading,
         names=_shown(message.names or {}),
         tone=message.tone,
-        mark=_MARKS[message.tone],
+        mark=None if message.refresh else _MARKS[message.tone],
         lines=lines,
         facts=message.facts,
         command=command,
         closing=message.closing,
         refresh=message.refresh,
         state="working" if message.refresh else None,
-        script=_wait_script() if message.refresh else None,
+        script=_script("wait.js") if message.refresh else None,
     )
 
 
@@ -100,27 +100,46 @@ def code_page(
     form: str,
     now: float,
     *,
+    uses_code: bool = True,
     button: str | None = None,
-    logins: Sequence[tuple[str, str]] = (),
+    login: tuple[str, str] | None = None,
 ) -> HTMLResponse:
-    """The code to confirm in the chat; without one, the button that asks for a new one."""
+    """How to prove that it is you: the code (`code` None: the button that asks for a new one), a login, or both.
+
+    `button`: opens the chat with the code in it. `login`: what the button of the platform's login says, and its URL.
+    """
     name, place = texts.asked_by(record.origin.principal, plain(record.origin.display_name, _LONGEST_NAME) or "")
     return _render(
         "code.html",
         200,
         heading=texts.CODE_HEADING,
-        lead=texts.CODE_LEAD,
+        lead=texts.CODE_LEAD if uses_code else texts.LOGIN_LEAD,
         names=_shown({"who": f"{name} ({place})" if place else name}),
+        uses_code=uses_code,
         code=shown_code(code) if code else None,
         # Letter by letter, for those who hear the page.
         spelled=" ".join(code) if code else None,
         button=button,
-        logins=logins,
-        waiting=texts.waiting(record.expires_at, now),
+        login=login,
+        waiting=texts.waiting(_waits_until(record, code), now),
         form=form,
-        state="code" if code else None,
-        script=_wait_script() if code else None,
-        has_form=code is None,
+        state="code" if code or not uses_code else None,
+        script=_script("wait.js") if code or not uses_code else None,
+        has_form=uses_code and code is None,
+    )
+
+
+def login_page(form: str, fields: Sequence[str], answer: Mapping[str, str]) -> HTMLResponse:
+    """Back from a platform's login. Some send their answer behind a `#`, which only a script can read."""
+    return _render(
+        "login.html",
+        200,
+        heading=texts.LOGIN_HEADING,
+        form=form,
+        inputs=[(name, answer.get(name, "")) for name in fields],
+        is_complete=bool(answer),
+        script=None if answer else _script("login.js"),
+        has_form=True,
     )
 
 
@@ -195,8 +214,8 @@ def _style() -> Markup:
 
 
 @cache
-def _wait_script() -> Markup:
-    return Markup(_packaged("wait.js"))  # noqa: S704 - our own file
+def _script(name: str) -> Markup:
+    return Markup(_packaged(name))  # noqa: S704 - our own file
 
 
 def _packaged(name: str) -> str:
@@ -210,6 +229,13 @@ def _hash(text: str) -> str:
 
 def _shown(names: Mapping[str, str]) -> dict[str, str]:
     return {name: plain(value, _LONGEST_NAME) or "?" for name, value in names.items()}
+
+
+def _waits_until(record: Linked, code: str | None) -> float:
+    """When the page stops waiting: with the code, or with the link."""
+    if code is None or record.gate is None:
+        return record.expires_at
+    return min(record.expires_at, record.gate.code_expires_at)
 
 
 def _address(record: Linked) -> str:

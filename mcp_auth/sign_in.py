@@ -422,7 +422,7 @@ class SignIns:
             raise CallbackRejected("The answer arrived at another address than the one that was registered.")
         if not self._gatekeeper.is_bound(sign_in, binding.browser):
             raise OtherBrowser(
-                "This answer belongs to a sign-in in another browser; it was not used.",
+                "This answer belongs to a sign-in that was begun there; it was not used.",
                 next_step="open the link in the browser in which you want to sign in",
             )
         if sign_in.status in ("started", "opened"):

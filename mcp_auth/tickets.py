@@ -66,6 +66,10 @@ def return_token(cookie: str, slot: str) -> str:
     return base64.urlsafe_b64encode(_keyed(cookie, f"return {slot}")).decode().rstrip("=")
 
 
+def is_return_token(token: str, cookie: str, slot: str) -> bool:
+    return hmac.compare_digest(token.encode(), return_token(cookie, slot).encode())
+
+
 def code_for(cookie: str, nonce: str) -> str:
     """The code that the browser with this cookie shows: 8 characters, about 36 bits."""
     number = int.from_bytes(_keyed(cookie, f"code {nonce}"), "big")

@@ -40,7 +40,7 @@ class Page:
     @property
     def code(self) -> str:
         """The code to confirm, as shown."""
-        found = re.search(r'class="code"[^>]*>([^<]+)<', self.source)
+        found = re.search(r'class="code"[^>]*><span[^>]*>([^<]+)<', self.source)
         assert found is not None, self.text
         return found.group(1)
 

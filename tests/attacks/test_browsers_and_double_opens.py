@@ -35,7 +35,7 @@ async def test_two_browsers_that_continue_in_the_same_moment(tmp_path: Path, oau
         pages = await asyncio.gather(*(b.press(p) for b, p in zip(browsers, starts, strict=True)))
 
         assert [page.next is not None for page in pages].count(True) == 1
-        assert {page.heading for page in pages if page.next is None} == {"Open in another browser"}
+        assert {page.heading for page in pages if page.next is None} == {"This goes on in another browser"}
         for browser in browsers:
             await browser.client.aclose()
 
@@ -46,7 +46,7 @@ async def test_a_browser_without_its_cookie_is_another_browser(tmp_path: Path, o
         redirect = await browser.authorize(page)
         browser.client.cookies.clear()
 
-        assert (await browser.open(redirect)).heading == "Open in another browser"
+        assert (await browser.open(redirect)).heading == "This goes on in another browser"
         assert oauth.requests("/token") == []
 
 

@@ -84,7 +84,7 @@ async def test_the_authorization_servers_url_forwarded_after_the_proof(tmp_path:
         approved = await asyncio.to_thread(authorize, page.next)
         page = await victim.open(approved)
 
-        assert page.heading == "Open in another browser"
+        assert page.heading == "This goes on in another browser"
         assert page.status == 403
         assert oauth.requests("/token") == []
         assert (await gateway.auth.status("notes", f"principal:{ANN}")).auth is AuthState.SIGN_IN_OPEN
@@ -95,7 +95,7 @@ async def test_the_only_allowed_persons_link_is_bound_to_the_first_browser(tmp_p
         link = await link_of(Chat(gateway, ANN))
         page = await mine.press(await mine.open(link))
 
-        assert (await stranger.open(link)).heading == "Open in another browser"
+        assert (await stranger.open(link)).heading == "This goes on in another browser"
         answer = await stranger.request("POST", link, data={"action": "continue"})
 
         assert answer.status == 403

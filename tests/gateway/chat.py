@@ -45,6 +45,7 @@ class Chat:
         self.principal = principal
         self.private = private
         self.abilities = abilities
+        self.display_name = ""
         self.notices: list[Notice] = []
         self._arrived = asyncio.Event()
         self.unsubscribe = gateway.subscribe(principal.platform, self._receive)
@@ -58,7 +59,8 @@ class Chat:
         return replies
 
     def invocation(self, text: str, **changes: Any) -> Invocation:
-        given = {"private": self.private, "event_id": f"e{next(_events)}", **changes}
+        own = {"private": self.private, "event_id": f"e{next(_events)}", "display_name": self.display_name}
+        given: dict[str, Any] = {**own, **changes}
         return Invocation(self.principal, ChatRef(self.principal.platform, {"chat": 7}), text, **given)
 
     async def notice(self, containing: str, timeout: float = 10.0) -> Notice:

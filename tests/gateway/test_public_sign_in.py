@@ -33,7 +33,7 @@ async def test_one_person_signs_in_from_a_chat_and_the_agent_calls_a_tool(tmp_pa
 
         assert page.heading == "notes is connected"
         assert "ada@example.com" in page.text
-        assert "3 tools" in page.text
+        assert "Tools 3" in page.text
         await chat.notice("notes: signed in as ada@example.com, 3 tools")
         assert item((await chat.edit("signed in")).reply, "notes").state is ItemState.DONE
         async with gateway.auth.session("notes") as session:
@@ -85,7 +85,7 @@ async def test_asking_again_gives_a_new_link_and_earlier_ones_work_until_one_is_
             page = await browser.press(await browser.open(first))
             assert page.heading == "Is it you?"
             assert (await other.open(second)).status == 404
-            assert (await other.open(first)).heading == "Open in another browser"
+            assert (await other.open(first)).heading == "This goes on in another browser"
 
 
 async def test_a_new_link_moves_the_sign_in_to_another_browser(tmp_path: Path, oauth: OAuthServer) -> None:

@@ -789,3 +789,10 @@ def test_texts_come_back_as_written(tmp_path: Path, headers: dict[str, str], arg
         (tmp_path / name).write_text(text, encoding="utf-8")
         config = load(tmp_path / name, tmp_path)
         assert (config.servers["a"].headers, config.servers["b"].args) == (headers, tuple(args))
+
+
+@pytest.mark.parametrize("proxies", ["[nginx]", "[10.0.0.0/99]", "['*']", "[10.0.0.1/8]"])
+def test_trusted_proxies_are_addresses_and_networks(home: Path, proxies: str) -> None:
+    text = f"gateway:\n  trusted_proxies: {proxies}\n"
+    with pytest.raises(ConfigError, match=r"gateway\.trusted_proxies\[0\] is no address or network"):
+        read(home, text)

@@ -1,0 +1,133 @@
+"""Oversized and slow requests are cut off, and others are served meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from gateway.gateway import Gateway
+from mcp_auth import endpoint, loopback
+from tests.attacks.scene import api, notes, stored
+from tests.browser import Browser
+from tests.gateway.chat import Chat
+from tests.public import ANN, key_link_of, link_of, public_gateway
+from tests.servers.oauth import OAuthServer
+
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+
+
+async def connect(gateway: Gateway) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    parts = urlsplit(gateway.config.gateway.public_url or "")
+    return await asyncio.open_connection(parts.hostname, parts.port)
+
+
+@pytest.mark.parametrize("size", [65 * 1024, 5_000_000])
+async def test_oversized_form(tmp_path: Path, oauth: OAuthServer, size: int) -> None:
+    async with public_gateway(tmp_path, api(oauth)) as gateway, Browser() as browser:
+        page = await browser.press(await browser.open(await key_link_of(Chat(gateway, ANN))))
+        before = await stored(gateway)
+
+        answer = await browser.request("POST", page.url, content=b"key0=" + b"x" * size, headers=FORM)
+
+        assert answer.status == 413
+        assert "far too large" in answer.text
+        assert await stored(gateway) == before
+
+
+async def test_a_body_of_unknown_length_ends_at_the_same_limit(tmp_path: Path, oauth: OAuthServer) -> None:
+    async with public_gateway(tmp_path, notes(oauth)) as gateway:
+        link = await link_of(Chat(gateway, ANN))
+        reader, writer = await connect(gateway)
+        head = f"POST {urlsplit(link).path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
+        writer.write(f"{head}Content-Type: application/x-www-form-urlencoded\r\n\r\n".encode())
+        for _ in range(17):
+            writer.write(b"1000\r\n" + b"x" * 0x1000 + b"\r\n")
+        assert b" 413 " in await asyncio.wait_for(reader.readuntil(b"\r\n"), 10)
+        writer.close()
+
+
+async def test_a_form_of_very_many_fields(tmp_path: Path, oauth: OAuthServer) -> None:
+    async with public_gateway(tmp_path, notes(oauth)) as gateway, Browser() as browser:
+        link = await link_of(Chat(gateway, ANN))
+        assert (await browser.request("POST", link, content="a=1&" * 10_000, headers=FORM)).status == 400
+
+
+@pytest.mark.parametrize("body", [b"\xff\xfe\x00", b"form=%ff%fe", b"form=%zz", b"=&=&=", b""])
+async def test_a_body_that_is_no_text(tmp_path: Path, oauth: OAuthServer, body: bytes) -> None:
+    async with public_gateway(tmp_path, notes(oauth)) as gateway, Browser() as browser:
+        link = await link_of(Chat(gateway, ANN))
+        assert (await browser.request("POST", link, content=body, headers=FORM)).status in (400, 403)
+
+
+async def test_slow_body(tmp_path: Path, oauth: OAuthServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint, "_BODY_SECONDS", 0.2)
+    async with public_gateway(tmp_path, notes(oauth)) as gateway, Browser() as browser:
+        link = await link_of(Chat(gateway, ANN))
+        reader, writer = await connect(gateway)
+        head = f"POST {urlsplit(link).path} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
+        writer.write(f"{head}Content-Type: application/x-www-form-urlencoded\r\n\r\nform=".encode())
+        started = time.monotonic()
+        answer = await asyncio.wait_for(reader.readuntil(b"\r\n"), 10)
+        assert b" 408 " in answer
+        assert time.monotonic() - started < 5
+        writer.close()
+        assert (await browser.open(link)).status == 200
+
+
+async def test_slow_headers_are_cut_off_and_others_are_served(
+    tmp_path: Path, oauth: OAuthServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loopback, "HEADER_SECONDS", 0.3)
+    async with public_gateway(tmp_path, notes(oauth)) as gateway, Browser() as browser:
+        link = await link_of(Chat(gateway, ANN))
+        slow = [await connect(gateway) for _ in range(20)]
+
+        async def drip(writer: asyncio.StreamWriter) -> None:
+            for byte in b"GET / HTTP/1.1\r\nX-A: " + b"a" * 100:
+                writer.write(bytes([byte]))
+                await asyncio.sleep(0.05)
+
+        drips = [asyncio.create_task(drip(writer)) for _, writer in slow]
+        assert (await browser.open(link)).status == 200
+        ends = await asyncio.wait_for(
+            asyncio.gather(*(reader.read() for reader, _ in slow), return_exceptions=True), 10
+        )
+        assert all(end == b"" or isinstance(end, ConnectionError) for end in ends)
+        for task in drips:
+            task.cancel()
+        assert (await browser.sign_in(link)).heading == "notes is connected"
+
+
+async def test_headers_that_never_end(tmp_path: Path, oauth: OAuthServer) -> None:
+    async with public_gateway(tmp_path, notes(oauth)) as gateway, Browser() as browser:
+        link = await link_of(Chat(gateway, ANN))
+        reader, writer = await connect(gateway)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X-A: " + b"a" * 40_000)
+        assert b" 400 " in await asyncio.wait_for(reader.readuntil(b"\r\n"), 10)
+        writer.close()
+        assert (await browser.open(link)).status == 200
+
+
+async def test_smuggled_and_broken_requests(tmp_path: Path, oauth: OAuthServer) -> None:
+    both = b"POST /a/x HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n"
+    both += b"0\r\n\r\nGET /healthz HTTP/1.1"
+    for broken in (
+        both,
+        b"\x16\x03\x01\x02\x00\x01\x00",
+        b"GET\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"\0\0\0\0\r\n\r\n",
+    ):
+        async with public_gateway(tmp_path, notes(oauth)) as gateway:
+            await gateway.auth.listen()
+            reader, writer = await connect(gateway)
+            writer.write(broken)
+            writer.write_eof()
+            answer = await asyncio.wait_for(reader.read(), 10)
+            assert answer.count(b"HTTP/1.1 ") <= 1
+            assert not answer or answer.split()[1] in (b"400", b"404", b"415")
+            writer.close()
