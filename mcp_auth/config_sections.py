@@ -621,8 +621,10 @@ def _resolved(pattern: list[str], value: Any, found: str | None) -> KeyPath | No
         keys = list(value) if isinstance(value, dict) else range(len(value))
     elif step.isdigit() and isinstance(value, list):
         keys = [int(step)]
+    # Another place that fits the pattern may be shorter than the one that is meant.
+    held = value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
     for key in keys:
-        tail = _resolved(rest, value[key], found)
+        tail = _resolved(rest, value[key], found) if key in held else None
         if tail is not None:
             return (key, *tail)
     return None

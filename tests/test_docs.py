@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import textwrap
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -234,3 +235,16 @@ def test_the_guide_says_what_a_server_without_registration_is_answered() -> None
 def test_the_configuration_of_the_guide_is_the_first_one_that_it_shows() -> None:
     first = next(block.body for block in blocks(GUIDE) if block.language == "yaml")
     assert list(yaml.safe_load(first)["mcp_servers"]) == ["notes", "weather", "clock"]
+
+
+def test_every_dependency_has_its_reason() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    groups = [entry for group in project["dependency-groups"].values() for entry in group if isinstance(entry, str)]
+    named = {re.split(r"[\[<>=~; ]", entry)[0] for entry in [*project["project"]["dependencies"], *groups]}
+    platforms = {
+        re.split(r"[\[<>=~; ]", entry)[0]
+        for extra in project["project"]["optional-dependencies"].values()
+        for entry in extra
+    }
+    page = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
+    assert sorted(name for name in named - platforms if f"`{name}`" not in page and not name.startswith("types-")) == []

@@ -220,6 +220,7 @@ def watcher() -> Watcher:
 FOR_THE_PERSON = (("private", "state"),)
 
 
+@pytest.mark.service
 def test_a_host_program_shows_no_secret(tmp_path: Path, oauth: OAuthServer, watcher: Watcher) -> None:
     home = write_home(tmp_path, oauth)
     host = Host(tmp_path / "out", home, watcher)
@@ -404,6 +405,7 @@ def without_platforms(home: Path) -> None:
 # -- the watcher itself ----------------------------------------------------------------------
 
 
+@pytest.mark.service
 def test_a_leak_in_any_place_is_noticed(tmp_path: Path, oauth: OAuthServer, watcher: Watcher) -> None:
     home = write_home(tmp_path, oauth)
     host = Host(tmp_path / "out", home, watcher)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from mcp_auth.config import Config, ToolFilter, find_home, load, mirror_name
@@ -746,8 +746,17 @@ _many = settings(
 )
 
 
+@pytest.mark.parametrize(
+    "people", ["{'0': [], x: [null]}", "{a: {}, b: [null]}", "{a: [telegram:1], b: 7}"], ids=range(3)
+)
+def test_a_wrong_value_is_found_beside_right_ones_of_another_shape(home: Path, people: str) -> None:
+    with pytest.raises(ConfigError, match=r"gateway\.people"):
+        read(home, f"gateway:\n  people: {people}\n")
+
+
 @_many
 @given(document=_documents)
+@example(document={"gateway": {"people": {"0": [], "": [None]}}})
 def test_any_shape_loads_or_is_a_configuration_error(tmp_path: Path, document: dict[str, object]) -> None:
     for name, text in (("c.yaml", yaml.safe_dump(document, allow_unicode=True)), ("c.json", json.dumps(document))):
         (tmp_path / name).write_text(text, encoding="utf-8", errors="surrogatepass")
