@@ -438,7 +438,7 @@ class _Folder(Generic[R]):
 
 def is_settled(found: os.stat_result) -> bool:
     """Whether a later write of this file is sure to show in its `stat`."""
-    return abs(time.time_ns() - found.st_mtime_ns) > _CLOCK_TICK_NS
+    return time.time_ns() - found.st_mtime_ns > _CLOCK_TICK_NS
 
 
 def make_folder(folder: Path) -> Path:
