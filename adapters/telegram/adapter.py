@@ -19,6 +19,7 @@ from adapters.base import Capabilities, Driver, EditWindowClosed, Finding, NotSu
 from adapters.marks import BAD, GOOD, WARN
 from adapters.telegram import receiving, updates
 from adapters.telegram.commands import register
+from adapters.telegram.login import TelegramLogin
 from adapters.telegram.receiving import AnyApplication
 from adapters.telegram.render import BUTTON_URL_MAX, TEXT_MAX, Payload, render
 from adapters.telegram.sending import Pause, Sender
@@ -49,6 +50,7 @@ class TelegramOptions(Settings, frozen=True):
     """The section `gateway.telegram`.
 
     `base_url`: another Bot API server; the token follows directly. `webhook`: None: when `gateway.public_url` is set.
+    `login`: offer Telegram's login on the page of a sign-in; the bot's domain must be set at BotFather.
     `proxy`: `http://`, `https://` or `socks5://`; the environment's proxies are not used.
     """
 
@@ -58,6 +60,7 @@ class TelegramOptions(Settings, frozen=True):
     secrets_in_chat: bool = False
     base_url: str = "https://api.telegram.org/bot"
     webhook: bool | None = None
+    login: bool = False
     proxy: str | None = None
 
 
@@ -413,6 +416,8 @@ class TelegramAdapter:
             self._gateway.carry_codes(
                 PLATFORM, lambda code: updates.deep_link(self._bot.username, f"mcp-confirm-{code}")
             )
+            if self._gateway.config.gateway.platforms.get(PLATFORM, {}).get("login") is True:
+                self._gateway.verify_by_login(PLATFORM, TelegramLogin(self._bot.token))
             self._spawn(self._gateway.start())
             self._spawn(register(self._bot))
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from gateway.invocations import Principal
 from gateway.replies import Audience, ItemState
 from mcp_auth.config import OAuthOptions, Server
 from mcp_auth.status import AuthState
@@ -165,3 +168,63 @@ async def test_a_client_registered_by_hand_uses_the_public_address_in_the_termin
         link = await link_of(Chat(gateway))
         assert "/a/" in link
         assert (await browser.sign_in(link)).heading == "notes is connected"
+
+
+class TestAnnouncements:
+    """Every new connection is news to its owner, wherever it was made."""
+
+    async def test_in_a_group_the_owner_hears_the_account_in_private(self, tmp_path: Path, oauth: OAuthServer) -> None:
+        oauth.knobs.id_token_claims = {"email": "ada@example.com"}
+        async with public_gateway(tmp_path, notes(oauth), **team()) as gateway, Browser() as browser:
+            group = Chat(gateway, ANN, private=False)
+            page = await browser.press(await browser.open(await link_of(group)))
+            await Chat(gateway, ANN).say(f"confirm {page.code}")
+            await browser.open(await browser.authorize(await browser.open(page.url)))
+
+            private = await group.notice("ada@example.com")
+
+            assert private.reply.audience is Audience.CALLER
+            public = [one for one in group.notices if one.reply.audience is Audience.CHAT and one.message is None]
+            assert [words(one.reply) for one in public] == ["notes: signed in."]
+
+    async def test_a_persons_other_accounts_hear_of_it(self, tmp_path: Path, oauth: OAuthServer) -> None:
+        discord = Principal("discord", "42")
+        both = {"allow": (str(ANN), str(discord)), "people": {"ann": (str(ANN), str(discord))}}
+        async with public_gateway(tmp_path, notes(oauth), identity="per_user", **both) as gateway, Browser() as browser:
+            elsewhere = Chat(gateway, discord)
+            await browser.sign_in(await link_of(Chat(gateway, ANN)))
+
+            notice = await elsewhere.notice("notes: signed in")
+
+            assert notice.principal == discord
+            assert notice.reply.audience is Audience.CALLER
+            assert "If that is wrong: /mcp logout" in words(notice.reply)
+
+    async def test_the_operator_who_acts_for_somebody_does_not_do_so_unseen(
+        self, tmp_path: Path, oauth: OAuthServer
+    ) -> None:
+        from tests.servers.oauth import authorize
+
+        async with public_gateway(tmp_path, notes(oauth), **team()) as gateway:
+            ann = Chat(gateway, ANN)
+            operator = Chat(gateway)
+            invocation = replace(operator.invocation("auth notes"), acting_for=str(ANN))
+            last = [reply async for reply in gateway.handle(invocation, operator.abilities)][-1]
+            redirect = await asyncio.to_thread(authorize, item(last, "notes").link or "")
+            async with Browser() as browser:
+                await browser.open(redirect)
+
+            assert "notes: signed in" in words((await ann.notice("notes: signed in")).reply)
+
+    async def test_the_admins_hear_of_a_new_shared_connection(self, tmp_path: Path, oauth: OAuthServer) -> None:
+        both = {"allow": (str(ANN), str(BOB)), "admins": (str(ANN), str(BOB))}
+        async with public_gateway(tmp_path, notes(oauth), **both) as gateway, Browser() as browser:
+            ann, bob = Chat(gateway, ANN), Chat(gateway, BOB)
+            page = await browser.press(await browser.open(await link_of(ann)))
+            await ann.say(f"confirm {page.code}")
+            await browser.open(await browser.authorize(await browser.open(page.url)))
+
+            await ann.notice("notes: signed in")
+            async with asyncio.timeout(5):
+                while not any(one.principal == BOB for one in bob.notices):
+                    await asyncio.sleep(0.01)

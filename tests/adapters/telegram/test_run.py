@@ -88,6 +88,13 @@ class TestPolling:
         for secret in (TOKEN, TOKEN.partition(":")[2], link, redirect, token):
             assert secret not in logged(caplog)
 
+    @pytest.mark.parametrize("login", [True, False])
+    async def test_telegrams_login_is_offered_on_request(self, start_bot: StartBot, ada: Person, login: bool) -> None:
+        async with start_bot({"login": login}) as bot:
+            ada.start()
+            await ada.message("What /mcp can do")
+            assert ("telegram" in bot.gateway.auth.browser_logins) is login
+
     async def test_whatever_a_person_writes_is_answered(self, start_bot: StartBot, ada: Person, ops: Group) -> None:
         async with start_bot():
             ada.say("hello")
