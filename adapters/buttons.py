@@ -25,8 +25,6 @@ def pack(command: str, owner: Principal, servers: Sequence[str]) -> str:
     Raises:
         ValueError: it does not fit. Names of servers always do.
     """
-    if any(command in (name, grammar.quote(name)) for name in servers):
-        command = f"status {command}"
     verb, _, rest = command.partition(" ")
     argument = rest
     for name in servers:

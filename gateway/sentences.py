@@ -35,7 +35,6 @@ HELP_ADMIN: tuple[tuple[str, str], ...] = (
     ("/mcp deny WHO", "shut somebody out"),
 )
 
-COMMAND = "Sign in to MCP servers"
 SUBCOMMANDS = {
     "status": "Every server and its status, or one in detail",
     "auth": "Sign in wherever it is needed, or to one server again",
@@ -94,7 +93,6 @@ NO_ANSWER = "no answer within 15 s"
 BUTTON_AUTH = "Sign in"
 BUTTON_FORMS = {"paste": "Enter the address", "confirm": "Enter the code"}
 BUTTON_NOT_YOURS = "This button was made for somebody else. Ask for your own: /mcp"
-BUTTON_OLD = "This button belongs to something that is gone. What there is now: /mcp"
 BUTTONS = {"auth": "Sign in", "key": "Enter the key", "test": "Test"}
 KEY_NONE_MISSING = "No server lacks a key. /mcp key SERVER replaces one."
 PREPARING = "preparing the link…"

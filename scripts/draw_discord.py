@@ -38,9 +38,10 @@ async def main(target: Path) -> None:
 
 async def _conversation(server: DiscordServer, demo: Demo, home: Path) -> list[Bubble | Caption]:
     ada = server.user("ada")
-    with (home / "config.yaml").open("a") as config:
-        config.write(f"  allow: [discord:{ada.id}]\n")
-        config.write("  discord: {token: unused, secrets_in_chat: true}\n")
+    config = home / "config.yaml"
+    # The interpreter's path, which differs from machine to machine, would be cut somewhere else on each.
+    text = config.read_text().replace(sys.executable, "python")
+    config.write_text(f"{text}  allow: [discord:{ada.id}]\n  discord: {{token: unused, secrets_in_chat: true}}\n")
     options = DiscordOptions(token=server.token, api_base=server.api_base, gateway_url=server.gateway_url)
     items: list[Bubble | Caption] = []
 
@@ -94,8 +95,7 @@ def _readable(demo: Demo) -> Callable[[str], str]:
     def replace(text: str) -> str:
         text = text.replace(demo.notes_url, "https://notes.example/mcp")
         text = text.replace(demo.weather_url, "https://weather.example/mcp")
-        text = re.sub(r"\S*python\S* -m ", "python -m ", text.replace("DEMO_WEATHER_API_KEY", "WEATHER_API_KEY"))
-        return re.sub(r"\d+ ms", "12 ms", text)
+        return re.sub(r"\d+ ms", "12 ms", text.replace("DEMO_WEATHER_API_KEY", "WEATHER_API_KEY"))
 
     return replace
 

@@ -8,6 +8,7 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import discord
@@ -204,7 +205,7 @@ class DiscordAdapter:
             return
         command = buttons.unpack(data, self._gateway.names())
         if command is None:
-            await self._say(interaction, sentences.BUTTON_OLD)
+            await self._say(interaction, sentences.BUTTON_OVER)
             return
         await self.take(interaction, command)
 
@@ -432,8 +433,9 @@ class DiscordAdapter:
             return
         missed = self._missed.pop(invocation.principal, [])
         for at, reply in enumerate(missed):
+            late = replace(reply, blocks=(Text(sentences.SENT_LATE), *reply.blocks))
             try:
-                await self.deliver_private(invocation.principal, reply, invocation.chat)
+                await self.deliver_private(invocation.principal, late, invocation.chat)
             except PrivateDeliveryUnavailable:
                 self._keep_missed(invocation.principal, missed[at:])
                 return

@@ -26,7 +26,7 @@ class McpCommands(app_commands.Group):
     def __init__(self, name: str, take: Take, choices: Choices) -> None:
         super().__init__(
             name=name,
-            description=sentences.COMMAND,
+            description=sentences.COMMAND_DESCRIPTION,
             allowed_installs=app_commands.AppInstallationType(guild=True, user=True),
             allowed_contexts=app_commands.AppCommandContext(guild=True, dm_channel=True, private_channel=True),
         )

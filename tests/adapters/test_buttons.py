@@ -35,6 +35,13 @@ def test_a_servers_detail_comes_back_as_status(name: str) -> None:
     assert unpack(data, NAMES) == grammar.command_for("status", name)
 
 
+def test_a_verb_stays_a_verb_although_a_server_has_its_name() -> None:
+    names = ("auth", "notes")
+
+    assert unpack(pack("auth", ANN, names), names) == "auth"
+    assert unpack(pack(grammar.detail_for("auth"), ANN, names), names) == "status auth"
+
+
 def test_a_prompt_is_told_from_a_command() -> None:
     data = pack_prompt("AbC_-123defg", ANN)
 

@@ -259,6 +259,7 @@ async def test_closed_direct_messages_the_next_command_shows_the_news(
         again = await server.slash(bot.ada, "help")
         await server.reading(again, "What /mcp can do")
 
+        assert news.content.startswith("Earlier, this could not be sent to you:")
         assert news.ephemeral_to is bot.ada
         assert server.in_place(server.channel) == []
         assert len(again.messages) == 1
@@ -470,7 +471,7 @@ async def test_a_button_for_a_server_that_is_gone_says_so(server: DiscordServer,
         board = await server.reading(asked, "cannot be reached")
     other = replace_name(DEAD, "other")
     async with running_bot(server, tmp_path / "b", other, also=(f"discord:{ada.id}",)):
-        await server.reading(await server.press(ada, board, "Try dead again"), sentences.BUTTON_OLD)
+        await server.reading(await server.press(ada, board, "Try dead again"), sentences.BUTTON_OVER)
 
 
 # -- text ------------------------------------------------------------------------------------

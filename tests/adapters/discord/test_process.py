@@ -70,7 +70,7 @@ async def test_the_command_is_registered_once_and_again_when_it_changed(
             await server.connected()
             writes.append(server.command_writes)
     assert writes == [1, 1, 2]
-    assert server.commands[0]["description"] == sentences.COMMAND
+    assert server.commands[0]["description"] == sentences.COMMAND_DESCRIPTION
 
 
 async def test_it_asks_for_no_privileged_intent(server: DiscordServer, tmp_path: Path) -> None:
