@@ -30,6 +30,7 @@ from gateway import sentences
 from gateway.invocations import Abilities, ChatRef, Invocation, MessageRef, Principal
 from gateway.replies import Audience, Checklist, Ignored, ItemState, Notice, Reply, SecretPrompt, Text, TextModal
 from mcp_auth.config import Settings
+from mcp_auth.errors import StoreError
 
 if TYPE_CHECKING:
     from slack_bolt.async_app import AsyncApp
@@ -216,7 +217,11 @@ class SlackAdapter:
     async def _is_ours(self, message: incoming.Message) -> bool:
         if (message.direct or message.mentions_bot) and incoming.command_in(message.text, self._words) is not None:
             return True
-        return await self._gateway.claims(message.text)
+        try:
+            return await self._gateway.claims(message.text)
+        except StoreError:
+            # Nobody can tell whose address it is now: better that nobody else reads it, and the answer says why.
+            return True
 
     async def _on_action(self, body: incoming.Body, installation: Installation) -> None:
         principal = incoming.principal_of_action(body)

@@ -207,6 +207,23 @@ async def test_the_form_opens_from_the_command_too(tmp_path: Path, oauth: OAuthS
         assert (await world.form("Address of the last page")).payload["submit"]["text"] == "Send"
 
 
+async def test_what_cannot_be_judged_is_kept_from_the_host_and_the_answer_says_why(
+    tmp_path: Path, oauth: OAuthServer
+) -> None:
+    heard: list[str] = []
+    async with scene(tmp_path, notes(oauth), prepare=listening(heard)) as world:
+        slot = await world.gateway.auth.store.sign_ins.slot("shared", "notes")
+        # A name that leads to itself cannot be looked at.
+        loop = world.home / "sign-ins" / f"{slot}.json"
+        loop.symlink_to(loop)
+
+        await world.slack.says(world.ada, f"http://127.0.0.1:8765/callback?code=canary&state={slot}.{'x' * 43}")
+        answer = await world.sees("cannot be read")
+
+        assert "canary" not in str(answer.payload)
+        assert heard == []
+
+
 async def test_after_close_everything_is_the_hosts(tmp_path: Path, oauth: OAuthServer) -> None:
     heard: list[str] = []
     async with scene(tmp_path, notes(oauth), prepare=listening(heard)) as world:
