@@ -108,6 +108,8 @@ class MatrixAdapter:
             self._undo()
             self._undo = None
         await self._tasks.stop()
+        # A notice that is under way would open the client's connection again.
+        self._client = None
 
     async def run(self) -> None:
         """The bot of `gateway.matrix`, until cancelled.
@@ -363,14 +365,16 @@ class MatrixAdapter:
 
     @property
     def _nio(self) -> AsyncClient:
+        """Raises NotSent: there is no client yet, or no longer."""
         if self._client is None:
-            raise RuntimeError("the adapter is not installed: call install(client) first")
+            raise NotSent
         return self._client
 
     @property
     def _places(self) -> Rooms:
-        if self._rooms is None:
-            raise RuntimeError("the adapter is not installed: call install(client) first")
+        """Raises NotSent: as `_nio`."""
+        if self._client is None or self._rooms is None:
+            raise NotSent
         return self._rooms
 
 

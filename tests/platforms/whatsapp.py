@@ -172,10 +172,17 @@ class CloudApi:
 
     async def message(self, containing: str, timeout: float = 15.0) -> Sent:
         """The first message with these words, waited for."""
+        return await self._first(lambda one: containing in one.text, timeout)
+
+    async def link(self, timeout: float = 15.0) -> Sent:
+        """The first message with a URL button, waited for."""
+        return await self._first(lambda one: one.url is not None, timeout)
+
+    async def _first(self, fits: Callable[[Sent], bool], timeout: float) -> Sent:
         async with asyncio.timeout(timeout):
             while True:
                 for one in self.sent:
-                    if containing in one.text:
+                    if fits(one):
                         return one
                 self._arrived.clear()
                 await self._arrived.wait()
@@ -554,20 +561,32 @@ def _error(code: int, details: str) -> JSONResponse:
 
 
 _CODE = re.compile(r"```(.+?)```|`([^`]+)`", re.DOTALL)
-_STYLES = [re.compile(rf"(?<!\w)\{mark}(?=\S)([^\n]*?)(?<=\S)\{mark}(?!\w)") for mark in "*_~"]
+_STYLES = [
+    (re.compile(rf"(?<!\w)\{mark}(?=\S)([^\n]*?)(?<=\S)\{mark}(?!\w)"), style)
+    for mark, style in (("*", "bold"), ("_", "italic"), ("~", "struck"))
+]
+
+
+def runs(text: str) -> list[tuple[str, str]]:
+    """`text` in pieces with their style, after "How to format your messages" of WhatsApp's help: plain, bold, italic,
+    struck, and code, in which no other mark counts."""
+    pieces: list[tuple[str, str]] = []
+    at = 0
+    for code in _CODE.finditer(text):
+        pieces += [*_styled(text[at : code.start()]), (code.group(1) or code.group(2), "code")]
+        at = code.end()
+    return [*pieces, *_styled(text[at:])]
 
 
 def as_read(text: str) -> str:
-    """`text` as WhatsApp shows it, after "How to format your messages" of its help: styles are gone, code stands as
-    it is."""
-    parts, at = [], 0
-    for code in _CODE.finditer(text):
-        parts += [_unstyled(text[at : code.start()]), code.group(1) or code.group(2)]
-        at = code.end()
-    return "".join([*parts, _unstyled(text[at:])])
+    """The words without the marks."""
+    return "".join(piece for piece, _ in runs(text))
 
 
-def _unstyled(text: str) -> str:
-    for style in _STYLES:
-        text = style.sub(r"\1", text)
-    return text
+def _styled(text: str) -> list[tuple[str, str]]:
+    for pattern, style in _STYLES:
+        found = pattern.search(text)
+        if found:
+            inner = [(piece, style if also == "plain" else also) for piece, also in _styled(found.group(1))]
+            return [*_styled(text[: found.start()]), *inner, *_styled(text[found.end() :])]
+    return [(text, "plain")] if text else []
