@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -102,7 +103,9 @@ def _authenticated(registration: Registration, form: dict[str, str]) -> tuple[di
         ) from None
 
 
+@lru_cache(maxsize=64)
 def _context(registration: Registration) -> OAuthContext:
+    """The SDK's way of authenticating this client; its models take longer to make than a request takes to send."""
     from mcp.client.auth.oauth2 import OAuthContext
     from mcp.shared.auth import OAuthClientInformationFull, OAuthClientMetadata
 

@@ -82,6 +82,8 @@ async def completions(base: str, count: int, folder: str) -> Any:
     home = _home(folder, base, ["s0"])
     async with McpAuth.open(home=home) as auth:
         port = await auth.listen(0)
+        # The first sign-in at a server registers the client; the ones that count find it registered.
+        await _finish(auth, "s0")
         started = [await auth.sign_in("s0", f"person:p{n}", ME, listen=False) for n in range(count)]
         states = [httpx2.URL(one.link).params["state"] for one in started]
         callback = f"http://127.0.0.1:{port}{httpx2.URL(started[0].sign_in.redirect_uri).path}"
