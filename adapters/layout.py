@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from adapters.marks import ITEM_MARK, STATE_MARK, TONE_MARK
-from adapters.text import clean, cut
+from adapters.text import clean, cut, link_text, status_words
 from gateway import sentences
 from gateway.grammar import command_for
 from gateway.replies import (
@@ -27,11 +27,11 @@ from gateway.replies import (
     Table,
     Text,
 )
-from mcp_auth.status import ConnectionState, ServerStatus
+from mcp_auth.status import ServerStatus
 
 _NAME = 80
 _TARGET = 60
-_STATUS = 300
+_FACT = 300
 _TEXT = 1500
 
 
@@ -201,20 +201,12 @@ def _servers(block: ServerList, now: float) -> list[Line]:
     return lines
 
 
-def status_words(server: ServerStatus, now: float) -> str:
-    """The auth axis, and the live result when there is one."""
-    text = clean(sentences.auth_state(server, now), _STATUS)
-    if server.connection.state is ConnectionState.NOT_CHECKED:
-        return text
-    return f"{text}, {clean(sentences.connection_state(server.connection), _STATUS)}"
-
-
 def _tools(server: ServerStatus) -> str:
     return f"  tools: {clean(server.tools, 40)}"
 
 
 def _detail(block: ServerDetail) -> list[Line]:
-    facts = [_line(Span(f"{label}: ", "bold"), Span(clean(value, _STATUS))) for label, value in block.facts]
+    facts = [_line(Span(f"{label}: ", "bold"), Span(clean(value, _FACT))) for label, value in block.facts]
     return [_line(Span(f"{STATE_MARK[block.server.auth]} "), Span(clean(block.server.name, _NAME), "bold")), *facts]
 
 
@@ -249,11 +241,6 @@ def _item_button(item: ChecklistItem, urls: _Urls) -> Button | None:
         return None
     label = sentences.button_key(name) if item.state is ItemState.KEY else sentences.button_again(name)
     return Button(label, command=item.command)
-
-
-def link_text(url: str) -> str:
-    """A link as it is, as long as it holds nothing but visible ASCII, as every URL does."""
-    return url if url.isascii() and url.isprintable() and " " not in url else clean(url, 8000).replace(" ", "%20")
 
 
 def _line(*spans: Span) -> Line:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import unicodedata
 
+from gateway import sentences
+from mcp_auth.status import ConnectionState, ServerStatus
+
+_STATUS = 300
 # Bidirectional controls can make a name read as another one (Unicode TR 36).
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
@@ -48,6 +52,19 @@ def wrap(text: str, columns: int | None, indent: str = "") -> str:
         else:
             lines.append(f"{indent}{word}" if lines else word)
     return "\n".join([*lines, f"{indent}Next: {step}"] if step else lines)
+
+
+def status_words(server: ServerStatus, now: float) -> str:
+    """The auth axis, and the live result when there is one."""
+    text = clean(sentences.auth_state(server, now), _STATUS)
+    if server.connection.state is ConnectionState.NOT_CHECKED:
+        return text
+    return f"{text}, {clean(sentences.connection_state(server.connection), _STATUS)}"
+
+
+def link_text(url: str) -> str:
+    """A link as it is, as long as it holds nothing but visible ASCII, as every URL does."""
+    return url if url.isascii() and url.isprintable() and " " not in url else clean(url, 8000).replace(" ", "%20")
 
 
 def _is_shown(character: str) -> bool:

@@ -6,10 +6,9 @@ answers could repeat them.
 
 from __future__ import annotations
 
-import difflib
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, urlsplit
 
@@ -218,6 +217,12 @@ def detail_for(server: str) -> str:
     return quote(server)
 
 
+def _close_matches(word: str, choices: Iterable[str], *, n: int, cutoff: float) -> list[str]:
+    from difflib import get_close_matches
+
+    return get_close_matches(word, choices, n=n, cutoff=cutoff)
+
+
 def quote(server: str) -> str:
     if not any(c.isspace() for c in server):
         return server
@@ -255,7 +260,7 @@ def _nearest(first: str, rest: str, servers: Sequence[str]) -> tuple[str, ...]:
     words = [word for word in (_fold(first[:200]), _fold(f"{first} {rest}"[:200])) if word]
     close = {match: None for match in commands if any(_is_one_slip(word, match) for word in words)}
     if not close:
-        close = {match: None for word in words for match in difflib.get_close_matches(word, commands, n=2, cutoff=0.6)}
+        close = {match: None for word in words for match in _close_matches(word, commands, n=2, cutoff=0.6)}
     if not close and words:
         close = {match: None for match in commands if len(words[0]) > 1 and match.startswith(words[0])}
     argument = _find(rest, servers) if rest else []
@@ -417,7 +422,7 @@ def close_servers(text: str, servers: Sequence[str]) -> list[str]:
     """Which servers may have been meant, best first, at most three."""
     names = {_fold(name): name for name in servers}
     wanted = _fold(text[:200])
-    return [names[match] for match in difflib.get_close_matches(wanted, names, n=3, cutoff=0.5)]
+    return [names[match] for match in _close_matches(wanted, names, n=3, cutoff=0.5)]
 
 
 def _words(text: str) -> list[str]:

@@ -7,12 +7,12 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mcp_auth.audit import AuditLine, Event
 from mcp_auth.errors import McpAuthError
 from mcp_auth.status import AuthState, ConnectionState, ConnectionStatus, ServerStatus
 
 if TYPE_CHECKING:
     from gateway.people import Listed, Paired
+    from mcp_auth.audit import AuditLine
 
 TITLE = "MCP Servers"
 HELP_TITLE = "What /mcp can do"
@@ -554,31 +554,32 @@ def person_line(one: Listed, now: float) -> str:
 
 # -- the audit log ---------------------------------------------------------------------------
 
+# By the values of `mcp_auth.audit.Event`: the list starts without that module.
 _HAPPENED = {
-    Event.SIGN_IN_BEGUN: "sign-in begun",
-    Event.SIGN_IN_ENDED: "sign-in ended",
-    Event.SIGN_IN_BURNED: "sign-in ended: somebody else typed its code",
-    Event.REFRESHED: "access renewed",
-    Event.REAUTHORIZATION_NEEDED: "reauthorization needed",
-    Event.SIGNED_OUT: "signed out",
-    Event.KEY_SET: "key set",
-    Event.KEY_REFUSED: "key refused by the server",
-    Event.PAIRING_ASKED: "asked to be let in",
-    Event.ALLOWED: "let in",
-    Event.DENIED: "shut out",
-    Event.WRONG_CODE: "wrong code",
-    Event.COMMAND_REFUSED: "refused",
+    "sign_in_begun": "sign-in begun",
+    "sign_in_ended": "sign-in ended",
+    "sign_in_burned": "sign-in ended: somebody else typed its code",
+    "refreshed": "access renewed",
+    "reauthorization_needed": "reauthorization needed",
+    "signed_out": "signed out",
+    "key_set": "key set",
+    "key_refused": "key refused by the server",
+    "pairing_asked": "asked to be let in",
+    "allowed": "let in",
+    "denied": "shut out",
+    "wrong_code": "wrong code",
+    "command_refused": "refused",
 }
 
 
 def happened(line: AuditLine) -> str:
     """What one line of the audit log says, without who and where: `sign-in done`, `refused: logout`."""
     words = f"{_HAPPENED[line.what]} {line.whom or ''}".rstrip()
-    match line.what:
-        case Event.SIGN_IN_ENDED:
+    match line.what.value:
+        case "sign_in_ended":
             begun = f", begun by {line.whom}" if line.whom else ""
             return f"sign-in {line.outcome or 'ended'}{begun}"
-        case Event.COMMAND_REFUSED | Event.WRONG_CODE:
+        case "command_refused" | "wrong_code":
             return f"{words}: /mcp {line.outcome}" if line.outcome else words
         case _:
             return words

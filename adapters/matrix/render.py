@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from html import escape
 
-from adapters.layout import Layout, Line, Span, fit, layout, link_text
-from adapters.text import clean
+from adapters.layout import Layout, Line, Span, fit, layout
+from adapters.text import clean, link_text
 from gateway import sentences
 from gateway.replies import Reply
 

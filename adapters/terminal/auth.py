@@ -13,12 +13,12 @@ from argparse import Namespace
 from dataclasses import dataclass, field
 from typing import Any
 
-from adapters.layout import link_text
 from adapters.terminal.chat import read_lines
 from adapters.terminal.cli import FAILED, OK, complain, for_shell
 from adapters.terminal.listing import find_server, owner_of
 from adapters.terminal.qr import qr_code
 from adapters.terminal.screen import Progress, is_colored, say
+from adapters.text import link_text
 from gateway.invocations import LOCAL
 from gateway.sentences import minutes, no_refresh_token, refused_after_sign_in, tools
 from mcp_auth.config import load

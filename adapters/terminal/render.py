@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from adapters.layout import link_text, status_words
 from adapters.marks import BAD, GOOD, ITEM_MARK, PLAIN, STATE_MARK, TONE_MARK, WAIT, WARN
-from adapters.text import clean, cut, width, wrap
+from adapters.text import clean, cut, link_text, status_words, width, wrap
 from gateway import sentences
 from gateway.replies import (
     Block,

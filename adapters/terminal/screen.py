@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,11 @@ from adapters.text import wrap
 
 def columns(out: TextIO) -> int | None:
     """How wide the terminal is; None where `out` is none: a pipe and a file have no edge."""
-    return shutil.get_terminal_size((80, 24)).columns if out.isatty() else None
+    if not out.isatty():
+        return None
+    import shutil
+
+    return shutil.get_terminal_size((80, 24)).columns
 
 
 def is_colored(out: TextIO) -> bool:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from adapters.layout import Layout, Line, Span, fit, layout, status_words
-from adapters.text import clean
+from adapters.layout import Layout, Line, Span, fit, layout
+from adapters.text import clean, status_words
 from gateway import grammar, sentences
 from gateway.replies import Button, Checklist, ChecklistItem, ItemState, Reply, ServerList
 
