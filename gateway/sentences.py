@@ -112,6 +112,10 @@ OPEN_IN_BROWSER = "Opens in your browser, not inside another app."
 CHOOSE = "Choose one:"
 MENU = "Choose"
 ROOM_NAME = "/mcp"
+ROOM_REFUSED = (
+    "The answer is for you alone, and my invitation to a private room is refused. Invite me to one yourself, and ask "
+    "there: /mcp"
+)
 ROOM_READABLE = "This room is for you and me alone, and I can read it: /mcp"
 ROOM_ENCRYPTED = (
     "This room is encrypted, and I cannot read what is written here. I have invited you to a room that is not "

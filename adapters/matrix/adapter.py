@@ -218,7 +218,7 @@ class MatrixAdapter:
         if isinstance(answer, RoomSendResponse):
             return MessageRef(PLATFORM, {**place, "event": answer.event_id})
         if place["private"] and answer.status_code in ("M_FORBIDDEN", "M_NOT_FOUND"):
-            raise PrivateDeliveryUnavailable(answer.status_code)
+            raise PrivateDeliveryUnavailable
         _log.warning("a message was given up: the homeserver answers %s", answer.status_code)
         raise NotSent
 

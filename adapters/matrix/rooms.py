@@ -125,7 +125,7 @@ class Rooms:
             )
         )
         if not isinstance(made, RoomCreateResponse):
-            raise PrivateDeliveryUnavailable(made.status_code)
+            raise PrivateDeliveryUnavailable(how=sentences.ROOM_REFUSED)
         direct = await self._direct()
         direct.setdefault(user, []).append(made.room_id)
         await self._remember(direct)
