@@ -14,6 +14,11 @@ from adapters.terminal.cli import main
 from tests.adapters.terminal.typed import Done, Run
 from tests.servers.oauth import OAuthServer
 
+# Without kept bytecode every run would rewrite each test's assertions again, and each process that a test starts would
+# compile the whole program first: a third of the time that all takes.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """The whole suite runs in parallel; a file or a test that is named runs at once, in this process."""
