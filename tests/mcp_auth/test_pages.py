@@ -49,3 +49,8 @@ def test_a_page_allows_its_own_style_and_nothing_else() -> None:
     assert "form-action 'none'" in policy
     waiting = pages.message_page(pages.Message("H", (), "note", refresh=2))
     assert "script-src 'sha256-" in waiting.headers["content-security-policy"]
+
+
+def test_the_button_names_the_chat_into_which_it_carries_the_code() -> None:
+    assert page_texts.confirm_in("whatsapp:1") == "Confirm in WhatsApp"
+    assert page_texts.confirm_in("telegram:1") == "Confirm in Telegram"
