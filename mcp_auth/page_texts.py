@@ -31,7 +31,6 @@ CODE_HEADING = "Is it you?"
 CODE_LEAD = "Send this code to the bot from the account that asked: {who}. This page then goes on by itself."
 TYPE_IT = "In your private chat with the bot, type:"
 OR_TYPE = "Or type in your private chat with the bot:"
-SEND_BY_TELEGRAM = "Confirm in Telegram"
 CODE_WARNING_SHORT = "Never give this code to anybody."
 CODE_WARNING = "Who asks you for it wants access to your account."
 LOGIN_LEAD = "Show that you are the one who asked: {who}. This page then goes on by itself."
@@ -94,6 +93,11 @@ _PLATFORMS = {
 
 def platform(name: str) -> str:
     return _PLATFORMS.get(name, name)
+
+
+def confirm_in(principal: str) -> str:
+    """The button that carries the code into the chat."""
+    return f"Confirm in {platform(principal.partition(':')[0])}"
 
 
 def asked_by(principal: str, display_name: str) -> tuple[str, str]:

@@ -120,6 +120,7 @@ def code_page(
         # Letter by letter, for those who hear the page.
         spelled=" ".join(code) if code else None,
         button=button,
+        button_label=texts.confirm_in(record.origin.principal),
         login=login,
         waiting=texts.waiting(_waits_until(record, code), now),
         form=form,

@@ -14,6 +14,7 @@ from mcp_auth.config import OAuthOptions, Server
 from mcp_auth.status import AuthState
 from tests.browser import Browser
 from tests.gateway.chat import Chat, item, words
+from tests.homes import query_of
 from tests.public import ANN, BOB, Clock, allow, link_of, public_gateway, team
 from tests.servers.oauth import OAuthServer
 
@@ -168,6 +169,27 @@ async def test_a_client_registered_by_hand_uses_the_public_address_in_the_termin
         link = await link_of(Chat(gateway))
         assert "/a/" in link
         assert (await browser.sign_in(link)).heading == "notes is connected"
+
+
+async def test_nothing_of_the_pages_stands_in_the_log(
+    tmp_path: Path, oauth: OAuthServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    for name in ("httpx2", "httpcore2"):
+        # The browser of this test is a client that logs what it does.
+        caplog.set_level("WARNING", name)
+    async with public_gateway(tmp_path, notes(oauth), verify="code") as gateway, Browser() as browser:
+        chat = Chat(gateway, ANN)
+        link = await link_of(chat)
+        page = await browser.press(await browser.open(link))
+        await chat.say(f"confirm {page.code}")
+        redirect = await browser.authorize(await browser.open(page.url))
+        await browser.open(redirect)
+        secrets = [link.rpartition("/")[2], page.code, page.code.replace("-", ""), *query_of(redirect).values()]
+        secrets += [value for value in browser.client.cookies.values() if value]
+        await chat.notice("notes: signed in")
+    said = "\n".join(record.getMessage() for record in caplog.records)
+    assert [secret for secret in secrets if secret in said and secret != oauth.issuer] == []
 
 
 class TestAnnouncements:

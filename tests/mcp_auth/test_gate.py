@@ -1,0 +1,104 @@
+"""When a proof is asked for, and what `McpAuth` does alone, without a gateway that knows people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcp_auth import McpAuth
+from mcp_auth.config import GatewayOptions
+from mcp_auth.errors import CodeRejected, WrongPerson
+from mcp_auth.gate import ConfigJudge, needs_proof
+from mcp_auth.records import Origin
+from tests.browser import Browser
+from tests.homes import open_auth
+from tests.servers.oauth import OAuthServer
+
+ANN = Origin(principal="telegram:1", display_name="Ann")
+
+
+@pytest.mark.parametrize(
+    ("verify", "people", "asked"),
+    [
+        ("auto", 0, False),
+        ("auto", 1, False),
+        ("auto", 2, True),
+        ("code", 1, True),
+        ("browser", 1, True),
+        ("none", 1, False),
+        ("none", 2, True),
+    ],
+)
+def test_a_proof_is_asked_for_as_the_configuration_says(verify: Any, people: int, asked: bool) -> None:
+    assert needs_proof("telegram:1", GatewayOptions(verify=verify), people) is asked
+    assert not needs_proof("cli:local", GatewayOptions(verify=verify), people)
+
+
+async def test_without_a_gateway_the_people_of_the_configuration_count() -> None:
+    people = {"ann": ("telegram:1", "discord:1")}
+    alone = ConfigJudge(GatewayOptions(allow=("telegram:1", "discord:1"), people=people))
+    two = ConfigJudge(GatewayOptions(allow=("telegram:1", "discord:1")))
+    assert not (await alone.judge("telegram:1", "notes", "shared")).needs_proof
+    assert (await two.judge("telegram:1", "notes", "shared")).needs_proof
+    assert two.is_same_person("telegram:1", "telegram:1")
+    assert not two.is_same_person("telegram:1", "discord:1")
+
+
+def opened(folder: Path, oauth: OAuthServer) -> McpAuth:
+    gateway = {"public_url": "https://bot.example.com", "verify": "code", "allow": ["telegram:1"]}
+    return open_auth(folder, {"notes": {"url": oauth.url, "auth": "oauth"}}, gateway)
+
+
+async def test_the_code_is_for_the_one_who_began(tmp_path: Path, oauth: OAuthServer) -> None:
+    async with opened(tmp_path, oauth) as auth, Browser(auth.asgi_app()) as browser:
+        started = await auth.sign_in("notes", "shared", ANN)
+        assert started.public
+        assert started.needs_proof
+        page = await browser.press(await browser.open(started.link))
+        with pytest.raises(CodeRejected, match="eight characters"):
+            await auth.confirm("no", ANN.principal, private=True)
+        with pytest.raises(CodeRejected, match="only in a private chat"):
+            await auth.confirm(page.code, ANN.principal, private=False)
+
+        confirmed = await auth.confirm(page.code, ANN.principal, private=True)
+
+        assert confirmed.status == "confirmed"
+        assert confirmed.gate is not None
+        assert confirmed.gate.proof == "code"
+        assert (await browser.open(page.url)).next is not None
+
+
+async def test_somebody_elses_hands_end_it(tmp_path: Path, oauth: OAuthServer) -> None:
+    async with opened(tmp_path, oauth) as auth, Browser(auth.asgi_app()) as browser:
+        started = await auth.sign_in("notes", "shared", ANN)
+        page = await browser.press(await browser.open(started.link))
+
+        with pytest.raises(WrongPerson):
+            await auth.confirm(page.code, "telegram:2", private=True)
+
+        assert (await auth.wait(started.sign_in, 1)).status == "failed"
+
+
+async def test_pages_are_served_by_one_process_for_another(tmp_path: Path, oauth: OAuthServer) -> None:
+    """Two replicas over one store: one hands out the link and takes the code, the other serves the pages."""
+    async with (
+        opened(tmp_path, oauth) as first,
+        McpAuth.open(home=first.config.home) as second,
+        Browser(second.asgi_app()) as browser,
+    ):
+        first.asgi_app()
+        started = await first.sign_in("notes", "shared", ANN)
+        page = await browser.press(await browser.open(started.link))
+        await first.confirm(page.code, ANN.principal, private=True)
+
+        done = await browser.open(await browser.authorize(await browser.open(page.url)))
+
+        assert done.heading == "notes is connected"
+        ended = await first.wait(started.sign_in, 5)
+        assert ended.status == "done"
+        before = len(oauth.requests("/mcp"))
+        connection = await first.confirm_works("notes")
+        assert connection.tools == ("add", "search", "read_file")
+        assert len(oauth.requests("/mcp")) == before, "the endpoint has tried it out already"

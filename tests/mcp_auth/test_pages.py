@@ -1,0 +1,56 @@
+"""The words of the pages, and how names get into them."""
+
+from __future__ import annotations
+
+import pytest
+
+from mcp_auth import page_texts, pages
+
+
+@pytest.mark.parametrize(
+    ("principal", "name", "said"),
+    [
+        ("telegram:123456789", "Ann", ("Ann", "Telegram …6789")),
+        ("telegram:123456789", "", ("Telegram …6789", "")),
+        ("slack:T024/U01ABCD", "Ann", ("Ann", "Slack …ABCD")),
+        ("matrix:@ann:example.org", "Ann", ("Ann", "Matrix ….org")),
+        ("pigeon:7", "Ann", ("Ann", "pigeon 7")),
+        ("cli:local", "root", ("the operator", "the terminal")),
+    ],
+)
+def test_who_asked_is_a_name_and_what_tells_two_of_that_name_apart(
+    principal: str, name: str, said: tuple[str, str]
+) -> None:
+    assert page_texts.asked_by(principal, name) == said
+
+
+def test_the_time_left_is_rounded_up() -> None:
+    assert page_texts.until(1_000_061.0, 1_000_000.0) == ("2 more minutes", "13:47 UTC")
+    assert page_texts.until(1_000_001.0, 1_000_000.0)[0] == "1 more minute"
+
+
+def test_a_next_step_in_words_is_a_sentence_and_a_command_is_set_apart() -> None:
+    command = pages.message_page(pages.Message("H", ("Why.",), "bad", command="/mcp auth notes"))
+    words = pages.message_page(pages.Message("H", ("Why.",), "bad", command="ask again"))
+    assert b'<code dir="ltr">/mcp auth notes</code>' in command.body
+    assert b"Ask again." in words.body
+    assert b"<code" not in words.body
+
+
+def test_names_are_escaped_and_isolated() -> None:
+    page = pages.message_page(pages.Message("{server} is connected", (), "good", names={"server": "<b>ش"}))
+    assert "<bdi>&lt;b&gt;ش</bdi> is connected</h1>" in bytes(page.body).decode()
+
+
+def test_a_page_allows_its_own_style_and_nothing_else() -> None:
+    page = pages.message_page(pages.Message("H", (), "note"))
+    policy = page.headers["content-security-policy"]
+    assert "script-src" not in policy
+    assert "form-action 'none'" in policy
+    waiting = pages.message_page(pages.Message("H", (), "note", refresh=2))
+    assert "script-src 'sha256-" in waiting.headers["content-security-policy"]
+
+
+def test_the_button_names_the_chat_into_which_it_carries_the_code() -> None:
+    assert page_texts.confirm_in("whatsapp:1") == "Confirm in WhatsApp"
+    assert page_texts.confirm_in("telegram:1") == "Confirm in Telegram"
