@@ -400,22 +400,20 @@ class Endpoint:
     # -- forms and cookies -------------------------------------------------------------------
 
     def _browser(self, request: Request) -> str | None:
-        cookie = request.cookies.get(self._browser_cookie)
-        return cookie if tickets.is_cookie(cookie) else None
+        return _cookie(request, self._browser_cookie)
 
     def _is_own_form(self, request: Request, given: Mapping[str, str], ticket: str) -> bool:
         """Whether a form was sent by our own page in this very browser."""
         # A page under `no-referrer` sends the origin as "null", so only another site's is telling.
         if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
             return False
-        cookie = request.cookies.get(self._form_cookie)
-        return tickets.is_form_token(given.get("form", ""), cookie, ticket)
+        return tickets.is_form_token(given.get("form", ""), _cookie(request, self._form_cookie), ticket)
 
     def _with_form_cookie(self, request: Request, make: Callable[[str], Response]) -> Response:
         """A page with a form, whose token belongs to the form cookie of this browser."""
-        cookie = request.cookies.get(self._form_cookie)
+        cookie = _cookie(request, self._form_cookie)
         ticket = request.path_params["ticket"]
-        if cookie is not None and tickets.is_cookie(cookie):
+        if cookie is not None:
             return make(tickets.form_token(cookie, ticket))
         cookie = tickets.new_cookie()
         answer = make(tickets.form_token(cookie, ticket))
@@ -445,6 +443,17 @@ class Endpoint:
         except (StoreError, Busy):
             return PlainTextResponse("the store does not answer\n", 503)
         return PlainTextResponse("ready\n")
+
+
+def _cookie(request: Request, name: str) -> str | None:
+    """The one cookie of exactly this name, when it can be ours.
+
+    Starlette strips what Unicode calls white space from names, so that a neighbouring host could set what reads as
+    `__Host-...` here (RFC 6265 section 5.4 leaves nothing to strip but one space). Two of a name: one was tossed in.
+    """
+    sent = [pair.strip(" \t") for header in request.headers.getlist("cookie") for pair in header.split(";")]
+    values = [value for sent_name, _, value in (pair.partition("=") for pair in sent) if sent_name == name]
+    return values[0] if len(values) == 1 and tickets.is_cookie(values[0]) else None
 
 
 async def _form(request: Request) -> dict[str, str]:
