@@ -114,13 +114,17 @@ class Endpoint:
         if scope["type"] != "http":
             return
         scope = self._without_prefix(scope)
-        await self._mounted(scope["path"])(scope, receive, send)
+        app = self._mounted(scope["path"])
+        if app is None:
+            await self._app(scope, receive, send)
+        else:
+            await app(scope, _in_time(receive), send)
 
-    def _mounted(self, path: str) -> ASGIApp:
+    def _mounted(self, path: str) -> ASGIApp | None:
         for below, app in self._mounts.items():
             if path == below or path.startswith(f"{below}/"):
                 return app
-        return self._app
+        return None
 
     def _without_prefix(self, scope: Scope) -> Scope:
         # A mount around us leaves its own path in `path` and names it in `root_path` (ASGI).
@@ -443,6 +447,27 @@ class Endpoint:
         except (StoreError, Busy):
             return PlainTextResponse("the store does not answer\n", 503)
         return PlainTextResponse("ready\n")
+
+
+def _in_time(receive: Receive) -> Receive:
+    """`receive` whose body counts as given up after `_BODY_SECONDS`: webhooks read it before they can know the sender."""
+    until = asyncio.get_running_loop().time() + _BODY_SECONDS
+    is_over = False
+
+    async def received() -> Message:
+        nonlocal is_over
+        if is_over:
+            return await receive()
+        try:
+            async with asyncio.timeout_at(until):
+                message = await receive()
+        except TimeoutError:
+            is_over = True
+            return {"type": "http.disconnect"}
+        is_over = message["type"] != "http.request" or not message.get("more_body", False)
+        return message
+
+    return received
 
 
 def _cookie(request: Request, name: str) -> str | None:
