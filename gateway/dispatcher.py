@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable
@@ -36,7 +37,7 @@ from gateway.sign_ins import Board, SignInWatcher, origin_of
 from gateway.strangers import Strangers
 from mcp_auth.audit import Event
 from mcp_auth.config import Config, Server
-from mcp_auth.errors import McpAuthError, WrongPerson
+from mcp_auth.errors import Busy, McpAuthError, StoreError, WrongPerson
 from mcp_auth.limits import CODES, COMMANDS, SERVER_SIGN_INS, SIGN_INS, too_often
 from mcp_auth.status import AuthState, ConnectionState, ConnectionStatus, ServerStatus
 
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from mcp_auth.core import McpAuth
     from mcp_auth.keys import KeyVariable
 
+_log = logging.getLogger("gateway")
 PROBE_SECONDS = 10.0
 PROBES_SECONDS = 15.0
 # Results that are there by then are shown before the slow ones.
@@ -132,7 +134,7 @@ class Dispatcher:
         if self._is_known_event(invocation):
             return Ignored()
         if not access.is_allowed(principal, self.config.gateway):
-            if self._strangers.is_silent(principal):
+            if self._strangers.is_silent(principal) and not isinstance(self._parse(invocation), grammar.Confirm):
                 return Ignored()
             return Immediate(Audience.CALLER if invocation.private else Audience.CHAT)
         command = self._parse(invocation)
@@ -162,7 +164,7 @@ class Dispatcher:
         self._remember_event(invocation)
         self._people.refresh()
         if not access.is_allowed(invocation.principal, self.config.gateway):
-            reply = await self._strangers.answer(invocation)
+            reply = await self._warning(invocation) or await self._strangers.answer(invocation)
             if reply is not None:
                 yield reply
             return
@@ -180,6 +182,20 @@ class Dispatcher:
             yield _say(sentences.error(error), audience, ok=False)
         except Exception as error:  # noqa: BLE001 - every command answers, whatever happens below
             yield _say(sentences.unexpected(incidents.note(error)), audience, ok=False)
+
+    async def _warning(self, invocation: Invocation) -> Reply | None:
+        """For a stranger who sends a code that one of our pages shows: somebody forwarded them the link."""
+        command, principal = self._parse(invocation), str(invocation.principal)
+        if not isinstance(command, grammar.Confirm) or self._auth.limits.take(CODES, principal):
+            return None
+        try:
+            await self._auth.gatekeeper.burn(command.code, principal)
+        except WrongPerson as error:
+            return _say(error.message, Audience.CALLER, ok=False)
+        except (StoreError, Busy) as error:
+            # A stranger is told nothing of this machine.
+            _log.error("a stranger's code could not be looked at: %s", error.code)
+        return None
 
     async def submit_secret(self, principal: Principal, prompt_id: str, value: str) -> Reply:
         """The answer to a `SecretPrompt`. Never raises; says what became of it."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from gateway import sentences
 from gateway.invocations import Principal
 from gateway.replies import Audience, Button, Reply, SecretPrompt, Text
-from mcp_auth.errors import KeyInvalid
+from mcp_auth.errors import KeyInvalid, NotAllowed
 from mcp_auth.limits import too_often, wait_to_try_key
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class KeyPrompts:
         """Take the answer to a prompt: try it, then store it.
 
         Raises:
-            StoreError, Busy: the key could not be written; the question is over.
+            NotAllowed: this person may no longer. StoreError, Busy: the key could not be written; the question is over.
         """
         self._forget_old()
         pending = self._open.get(prompt_id)
@@ -89,7 +89,7 @@ class KeyPrompts:
         """The word of the person: store what could not be tried.
 
         Raises:
-            KeyInvalid, StoreError, Busy: nothing was stored.
+            NotAllowed, KeyInvalid, StoreError, Busy: nothing was stored.
         """
         self._forget_old()
         pending = self._open.get(prompt_id)
@@ -123,6 +123,7 @@ class KeyPrompts:
     async def _try(self, prompt_id: str, pending: _Pending) -> Reply:
         from mcp_auth.keys import Verdict
 
+        await self._check_allowed(pending)
         wait = wait_to_try_key(self._auth.limits, str(pending.principal), pending.server)
         if wait:
             return self._again(prompt_id, pending, too_often(wait))
@@ -140,8 +141,15 @@ class KeyPrompts:
         return _say(sentences.key_stored(pending.server, verified=True), ok=True)
 
     async def _store(self, pending: _Pending) -> None:
+        await self._check_allowed(pending)
         await self._auth.set_keys(pending.server, pending.values, pending.owner, by=str(pending.principal))
         self._stored(pending.principal, pending.server)
+
+    async def _check_allowed(self, pending: _Pending) -> None:
+        """A question may be older than a change of who is in charge, or of who is one person."""
+        judgement = await self._auth.judge.judge(str(pending.principal), pending.server, pending.owner)
+        if not judgement.allowed:
+            raise NotAllowed(f"You may no longer set a key for {pending.server}; nothing was stored.")
 
     def _again(self, prompt_id: str, pending: _Pending, why: str) -> Reply:
         """Nothing was stored: the same question once more, at most `TRIES` times."""

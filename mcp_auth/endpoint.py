@@ -114,13 +114,17 @@ class Endpoint:
         if scope["type"] != "http":
             return
         scope = self._without_prefix(scope)
-        await self._mounted(scope["path"])(scope, receive, send)
+        app = self._mounted(scope["path"])
+        if app is None:
+            await self._app(scope, receive, send)
+        else:
+            await app(scope, _in_time(receive), send)
 
-    def _mounted(self, path: str) -> ASGIApp:
+    def _mounted(self, path: str) -> ASGIApp | None:
         for below, app in self._mounts.items():
             if path == below or path.startswith(f"{below}/"):
                 return app
-        return self._app
+        return None
 
     def _without_prefix(self, scope: Scope) -> Scope:
         # A mount around us leaves its own path in `path` and names it in `root_path` (ASGI).
@@ -400,22 +404,20 @@ class Endpoint:
     # -- forms and cookies -------------------------------------------------------------------
 
     def _browser(self, request: Request) -> str | None:
-        cookie = request.cookies.get(self._browser_cookie)
-        return cookie if tickets.is_cookie(cookie) else None
+        return _cookie(request, self._browser_cookie)
 
     def _is_own_form(self, request: Request, given: Mapping[str, str], ticket: str) -> bool:
         """Whether a form was sent by our own page in this very browser."""
         # A page under `no-referrer` sends the origin as "null", so only another site's is telling.
         if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
             return False
-        cookie = request.cookies.get(self._form_cookie)
-        return tickets.is_form_token(given.get("form", ""), cookie, ticket)
+        return tickets.is_form_token(given.get("form", ""), _cookie(request, self._form_cookie), ticket)
 
     def _with_form_cookie(self, request: Request, make: Callable[[str], Response]) -> Response:
         """A page with a form, whose token belongs to the form cookie of this browser."""
-        cookie = request.cookies.get(self._form_cookie)
+        cookie = _cookie(request, self._form_cookie)
         ticket = request.path_params["ticket"]
-        if cookie is not None and tickets.is_cookie(cookie):
+        if cookie is not None:
             return make(tickets.form_token(cookie, ticket))
         cookie = tickets.new_cookie()
         answer = make(tickets.form_token(cookie, ticket))
@@ -445,6 +447,38 @@ class Endpoint:
         except (StoreError, Busy):
             return PlainTextResponse("the store does not answer\n", 503)
         return PlainTextResponse("ready\n")
+
+
+def _in_time(receive: Receive) -> Receive:
+    """`receive` whose body counts as given up after `_BODY_SECONDS`: webhooks read it before they can know the sender."""
+    until = asyncio.get_running_loop().time() + _BODY_SECONDS
+    is_over = False
+
+    async def received() -> Message:
+        nonlocal is_over
+        if is_over:
+            return await receive()
+        try:
+            async with asyncio.timeout_at(until):
+                message = await receive()
+        except TimeoutError:
+            is_over = True
+            return {"type": "http.disconnect"}
+        is_over = message["type"] != "http.request" or not message.get("more_body", False)
+        return message
+
+    return received
+
+
+def _cookie(request: Request, name: str) -> str | None:
+    """The one cookie of exactly this name, when it can be ours.
+
+    Starlette strips what Unicode calls white space from names, so that a neighbouring host could set what reads as
+    `__Host-...` here (RFC 6265 section 5.4 leaves nothing to strip but one space). Two of a name: one was tossed in.
+    """
+    sent = [pair.strip(" \t") for header in request.headers.getlist("cookie") for pair in header.split(";")]
+    values = [value for sent_name, _, value in (pair.partition("=") for pair in sent) if sent_name == name]
+    return values[0] if len(values) == 1 and tickets.is_cookie(values[0]) else None
 
 
 async def _form(request: Request) -> dict[str, str]:

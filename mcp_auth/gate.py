@@ -202,9 +202,7 @@ class Gatekeeper:
         if code is None:
             raise CodeRejected("A code has eight characters; copy it from the page.", next_step="/mcp confirm CODE")
         waiting = await self._waiting()
-        for record in waiting:
-            if record.origin.principal != principal and tickets.is_same(code, _gate(record).code):
-                raise await self._burned(record, principal)
+        await self._check_nobody_elses(code, principal, waiting)
         mine = [record for record in waiting if record.origin.principal == principal]
         if not mine:
             raise CodeRejected("No page of yours waits for a code.", next_step="/mcp auth")
@@ -217,6 +215,16 @@ class Gatekeeper:
             if tickets.is_same(code, _gate(record).code):
                 return cast("SignIn | KeyForm", await self._confirmed(record))
         raise await self._wrong(counted)
+
+    async def burn(self, text: str, principal: str) -> None:
+        """End what shows the code that `principal` sent, who may confirm nothing. Any other text changes nothing.
+
+        Raises:
+            WrongPerson: it was such a code.
+        """
+        code = tickets.typed_code(text)
+        if code is not None:
+            await self._check_nobody_elses(code, principal, await self._waiting())
 
     async def check_end(self, record: Linked, browser: str | None) -> None:
         """Judge once more, at the end: the right browser, an allowed person, and the proof if one is needed by now.
@@ -333,6 +341,11 @@ class Gatekeeper:
             for one in stored
             if one.status == "opened" and one.expires_at > now and one.gate is not None and one.gate.code is not None
         ]
+
+    async def _check_nobody_elses(self, code: str, principal: str, waiting: list[Linked]) -> None:
+        for record in waiting:
+            if record.origin.principal != principal and tickets.is_same(code, _gate(record).code):
+                raise await self._burned(record, principal)
 
     async def _counted(self, record: L) -> L | None:
         """The record with one more attempt on it, stored before the code is compared: guesses cannot run beside."""

@@ -168,6 +168,8 @@ class KeyForms:
         if trial.verdict is Verdict.UNREACHABLE and not untried:
             sentence = f"The key could not be tried: {trial.detail} Nothing is stored yet."
             return Entry(form, sentence, may_store=True)
+        # Asking the server takes its time, and people change.
+        await self._gatekeeper.check_end(form, browser)
         return await self._stored(form, given, trial)
 
     async def _stored(self, form: KeyForm, given: Mapping[str, str], trial: KeyTrial) -> Entry:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from limits.storage import MemoryStorage
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-# Beyond this many people or addresses at a time, new ones share one count: memory is bounded too.
+# Beyond this many people or addresses of one rate at a time, new ones share one count: memory is bounded too.
 KEYS_KEPT = 5_000
 
 
@@ -49,13 +49,14 @@ class Limits:
     """Counts in fixed windows. One object serves a process, in one event loop."""
 
     def __init__(self) -> None:
-        self._storage: MemoryStorage | None = None
+        # Each rate its own: a flood of addresses at the endpoint must not make the people in the chats share a count.
+        self._storages: dict[str, MemoryStorage] = {}
 
     def take(self, rate: Rate, key: str) -> float:
         """Count one. Returns 0, or how many seconds to wait, and then it does not count."""
         from limits.strategies import FixedWindowRateLimiter
 
-        storage, item = self._opened(), _item(rate)
+        storage, item = self._opened(rate), _item(rate)
         key = self._kept(storage, item, key)
         if FixedWindowRateLimiter(storage).hit(item, key):
             return 0.0
@@ -65,16 +66,17 @@ class Limits:
         """How many seconds until the next one is allowed; 0: now. Counts nothing."""
         from limits.strategies import FixedWindowRateLimiter
 
-        storage, item = self._opened(), _item(rate)
+        storage, item = self._opened(rate), _item(rate)
         reset, left = FixedWindowRateLimiter(storage).get_window_stats(item, self._kept(storage, item, key))
         return 0.0 if left > 0 else max(1.0, math.ceil(reset - time.time()))
 
-    def _opened(self) -> MemoryStorage:
-        if self._storage is None:
+    def _opened(self, rate: Rate) -> MemoryStorage:
+        storage = self._storages.get(rate.name)
+        if storage is None:
             from limits.storage import MemoryStorage
 
-            self._storage = MemoryStorage()
-        return self._storage
+            storage = self._storages[rate.name] = MemoryStorage()
+        return storage
 
     def _kept(self, storage: MemoryStorage, item: RateLimitItem, key: str) -> str:
         full = len(storage.storage) >= KEYS_KEPT and item.key_for(key) not in storage.storage

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse
 
 from gateway.gateway import Gateway
 from mcp_auth import endpoint, loopback
@@ -131,3 +134,33 @@ async def test_smuggled_and_broken_requests(tmp_path: Path, oauth: OAuthServer) 
             assert answer.count(b"HTTP/1.1 ") <= 1
             assert not answer or answer.split()[1] in (b"400", b"404", b"415")
             writer.close()
+
+
+async def test_a_slow_body_for_a_platforms_webhook_is_given_up(
+    tmp_path: Path, oauth: OAuthServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A webhook reads the whole body before it can check who signed it."""
+    monkeypatch.setattr(endpoint, "_BODY_SECONDS", 0.3)
+    ends: list[str] = []
+
+    async def webhook(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            body = await Request(scope, receive).body()
+        except ClientDisconnect:
+            ends.append("gave up")
+            await PlainTextResponse("", 400)(scope, receive, send)
+            return
+        ends.append(body.decode())
+        # Long after the body, as those do that answer when their work is done
+        await asyncio.sleep(0.4)
+        await PlainTextResponse("done")(scope, receive, send)
+
+    async with public_gateway(tmp_path, notes(oauth)) as gateway:
+        gateway.mount("/hooks/test", webhook)
+        await gateway.auth.listen()
+        for sent, status in ((b"four", b" 200 "), (b"fo", b" 400 ")):
+            reader, writer = await connect(gateway)
+            writer.write(b"POST /hooks/test HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n" + sent)
+            assert status in await asyncio.wait_for(reader.readuntil(b"\r\n"), 10)
+            writer.close()
+    assert ends == ["four", "gave up"]

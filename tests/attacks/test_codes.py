@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from gateway.replies import Ignored
 from mcp_auth import tickets
+from mcp_auth.audit import Event
 from mcp_auth.errors import CodeRejected
+from mcp_auth.limits import CODES
 from tests.attacks.scene import api, notes
 from tests.browser import Browser
 from tests.gateway.chat import Chat, words
@@ -129,9 +132,45 @@ async def test_the_code_of_one_page_does_not_release_another(tmp_path: Path, oau
 async def test_a_stranger_who_is_not_allowed_learns_nothing_about_codes(tmp_path: Path, oauth: OAuthServer) -> None:
     async with public_gateway(tmp_path, notes(oauth), verify="code") as gateway, Browser() as browser:
         page = await browser.press(await browser.open(await link_of(Chat(gateway, ANN))))
-        right = await Chat(gateway, BOB).say(f"confirm {page.code}")
-        assert "I do not know you" in words(right[0])
+        wrong = await Chat(gateway, BOB).say("confirm ACDE-FGHJ")
+        assert "I do not know you" in words(wrong[0])
         assert (await browser.open(page.url)).heading == "Is it you?"
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["first words", "was told a moment ago"])
+async def test_a_stranger_who_was_sent_the_link_and_types_the_code_stops_it_and_is_warned(
+    tmp_path: Path, oauth: OAuthServer, known: bool
+) -> None:
+    """Most victims are nobody's colleagues: told only that they are unknown, they would read the code to the sender."""
+    async with public_gateway(tmp_path, notes(oauth), verify="code") as gateway, Browser() as victim:
+        sender, stranger = Chat(gateway, ANN), Chat(gateway, BOB)
+        page = await victim.press(await victim.open(await link_of(sender)))
+        if known:
+            await stranger.say("")
+        assert not isinstance(gateway.decide(stranger.invocation(f"confirm {page.code}")), Ignored)
+
+        (warned,) = await stranger.say(f"confirm {page.code}")
+
+        assert "whoever sent you that link" in words(warned)
+        assert "/mcp auth" not in words(warned)
+        assert await sender.notice("Somebody else opened the link for notes")
+        assert (await victim.open(page.url)).next is None
+        assert oauth.requests("/authorize") == []
+
+
+async def test_strangers_do_not_guess_codes(tmp_path: Path, oauth: OAuthServer) -> None:
+    """However fast: beyond a few tries not even the right one is looked at."""
+    async with public_gateway(tmp_path, notes(oauth), verify="code") as gateway, Browser() as browser:
+        page = await browser.press(await browser.open(await link_of(Chat(gateway, ANN))))
+        stranger = Chat(gateway, BOB)
+        for _ in range(CODES.amount):
+            await stranger.say("confirm ACDE-FGHJ")
+
+        assert await stranger.say(f"confirm {page.code}") == []
+
+        assert (await browser.open(page.url)).heading == "Is it you?"
+        recorded = [line.what for line in gateway.auth.audit.lines()]
+        assert Event.WRONG_CODE not in recorded
 
 
 def test_codes_look_like_nothing_else_and_are_many() -> None:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from mcp_auth.config import Server
+from mcp_auth.keys import KeyTrial
 from tests.attacks.scene import KEY, api, notes
 from tests.browser import Browser
-from tests.gateway.chat import Chat, words
+from tests.gateway.chat import Chat, configure, open_gateway, prompt_of, words
+from tests.homes import free_port
 from tests.public import ANN, BOB, allow, key_link_of, link_of, public_gateway, team
 from tests.servers.oauth import OAuthServer
 
@@ -72,3 +78,49 @@ async def test_the_second_person_allowed_while_the_key_is_typed(tmp_path: Path, 
 
         assert "More than one person is allowed by now" in page.text
         assert oauth.requests("/mcp") == []
+
+
+async def test_removed_while_the_server_is_asked_about_the_key(tmp_path: Path, oauth: OAuthServer) -> None:
+    """The last judgement is right before the key is stored."""
+    async with public_gateway(tmp_path, api(oauth), identity="per_user") as gateway, Browser() as browser:
+        form = await browser.press(await browser.open(await key_link_of(Chat(gateway, ANN))))
+        asked = gateway.auth.try_keys
+
+        async def slow(*arguments: Any, **options: Any) -> KeyTrial:
+            trial = await asked(*arguments, **options)
+            allow(gateway, BOB)
+            return trial
+
+        gateway.auth.try_keys = slow  # type: ignore[method-assign]
+        page = await browser.press(form, "key", key0=KEY)
+
+        assert "may no longer do this" in page.text
+        assert await gateway.auth.store.grants.list() == []
+
+
+@pytest.mark.parametrize("kind", ["telegram chat", "its button"])
+async def test_a_question_for_a_key_is_judged_again_when_it_is_answered(
+    tmp_path: Path, oauth: OAuthServer, kind: str
+) -> None:
+    """Still allowed, but by now somebody else is in charge of what is shared."""
+    options: dict[str, Any] = {
+        "allow": (str(BOB),),
+        "admins": (str(ANN),),
+        "platforms": {"telegram": {"secrets_in_chat": True}},
+    }
+    dead = Server(name="my-api", url=f"http://127.0.0.1:{free_port()}/mcp", headers={"A": "Bearer ${MY_API_KEY}"})
+    async with open_gateway(configure(tmp_path, dead if kind == "its button" else api(oauth), **options)) as gateway:
+        bob = Chat(gateway, BOB)
+        prompt = prompt_of((await bob.say("key my-api"))[-1])
+        if kind == "its button":
+            asked = await gateway.submit_secret(BOB, prompt.id, KEY)
+            allow(gateway, ANN, BOB)
+            reply = (await bob.say(asked.buttons[0].command or ""))[-1]
+        else:
+            allow(gateway, ANN, BOB)
+            reply = await gateway.submit_secret(BOB, prompt.id, KEY)
+
+        assert not reply.ok
+        assert "may no longer" in words(reply)
+        assert oauth.requests("/mcp") == []
+        assert not gateway.config.env_file.exists()

@@ -40,6 +40,17 @@ def test_people_and_rates_are_counted_apart() -> None:
     assert counted.take(Rate("other", 3, 60), "ann") == 0.0
 
 
+def test_attack_a_flood_of_addresses_at_the_endpoint_leaves_the_people_in_the_chats_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "KEYS_KEPT", 50)
+    counted = Limits()
+    for number in range(500):
+        counted.take(Rate("pages", 600, 60), f"2001:db8:{number:x}::/64")
+
+    assert [counted.take(THREE, f"person {number}") for number in range(20)] == [0.0] * 20
+
+
 def test_looking_does_not_count() -> None:
     counted = Limits()
 
@@ -57,8 +68,7 @@ def test_attack_a_flood_of_addresses_is_bounded_in_memory_and_those_who_were_her
     refused = [counted.take(THREE, f"stranger {number}") for number in range(500)].count(0.0)
 
     assert refused == 49 + 3
-    storage = counted._storage
-    assert storage is not None and len(storage.storage) <= 51
+    assert len(counted._storages[THREE.name].storage) <= 51
     assert [counted.take(THREE, "ann"), counted.take(THREE, "ann")] == [0.0, 0.0]
     assert counted.take(THREE, "ann") > 0
     advance_limits(61)
