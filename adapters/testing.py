@@ -27,9 +27,15 @@ import pytest
 import yaml
 
 from adapters.base import Capabilities
-from gateway.demo.run import KEY_VARIABLE, Demo, press
+from gateway.demo.authorization_server import ACCOUNT
+from gateway.demo.browser import Browser, Page, answer_consent, press
+from gateway.demo.run import KEY_VARIABLE, Demo
 from gateway.gateway import Gateway
-from gateway.invocations import Principal
+from gateway.invocations import LOCAL, Principal
+from gateway.people import People
+from mcp_auth.config import load
+from mcp_auth.records import SHARED
+from mcp_auth.status import AuthState
 
 ANN, BOB, EVE = "ann", "bob", "eve"
 """The people of the scenarios: Ann asks, Bob reads along in the group, nobody has allowed Eve."""
@@ -37,6 +43,7 @@ ANN, BOB, EVE = "ann", "bob", "eve"
 WAIT = 20.0
 Found = TypeVar("Found")
 _URL = re.compile(r"https?://[^\s<>()\"']+")
+_LET_IN = re.compile(r"slash-mcp allow ([A-Z0-9-]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +85,8 @@ class Harness(ABC):
     has_groups: bool = True
     has_buttons: bool = True
     """Whether buttons that send a command exist."""
+    reads_along = True
+    """Whether the others in a group read what is typed to the bot there."""
 
     @property
     @abstractmethod
@@ -105,7 +114,8 @@ class Harness(ABC):
 
     @abstractmethod
     async def say(self, person: str, text: str, *, group: bool = False, times: int = 1) -> None:
-        """Type `text` (`/mcp ...`). Returns when the platform has taken it, not when it is answered.
+        """Type `text` (`/mcp ...`, or the bare address of a redirect). In a group where the bot hears only what
+        mentions it, mention it. Returns when the platform has taken it, not when it is answered.
 
         Args:
             times: the platform delivers the same event so often.
@@ -127,6 +137,10 @@ class Harness(ABC):
         """From now on the platform refuses private messages to this person. False: that cannot happen here."""
         return False
 
+    def close_edits(self) -> bool:
+        """Let so much time pass that nothing shown so far can be edited. False: that cannot happen here."""
+        return self.capabilities.edit_window == 0
+
 
 @dataclass
 class World:
@@ -145,16 +159,28 @@ class World:
         return "\n".join(message.text for message in self.harness.seen(person))
 
     def links(self, person: str = ANN) -> list[str]:
-        """The authorization links that this person sees now, newest last."""
+        """The links to a sign-in or a key form that this person sees now, newest last."""
         found = (link for message in self.harness.seen(person) for link in message.links)
-        return [link for link in found if "response_type=code" in link or "/a/" in link]
+        return [link for link in found if "response_type=code" in link or "/a/" in link or "/k/" in link]
 
-    async def sees(self, words: str, person: str = ANN) -> SeenMessage:
-        """The newest message with these words, waited for."""
+    def owner(self, person: str) -> str:
+        """Of credentials in `per_user` mode."""
+        return f"principal:{self.harness.principal(person)}"
+
+    async def is_signed_in(self, person: str) -> bool:
+        return (await self.gateway.auth.status("notes", self.owner(person))).auth is AuthState.SIGNED_IN
+
+    @property
+    def operator(self) -> People:
+        """The list of people in the hands of another process, as `slash-mcp allow` and `slash-mcp deny` have it."""
+        return People(load(None, self.home))
+
+    async def sees(self, words: str, person: str = ANN, *, times: int = 1) -> SeenMessage:
+        """The newest message with these words, waited for until there are so many."""
 
         def look() -> SeenMessage | None:
             fitting = [message for message in self.harness.seen(person) if words in message.text]
-            return fitting[-1] if fitting else None
+            return fitting[-1] if len(fitting) >= times else None
 
         return await self.eventually(look, f"{person} sees {words!r} in:\n{self.text(person)}")
 
@@ -184,6 +210,14 @@ class World:
             await asyncio.sleep(0.3)
         raise AssertionError("the chat never came to rest")
 
+    async def begin(self) -> None:
+        """A process of the gateway starts on this home."""
+        self.gateway = Gateway.from_config(home=self.home)
+        await self.gateway.start()
+        if self.gateway.config.gateway.public_url is not None:
+            await self.gateway.auth.listen()
+        await self.harness.start(self.gateway)
+
     async def end(self) -> None:
         """The process of the gateway ends."""
         await self.harness.stop()
@@ -192,13 +226,11 @@ class World:
     async def restart(self) -> None:
         """The process of the gateway ends and another one starts on the same home."""
         await self.end()
-        self.gateway = Gateway.from_config(home=self.home)
-        await self.gateway.start()
-        await self.harness.start(self.gateway)
+        await self.begin()
 
-    async def calls_a_tool(self) -> str:
+    async def calls_a_tool(self, owner: str = SHARED) -> str:
         """What the server says to the token of the sign-in."""
-        async with self.gateway.auth.session("notes") as session:
+        async with self.gateway.auth.session("notes", owner) as session:
             result = await session.call_tool("whoami", {})
         return str(result.content[0].text)  # type: ignore[union-attr]
 
@@ -217,6 +249,7 @@ class AdapterContract:
         *,
         allow: Sequence[str] = (ANN,),
         options: dict[str, Any] | None = None,
+        public: bool = False,
         **gateway: Any,
     ) -> AsyncIterator[World]:
         """The platform with a gateway on a new home.
@@ -224,14 +257,18 @@ class AdapterContract:
         Args:
             servers: the `mcp_servers`, made from the running demo.
             options: on top of the platform's own section.
+            public: with `gateway.public_url`, so that links are our own and keys are typed into a form.
             gateway: on top of the `gateway:` section.
         """
         async with AsyncExitStack() as stack:
-            demo = await stack.enter_async_context(Demo())
+            demo = await stack.enter_async_context(Demo(id_tokens=True))
             harness = self.make_harness()
+            _needs(not public or harness.platform != "cli", "links of our own: the operator needs none")
             stack.push_async_callback(harness.close)
+            port = _free_port()
             section = {
-                "callback": {"port": _free_port()},
+                "callback": {"port": port},
+                **({"public_url": f"http://127.0.0.1:{port}"} if public else {}),
                 "allow": [str(harness.principal(person)) for person in allow if harness.platform != "cli"],
                 harness.platform: {**harness.section(), **(options or {})},
                 **gateway,
@@ -240,10 +277,8 @@ class AdapterContract:
             home.mkdir(mode=0o700)
             (home / "config.yaml").write_text(yaml.safe_dump({"mcp_servers": servers(demo), "gateway": section}))
             world = World(harness, home, demo)
-            world.gateway = Gateway.from_config(home=home)
-            await world.gateway.start()
             stack.push_async_callback(world.end)
-            await harness.start(world.gateway)
+            await world.begin()
             yield world
 
     # -- listing -----------------------------------------------------------------------------
@@ -448,6 +483,177 @@ class AdapterContract:
 
             line = f"{world.harness.prefix} logout SERVER"
             assert sum(line in one.text for one in world.harness.seen(ANN)) == 1
+
+    # -- pasting ---------------------------------------------------------------------------
+
+    async def test_the_address_of_the_last_page_is_pasted_in_private_and_never_used_in_a_group(
+        self, tmp_path: Path
+    ) -> None:
+        async with self.world(tmp_path, _three) as world:
+            await world.harness.say(ANN, "/mcp auth notes")
+            redirect = await answer_consent(await world.link(), "allow")
+            if world.harness.has_groups and world.harness.reads_along:
+                for count, typed in enumerate((redirect, f"/mcp paste {redirect}"), start=1):
+                    await world.harness.say(ANN, typed, group=True)
+                    await world.sees("where others read along", times=count)
+                assert [one.status for one in await world.gateway.auth.open_sign_ins()] == ["started"]
+
+            await world.harness.say(ANN, redirect)
+
+            await world.sees("notes: signed in")
+            assert await world.calls_a_tool() == ACCOUNT
+
+    async def test_somebody_elses_address_is_refused_and_stays_good(self, tmp_path: Path) -> None:
+        async with self.world(tmp_path, _three, identity="per_user", allow_paste=True) as world:
+            _needs(world.harness.platform != "cli", "other people")
+            await world.harness.say(ANN, "/mcp auth notes")
+            redirect = await answer_consent(await world.link(), "allow")
+            await world.harness.say(EVE, redirect)
+            await world.sees("I do not know you", EVE)
+            world.operator.allow(str(world.harness.principal(BOB)), LOCAL)
+
+            await world.harness.say(BOB, redirect)
+
+            await world.sees("begun by somebody else", BOB)
+            assert not await world.is_signed_in(BOB)
+            assert not await world.is_signed_in(ANN)
+            await world.harness.say(ANN, redirect)
+            await world.sees("notes: signed in")
+            assert await world.is_signed_in(ANN)
+            assert "notes" not in world.text(EVE)
+
+    async def test_the_end_is_told_when_nothing_can_be_edited_any_more(self, tmp_path: Path) -> None:
+        async with self.world(tmp_path, _three) as world:
+            await world.harness.say(ANN, "/mcp auth notes")
+            link = await world.link()
+            await world.quiet()
+            _needs(world.harness.close_edits(), "message that can no longer be edited")
+            before = len(world.harness.seen(ANN))
+
+            await press(link, "allow")
+
+            await world.sees("notes: signed in")
+            assert "notes: signed in" in "\n".join(one.text for one in world.harness.seen(ANN)[before:])
+
+    # -- the public endpoint -----------------------------------------------------------------
+
+    async def test_a_link_of_our_own_leads_to_a_tool_call_and_the_account_is_named(self, tmp_path: Path) -> None:
+        async with self.world(tmp_path, _three, public=True) as world:
+            await world.harness.say(ANN, "/mcp auth notes", group=world.harness.has_groups)
+            link = await world.link()
+            await world.quiet()
+            assert link.startswith(f"{world.gateway.config.gateway.public_url}/a/")
+            assert not world.links(BOB)
+            assert not [one for one in world.harness.seen(ANN) if one.public and one.links]
+
+            page = await press(link, "allow")
+
+            assert "notes is connected" in page
+            await world.sees(f"signed in as {ACCOUNT}")
+            assert await world.calls_a_tool() == ACCOUNT
+            await world.quiet()
+            assert ACCOUNT not in world.text(BOB)
+            assert not [one for one in world.harness.seen(ANN) if one.public and ACCOUNT in one.text]
+
+    async def test_a_code_sent_in_private_by_the_one_who_asked_lets_the_page_go_on(self, tmp_path: Path) -> None:
+        async with self.team(tmp_path) as world, Browser() as browser:
+            page = await self._code_page(world, browser)
+            if world.harness.has_groups and world.harness.reads_along:
+                await world.harness.say(ANN, f"/mcp confirm {page.code}", group=True)
+                await world.sees("only in a private chat")
+                assert (await browser.open(page.url)).has_code
+
+            await world.harness.say(ANN, f"/mcp confirm {page.code}")
+            last = await browser.finish(await browser.released(page))
+
+            assert last.heading == "notes is connected"
+            await world.sees(f"notes: signed in as {ACCOUNT}")
+            assert await world.calls_a_tool(world.owner(ANN)) == ACCOUNT
+            assert not await world.is_signed_in(BOB)
+            assert not world.links(BOB)
+
+    async def test_a_code_sent_by_somebody_else_ends_the_sign_in_and_warns_both(self, tmp_path: Path) -> None:
+        async with self.team(tmp_path) as world, Browser() as browser:
+            page = await self._code_page(world, browser)
+
+            await world.harness.say(BOB, f"/mcp confirm {page.code}")
+
+            await world.sees("do not open such links", BOB)
+            await world.sees("Somebody else opened the link for notes")
+            assert (await browser.open(page.url)).heading == "notes is not connected"
+            assert not await world.gateway.auth.open_sign_ins()
+
+    async def test_a_page_goes_on_with_a_process_that_started_later(self, tmp_path: Path) -> None:
+        async with self.team(tmp_path) as world, Browser() as browser:
+            page = await self._code_page(world, browser)
+            await world.restart()
+
+            await world.harness.say(ANN, f"/mcp confirm {page.code}")
+            last = await browser.finish(await browser.released(page))
+
+            assert last.heading == "notes is connected"
+            await world.sees("notes: signed in")
+            assert await world.is_signed_in(ANN)
+
+    async def test_a_key_is_typed_into_a_form_that_one_person_gets(self, tmp_path: Path) -> None:
+        async with self.team(tmp_path) as world, Browser() as browser:
+            await world.harness.say(ANN, "/mcp key weather", group=world.harness.has_groups)
+            link = await world.link()
+            await world.quiet()
+            assert not world.links(BOB)
+            page = await browser.press(await browser.open(link))
+            await world.harness.say(ANN, f"/mcp confirm {page.code}")
+
+            page = await browser.press(await browser.released(page), "key", key0="wrong-key-canary")
+            assert "refuses this key" in page.text
+            page = await browser.press(page, "key", key0=world.demo.weather_key)
+
+            assert page.heading == "The key for weather is stored"
+            await world.sees("stored")
+            status = await world.gateway.auth.status("weather", world.owner(ANN))
+            assert status.auth is AuthState.KEY_SET
+            for person in (ANN, BOB, EVE):
+                assert world.demo.weather_key not in world.text(person)
+                assert "wrong-key-canary" not in world.text(person)
+
+    @asynccontextmanager
+    async def team(self, folder: Path) -> AsyncIterator[World]:
+        """Two allowed people with a public endpoint, each with their own credentials: proof is asked for."""
+        async with self.world(folder, _three, allow=(ANN, BOB), public=True, identity="per_user") as world:
+            yield world
+
+    async def _code_page(self, world: World, browser: Browser) -> Page:
+        """Ann asks and presses Continue: the page that shows her the code."""
+        await world.harness.say(ANN, "/mcp auth notes")
+        page = await browser.press(await browser.open(await world.link()))
+        assert page.has_code, page.text
+        return page
+
+    # -- pairing -----------------------------------------------------------------------------
+
+    async def test_a_stranger_is_let_in_by_a_code_and_shut_out_again(self, tmp_path: Path) -> None:
+        async with self.world(tmp_path, _three, identity="per_user") as world:
+            _needs(world.harness.platform != "cli", "strangers")
+            if world.harness.has_groups and world.harness.reads_along:
+                await world.harness.say(BOB, "/mcp", group=True)
+                await world.sees("Write to me in private", BOB)
+                assert not _LET_IN.search(world.text(BOB))
+            await world.harness.say(EVE, "/mcp")
+            code = await world.eventually(lambda: _LET_IN.search(world.text(EVE)), "Eve is given a code")
+            await world.quiet()
+            assert code.group(1) not in world.text(ANN) + world.text(BOB)
+
+            world.operator.allow(code.group(1), LOCAL)
+
+            await world.sees("You have been let in", EVE)
+            await world.harness.say(EVE, "/mcp")
+            await world.sees("MCP Servers", EVE)
+
+            world.operator.deny(str(world.harness.principal(EVE)), LOCAL)
+
+            await world.harness.say(EVE, "/mcp auth notes")
+            await world.sees("does not serve you", EVE)
+            assert not world.links(EVE)
 
     # -- keys --------------------------------------------------------------------------------
 

@@ -21,7 +21,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from adapters.matrix.adapter import MatrixAdapter, MatrixOptions  # noqa: E402
-from gateway.demo.run import Demo, press  # noqa: E402
+from gateway.demo.browser import press  # noqa: E402
+from gateway.demo.run import Demo  # noqa: E402
 from gateway.gateway import Gateway  # noqa: E402
 from scripts.pictures import Bubble, Caption, Span, draw  # noqa: E402
 from tests.platforms.synapse import Homeserver, Message, homeserver  # noqa: E402

@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from adapters.slack.adapter import SlackAdapter, SlackOptions  # noqa: E402
-from gateway.demo.run import Demo, press  # noqa: E402
+from gateway.demo.browser import press  # noqa: E402
+from gateway.demo.run import Demo  # noqa: E402
 from gateway.gateway import Gateway  # noqa: E402
 from scripts.pictures import Bubble, Button, Caption, Span, draw  # noqa: E402
 from tests.platforms.slack import Message, Slack, User  # noqa: E402

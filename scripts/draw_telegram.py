@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from adapters.telegram.adapter import TelegramAdapter, TelegramOptions  # noqa: E402
-from gateway.demo.run import Demo, answer_consent  # noqa: E402
+from gateway.demo.browser import answer_consent  # noqa: E402
+from gateway.demo.run import Demo  # noqa: E402
 from gateway.gateway import Gateway  # noqa: E402
 from scripts.pictures import Bubble, Button, Caption, Span, draw  # noqa: E402
 from tests.platforms.telegram import BotApi, Message  # noqa: E402

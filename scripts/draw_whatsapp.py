@@ -22,7 +22,8 @@ sys.path.insert(0, str(ROOT))
 from starlette.applications import Starlette  # noqa: E402
 
 from adapters.whatsapp.adapter import WEBHOOK, WhatsAppAdapter, WhatsAppOptions  # noqa: E402
-from gateway.demo.run import Demo, answer_consent  # noqa: E402
+from gateway.demo.browser import answer_consent  # noqa: E402
+from gateway.demo.run import Demo  # noqa: E402
 from gateway.gateway import Gateway  # noqa: E402
 from scripts.pictures import Bubble, Button, Caption, Span, draw  # noqa: E402
 from tests.platforms.whatsapp import CloudApi, Sent, cloud_api, listening, runs, serving  # noqa: E402

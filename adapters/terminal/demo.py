@@ -13,7 +13,8 @@ from pathlib import Path
 from adapters.terminal.adapter import TerminalAdapter
 from adapters.terminal.chat import chat
 from adapters.terminal.cli import FAILED, OK
-from gateway.demo.run import Demo, press
+from gateway.demo.browser import press
+from gateway.demo.run import Demo
 from gateway.gateway import Gateway
 
 _LINK = re.compile(r"^https?://\S+$", re.MULTILINE)

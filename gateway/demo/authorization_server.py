@@ -6,6 +6,8 @@ whole family, revocation. One account, `ada@example.com`, is signed in already.
 
 from __future__ import annotations
 
+import base64
+import json
 import secrets
 import time
 from dataclasses import dataclass
@@ -83,6 +85,10 @@ _HEADERS = {
 }
 
 
+class _TokenAnswer(OAuthToken):
+    id_token: str | None = None
+
+
 @dataclass
 class _Consent:
     client: OAuthClientInformationFull
@@ -91,12 +97,18 @@ class _Consent:
 
 
 class DemoProvider(OAuthAuthorizationServerProvider[AuthorizationCode, RefreshToken, AccessToken]):
-    """The state behind the SDK's OAuth endpoints. `lifetime`: seconds of an access token."""
+    """The state behind the SDK's OAuth endpoints.
 
-    def __init__(self, issuer: str, resource: str, *, lifetime: int = 300) -> None:
+    Args:
+        lifetime: seconds of an access token.
+        id_tokens: tokens come with an `id_token` that says whose account it is.
+    """
+
+    def __init__(self, issuer: str, resource: str, *, lifetime: int = 300, id_tokens: bool = False) -> None:
         self._issuer = issuer
         self._resource = resource
         self._lifetime = lifetime
+        self._id_tokens = id_tokens
         self._clients: dict[str, OAuthClientInformationFull] = {}
         self._consents: dict[str, _Consent] = {}
         self._codes: dict[str, AuthorizationCode] = {}
@@ -203,7 +215,20 @@ class DemoProvider(OAuthAuthorizationServerProvider[AuthorizationCode, RefreshTo
             subject=ACCOUNT,
         )
         self._refresh[refresh] = RefreshToken(token=refresh, client_id=client_id, scopes=scopes)
-        return OAuthToken(access_token=access, expires_in=self._lifetime, scope=" ".join(scopes), refresh_token=refresh)
+        return _TokenAnswer(
+            access_token=access,
+            expires_in=self._lifetime,
+            scope=" ".join(scopes),
+            refresh_token=refresh,
+            id_token=self._id_token(client_id) if self._id_tokens else None,
+        )
+
+    def _id_token(self, client_id: str) -> str:
+        """Unsigned, which OpenID Connect allows where it comes from the token endpoint itself (Core, section 2)."""
+        now = int(time.time())
+        times = {"iat": now, "exp": now + self._lifetime}
+        claims = {"iss": self._issuer, "sub": ACCOUNT, "aud": client_id, "email": ACCOUNT, **times}
+        return ".".join((_encoded({"alg": "none"}), _encoded(claims), ""))
 
     async def load_access_token(self, token: str) -> AccessToken | None:
         found = self._access.get(token)
@@ -232,3 +257,7 @@ def _page(title: str, *, status: int = 200, **values: object) -> HTMLResponse:
 def _back(redirect_uri: str, parameters: dict[str, str]) -> Response:
     separator = "&" if "?" in redirect_uri else "?"
     return RedirectResponse(f"{redirect_uri}{separator}{urlencode(parameters)}", status_code=303, headers=_HEADERS)
+
+
+def _encoded(part: dict[str, object]) -> str:
+    return base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=")

@@ -1,4 +1,4 @@
-"""Runs the demo's servers on loopback, writes a home for them, and plays the browser."""
+"""Runs the demo's servers on loopback, and writes a home for them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,9 @@ import socket
 import sys
 from collections.abc import Generator
 from contextlib import AsyncExitStack, contextmanager
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
-from urllib.parse import urljoin
 
-import httpx2
 import uvicorn
 
 from gateway.demo.authorization_server import DemoProvider
@@ -44,10 +41,16 @@ gateway:
 
 
 class Demo:
-    """The demo's servers, as an async context manager. `lifetime`: seconds of an access token."""
+    """The demo's servers, as an async context manager.
 
-    def __init__(self, *, lifetime: int = 300) -> None:
+    Args:
+        lifetime: seconds of an access token.
+        id_tokens: the authorization server says whose account is signed in.
+    """
+
+    def __init__(self, *, lifetime: int = 300, id_tokens: bool = False) -> None:
         self._lifetime = lifetime
+        self._id_tokens = id_tokens
         self._stack = AsyncExitStack()
         self.weather_key = f"demo-key-{secrets.token_hex(4)}"
         self.issuer = ""
@@ -60,7 +63,7 @@ class Demo:
             f"http://127.0.0.1:{each.getsockname()[1]}" for each in (issuer_socket, notes_socket, weather_socket)
         )
         self.notes_url, self.weather_url = f"{notes}/mcp", f"{weather}/mcp"
-        provider = DemoProvider(self.issuer, self.notes_url, lifetime=self._lifetime)
+        provider = DemoProvider(self.issuer, self.notes_url, lifetime=self._lifetime, id_tokens=self._id_tokens)
         notes_app = notes_server(provider, self.issuer, self.notes_url).streamable_http_app()
         try:
             await self._serve(authorization_app(provider, self.issuer), issuer_socket)
@@ -98,28 +101,6 @@ class Demo:
                 await asyncio.sleep(0.01)
 
 
-async def press(link: str, answer: str) -> str:
-    """The scripted browser: opens `link`, presses `allow` or `deny`, and returns the text of the last page."""
-    redirect = await answer_consent(link, answer)
-    async with _browser() as browser:
-        return _Text.read((await browser.get(redirect)).text)
-
-
-async def answer_consent(link: str, answer: str) -> str:
-    """Opens `link`, presses `allow` or `deny`, and returns the address that the browser is sent to, not yet visited."""
-    async with _browser() as browser:
-        page = await browser.get(link)
-        form = _Form.read(page.text)
-        sent = await browser.post(
-            urljoin(str(page.url), form.action), data={**form.hidden, "answer": answer}, follow_redirects=False
-        )
-        return urljoin(str(sent.url), sent.headers["location"])
-
-
-def _browser() -> httpx2.AsyncClient:
-    return httpx2.AsyncClient(trust_env=False, follow_redirects=True, timeout=30.0)
-
-
 class _EmbeddedServer(uvicorn.Server):
     """A server inside another program: signals are that program's business."""
 
@@ -143,50 +124,3 @@ def _free_socket() -> socket.socket:
     bound.listen(64)
     bound.setblocking(False)
     return bound
-
-
-class _Form(HTMLParser):
-    """The first form of a page: where it goes, and its hidden fields."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.action = ""
-        self.hidden: dict[str, str] = {}
-
-    @classmethod
-    def read(cls, page: str) -> _Form:
-        form = cls()
-        form.feed(page)
-        return form
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = dict(attrs)
-        if tag == "form" and not self.action:
-            self.action = values.get("action") or ""
-        if tag == "input" and values.get("type") == "hidden":
-            self.hidden[values.get("name") or ""] = values.get("value") or ""
-
-
-class _Text(HTMLParser):
-    """What a page says, without its styles."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._parts: list[str] = []
-        self._hidden = False
-
-    @classmethod
-    def read(cls, page: str) -> str:
-        text = cls()
-        text.feed(page)
-        return " ".join(" ".join(text._parts).split())
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._hidden = tag in ("style", "title", "script")
-
-    def handle_endtag(self, tag: str) -> None:
-        self._hidden = False
-
-    def handle_data(self, data: str) -> None:
-        if not self._hidden:
-            self._parts.append(data)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.demo.run import Demo, press
+from gateway.demo.browser import press
+from gateway.demo.run import Demo
 from mcp_auth import McpAuth
 from tests.e2e.processes import Running
 from tests.homes import write_home

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.demo.run import Demo, answer_consent, press
+from gateway.demo.browser import answer_consent, press
+from gateway.demo.run import Demo
 from mcp_auth import McpAuth
 from tests.e2e.processes import Running
 from tests.platforms.telegram import TOKEN, BotApi, Message, Person

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.demo.run import Demo, answer_consent
+from gateway.demo.browser import answer_consent
+from gateway.demo.run import Demo
 from tests.e2e.processes import ROOT, environment
 from tests.platforms.telegram import TOKEN, BotApi
 

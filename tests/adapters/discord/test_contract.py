@@ -12,13 +12,14 @@ import pytest
 
 from adapters.base import Capabilities
 from adapters.discord import DiscordAdapter
+from adapters.discord.interactions import TOKEN_SECONDS
 from adapters.testing import ANN, BOB, EVE, AdapterContract, Harness, SeenButton, SeenMessage
 from gateway.gateway import Gateway
 from gateway.invocations import Principal
 from tests.platforms.discord import DiscordServer, Interaction, Message, User
 from tests.platforms.discord_markdown import shown
 
-_VERBS = frozenset({"status", "auth", "key", "cancel", "logout", "test", "help"})
+_VERBS = frozenset({"status", "auth", "key", "confirm", "cancel", "logout", "test", "help"})
 
 
 class DiscordHarness(Harness):
@@ -49,7 +50,7 @@ class DiscordHarness(Harness):
         if self._running is None:
             await self._stack.enter_async_context(self._discord.running())
         self._discord.sessions.clear()
-        self._running = asyncio.create_task(DiscordAdapter(gateway).run())
+        self._running = asyncio.create_task(DiscordAdapter(gateway, clock=self._discord.clock).run())
         await self._discord.connected()
 
     async def stop(self) -> None:
@@ -75,6 +76,10 @@ class DiscordHarness(Harness):
         self._submitted.add(opened.id)
         await self._discord.submit(opened, value)
 
+    def close_edits(self) -> bool:
+        self._discord.clock.advance(TOKEN_SECONDS)
+        return True
+
     def _form(self, user: User) -> Interaction | None:
         shown = (one for one in self._discord.interactions.values() if one.user is user and one.modal is not None)
         return next((one for one in shown if one.id not in self._submitted), None)
@@ -96,12 +101,17 @@ class DiscordHarness(Harness):
 class SlashHarness(DiscordHarness):
     """Everything typed as a slash command, in the server's channel and in the direct messages."""
 
+    reads_along = False
+
     async def say(self, person: str, text: str, *, group: bool = False, times: int = 1) -> None:
         user = self._users[person]
+        if not text.startswith("/mcp"):
+            await self._discord.say(user, text, self._discord.dm(user))
+            return
         typed, _, rest = text.removeprefix("/mcp").strip().partition(" ")
         verb, server = (typed, rest) if typed in _VERBS else ("status", f"{typed} {rest}".strip())
         place = self._discord.channel if group else self._discord.dm(user)
-        options = {"server": server} if server else {}
+        options = {"code" if verb == "confirm" else "server": server} if server else {}
         asked = await self._discord.slash(user, verb, place, **options)
         for _ in range(times - 1):
             await self._discord.deliver_again(asked)
@@ -112,7 +122,7 @@ class TextHarness(DiscordHarness):
 
     async def say(self, person: str, text: str, *, group: bool = False, times: int = 1) -> None:
         user = self._users[person]
-        typed = text.replace("/mcp", "mcp" if group else "!mcp", 1)
+        typed = text.replace("/mcp", "mcp" if group else "!mcp", 1) if text.startswith("/mcp") else text
         where = self._discord.channel if group else self._discord.dm(user)
         message = await self._discord.say(user, f"@bot {typed}" if group else typed, where)
         for _ in range(times - 1):

@@ -10,6 +10,7 @@ import pytest
 
 from adapters.base import Capabilities
 from adapters.slack.adapter import SlackAdapter
+from adapters.slack.response_urls import SECONDS
 from adapters.testing import ANN, BOB, EVE, AdapterContract, Harness, SeenButton, SeenMessage
 from gateway.gateway import Gateway
 from gateway.invocations import Principal
@@ -51,7 +52,7 @@ class SlackHarness(Harness):
             self._open = True
             await self.slack.__aenter__()
         gateway.config.gateway.platforms["slack"]["base_url"] = self.slack.base_url
-        self._adapter = SlackAdapter(gateway, hold=0.3)
+        self._adapter = SlackAdapter(gateway, clock=lambda: self.slack.now, hold=0.3)
         self._running = asyncio.create_task(self._adapter.run())
         await self.slack.connected()
 
@@ -69,12 +70,14 @@ class SlackHarness(Harness):
 
     async def say(self, person: str, text: str, *, group: bool = False, times: int = 1) -> None:
         user = self.people[person]
+        is_command = text.startswith("/mcp")
         if group:
-            await self.slack.says(user, text.replace("/mcp", "@bot mcp", 1), self.team, again=times - 1)
-        elif self.by_command:
+            typed = text.removeprefix("/") if is_command else text
+            await self.slack.says(user, f"@bot {typed}", self.team, again=times - 1)
+        elif self.by_command and is_command:
             await self.slack.types(user, text, self.team, again=times - 1)
         else:
-            await self.slack.says(user, text.replace("/mcp", "mcp", 1), again=times - 1)
+            await self.slack.says(user, text.removeprefix("/"), again=times - 1)
 
     async def press(self, person: str, label: str, *, whose: str | None = None) -> None:
         seen = self._messages(self.people[whose or person])
@@ -102,6 +105,12 @@ class SlackHarness(Harness):
         self.slack.forbid("chat.postEphemeral", "restricted_action")
         self._expected = {"conversations.open: user_disabled", "chat.postEphemeral: restricted_action"}
         return True
+
+    def close_edits(self) -> bool:
+        # A message of the bot can be edited for ever; one that only its caller sees, through a response_url.
+        if self.by_command:
+            self.slack.advance(SECONDS)
+        return self.by_command
 
     def _messages(self, user: User) -> list[Message]:
         return self.slack.seen_by(user)

@@ -1,4 +1,4 @@
-"""The scenarios of every adapter, over Telegram: a process of our own that polls."""
+"""The scenarios of every adapter, over Telegram: a process of our own that polls, or with a public URL has a webhook."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ class TelegramHarness(Harness):
 
     def __init__(self) -> None:
         self._stack = contextlib.ExitStack()
-        self._api = self._stack.enter_context(BotApi().running())
+        self._api = self._stack.enter_context(BotApi(local=True).running())
+        # Told by BotFather to hear what is said in groups without a word to it.
+        self._api.reads_all = True
         self._people = {name: self._api.person(at, name) for at, name in enumerate((ANN, BOB, EVE), start=1)}
         for person in self._people.values():
             person.refusal = None
