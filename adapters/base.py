@@ -7,13 +7,14 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from adapters.marks import WARN
 from gateway.invocations import Abilities, ChatRef, Invocation, MessageRef, Principal
 from gateway.replies import Audience, Button, Notice, Reply, SecretPrompt, Text
 
 if TYPE_CHECKING:
     from gateway.gateway import Gateway
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _NOT_IN_PRIVATE = "The answer is for you alone, and I cannot reach you in private. Write to me directly: /mcp"
 
@@ -130,8 +131,7 @@ class Driver:
         async with aclosing(self._gateway.handle(invocation, self._adapter.capabilities.abilities)) as replies:
             async for reply in replies:
                 ok = reply.ok
-                prompt = next((block for block in reply.blocks if isinstance(block, SecretPrompt)), None)
-                if prompt is not None and await self._asked(prompt, trigger):
+                if reply.prompt is not None and await self._asked(reply.prompt, trigger):
                     continue
                 try:
                     shown = await self._show(invocation, reply, shown)
@@ -150,7 +150,7 @@ class Driver:
                 await self._adapter.update(notice.message, notice.reply)
             except EditWindowClosed:
                 # The same news comes as a notice of its own.
-                logger.debug("a message of %s can no longer be edited", notice.chat.platform)
+                _log.debug("a message of %s can no longer be edited", notice.chat.platform)
             return True
         if notice.reply.audience is Audience.CHAT:
             await self._adapter.reply(notice.chat, notice.reply)
@@ -197,6 +197,19 @@ class _Shown:
 
     message: MessageRef
     public: bool
+
+
+def remark(text: str) -> Reply:
+    """One sentence for the person who did something here that leads nowhere."""
+    return Reply((Text(text, tone="warning"),), audience=Audience.CALLER, ok=False)
+
+
+def nobody_served(gateway: Gateway, platform: str) -> list[Finding]:
+    """For `check`: a warning while this platform's bot would answer nobody."""
+    if any(one.startswith(f"{platform}:") for one in gateway.config.gateway.allow):
+        return []
+    how = f"write /mcp to the bot in private, then `slash-mcp allow CODE`; or add {platform}:ID to gateway.allow"
+    return [Finding(WARN, f"nobody on {platform} is served yet. Next: {how}")]
 
 
 def _public(text: str, way: Button | None = None) -> Reply:

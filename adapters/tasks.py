@@ -11,7 +11,6 @@ from gateway import incidents
 from mcp_auth.errors import McpAuthError
 
 _log = logging.getLogger("adapters")
-_DRAIN_SECONDS = 5.0
 
 
 class NotSent(Exception):
@@ -19,9 +18,14 @@ class NotSent(Exception):
 
 
 class Tasks:
-    """The running tasks of one adapter. No failure of one is lost, and none ends the others."""
+    """The running tasks of one adapter. No failure of one is lost, and none ends the others.
 
-    def __init__(self) -> None:
+    Args:
+        drain: seconds that `stop` gives to what is running.
+    """
+
+    def __init__(self, *, drain: float = 5.0) -> None:
+        self._drain = drain
         self._running: set[asyncio.Task[None]] = set()
 
     def start(self, work: Coroutine[Any, Any, object]) -> asyncio.Task[None]:
@@ -38,7 +42,7 @@ class Tasks:
     async def stop(self) -> None:
         """Give what is running a moment, then end it."""
         if self._running:
-            await asyncio.wait(set(self._running), timeout=_DRAIN_SECONDS)
+            await asyncio.wait(set(self._running), timeout=self._drain)
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)

@@ -15,7 +15,7 @@ import os
 from telegram import Update
 from telegram.ext import Application, ContextTypes, MessageHandler, filters
 
-from adapters.telegram.adapter import TelegramAdapter
+from adapters.telegram import TelegramAdapter
 from gateway import Gateway
 
 

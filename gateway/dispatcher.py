@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from gateway.access import Action
 from gateway.invocations import LOCAL, Abilities, Invocation, Principal
 from gateway.key_prompts import KeyPrompts
 from gateway.people import People
+from gateway.recent import Recent
 from gateway.replies import (
     Audience,
     Button,
@@ -121,7 +121,7 @@ class Dispatcher:
         self._strangers = strangers
         self._clock = clock
         self._prompts = KeyPrompts(auth, watcher.key_stored, clock)
-        self._events: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._events: Recent[tuple[str, str], None] = Recent(_EVENTS_KEPT)
 
     @property
     def config(self) -> Config:
@@ -625,11 +625,8 @@ class Dispatcher:
         return (invocation.principal.platform, invocation.event_id) in self._events
 
     def _remember_event(self, invocation: Invocation) -> None:
-        if not invocation.event_id:
-            return
-        self._events[invocation.principal.platform, invocation.event_id] = None
-        if len(self._events) > _EVENTS_KEPT:
-            self._events.popitem(last=False)
+        if invocation.event_id:
+            self._events[invocation.principal.platform, invocation.event_id] = None
 
 
 _ANSWERS: dict[type, Callable[[Dispatcher, Any, _Ask], AsyncGenerator[Reply, None]]] = {

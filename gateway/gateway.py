@@ -24,7 +24,7 @@ from gateway.replies import Audience, Decision, Notice, Reply
 from gateway.sign_ins import SignInWatcher
 from gateway.strangers import Strangers
 from mcp_auth.config import Config, Settings
-from mcp_auth.errors import ConfigError, McpAuthError
+from mcp_auth.errors import ConfigError, McpAuthError, StoreError
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -212,7 +212,13 @@ class Gateway:
 
     async def claims(self, text: str) -> bool:
         """Is this bare text the address of one of our sign-ins, so that nobody else should read it?"""
-        return looks_like_redirect(text) and await self.auth.claims(text)
+        if not looks_like_redirect(text):
+            return False
+        try:
+            return await self.auth.claims(text)
+        except StoreError:
+            # Nobody can tell whose it is now: better that nobody else reads it, and the answer says why.
+            return True
 
     async def settled(self, timeout: float) -> bool:
         """Wait until no sign-in that was begun here is open and every notice about one is delivered.

@@ -115,6 +115,11 @@ class Reply:
     title: str | None = None
     ok: bool = True
 
+    @property
+    def prompt(self) -> SecretPrompt | None:
+        """The key that it asks for."""
+        return next((block for block in self.blocks if isinstance(block, SecretPrompt)), None)
+
 
 @dataclass(frozen=True, slots=True)
 class Notice:

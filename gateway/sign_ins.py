@@ -11,13 +11,14 @@ import contextlib
 import json
 import logging
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from gateway import incidents, sentences
 from gateway.invocations import ChatRef, Invocation, MessageRef, Principal
+from gateway.recent import Recent
 from gateway.replies import Audience, Button, Checklist, ChecklistItem, ItemState, Notice, Reply, Text
 from mcp_auth.config import GatewayOptions
 from mcp_auth.errors import McpAuthError, StoreError
@@ -110,7 +111,7 @@ class SignInWatcher:
         self._emit = emit
         self._clock = clock
         self._followed: dict[_Slot, _Followed] = {}
-        self._boards: OrderedDict[tuple[str, str], Board] = OrderedDict()
+        self._boards: Recent[tuple[str, str], Board] = Recent(_BOARDS_KEPT)
         self._answering: Counter[str] = Counter()
         self._told_dead: set[tuple[str, str]] = set()
         self._wake = asyncio.Event()
@@ -168,8 +169,6 @@ class SignInWatcher:
     def keep(self, board: Board) -> None:
         """Remember a board until its message is known (`delivered`) and its last link is over."""
         self._boards[_event(board.invocation)] = board
-        while len(self._boards) > _BOARDS_KEPT:
-            self._boards.popitem(last=False)
 
     def delivered(self, invocation: Invocation, message: MessageRef) -> None:
         """The reply to this invocation now stands in this message."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 
 from gateway import sentences
 from gateway.access import is_allowed
 from gateway.invocations import LOCAL, ChatRef, Invocation, Principal
 from gateway.people import People, is_name
+from gateway.recent import Recent
 from gateway.replies import Audience, Notice, Reply, Text
 from mcp_auth.errors import Busy, StoreError
 from mcp_auth.limits import STRANGERS, Limits
@@ -39,7 +39,7 @@ class Strangers:
         self._limits = limits
         self._emit = emit
         self._clock = clock
-        self._told: OrderedDict[Principal, float] = OrderedDict()
+        self._told: Recent[Principal, float] = Recent(_KEPT)
         # Where those who hold a code wait for word; as many as `People` lets wait.
         self._waiting: dict[Principal, ChatRef] = {}
 
@@ -83,10 +83,7 @@ class Strangers:
 
     def _remember(self, principal: Principal) -> None:
         self._limits.take(STRANGERS, principal.platform)
-        self._told.pop(principal, None)
         self._told[principal] = self._clock()
-        if len(self._told) > _KEPT:
-            self._told.popitem(last=False)
 
 
 def _say(text: str, invocation: Invocation) -> Reply:

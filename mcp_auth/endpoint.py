@@ -450,7 +450,7 @@ class Endpoint:
 
 
 def _in_time(receive: Receive) -> Receive:
-    """`receive` whose body counts as given up after `_BODY_SECONDS`: webhooks read it before they can know the sender."""
+    """`receive` whose body is given up after `_BODY_SECONDS`: webhooks read it before they know the sender."""
     until = asyncio.get_running_loop().time() + _BODY_SECONDS
     is_over = False
 

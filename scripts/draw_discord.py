@@ -43,7 +43,7 @@ async def _conversation(server: DiscordServer, demo: Demo, home: Path) -> list[B
     # The interpreter's path, which differs from machine to machine, would be cut somewhere else on each.
     text = config.read_text().replace(sys.executable, "python")
     config.write_text(f"{text}  allow: [discord:{ada.id}]\n  discord: {{token: unused, secrets_in_chat: true}}\n")
-    options = DiscordOptions(token=server.token, api_base=server.api_base, gateway_url=server.gateway_url)
+    options = DiscordOptions(token=server.token, base_url=server.api_base, gateway_url=server.gateway_url)
     items: list[Bubble | Caption] = []
 
     def typed(text: str) -> None:

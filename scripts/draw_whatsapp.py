@@ -47,7 +47,7 @@ async def _conversation(api: CloudApi, demo: Demo, home: Path) -> list[Bubble | 
         phone_id=api.phone_id,
         app_secret=api.app_secret,
         verify_token=api.verify_token,
-        api_url=api.base_url,
+        base_url=api.base_url,
     )
     app, bound = Starlette(), listening()
     api.webhook = f"http://127.0.0.1:{bound.getsockname()[1]}{WEBHOOK}"

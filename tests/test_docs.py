@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
+import os
 import re
 import shlex
 import textwrap
@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 import yaml
+from telegram.ext import Application
 
+from adapters.telegram.adapter import GROUP
 from adapters.terminal.cli import _COMMANDS, _parser
 from mcp_auth.config import Server, load
 from mcp_auth.records import ServerMetadata
@@ -140,17 +142,57 @@ def test_every_json_is_json(block: Block) -> None:
     json.loads(block.body)
 
 
-def test_the_program_of_the_front_page_runs(
+def test_every_page_is_reached_from_the_front_page() -> None:
+    reached, waiting = {ROOT / "README.md"}, [ROOT / "README.md"]
+    while waiting:
+        page = waiting.pop()
+        for target in re.findall(r"\]\(([^)#\s]+\.md)[^)]*\)", page.read_text(encoding="utf-8")):
+            file = (page.parent / target).resolve()
+            if "://" not in target and file not in reached:
+                reached.add(file)
+                waiting.append(file)
+    assert [page.name for page in PAGES if page not in reached] == []
+
+
+def test_the_scripts_and_extras_of_the_front_pages_exist() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    shown = "\n".join(
+        block.body for block in BLOCKS if block.page.parent == ROOT and block.language in ("sh", "console", "")
+    )
+    scripts = set(re.findall(r"^(scripts/\w+)", shown, re.MULTILINE))
+    extras = set(re.findall(r"^pip install '(?:\.|slash-mcp)\[(\w+)\]'", shown, re.MULTILINE))
+    assert "scripts/demo" in scripts
+    assert all(os.access(ROOT / script, os.X_OK) for script in scripts)
+    assert extras
+    assert extras <= set(project["optional-dependencies"])
+
+
+def front_page_program(mention: str) -> str:
+    (program,) = (
+        block.body for block in blocks(ROOT / "README.md") if block.language == "python" and mention in block.body
+    )
+    return program
+
+
+async def test_the_program_for_an_agent_on_the_front_page_runs(
     monkeypatch: pytest.MonkeyPatch, oauth: OAuthServer, tmp_path: Path
 ) -> None:
     oauth.knobs.protected = False
     oauth.knobs.prm_path = None
-    (program,) = (block.body for block in blocks(ROOT / "README.md") if block.language == "python")
     monkeypatch.setenv("SLASH_MCP_HOME", str(write_home(tmp_path, {"notion": {"url": oauth.url}})))
-    imports, _, body = program.partition("\n\n")
+    imports, _, body = front_page_program("McpAuth").partition("\n\n")
     found: dict[str, Any] = {}
     exec(f"{imports}\nasync def example():\n{textwrap.indent(body, '    ')}\n    return tools", found)
-    assert [tool.name for tool in asyncio.run(found["example"]()).tools] == list(oauth.knobs.tools)
+    assert [tool.name for tool in (await found["example"]()).tools] == list(oauth.knobs.tools)
+
+
+async def test_the_three_lines_of_the_front_page_put_mcp_into_a_bot(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SLASH_MCP_HOME", str(write_home(tmp_path, {"clock": {"command": "never-started"}})))
+    application = Application.builder().token("123:of-no-bot").updater(None).job_queue(None).build()
+    exec(front_page_program("install"), {"application": application})
+    assert min(application.handlers) == GROUP
 
 
 def test_the_examples_of_the_guide_come_out_as_shown(

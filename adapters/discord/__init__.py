@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from adapters.discord.adapter import DiscordAdapter
+from adapters.discord.adapter import DiscordAdapter, DiscordOptions
 
-__all__ = ["DiscordAdapter"]
+__all__ = ["DiscordAdapter", "DiscordOptions"]

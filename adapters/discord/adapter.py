@@ -6,7 +6,6 @@ import logging
 import re
 import secrets
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -22,6 +21,7 @@ from adapters.base import (
     Finding,
     NotSupported,
     PrivateDeliveryUnavailable,
+    remark,
 )
 from adapters.discord.commands import McpCommands
 from adapters.discord.forms import KeyForm, TextForm
@@ -41,14 +41,15 @@ from gateway import incidents, sentences
 from gateway.access import is_allowed
 from gateway.grammar import looks_like_redirect
 from gateway.invocations import ChatRef, Invocation, MessageRef, Principal
-from gateway.replies import Audience, Deferred, Ignored, Notice, Reply, SecretPrompt, Text, TextModal
+from gateway.recent import Recent
+from gateway.replies import Deferred, Ignored, Notice, Reply, SecretPrompt, Text, TextModal
 from mcp_auth.config import Settings
 from mcp_auth.errors import ConfigError
 
 if TYPE_CHECKING:
     from gateway.gateway import Gateway
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 PLATFORM = "discord"
 _COMMAND = re.compile(r"(?P<mark>[/!])?mcp(?:\s+(?P<text>.*))?", re.IGNORECASE | re.DOTALL)
@@ -58,13 +59,13 @@ _PROMPTS_KEPT, _MISSED_KEPT, _MISSED_EACH = 1000, 1000, 10
 
 
 class DiscordOptions(Settings, frozen=True):
-    """`gateway.discord`. The addresses are for proxies and tests; without them it is Discord itself."""
+    """The section `gateway.discord`. `base_url` and `gateway_url`: other addresses than Discord's own, for a proxy."""
 
     __secret__: ClassVar[frozenset[str]] = frozenset({"token"})
 
     token: str
     secrets_in_chat: bool = False
-    api_base: str | None = None
+    base_url: str | None = None
     gateway_url: str | None = None
 
 
@@ -95,22 +96,24 @@ class DiscordAdapter:
         self._driver = Driver(gateway, self)
         self._interactions = Interactions(clock)
         self._client: discord.Client | None = None
-        self._prompts: OrderedDict[str, SecretPrompt] = OrderedDict()
-        self._missed: OrderedDict[Principal, list[Reply]] = OrderedDict()
+        self._undo: list[Callable[[], object]] = []
+        self._prompts: Recent[str, SecretPrompt] = Recent(_PROMPTS_KEPT)
+        self._missed: Recent[Principal, list[Reply]] = Recent(_MISSED_KEPT)
 
     # -- installing --------------------------------------------------------------------------
 
-    def install(self, target: discord.Client | app_commands.CommandTree[Any]) -> Callable[[], None]:
+    def install(self, target: discord.Client | app_commands.CommandTree[Any]) -> None:
         """Add `/mcp` to a client, or to its command tree. Nothing is synced: that stays with the host.
 
         A `commands.Bot` gets one more listener for `on_message`; a plain `Client` gets an `on_message` that keeps what
         is ours and passes the rest on to the one it had (so install after setting it, or call `on_message` from it).
 
-        Returns the undo.
-
         Raises:
             ConfigError: the client has a command `/mcp`, or a tree that was not given.
+            RuntimeError: it is installed already.
         """
+        if self._undo:
+            raise RuntimeError("this adapter is installed already; make another one for another client")
         tree = target if isinstance(target, app_commands.CommandTree) else _tree_of(target)
         client = self._client = tree.client
         group = McpCommands("mcp", self.take, self._choices)
@@ -123,18 +126,17 @@ class DiscordAdapter:
             ) from None
         pressed = _press_of(self)
         client.add_dynamic_items(pressed)
-        undos = [
+        self._undo = [
             lambda: tree.remove_command(group.name),
             lambda: client.remove_dynamic_items(pressed),
             _listen(client, self.on_message),
             self._gateway.subscribe(PLATFORM, self._notified),
         ]
 
-        def undo() -> None:
-            for each in undos:
-                each()
-
-        return undo
+    async def stop(self) -> None:
+        """Take `/mcp` out of the client again, and take no more notices. Safe to call twice."""
+        while self._undo:
+            self._undo.pop()()
 
     async def run(self) -> None:
         """A client of our own with the token of `gateway.discord`, until cancelled.
@@ -306,7 +308,7 @@ class DiscordAdapter:
             try:
                 message = await live.send(self._render(reply, principal))
             except Expired:
-                logger.debug("an interaction is over; its answer goes into the direct messages")
+                _log.debug("an interaction is over; its answer goes into the direct messages")
             else:
                 return MessageRef(PLATFORM, {**via.data, "message": message})
         return await self._post(await self._direct(principal), principal, reply)
@@ -342,11 +344,8 @@ class DiscordAdapter:
     # -- delivering --------------------------------------------------------------------------
 
     def _render(self, reply: Reply, owner: Principal) -> dict[str, Any]:
-        for block in reply.blocks:
-            if isinstance(block, SecretPrompt):
-                self._prompts[block.id] = block
-        while len(self._prompts) > _PROMPTS_KEPT:
-            self._prompts.popitem(last=False)
+        if reply.prompt is not None:
+            self._prompts[reply.prompt.id] = reply.prompt
         return render(reply, owner=owner, servers=self._gateway.names(), now=self._clock())
 
     def _connected(self) -> discord.Client:
@@ -375,7 +374,7 @@ class DiscordAdapter:
     async def _say(self, interaction: discord.Interaction, text: str) -> None:
         principal = Principal(PLATFORM, str(interaction.user.id))
         live = self._interactions.keep(interaction)
-        reply = Reply((Text(text, tone="warning"),), audience=Audience.CALLER, ok=False)
+        reply = remark(text)
         via = ChatRef(PLATFORM, {"interaction": str(interaction.id), "user": principal.user})
 
         async def answer() -> None:
@@ -388,13 +387,13 @@ class DiscordAdapter:
         try:
             await answer()
         except NotDelivered as error:
-            logger.warning("Discord: an answer to %s was not delivered: %s", principal, error)
+            _log.warning("Discord: an answer to %s was not delivered: %s", principal, error)
         except PrivateDeliveryUnavailable:
-            logger.warning("Discord: an answer to %s was not delivered: their direct messages are closed", principal)
+            _log.warning("Discord: an answer to %s was not delivered: their direct messages are closed", principal)
         except discord.HTTPException as error:
             reference = secrets.token_hex(4)
             refused = "Discord: an answer to %s was refused: HTTP %d, code %d, reference %s"
-            logger.warning(refused, principal, error.status, error.code, reference)
+            _log.warning(refused, principal, error.status, error.code, reference)
             await self._apologize(live, reference)
         except Exception as error:  # noqa: BLE001 - the person waits for an answer, whatever happens here
             await self._apologize(live, incidents.note(error))
@@ -405,7 +404,7 @@ class DiscordAdapter:
         try:
             await live.send({"content": sentences.unexpected(reference), "components": []})
         except (Expired, NotDelivered, discord.HTTPException) as error:
-            logger.warning("Discord: %s could not be told: %s", reference, type(error).__name__)
+            _log.warning("Discord: %s could not be told: %s", reference, type(error).__name__)
 
     # -- notices -----------------------------------------------------------------------------
 
@@ -413,19 +412,14 @@ class DiscordAdapter:
         try:
             arrived = await self._driver.notify(notice)
         except (NotDelivered, PrivateDeliveryUnavailable, discord.HTTPException) as error:
-            logger.warning("Discord: a notice to %s was not delivered: %s", notice.principal, type(error).__name__)
+            _log.warning("Discord: a notice to %s was not delivered: %s", notice.principal, type(error).__name__)
             # An edit that is lost costs nothing; its news also comes as a notice of its own.
             arrived = notice.message is not None
         if not arrived:
             self._keep_missed(notice.principal, [notice.reply])
 
     def _keep_missed(self, principal: Principal, replies: Sequence[Reply]) -> None:
-        kept = self._missed.setdefault(principal, [])
-        kept += replies
-        del kept[:-_MISSED_EACH]
-        self._missed.move_to_end(principal)
-        while len(self._missed) > _MISSED_KEPT:
-            self._missed.popitem(last=False)
+        self._missed[principal] = [*self._missed.get(principal, ()), *replies][-_MISSED_EACH:]
 
     async def _show_missed(self, invocation: Invocation) -> None:
         """What could not be told before, now that there is a way to tell it."""
@@ -442,7 +436,7 @@ class DiscordAdapter:
 
 
 def _unavailable(error: discord.HTTPException) -> PrivateDeliveryUnavailable:
-    logger.info("Discord refuses a message: HTTP %d, code %d", error.status, error.code)
+    _log.info("Discord refuses a message: HTTP %d, code %d", error.status, error.code)
     return PrivateDeliveryUnavailable(how=sentences.DISCORD_PRIVATE)
 
 

@@ -14,7 +14,7 @@ from discord import app_commands
 from discord.gateway import DiscordWebSocket
 from discord.http import Route
 
-from adapters.base import Finding
+from adapters.base import Finding, nobody_served
 from adapters.marks import BAD, GOOD, WARN
 from mcp_auth.errors import ConfigError, McpAuthError, Unreachable
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from adapters.discord.adapter import DiscordAdapter, DiscordOptions
     from gateway.gateway import Gateway
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _AUTHENTICATION_FAILED = 4004
 # These write every body that is sent and received at DEBUG: tokens of interactions, links, entered keys.
@@ -41,14 +41,14 @@ async def run(adapter: DiscordAdapter, options: DiscordOptions) -> None:
     keep_secrets_out_of_logs()
     # Nobody speaks here: the library need not say that it lacks what voice takes.
     discord.VoiceClient.warn_nacl = discord.VoiceClient.warn_dave = False
-    with endpoints(options.api_base, options.gateway_url), _failures_named():
+    with endpoints(options.base_url, options.gateway_url), _failures_named():
         client = OwnClient()
-        undo = adapter.install(client.tree)
+        adapter.install(client.tree)
         try:
             async with client:
                 await client.start(options.token)
         finally:
-            undo()
+            await adapter.stop()
 
 
 class OwnClient(discord.Client):
@@ -75,7 +75,7 @@ async def sync_if_changed(tree: app_commands.CommandTree[Any]) -> bool:
     if known == ours:
         return False
     await tree.sync()
-    logger.info("Discord: registered %s", ", ".join(f"/{name}" for name in ours))
+    _log.info("Discord: registered %s", ", ".join(f"/{name}" for name in ours))
     return True
 
 
@@ -97,14 +97,11 @@ async def check(adapter: DiscordAdapter, gateway: Gateway) -> list[Finding]:
     """What can be wrong between us and Discord."""
     try:
         options = adapter.options()
-        with endpoints(options.api_base, options.gateway_url), _failures_named():
+        with endpoints(options.base_url, options.gateway_url), _failures_named():
             findings = await _signed_in(options)
     except McpAuthError as error:
         return [Finding(BAD, str(error))]
-    if not any(one.startswith("discord:") for one in gateway.config.gateway.allow):
-        text = "nobody is served. Next: add discord:YOUR_USER_ID to gateway.allow"
-        findings.append(Finding(WARN, text))
-    return findings
+    return findings + nobody_served(gateway, "discord")
 
 
 async def _signed_in(options: DiscordOptions) -> list[Finding]:
@@ -160,25 +157,25 @@ _in_use: list[tuple[str, yarl.URL]] = []
 
 
 @contextmanager
-def endpoints(api_base: str | None, gateway_url: str | None) -> Iterator[None]:
+def endpoints(base_url: str | None, gateway_url: str | None) -> Iterator[None]:
     """Point discord.py at other addresses, and back afterwards.
 
     The library has them as attributes of its classes, for the whole process: two clients with different
     addresses cannot run in it at the same time.
 
     Args:
-        api_base: with version and without a slash at its end (`https://discord.com/api/v10`).
+        base_url: with version and without a slash at its end (`https://discord.com/api/v10`).
         gateway_url: of the websocket.
 
     Raises:
         ConfigError: another client of this process uses other addresses.
     """
     base, socket = _default_endpoints
-    wanted = (api_base or base, yarl.URL(gateway_url) if gateway_url else socket)
+    wanted = (base_url or base, yarl.URL(gateway_url) if gateway_url else socket)
     if _in_use and wanted != _in_use[0]:
         raise ConfigError(
             "Another Discord client of this process uses other addresses.",
-            key="gateway.discord.api_base",
+            key="gateway.discord.base_url",
             next_step="run it in a process of its own",
         )
     _in_use.append(wanted)

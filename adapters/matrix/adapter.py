@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,7 +13,15 @@ import aiohttp
 from nio import AsyncClient, AsyncClientConfig, InviteMemberEvent, MatrixRoom, MegolmEvent, RoomMessageText
 from nio.responses import JoinResponse, RoomRedactResponse, RoomSendResponse, WhoamiError, WhoamiResponse
 
-from adapters.base import Capabilities, Driver, EditWindowClosed, Finding, NotSupported, PrivateDeliveryUnavailable
+from adapters.base import (
+    Capabilities,
+    Driver,
+    EditWindowClosed,
+    Finding,
+    NotSupported,
+    PrivateDeliveryUnavailable,
+    nobody_served,
+)
 from adapters.marks import BAD, GOOD, WARN
 from adapters.matrix.calls import TOKEN_OVER, call, refused
 from adapters.matrix.render import TEXT_MAX, Rendered, render
@@ -23,9 +30,10 @@ from adapters.matrix.syncing import SyncToken, sync_forever
 from adapters.tasks import NotSent, Tasks
 from gateway import access, grammar, sentences
 from gateway.invocations import ChatRef, Invocation, MessageRef, Principal
+from gateway.recent import Recent
 from gateway.replies import Deferred, Ignored, Notice, Reply, SecretPrompt, Text
 from mcp_auth.config import Settings
-from mcp_auth.errors import ConfigError, StoreError, Unreachable
+from mcp_auth.errors import ConfigError, Unreachable
 
 if TYPE_CHECKING:
     from gateway.gateway import Gateway
@@ -81,7 +89,7 @@ class MatrixAdapter:
         self._client: AsyncClient | None = None
         self._rooms: Rooms | None = None
         self._questions: dict[tuple[str, str], _Question] = {}
-        self._told: OrderedDict[str, float] = OrderedDict()
+        self._told: Recent[str, float] = Recent(_REMEMBERED)
         self._joined: dict[str, float] = {}
         self._alone = False
         self._undo: Callable[[], None] | None = None
@@ -160,17 +168,13 @@ class MatrixAdapter:
             await client.close()
         took = round((time.monotonic() - started) * 1000)
         findings = [Finding(GOOD, f"{me.user_id} on {options.homeserver} answers in {took} ms")]
-        if not any(one.startswith(f"{PLATFORM}:") for one in self._gateway.config.gateway.allow):
-            findings.append(
-                Finding(WARN, "nobody on Matrix is served. Next: add matrix:@you:example.org to gateway.allow")
-            )
-        return findings
+        return findings + nobody_served(self._gateway, PLATFORM)
 
     # -- the contract ------------------------------------------------------------------------
 
     async def reply(self, chat: ChatRef, reply: Reply) -> MessageRef:
         """Raises NotSent: it was given up; the log says why."""
-        prompt = next((block for block in reply.blocks if isinstance(block, SecretPrompt)), None)
+        prompt = reply.prompt
         if prompt is not None and not self._places.owns(chat.data["room"]):
             # Only in a room of ours can the answer be deleted.
             sent = await self.deliver_private(Principal(PLATFORM, chat.data["user"]), reply, None)
@@ -266,11 +270,7 @@ class MatrixAdapter:
         command = grammar.after_prefix(text)
         if command is not None:
             return command
-        try:
-            if await self._gateway.claims(text):
-                return text
-        except StoreError:
-            # Nobody can tell whose address it is now: better that nobody else reads it, and the answer says why.
+        if await self._gateway.claims(text):
             return text
         question = self._questions.get((room.room_id, event.sender))
         return question if question is not None and question.expires_at > time.time() else None
@@ -296,8 +296,7 @@ class MatrixAdapter:
         principal = Principal(PLATFORM, event.sender)
         reply = await self._gateway.submit_secret(principal, question.prompt_id, _words(event))
         if not deleted:
-            blocks = (Text(sentences.SECRET_STAYS, tone="warning"), *reply.blocks)
-            reply = Reply(blocks, reply.buttons, reply.audience, ok=reply.ok)
+            reply = replace(reply, blocks=(Text(sentences.SECRET_STAYS, tone="warning"), *reply.blocks))
         await self.reply(ChatRef(PLATFORM, _place(room.room_id, event.sender, private=True)), reply)
 
     async def _deleted(self, room_id: str, event_id: str) -> bool:
@@ -352,8 +351,6 @@ class MatrixAdapter:
         if now - self._told.get(room_id, -_TOLD_SECONDS) < _TOLD_SECONDS:
             return True
         self._told[room_id] = now
-        while len(self._told) > _REMEMBERED:
-            self._told.popitem(last=False)
         return False
 
     # -- the client --------------------------------------------------------------------------

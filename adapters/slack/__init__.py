@@ -1,4 +1,4 @@
-"""Slack: `SlackAdapter(gateway).install(app)` adds `/mcp` to a slack-bolt `AsyncApp`."""
+"""Slack, on slack-bolt."""
 
 from __future__ import annotations
 

@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,7 +19,15 @@ from slack_sdk.web.async_client import AsyncWebClient
 from slack_sdk.webhook.async_client import AsyncWebhookClient
 
 from adapters import buttons
-from adapters.base import Capabilities, Driver, EditWindowClosed, Finding, NotSupported, PrivateDeliveryUnavailable
+from adapters.base import (
+    Capabilities,
+    Driver,
+    EditWindowClosed,
+    Finding,
+    NotSupported,
+    PrivateDeliveryUnavailable,
+    remark,
+)
 from adapters.slack import incoming, render
 from adapters.slack.incoming import PLATFORM, Installation
 from adapters.slack.response_urls import SECONDS, Answer, Answers, ResponseUrl, new_id
@@ -28,9 +35,9 @@ from adapters.slack.workspaces import SlackRefused, Workspaces, client_log, code
 from adapters.tasks import Tasks
 from gateway import sentences
 from gateway.invocations import Abilities, ChatRef, Invocation, MessageRef, Principal
-from gateway.replies import Audience, Checklist, Ignored, ItemState, Notice, Reply, SecretPrompt, Text, TextModal
+from gateway.recent import Recent
+from gateway.replies import Checklist, Ignored, ItemState, Notice, Reply, SecretPrompt, Text, TextModal
 from mcp_auth.config import Settings
-from mcp_auth.errors import StoreError
 
 if TYPE_CHECKING:
     from slack_bolt.async_app import AsyncApp
@@ -92,15 +99,15 @@ class SlackAdapter:
         hold: float = HOLD_SECONDS,
     ) -> None:
         self._gateway = gateway
-        self.options = options or gateway.platform_options(PLATFORM, SlackOptions)
+        self._options = options or gateway.platform_options(PLATFORM, SlackOptions)
         self._clock = clock
         self._hold = hold
-        self._command = f"/{self.options.command.lstrip('/')}"
+        self._command = f"/{self._options.command.lstrip('/')}"
         self._words = frozenset({"mcp", self._command[1:].lower()})
         self._driver = Driver(gateway, self)
         self._answers = Answers()
-        self._direct_channels: OrderedDict[tuple[Installation, Principal], str] = OrderedDict()
-        self._submitted: OrderedDict[str, None] = OrderedDict()
+        self._direct_channels: Recent[tuple[Installation, Principal], str] = Recent(_KEPT)
+        self._submitted: Recent[str, None] = Recent(_KEPT)
         self._tasks = Tasks()
         self._installed: Workspaces | None = None
         self._undo: Callable[[], None] | None = None
@@ -120,13 +127,18 @@ class SlackAdapter:
 
         Middleware runs in the order in which it was added: install before an `Assistant` or a middleware of your own
         that reads messages. The gateway starts with the first invocation, or with `async with gateway`.
+
+        Raises:
+            RuntimeError: it is installed already.
         """
+        if self._undo is not None:
+            raise RuntimeError("this adapter is installed already; make another one for another app")
         self._installed = Workspaces(app, self._clock)
         app.use(_Middleware(self))
         self._undo = self._gateway.subscribe(PLATFORM, self._notify)
 
-    async def close(self) -> None:
-        """Stop answering; what is being answered gets a moment. Safe to call twice."""
+    async def stop(self) -> None:
+        """Take no more messages and notices, and end what is being answered. Safe to call twice."""
         if self._undo is not None:
             self._undo()
             self._undo = None
@@ -137,17 +149,17 @@ class SlackAdapter:
     async def run(self) -> None:
         from adapters.slack import service
 
-        app = service.make_app(self.options, self._gateway)
+        app = service.make_app(self._options, self._gateway)
         self.install(app)
         try:
-            await service.run(self._gateway, app, self.options)
+            await service.run(self._gateway, app, self._options)
         finally:
-            await self.close()
+            await self.stop()
 
     async def check(self) -> list[Finding]:
         from adapters.slack import service
 
-        return await service.check(self._gateway, self.options)
+        return await service.check(self._gateway, self._options)
 
     # -- what comes in -----------------------------------------------------------------------
 
@@ -217,11 +229,7 @@ class SlackAdapter:
     async def _is_ours(self, message: incoming.Message) -> bool:
         if (message.direct or message.mentions_bot) and incoming.command_in(message.text, self._words) is not None:
             return True
-        try:
-            return await self._gateway.claims(message.text)
-        except StoreError:
-            # Nobody can tell whose address it is now: better that nobody else reads it, and the answer says why.
-            return True
+        return await self._gateway.claims(message.text)
 
     async def _on_action(self, body: incoming.Body, installation: Installation) -> None:
         principal = incoming.principal_of_action(body)
@@ -245,10 +253,10 @@ class SlackAdapter:
         here = self._ephemeral(principal, installation, _channel(body), body.get("response_url", ""))
         command = buttons.unpack(data, self._gateway.names())
         if not buttons.is_for(data, principal):
-            await self._guarded(self.reply(here, _say(sentences.BUTTON_NOT_YOURS)))
+            await self._guarded(self.reply(here, remark(sentences.BUTTON_NOT_YOURS)))
             return
         if command is None:
-            await self._guarded(self.reply(here, _say(sentences.BUTTON_OVER)))
+            await self._guarded(self.reply(here, remark(sentences.BUTTON_OVER)))
             return
         container = body.get("container") or {}
         chat, private = here, True
@@ -319,13 +327,13 @@ class SlackAdapter:
         data = metadata.get("command", "")
         command = buttons.unpack(data, self._gateway.names()) if buttons.is_for(data, principal) else None
         if command is None:
-            return _say(sentences.BUTTON_OVER)
+            return remark(sentences.BUTTON_OVER)
         return await self._answered(principal, command, body["trigger_id"])
 
     async def _answered(self, principal: Principal, text: str, trigger: str) -> Reply:
         """The last reply to a command from a modal, which only this person sees."""
         invocation = Invocation(principal, ChatRef(PLATFORM), text, True, f"view:{trigger}")
-        last = _say(sentences.BUTTON_OVER)
+        last = remark(sentences.BUTTON_OVER)
         async for reply in self._gateway.handle(invocation, Abilities()):
             last = reply
         return last
@@ -344,7 +352,7 @@ class SlackAdapter:
             await self.deliver_private(principal, reply, _chat(principal, installation, "", None))
 
     def _view(self, reply: Reply, principal: Principal) -> render.Payload:
-        prompt = _prompt_of(reply)
+        prompt = reply.prompt
         if prompt is None:
             return render.reply_view(reply, self._look(principal))
         problem = render.problem_of(reply) if any(isinstance(block, Text) for block in reply.blocks) else None
@@ -354,8 +362,6 @@ class SlackAdapter:
         if submission in self._submitted:
             return False
         self._submitted[submission] = None
-        while len(self._submitted) > _KEPT:
-            self._submitted.popitem(last=False)
         return True
 
     # -- what goes out -----------------------------------------------------------------------
@@ -432,8 +438,6 @@ class SlackAdapter:
         if known is None:
             opened = await client.conversations_open(users=_user(principal))
             known = self._direct_channels[installation, principal] = str(opened["channel"]["id"])
-            while len(self._direct_channels) > _KEPT:
-                self._direct_channels.popitem(last=False)
         return await self._post(installation, known, None, principal, reply)
 
     async def _post_ephemeral(
@@ -587,10 +591,6 @@ def _typed(view: incoming.Body) -> str:
     return ""
 
 
-def _prompt_of(reply: Reply) -> SecretPrompt | None:
-    return next((block for block in reply.blocks if isinstance(block, SecretPrompt)), None)
-
-
 def _is_last(reply: Reply) -> bool:
     """Is nothing expected after this? A checklist with an open link will change again."""
     waits = (ItemState.LINK, ItemState.PREPARING, ItemState.KEY)
@@ -602,7 +602,7 @@ def _asked_again(body: incoming.Body, reply: Reply) -> str | None:
     """The input that is to be filled in once more, by its block. None: this modal is done."""
     if _callback(body) == render.TEXT_VIEW and not reply.ok:
         return render.TEXT_VIEW
-    prompt = _prompt_of(reply)
+    prompt = reply.prompt
     if prompt is not None and _metadata(body["view"]).get("prompt") == prompt.id:
         return render.key_block(prompt.id)
     return None
@@ -610,10 +610,6 @@ def _asked_again(body: incoming.Body, reply: Reply) -> str | None:
 
 def _shown_now(view: render.Payload) -> BoltResponse:
     return BoltResponse(status=200, body={"response_action": "update", "view": view})
-
-
-def _say(text: str) -> Reply:
-    return Reply((Text(text, tone="warning"),), audience=Audience.CALLER, ok=False)
 
 
 def _ack() -> BoltResponse:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from telegram import Bot, CallbackQuery, Message, ReplyParameters, Update
@@ -15,21 +15,31 @@ from telegram.ext import Application, ApplicationHandlerStop, TypeHandler
 from telegram.request import HTTPXRequest
 
 from adapters import buttons
-from adapters.base import Capabilities, Driver, EditWindowClosed, Finding, NotSupported, PrivateDeliveryUnavailable
+from adapters.base import (
+    Capabilities,
+    Driver,
+    EditWindowClosed,
+    Finding,
+    NotSupported,
+    PrivateDeliveryUnavailable,
+    nobody_served,
+)
 from adapters.marks import BAD, GOOD, WARN
+from adapters.tasks import Tasks
 from adapters.telegram import receiving, updates
 from adapters.telegram.commands import register
 from adapters.telegram.login import TelegramLogin
 from adapters.telegram.receiving import AnyApplication
 from adapters.telegram.render import BUTTON_URL_MAX, TEXT_MAX, Payload, render
-from adapters.telegram.sending import Pause, Sender
+from adapters.telegram.sending import Sender, Sleep
 from adapters.telegram.updates import PLATFORM
-from gateway import incidents, sentences
+from gateway import sentences
 from gateway.grammar import looks_like_redirect
 from gateway.invocations import ChatRef, MessageRef, Principal
+from gateway.recent import Recent
 from gateway.replies import Button, Reply, SecretPrompt, Text
 from mcp_auth.config import Settings
-from mcp_auth.errors import ConfigError, McpAuthError, StoreError, Unreachable
+from mcp_auth.errors import ConfigError, McpAuthError, Unreachable
 
 if TYPE_CHECKING:
     from gateway.gateway import Gateway
@@ -69,7 +79,7 @@ class TelegramAdapter:
 
     Args:
         options: instead of the section `gateway.telegram`; `install` needs neither.
-        pause: waits for so many seconds.
+        sleep: waits that many seconds.
     """
 
     capabilities = Capabilities(
@@ -82,16 +92,16 @@ class TelegramAdapter:
     )
 
     def __init__(
-        self, gateway: Gateway, *, options: TelegramOptions | None = None, pause: Pause = asyncio.sleep
+        self, gateway: Gateway, *, options: TelegramOptions | None = None, sleep: Sleep = asyncio.sleep
     ) -> None:
         self._gateway = gateway
         self._options = options
-        self._pause = pause
+        self._sleep = sleep
         self._driver = Driver(gateway, self)
-        self._sender = Sender(pause)
+        self._sender = Sender(sleep)
         self._questions = _Questions()
-        self._refused: dict[int, float] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._refused: Recent[int, float] = Recent(_REMEMBERED)
+        self._tasks = Tasks(drain=_LAST_WORDS_SECONDS)
         self._application: AnyApplication | None = None
         self._alone = False
         self._begun = False
@@ -134,12 +144,7 @@ class TelegramAdapter:
         if self._undo is not None:
             self._undo()
             self._undo = None
-        tasks = list(self._tasks)
-        if tasks:
-            await asyncio.wait(tasks, timeout=_LAST_WORDS_SECONDS)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.stop()
 
     # -- in a process of our own -------------------------------------------------------------
 
@@ -187,13 +192,7 @@ class TelegramAdapter:
             findings.append(Finding(WARN, "another program set a webhook; `slash-mcp serve` will remove it"))
         if hook.last_error_message and self._by_webhook(options):
             findings.append(Finding(WARN, f"Telegram could not reach the webhook: {hook.last_error_message}"))
-        if not any(one.startswith(f"{PLATFORM}:") for one in self._gateway.config.gateway.allow):
-            findings.append(
-                Finding(
-                    WARN, "nobody on Telegram is served. Next: write /mcp to the bot in private, and allow the code"
-                )
-            )
-        return findings
+        return findings + nobody_served(self._gateway, PLATFORM)
 
     def _settings(self) -> TelegramOptions:
         if self._options is None:
@@ -208,11 +207,11 @@ class TelegramAdapter:
     async def _receive(self, application: AnyApplication, options: TelegramOptions) -> None:
         self._begin()
         if not self._by_webhook(options):
-            await receiving.poll(application, self._pause)
+            await receiving.poll(application, self._sleep)
             return
         secret = receiving.hook_secret(options.token)
         url = self._gateway.mount(receiving.HOOK_PATH, receiving.hook(application, secret))
-        await receiving.take_hooks(application, url, secret, self._pause)
+        await receiving.take_hooks(application, url, secret, self._sleep)
 
     # -- what comes in -----------------------------------------------------------------------
 
@@ -257,11 +256,7 @@ class TelegramAdapter:
     async def _pasted(self, text: str) -> str | None:
         """The address of one of our sign-ins, alone or among other words."""
         for word in text.split():
-            try:
-                if await self._gateway.claims(word):
-                    return word
-            except StoreError:
-                # Nobody can tell whose it is now: better that nobody else reads it, and the answer says why.
+            if await self._gateway.claims(word):
                 return word
         return None
 
@@ -286,8 +281,6 @@ class TelegramAdapter:
         now = time.monotonic()
         if now - self._refused.get(message.chat.id, -_REFUSAL_SECONDS) < _REFUSAL_SECONDS:
             return
-        if len(self._refused) >= _REMEMBERED:
-            self._refused.clear()
         self._refused[message.chat.id] = now
         await self.reply(updates.chat_ref(message, "0"), Reply((Text(sentences.NO_PERSON),)))
 
@@ -322,7 +315,7 @@ class TelegramAdapter:
         prompt = self._questions.answered(message)
         reply = await self._gateway.submit_secret(principal, prompt, updates.words(message))
         if not deleted:
-            reply = Reply((Text(sentences.SECRET_STAYS, tone="warning"), *reply.blocks), reply.buttons, ok=reply.ok)
+            reply = replace(reply, blocks=(Text(sentences.SECRET_STAYS, tone="warning"), *reply.blocks))
         await self.deliver_private(principal, reply, updates.chat_ref(message, principal.user))
 
     async def _deleted(self, message: Message) -> bool:
@@ -421,21 +414,16 @@ class TelegramAdapter:
             self._spawn(self._gateway.start())
             self._spawn(register(self._bot))
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
+    def _spawn(self, work: Awaitable[None]) -> None:
+        self._tasks.start(_guarded(work))
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if task.cancelled():
-            return
-        error = task.exception()
-        if isinstance(error, TelegramError):
-            # Its text may hold the token.
-            _log.warning("Telegram did not take an answer (%s)", type(error).__name__)
-        elif error is not None:
-            incidents.note(error)
+
+async def _guarded(work: Awaitable[None]) -> None:
+    try:
+        await work
+    except TelegramError as error:
+        # Its text may hold the token.
+        _log.warning("Telegram did not take an answer (%s)", type(error).__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -448,7 +436,7 @@ class _Questions:
 
     def __init__(self) -> None:
         self._open: dict[tuple[int, int], SecretPrompt] = {}
-        self._seen: dict[tuple[int, int], None] = {}
+        self._seen: Recent[tuple[int, int], None] = Recent(_REMEMBERED)
 
     def asked(self, message: Message, prompt: SecretPrompt) -> None:
         now = time.time()
@@ -474,8 +462,6 @@ class _Questions:
         if key in self._seen:
             return False
         self._seen[key] = None
-        if len(self._seen) > _REMEMBERED:
-            del self._seen[next(iter(self._seen))]
         return True
 
 

@@ -16,7 +16,7 @@ from telegram import Update
 from telegram.error import BadRequest, NetworkError, RetryAfter, TelegramError, TimedOut
 from telegram.ext import Application
 
-from adapters.telegram.sending import Pause, seconds
+from adapters.telegram.sending import Sleep, seconds
 
 _log = logging.getLogger("adapters.telegram")
 
@@ -33,7 +33,7 @@ _LOOK_SECONDS = 300.0
 _BODY_MAX = 1 << 20
 
 
-async def poll(application: AnyApplication, pause: Pause = asyncio.sleep) -> None:
+async def poll(application: AnyApplication, sleep: Sleep = asyncio.sleep) -> None:
     """Ask for updates until cancelled. A lost network is waited out.
 
     Raises:
@@ -49,14 +49,14 @@ async def poll(application: AnyApplication, pause: Pause = asyncio.sleep) -> Non
             try:
                 updates = await bot.get_updates(offset=offset, timeout=_POLL_SECONDS, allowed_updates=list(KINDS))
             except RetryAfter as flood:
-                await pause(seconds(flood))
+                await sleep(seconds(flood))
                 continue
             except BadRequest:
                 raise
             except NetworkError as error:
                 if wait == _FIRST_PAUSE and not isinstance(error, TimedOut):
                     _log.warning("Telegram cannot be reached (%s); trying on", type(error).__name__)
-                await pause(wait)
+                await sleep(wait)
                 wait = min(wait * 2, _LONGEST_PAUSE)
                 continue
             wait = _FIRST_PAUSE
@@ -79,7 +79,7 @@ async def _say_what_is_done(application: AnyApplication, offset: int) -> None:
         _log.info("the last updates may come again (%s)", type(error).__name__)
 
 
-async def take_hooks(application: AnyApplication, url: str, secret: str, pause: Pause = asyncio.sleep) -> None:
+async def take_hooks(application: AnyApplication, url: str, secret: str, sleep: Sleep = asyncio.sleep) -> None:
     """Have updates posted to `url` until cancelled, and look now and then whether that still holds.
 
     The webhook stays set: another replica may live on, and what comes meanwhile waits at Telegram.
@@ -92,13 +92,13 @@ async def take_hooks(application: AnyApplication, url: str, secret: str, pause: 
             if (await application.bot.get_webhook_info()).url != url:
                 await application.bot.set_webhook(url, secret_token=secret, allowed_updates=list(KINDS))
         except RetryAfter as flood:
-            await pause(seconds(flood))
+            await sleep(seconds(flood))
             continue
         except BadRequest:
             raise
         except NetworkError as error:
             _log.warning("Telegram cannot be reached (%s); the webhook is looked at later", type(error).__name__)
-        await pause(_LOOK_SECONDS)
+        await sleep(_LOOK_SECONDS)
 
 
 def hook(application: AnyApplication, secret: str) -> ASGIApp:

@@ -56,7 +56,7 @@ def render(reply: Reply, *, owner: Principal, servers: Sequence[str], now: float
         owner: who may press the buttons.
         servers: all configured names; buttons carry a short tag of theirs.
     """
-    prompt = next((block for block in reply.blocks if isinstance(block, SecretPrompt)), None)
+    prompt = reply.prompt
     if prompt is not None:
         blocks = (*reply.blocks, Text(sentences.SECRET_REPLY))
         reply = Reply(blocks, title=reply.title)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import warnings
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import TypeVar
@@ -13,7 +13,9 @@ from typing import TypeVar
 from telegram.error import BadRequest, ChatMigrated, NetworkError, RetryAfter, TelegramError
 from telegram.warnings import PTBDeprecationWarning
 
-Pause = Callable[[float], Awaitable[None]]
+from gateway.recent import Recent
+
+Sleep = Callable[[float], Awaitable[None]]
 T = TypeVar("T")
 
 _TRIES = 5
@@ -31,13 +33,13 @@ class Sender:
     """Makes calls, again where that helps, and a bounded number of times.
 
     Args:
-        pause: waits for so many seconds.
+        sleep: waits that many seconds.
     """
 
-    def __init__(self, pause: Pause = asyncio.sleep, clock: Callable[[], float] = time.monotonic) -> None:
-        self._pause = pause
+    def __init__(self, sleep: Sleep = asyncio.sleep, clock: Callable[[], float] = time.monotonic) -> None:
+        self._sleep = sleep
         self._clock = clock
-        self._written: OrderedDict[int, deque[float]] = OrderedDict()
+        self._written: Recent[int, deque[float]] = Recent(_CHATS_KEPT)
 
     async def call(self, chat: int, make: Callable[[int], Awaitable[T]]) -> T:
         """What `make(chat)` gives.
@@ -64,18 +66,16 @@ class Sender:
     async def room(self, chat: int) -> None:
         """Wait until one more write to this chat does not run into flood control; for what may wait."""
         while (wait := self._full_for(chat)) > 0:
-            await self._pause(wait)
+            await self._sleep(wait)
 
     async def _wait(self, wait: float, error: TelegramError) -> None:
         if wait > _LONGEST_PAUSE:
             raise error
-        await self._pause(wait)
+        await self._sleep(wait)
 
     def _note(self, chat: int) -> None:
-        self._written.setdefault(chat, deque(maxlen=_BURST)).append(self._clock())
-        self._written.move_to_end(chat)
-        if len(self._written) > _CHATS_KEPT:
-            self._written.popitem(last=False)
+        written = self._written[chat] = self._written.get(chat, deque(maxlen=_BURST))
+        written.append(self._clock())
 
     def _full_for(self, chat: int) -> float:
         written = self._written.get(chat)

@@ -82,7 +82,7 @@ class TerminalAdapter:
             self._print(Reply((Text(question.text),)))
             value = await self._ask_hidden(f"{question.variable}: ")
             reply = await self._gateway.submit_secret(LOCAL, question.id, value)
-            question = next((block for block in reply.blocks if isinstance(block, SecretPrompt)), None)
+            question = reply.prompt
             said = tuple(block for block in reply.blocks if not isinstance(block, SecretPrompt))
             if said:
                 self._print(Reply(said, buttons=reply.buttons, ok=reply.ok))

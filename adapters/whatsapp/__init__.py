@@ -1,1 +1,7 @@
 """WhatsApp, through Meta's Cloud API and pywa."""
+
+from __future__ import annotations
+
+from adapters.whatsapp.adapter import WhatsAppAdapter, WhatsAppOptions
+
+__all__ = ["WhatsAppAdapter", "WhatsAppOptions"]

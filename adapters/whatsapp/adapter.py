@@ -26,7 +26,7 @@ from pywa_async.types.message_status import MessageStatusType
 from starlette.routing import Route
 
 from adapters import buttons
-from adapters.base import Capabilities, Driver, EditWindowClosed, Finding, NotSupported
+from adapters.base import Capabilities, Driver, EditWindowClosed, Finding, NotSupported, nobody_served, remark
 from adapters.marks import BAD, GOOD, WARN
 from adapters.tasks import NotSent, Tasks
 from adapters.whatsapp.outbox import REFUSED, Outbox, is_temporary, reason
@@ -36,7 +36,7 @@ from gateway import access, grammar, sentences
 from gateway.invocations import ChatRef, Invocation, MessageRef, Principal
 from gateway.replies import Deferred, Notice, Reply, SecretPrompt, Text
 from mcp_auth.config import GatewayOptions, Settings
-from mcp_auth.errors import ConfigError, StoreError
+from mcp_auth.errors import ConfigError
 
 if TYPE_CHECKING:
     from pywa_async.types.user import User
@@ -68,7 +68,7 @@ class WhatsAppOptions(Settings, frozen=True):
     phone_id: str | int
     app_secret: str
     verify_token: str
-    api_url: str = "https://graph.facebook.com"
+    base_url: str = "https://graph.facebook.com"
     api_version: str = "24.0"
 
 
@@ -171,11 +171,7 @@ class WhatsAppAdapter:
         text = message.text if isinstance(message, Message) else None
         if text is None or grammar.after_prefix(text) is not None:
             return text is not None
-        try:
-            return await self._gateway.claims(text)
-        except StoreError:
-            # Nobody can tell whose address it is now: better that nobody else reads it, and the answer says why.
-            return True
+        return await self._gateway.claims(text)
 
     # -- the contract ------------------------------------------------------------------------
 
@@ -210,9 +206,7 @@ class WhatsAppAdapter:
                 findings += await self._rights(number, session)
         if self._gateway.config.gateway.public_url is None:
             findings.append(Finding(BAD, "WhatsApp calls us, and gateway.public_url is not set. Next: set it"))
-        if not any(one.startswith(f"{PLATFORM}:") for one in self._gateway.config.gateway.allow):
-            findings.append(Finding(WARN, "nobody of WhatsApp is in gateway.allow. Next: add whatsapp:<your number>"))
-        return findings
+        return findings + nobody_served(self._gateway, PLATFORM)
 
     # -- what arrives ------------------------------------------------------------------------
 
@@ -255,7 +249,7 @@ class WhatsAppAdapter:
     async def _answer(self, client: WhatsApp, update: Update) -> None:
         invocation = self._invocation(update)
         if self._is_foreign(update, invocation.principal):
-            await self.reply(invocation.chat, Reply((Text(sentences.BUTTON_NOT_YOURS, tone="warning"),), ok=False))
+            await self.reply(invocation.chat, remark(sentences.BUTTON_NOT_YOURS))
             return
         if isinstance(self._gateway.decide(invocation, self.capabilities.abilities), Deferred):
             self._tasks.start(_show_typing(client, update.id))
@@ -326,7 +320,7 @@ class WhatsAppAdapter:
             api_version=options.api_version,
         )
         # pywa sets its own address on the session that it is given.
-        session.base_url = httpx.URL(f"{options.api_url.rstrip('/')}/v{options.api_version}")
+        session.base_url = httpx.URL(f"{options.base_url.rstrip('/')}/v{options.api_version}")
         return client, session
 
     async def _number(self, client: WhatsApp) -> BusinessPhoneNumber | Finding:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -19,6 +19,7 @@ from pywa_async.types import Button, Section, SectionList, SectionRow, URLButton
 
 from adapters.tasks import NotSent
 from adapters.whatsapp.render import Outgoing
+from gateway.recent import Recent
 from gateway.replies import Checklist, Reply
 
 _log = logging.getLogger(__name__)
@@ -45,8 +46,8 @@ class Outbox:
         self._sleep = sleep
         # Set when WhatsApp says so of a message.
         self.token_refused = asyncio.Event()
-        self._kept: OrderedDict[str, deque[Reply]] = OrderedDict()
-        self._watched: OrderedDict[str, tuple[str, Reply]] = OrderedDict()
+        self._kept: Recent[str, deque[Reply]] = Recent(_PEOPLE_KEPT)
+        self._watched: Recent[str, tuple[str, Reply]] = Recent(_WATCHED)
 
     async def send(self, to: str, reply: Reply, messages: Sequence[Outgoing]) -> str:
         """Send `messages`, which show `reply`, one after the other. Returns the id of the last.
@@ -62,8 +63,6 @@ class Outbox:
                 self._give_up(to, reply, error)
                 raise NotSent from None
             self._watched[message_id] = (to, reply)
-        while len(self._watched) > _WATCHED:
-            self._watched.popitem(last=False)
         return message_id
 
     def failed(self, message_id: str, error: WhatsAppError | None) -> None:
@@ -103,8 +102,6 @@ class Outbox:
         waiting = self._kept.setdefault(to, deque(maxlen=_KEPT_PER_PERSON))
         if reply not in waiting:
             waiting.append(reply)
-        while len(self._kept) > _PEOPLE_KEPT:
-            self._kept.popitem(last=False)
         _log.warning("a message was not delivered and waits for the person to write again: %s", reason(error))
 
 

@@ -32,11 +32,8 @@ async def test_one_failure_is_logged_without_its_text_and_leaves_the_others(capl
     assert [one.message for one in caplog.records if one.levelno == logging.WARNING] == ["The disk is full."]
 
 
-async def test_what_a_task_starts_is_waited_for_and_what_does_not_end_is_ended(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("adapters.tasks._DRAIN_SECONDS", 0.01)
-    tasks, done = Tasks(), []
+async def test_what_a_task_starts_is_waited_for_and_what_does_not_end_is_ended() -> None:
+    tasks, done = Tasks(drain=0.01), []
 
     async def second() -> None:
         done.append(2)

@@ -22,7 +22,7 @@ def configure(home: Path, server: DiscordServer, user_id: int) -> None:
     config["gateway"]["allow"] = [f"discord:{user_id}"]
     config["gateway"]["discord"] = {
         "token": "${DISCORD_BOT_TOKEN}",
-        "api_base": server.api_base,
+        "base_url": server.api_base,
         "gateway_url": server.gateway_url,
     }
     (home / "config.yaml").write_text(yaml.safe_dump(config))

@@ -28,7 +28,7 @@ async def test_a_sign_in_from_whatsapp_ends_in_a_tool_call(tmp_path: Path, oauth
             "phone_id": api.phone_id,
             "app_secret": "${WHATSAPP_APP_SECRET}",
             "verify_token": "${WHATSAPP_VERIFY_TOKEN}",
-            "api_url": api.base_url,
+            "base_url": api.base_url,
         }
         home = write_home(
             tmp_path,

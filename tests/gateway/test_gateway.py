@@ -15,7 +15,7 @@ from gateway.gateway import Gateway
 from gateway.invocations import LOCAL, ChatRef
 from gateway.replies import Notice, Reply, Text
 from mcp_auth.config import Server
-from mcp_auth.errors import ConfigError
+from mcp_auth.errors import ConfigError, StoreError
 from tests.gateway.chat import Chat, configure, open_gateway, words
 
 
@@ -73,6 +73,19 @@ async def test_a_stopped_gateway_is_stopped_again_without_harm(tmp_path: Path) -
     await gateway.start()
 
     await gateway.stop()
+    await gateway.stop()
+
+
+async def test_an_address_that_nobody_can_tell_whose_it_is_is_kept_from_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(text: str) -> bool:
+        raise StoreError("The disk is gone.", next_step="slash-mcp doctor")
+
+    gateway = open_gateway(configure(tmp_path))
+    monkeypatch.setattr(gateway.auth, "claims", fail)
+    assert await gateway.claims("http://127.0.0.1:8765/callback?code=c&state=s")
+    assert not await gateway.claims("https://news.example.com/today")
     await gateway.stop()
 
 

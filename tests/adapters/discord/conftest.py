@@ -58,14 +58,14 @@ async def running_bot(
     with endpoints(server.api_base, server.gateway_url):
         async with gateway:
             used = client or OwnClient()
-            undo = adapter.install(getattr(used, "tree", used))
+            adapter.install(getattr(used, "tree", used))
             async with used:
                 running = asyncio.create_task(used.start(server.token))
                 try:
                     await server.connected()
                     yield Bot(server, gateway, adapter, used, ada, eve)
                 finally:
-                    undo()
+                    await adapter.stop()
                     await used.close()
                     running.cancel()
                     await asyncio.gather(running, return_exceptions=True)

@@ -44,7 +44,7 @@ class DiscordHarness(Harness):
 
     def section(self) -> dict[str, Any]:
         found = self._discord
-        return {"token": found.token, "api_base": found.api_base, "gateway_url": found.gateway_url}
+        return {"token": found.token, "base_url": found.api_base, "gateway_url": found.gateway_url}
 
     async def start(self, gateway: Gateway) -> None:
         if self._running is None:

@@ -73,14 +73,16 @@ async def test_a_bot_gets_a_listener_and_its_prefix_commands_go_on(server: Disco
         assert claimed == {f"{mention} hello": False, f"{mention} mcp help": True}
 
 
-async def test_install_sends_nothing_and_undo_takes_everything_back(tmp_path: Path) -> None:
+async def test_install_sends_nothing_and_stop_takes_everything_back(tmp_path: Path) -> None:
     gateway = open_gateway(configure(tmp_path, DEAD))
     host = Host()
     theirs = host.on_message
 
-    undo = DiscordAdapter(gateway).install(host)
+    adapter = DiscordAdapter(gateway)
+    adapter.install(host)
     installed = [command.name for command in host.tree.get_commands()]
-    undo()
+    await adapter.stop()
+    await adapter.stop()
 
     assert installed == ["ping", "mcp"]
     assert [command.name for command in host.tree.get_commands()] == ["ping"]
@@ -91,9 +93,12 @@ async def test_install_sends_nothing_and_undo_takes_everything_back(tmp_path: Pa
 async def test_it_is_installed_once(tmp_path: Path) -> None:
     gateway = open_gateway(configure(tmp_path, DEAD))
     host = Host()
-    DiscordAdapter(gateway).install(host)
+    adapter = DiscordAdapter(gateway)
+    adapter.install(host)
     with pytest.raises(ConfigError, match="has a command /mcp already"):
         DiscordAdapter(gateway).install(host)
+    with pytest.raises(RuntimeError, match="installed already"):
+        adapter.install(Host())
     await gateway.stop()
 
 
@@ -102,11 +107,12 @@ async def test_a_client_without_a_tree_gets_one_and_a_hidden_one_has_to_be_given
     bare, hiding = discord.Client(intents=INTENTS), discord.Client(intents=INTENTS)
     tree: app_commands.CommandTree[Any] = app_commands.CommandTree(hiding)
 
-    undo = DiscordAdapter(gateway).install(bare)
+    adapter = DiscordAdapter(gateway)
+    adapter.install(bare)
     with pytest.raises(ConfigError, match="has a command tree already") as refused:
         DiscordAdapter(gateway).install(hiding)
     DiscordAdapter(gateway).install(tree)
-    undo()
+    await adapter.stop()
 
     assert refused.value.next_step is not None
     assert "install(tree)" in refused.value.next_step

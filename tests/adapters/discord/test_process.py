@@ -27,7 +27,7 @@ DEAD = Server(name="dead", url="http://127.0.0.1:9/mcp", auth="oauth")
 
 
 def section(server: DiscordServer, **changes: Any) -> dict[str, Any]:
-    return {"token": server.token, "api_base": server.api_base, "gateway_url": server.gateway_url, **changes}
+    return {"token": server.token, "base_url": server.api_base, "gateway_url": server.gateway_url, **changes}
 
 
 @contextlib.asynccontextmanager
@@ -107,7 +107,7 @@ async def test_a_token_revoked_while_running_ends_the_run_with_the_same_sentence
 async def test_without_a_connection_it_says_that_discord_cannot_be_reached(
     server: DiscordServer, tmp_path: Path
 ) -> None:
-    gateway, adapter = adapter_of(tmp_path, server, api_base=f"http://127.0.0.1:{free_port()}/api/v10")
+    gateway, adapter = adapter_of(tmp_path, server, base_url=f"http://127.0.0.1:{free_port()}/api/v10")
     async with gateway:
         with pytest.raises(Unreachable, match="Discord cannot be reached"):
             await adapter.run()
@@ -178,11 +178,11 @@ class TestCheck:
         assert f"{server.application_id}/information" in said
         assert f"{server.application_id}/installation" in said
         assert "not registered yet" in said
-        assert "nobody is served" in said
+        assert "nobody on discord is served" in said
 
     async def test_a_wrong_token_and_a_dead_line_are_findings(self, server: DiscordServer, tmp_path: Path) -> None:
         wrong = DiscordOptions(**section(server, token="wrong"))
-        dead = DiscordOptions(**section(server, api_base=f"http://127.0.0.1:{free_port()}/api/v10"))
+        dead = DiscordOptions(**section(server, base_url=f"http://127.0.0.1:{free_port()}/api/v10"))
         gateway = open_gateway(configure(tmp_path, DEAD))
         (refused,) = await DiscordAdapter(gateway, options=wrong).check()
         (unreachable,) = await DiscordAdapter(gateway, options=dead).check()

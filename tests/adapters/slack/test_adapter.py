@@ -227,8 +227,8 @@ async def test_what_cannot_be_judged_is_kept_from_the_host_and_the_answer_says_w
 async def test_after_close_everything_is_the_hosts(tmp_path: Path, oauth: OAuthServer) -> None:
     heard: list[str] = []
     async with scene(tmp_path, notes(oauth), prepare=listening(heard)) as world:
-        await world.adapter.close()
-        await world.adapter.close()
+        await world.adapter.stop()
+        await world.adapter.stop()
         await world.slack.types(world.ada, "/mcp")
 
         assert heard == ["command"]
@@ -378,7 +378,7 @@ async def test_every_workspace_is_answered_with_its_own_token(tmp_path: Path, oa
         await later.deliver_private(Principal("slack", f"{zoe.workspace.id}/{zoe.id}"), Reply((Text("news"),)), None)
         news = await world.sees("news", zoe)
         assert news.author == zoe.workspace.bot_user
-        await later.close()
+        await later.stop()
 
 
 async def test_a_workspace_without_the_app_is_one_line_in_the_log(
@@ -399,7 +399,7 @@ async def test_live_results_that_come_in_time_make_one_message(tmp_path: Path) -
     async with scene(tmp_path, {"open": {"url": DEAD}}, hold=5.0) as world:
         await world.slack.types(world.ada, "/mcp", world.general)
         await world.sees("unreachable")
-        await world.adapter.close()
+        await world.adapter.stop()
 
         assert len(world.slack.seen_by(world.ada)) == 1
 

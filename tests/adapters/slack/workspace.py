@@ -96,7 +96,7 @@ async def scene(
             prepare(world.app)
             async with connected(world) if connect else nothing():
                 yield world
-            await world.adapter.close()
+            await world.adapter.stop()
         if strict:
             assert (slack.refused, slack.faults, slack.mentions, slack.unfurled) == ([], [], [], [])
 

@@ -67,7 +67,7 @@ def start_host(api: BotApi, oauth: OAuthServer, tmp_path: Path) -> StartHost:
         requests = [HTTPXRequest(httpx_kwargs={"verify": False}) for _ in range(2)]
         builder = Application.builder().token(api.token).base_url(api.base_url)
         application = builder.request(requests[0]).get_updates_request(requests[1]).build()
-        host = Host(opened, TelegramAdapter(opened, pause=pause), application, pauses=pauses)
+        host = Host(opened, TelegramAdapter(opened, sleep=pause), application, pauses=pauses)
 
         async def agent(update: Update, context: Any) -> None:
             assert update.effective_message is not None

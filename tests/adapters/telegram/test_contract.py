@@ -1,4 +1,4 @@
-"""The scenarios of every adapter, over Telegram: a process of our own that polls, or with a public URL has a webhook."""
+"""The scenarios of every adapter, over Telegram: our own process polls, or has a webhook with a public URL."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def start_bot(api: BotApi, oauth: OAuthServer, tmp_path: Path) -> StartBot:
             await asyncio.sleep(0.01 if seconds < 60 else 3600)
 
         async with bot_gateway(api, oauth, tmp_path, section or {}, **options) as gateway:
-            running = asyncio.create_task(TelegramAdapter(gateway, pause=pause).run())
+            running = asyncio.create_task(TelegramAdapter(gateway, sleep=pause).run())
             try:
                 yield Bot(gateway, running, pauses)
             finally:
@@ -291,7 +291,7 @@ class TestCheck:
 
         assert [finding.mark for finding in findings] == [GOOD, WARN, WARN]
         assert "another program set a webhook" in findings[1].text
-        assert "nobody on Telegram is served" in findings[2].text
+        assert "nobody on telegram is served" in findings[2].text
 
     async def test_a_token_that_is_none(self, api: BotApi, oauth: OAuthServer, tmp_path: Path) -> None:
         (short,) = await check(api, oauth, tmp_path, section={"token": f"{BOT_ID}:short"})

@@ -75,7 +75,7 @@ def options(api: CloudApi, **changes: Any) -> WhatsAppOptions:
         "phone_id": api.phone_id,
         "app_secret": api.app_secret,
         "verify_token": api.verify_token,
-        "api_url": api.base_url,
+        "base_url": api.base_url,
     }
     return WhatsAppOptions(**{**given, **changes})
 
@@ -428,7 +428,7 @@ def own_home(api: CloudApi, folder: Path, *, notes: str | None = None, **changes
         "phone_id": int(api.phone_id),
         "app_secret": "${WHATSAPP_APP_SECRET}",
         "verify_token": "${WHATSAPP_VERIFY_TOKEN}",
-        "api_url": api.base_url,
+        "base_url": api.base_url,
     }
     options = {
         "allow": [NUMBER],

@@ -47,7 +47,7 @@ class WhatsAppHarness(Harness):
             "phone_id": self._api.phone_id,
             "app_secret": self._api.app_secret,
             "verify_token": self._api.verify_token,
-            "api_url": self._api.base_url,
+            "base_url": self._api.base_url,
         }
 
     async def start(self, gateway: Gateway) -> None:

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from gateway.recent import Recent
+
+
+def test_one_more_than_there_is_room_for_forgets_the_oldest() -> None:
+    recent: Recent[str, int] = Recent(2)
+    recent["a"] = 1
+    recent["b"] = 2
+    recent["c"] = 3
+    assert list(recent.items()) == [("b", 2), ("c", 3)]
+
+
+def test_what_is_set_again_counts_as_new() -> None:
+    recent: Recent[str, int] = Recent(2)
+    recent["a"] = 1
+    recent["b"] = 2
+    recent["a"] = 3
+    recent["c"] = 4
+    assert list(recent.items()) == [("a", 3), ("c", 4)]
+
+
+def test_a_default_is_an_entry_as_any_other() -> None:
+    recent: Recent[str, list[int]] = Recent(2)
+    for key in ("a", "b", "c"):
+        recent.setdefault(key, []).append(1)
+    assert list(recent) == ["b", "c"]
