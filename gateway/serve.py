@@ -52,13 +52,15 @@ async def serve(
         ConfigError: the configuration cannot be used, or names a platform whose adapter is not installed.
         PortBusy: another program has the callback port.
     """
-    async with Gateway.from_config(config, home=home) as gateway:
-        platforms = load_platforms(gateway)
-        listening = await gateway.auth.listen(port)
-        host = gateway.config.gateway.callback.host
-        _log.info("callback endpoint on %s:%d; platforms: %s", host, listening, ", ".join(platforms) or "none")
-        stop = asyncio.Event()
-        with _stopped_by_signals(stop):
+    gateway = Gateway.from_config(config, home=home)
+    platforms = load_platforms(gateway)
+    stop = asyncio.Event()
+    # From the start on: whoever sees the endpoint answer may stop us.
+    with _stopped_by_signals(stop):
+        async with gateway:
+            listening = await gateway.auth.listen(port)
+            host = gateway.config.gateway.callback.host
+            _log.info("callback endpoint on %s:%d; platforms: %s", host, listening, ", ".join(platforms) or "none")
             await run_until(stop, platforms)
 
 
