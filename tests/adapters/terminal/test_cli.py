@@ -579,7 +579,9 @@ class TestAtATerminal:
     def typed(self, *arguments: str | Path, rows: int = 60, **env: str) -> Iterator[pexpect.spawn[bytes]]:
         # As wide as that no link is broken.
         options: dict[str, Any] = {"cwd": str(ROOT), "dimensions": (rows, 2000), "timeout": PAGE_SECONDS}
-        given = {**os.environ, "TERM": "xterm", "SSH_TTY": "/dev/pts/0", **env}
+        # The size comes from the terminal, and not from whatever this process was told.
+        inherited = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+        given = {**inherited, "TERM": "xterm", "SSH_TTY": "/dev/pts/0", **env}
         command = [*COMMAND[1:], *(str(argument) for argument in arguments)]
         started = pexpect.spawn(sys.executable, command, env=given, preexec_fn=heed_interrupts, **options)
         try:
@@ -646,14 +648,12 @@ class TestAtATerminal:
             assert b"right-key" not in typed.before
 
     def test_ctrl_c_at_the_question_for_a_key_ends_at_once(self, key_home: Path) -> None:
-        typed = pexpect.spawn(sys.executable, [*COMMAND[1:], "--home", str(key_home), "key", "weather"], cwd=str(ROOT))
-        typed.expect_exact("WEATHER_KEY for weather")
-        typed.waitnoecho()
-        typed.sendintr()
-        typed.expect(pexpect.EOF, timeout=PAGE_SECONDS)
-        typed.close()
-        assert typed.exitstatus == 130
-        assert b"Traceback" not in typed.before
+        with self.typed("--home", key_home, "key", "weather") as typed:
+            typed.expect_exact("WEATHER_KEY for weather")
+            typed.waitnoecho()
+            typed.sendintr()
+            assert ended(typed) == 130
+            assert b"Traceback" not in typed.before
 
 
 def ended(typed: pexpect.spawn[bytes]) -> int | None:
