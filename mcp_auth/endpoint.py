@@ -308,7 +308,8 @@ class Endpoint:
         if action == "code" and browser is not None:
             await self._auth.gatekeeper.renew_code(record, ticket, browser)
         if action == "continue":
-            browser = browser or tickets.new_cookie()
+            # A double tap sends two, and the answer to the first is lost with its cookie.
+            browser = browser or tickets.browser_cookie(_cookie(request, self._form_cookie) or tickets.new_cookie())
             await self._open(record, ticket, browser, await self._auth.identity(request))
         # Loading the page again must not send the form again.
         answer = RedirectResponse(f"./{ticket}", 303)
