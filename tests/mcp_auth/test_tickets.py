@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from mcp_auth import tickets
 from mcp_auth.records import sha256
 from mcp_auth.tickets import is_same, new_code, typed_code
 
