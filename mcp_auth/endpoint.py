@@ -283,17 +283,21 @@ class Endpoint:
         if record is None:
             return _unknown_link()
         browser = self._browser(request)
+        form_cookie = _cookie(request, self._form_cookie)
+        if request.method == "POST" and browser is None and form_cookie is not None:
+            # Of a double tap on Continue the first answer is lost, with the cookie in it.
+            browser = tickets.browser_cookie(form_cookie)
         try:
             stage = self._auth.gatekeeper.stage(record, ticket, browser)
             if request.method == "POST":
-                return await self._posted(request, record, stage)
+                return await self._posted(request, record, stage, browser)
             return await show(request, record, stage)
         except (StoreError, Busy):
             raise
         except McpAuthError as error:
             return _rejected_page(error)
 
-    async def _posted(self, request: Request, record: SignIn | KeyForm, stage: Stage) -> Response:
+    async def _posted(self, request: Request, record: SignIn | KeyForm, stage: Stage, browser: str | None) -> Response:
         ticket = request.path_params["ticket"]
         given = await _form(request)
         if not self._is_own_form(request, given, ticket):
@@ -302,13 +306,11 @@ class Endpoint:
                 lambda token: pages.start_page(record, token, self._auth.now(), error=texts.FORM_STALE, status=403),
             )
         action = given.get("action")
-        browser = self._browser(request)
         if action == "key" and stage is Stage.GO and isinstance(record, KeyForm) and browser is not None:
             return await self._fill(request, record, given, browser)
         if action == "code" and browser is not None:
             await self._auth.gatekeeper.renew_code(record, ticket, browser)
-        if action == "continue":
-            browser = browser or tickets.new_cookie()
+        if action == "continue" and browser is not None:
             await self._open(record, ticket, browser, await self._auth.identity(request))
         # Loading the page again must not send the form again.
         answer = RedirectResponse(f"./{ticket}", 303)
@@ -450,7 +452,7 @@ class Endpoint:
 
 
 def _in_time(receive: Receive) -> Receive:
-    """`receive` whose body is given up after `_BODY_SECONDS`: webhooks read it before they know the sender."""
+    """`receive` whose body is given up after `_BODY_SECONDS`: webhooks read all of it before they know the sender."""
     until = asyncio.get_running_loop().time() + _BODY_SECONDS
     is_over = False
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from mcp_auth.config import Server
 
 LIFETIME = 600.0
+# Storing waits for locks of a few seconds at most: a claim older than this belongs to a process that died.
+STALE_CLAIM = 60.0
 TRIES = 5
 _RACES = 20
 
@@ -89,7 +91,7 @@ class KeyForms:
         """An open form for these variables, and a new ticket for it. The open one is handed out again.
 
         Raises:
-            SignInError: somebody else has one open.
+            SignInError: somebody else has one open, or its key is being stored right now.
         """
         fields = tuple(KeyField(name=one.name, where=one.where) for one in variables)
         slot = await self._store.sign_ins.slot(owner, server.name)
@@ -124,6 +126,11 @@ class KeyForms:
                 f"Somebody else is entering a key for {before.server} right now.",
                 next_step=f"wait a few minutes, then /mcp key {before.server}",
             )
+        if before.status == "exchanging":
+            raise SignInError(
+                f"A key for {before.server} is being stored right now.",
+                next_step=f"wait a moment, then /mcp {before.server}",
+            )
         return msgspec.structs.replace(before, origin=origin) if before.fields == fields else None
 
     async def current(self, slot: str) -> KeyForm | None:
@@ -131,10 +138,16 @@ class KeyForms:
         form = await self._store.key_forms.get(slot)
         if form is None or form.status not in OPEN:
             return form
-        if self._clock() < form.expires_at + (LIFETIME if form.status == "exchanging" else 0.0):
+        if form.status == "exchanging":
+            ends_at = (form.claimed_at or form.expires_at) + STALE_CLAIM
+            status: SignInStatus = "failed"
+            sentence = f"Storing the key for {form.server} was interrupted; it may be stored or not."
+        else:
+            ends_at = form.expires_at
+            status = "expired"
+            sentence = f"The link for the key of {form.server} has expired."
+        if self._clock() < ends_at:
             return form
-        status: SignInStatus = "failed" if form.status == "exchanging" else "expired"
-        sentence = f"The link for the key of {form.server} has expired."
         ended = await self._end(form, status, sentence, f"/mcp key {form.server}")
         return ended or await self._store.key_forms.get(slot)
 
@@ -173,7 +186,7 @@ class KeyForms:
         return await self._stored(form, given, trial)
 
     async def _stored(self, form: KeyForm, given: Mapping[str, str], trial: KeyTrial) -> Entry:
-        claimed = stepped(form, "exchanging", self._clock())
+        claimed = stepped(form, "exchanging", self._clock(), claimed_at=self._clock())
         stored = await self._store.key_forms.put_if(claimed) if claimed is not None else None
         if stored is None:
             raise AlreadyFinished("This form was used before.", next_step=f"/mcp key {form.server}")

@@ -233,6 +233,8 @@ class Linked(Record, kw_only=True):
     version: int = 0
     # None: the link is the authorization server's own (loopback mode).
     gate: Gate | None = None
+    # When it became `exchanging`; a claim that is old belongs to a process that died.
+    claimed_at: float | None = None
     ended_at: float | None = None
     # One sentence for the chat and the page, and the next command.
     outcome: str | None = None
@@ -268,7 +270,6 @@ class SignIn(Linked, kw_only=True):
     state: str | None = None
     code_verifier: str | None = None
     authorization_url: str | None = None
-    claimed_at: float | None = None
     account: str | None = None
     # Made by the endpoint before it shows the result; None: whoever waits for the end makes it.
     check: Check | None = None

@@ -42,6 +42,11 @@ def new_cookie() -> str:
     return secrets.token_urlsafe(32)
 
 
+def browser_cookie(form_cookie: str) -> str:
+    """The cookie that binds the browser with this form cookie: the same however often its form arrives."""
+    return base64.urlsafe_b64encode(_keyed(form_cookie, "browser")).decode().rstrip("=")
+
+
 def is_cookie(value: str | None) -> bool:
     """Whether a browser sent something that `new_cookie` can have made."""
     return value is not None and _COOKIE.fullmatch(value) is not None

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from starlette.responses import JSONResponse
 
 from gateway.invocations import Invocation
+from mcp_auth.network import shown_host
 from mcp_auth.records import Origin
 from tests.attacks.scene import notes
 from tests.browser import Browser, Page
@@ -119,3 +121,43 @@ async def test_an_authorization_endpoint_of_another_scheme_is_refused(
 
 def test_the_hostile_names_can_stand_in_a_configuration() -> None:
     assert yaml.safe_load(yaml.safe_dump(HOSTILE)) == HOSTILE
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+async def test_what_servers_say_after_the_consent_is_shown_as_text(
+    tmp_path: Path, oauth: OAuthServer, text: str
+) -> None:
+    """The token endpoint's error, the name of the resource, and the MCP server's refusal of the new token."""
+    oauth.knobs.prm = {"resource_name": text, "scopes_supported": [text]}
+    async with public_gateway(tmp_path, notes(oauth)) as gateway, Browser() as browser:
+        chat = Chat(gateway, ANN)
+        oauth.knobs.token_answers = [JSONResponse({"error": text, "error_description": text}, 400)]
+        link = item((await chat.say("auth notes"))[-1], "notes").link
+        start = await browser.open(link or "")
+        is_harmless(start)
+        is_harmless(await browser.sign_in(start.url))
+
+        start = await browser.open(item((await chat.say("auth notes"))[-1], "notes").link or "")
+        redirect = await browser.authorize(await browser.press(start))
+        challenge = f'Bearer error="invalid_token", error_description="{text}"'.encode("ascii", "replace").decode()
+        harmless = "".join(c if c.isprintable() else " " for c in challenge)[:4000]
+        error = JSONResponse({"jsonrpc": "2.0", "id": 1, "error": {"code": -1, "message": text}}, 403)
+        error.headers["WWW-Authenticate"] = harmless
+        oauth.knobs.mcp_answers = [error] * 4
+        is_harmless(await browser.open(redirect))
+
+
+async def test_ten_thousand_tools_with_hostile_names_are_a_number(tmp_path: Path, oauth: OAuthServer) -> None:
+    oauth.knobs.tools = tuple(f"{HOSTILE[number % len(HOSTILE)][:40]}{number}" for number in range(2000))
+    async with public_gateway(tmp_path, notes(oauth)) as gateway, Browser() as browser:
+        last = (await Chat(gateway, ANN).say("auth notes"))[-1]
+        page = await browser.sign_in(item(last, "notes").link or "")
+        is_harmless(page)
+        assert "Tools 2000" in page.text
+
+
+@pytest.mark.parametrize("host", ["аpple.example.com", "xn--pple-43d.example.com"], ids=["cyrillic", "punycode"])
+def test_a_host_of_look_alike_letters_is_shown_as_what_it_is(host: str) -> None:
+    shown = shown_host(host)
+    assert shown.isascii()
+    assert shown != "apple.example.com"

@@ -34,15 +34,32 @@ import mcp_auth.agent
 import mcp_auth.discovery
 import mcp_auth.endpoint
 import mcp_auth.env_file
+import mcp_auth.gate
+import mcp_auth.key_forms
 import mcp_auth.loopback
 import mcp_auth.refresh
 import mcp_auth.sign_in
 import mcp_auth.stores.hermes
 from mcp_auth import McpAuth
 from mcp_auth.records import Origin
+from tests.browser import Browser, Page
 
 ME = Origin(principal="cli:local")
-ACTING = ("core", "endpoint", "env_file", "gate", "keys", "loopback", "refresh", "sign_in", "tickets", "tokens")
+ANN = Origin(principal="telegram:100001", display_name="Ann")
+NEW_KEY = "new-" + "n" * 5000
+ACTING = (
+    "core",
+    "endpoint",
+    "env_file",
+    "gate",
+    "key_forms",
+    "keys",
+    "loopback",
+    "refresh",
+    "sign_in",
+    "tickets",
+    "tokens",
+)
 WRITING_OR_SENDING = frozenset(
     str(path)
     for path in Path(mcp_auth.__file__).parent.rglob("*.py")
@@ -60,16 +77,39 @@ async def sign_in(auth: McpAuth) -> None:
     await auth.confirm_works("notes")
 
 
+async def public_sign_in(auth: McpAuth) -> None:
+    """A link of ours, Continue, the code from the chat, the redirect to our own page."""
+    async with Browser() as browser:
+        page = await proven(auth, browser, (await auth.sign_in("notes", "shared", ANN)).link)
+        done = await browser.open(await browser.authorize(page))
+    assert done.heading == "notes is connected", done.text
+
+
+async def key_form(auth: McpAuth) -> None:
+    """The same way to the page on which a key is typed."""
+    variables = await auth.key_variables("my-api")
+    async with Browser() as browser:
+        page = await proven(auth, browser, (await auth.key_form("my-api", "shared", ANN, variables)).link)
+        done = await browser.press(page, "key", key0=NEW_KEY)
+    assert done.heading == "The key for my-api is stored", done.text
+
+
+async def proven(auth: McpAuth, browser: Browser, link: str) -> Page:
+    page = await browser.press(await browser.open(link))
+    await auth.confirm(page.code, ANN.principal, private=True)
+    return await browser.open(page.url)
+
+
 async def refresh(auth: McpAuth) -> None:
     await auth.access_token("notes")
 
 
 async def key(auth: McpAuth) -> None:
-    await auth.set_keys("my-api", {"MY_KEY": "new-" + "n" * 5000})
+    await auth.set_keys("my-api", {"MY_KEY": NEW_KEY})
 
 
 async def key_of_ann(auth: McpAuth) -> None:
-    await auth.set_keys("my-api", {"MY_KEY": "new-" + "n" * 5000}, "person:ann")
+    await auth.set_keys("my-api", {"MY_KEY": NEW_KEY}, "person:ann")
 
 
 async def logout(auth: McpAuth) -> None:
@@ -77,7 +117,7 @@ async def logout(auth: McpAuth) -> None:
 
 
 STEPS: dict[str, Callable[[McpAuth], Awaitable[None]]] = {
-    step.__name__: step for step in (sign_in, refresh, key, key_of_ann, logout)
+    step.__name__: step for step in (sign_in, public_sign_in, key_form, refresh, key, key_of_ann, logout)
 }
 
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,14 @@ import msgspec
 import pytest
 from dotenv import dotenv_values
 
-from mcp_auth import McpAuth
+from mcp_auth import McpAuth, key_forms
 from mcp_auth.errors import ReauthorizationNeeded, SignInError
 from mcp_auth.records import Grant
 from mcp_auth.sign_in import STALE_CLAIM
 from mcp_auth.status import AuthState, ConnectionState
+from tests.e2e.crash_child import ANN, NEW_KEY, key_form, public_sign_in
 from tests.e2e.processes import ROOT, environment
-from tests.homes import signed_in, write_home
+from tests.homes import free_port, signed_in, write_home
 from tests.servers.oauth import OAuthServer
 
 FEW, HUNDREDS = 4, 300
@@ -75,16 +76,21 @@ class Life:
         self.mortal = mortal
         self._count = 0
 
-    def home(self) -> Path:
+    def home(self, gateway: dict[str, Any] | None = None) -> Path:
         self._count += 1
         self.oauth.reset()
         servers = {
             "notes": {"url": self.oauth.url, "auth": "oauth"},
             "my-api": {"url": self.oauth.url, "headers": {"Authorization": "Bearer ${MY_KEY}"}},
         }
-        home = write_home(self._folder / str(self._count), servers)
+        home = write_home(self._folder / str(self._count), servers, gateway)
         (home / ".env").write_text("# mine\nOTHER='kept'\nMY_KEY=old\n")
         return home
+
+    def public_home(self) -> Path:
+        port = free_port()
+        public = {"public_url": f"http://127.0.0.1:{port}", "callback": {"port": port}}
+        return self.home({**public, "allow": [ANN.principal], "verify": "code"})
 
     async def signed_in_home(self) -> Path:
         home = self.home()
@@ -185,6 +191,65 @@ async def begin_again(home: Path) -> None:
 
 
 @sweep
+async def test_a_sign_in_on_our_own_pages_that_dies_can_be_finished_or_begun_again(life: Life, how_many: int) -> None:
+    ends: Counter[str] = Counter()
+    for at in points(await life.lines_of("public_sign_in", life.public_home()), how_many):
+        home = life.public_home()
+        killed = await life.die("public_sign_in", home, at)
+        all_records_are_whole(home)
+        async with McpAuth.open(home=home) as auth:
+            state = (await auth.status("notes")).auth
+            if state is not AuthState.SIGNED_IN:
+                assert killed
+                await try_again(home, auth, public_sign_in, STALE_CLAIM)
+        ends[state] += 1
+        async with McpAuth.open(home=home) as auth:
+            assert (await auth.status("notes")).auth is AuthState.SIGNED_IN
+            assert (await auth.probe("notes")).state is ConnectionState.READY
+        assert max(life.sent("code").values()) == 1, at
+    assert set(ends) >= {AuthState.SIGN_IN_OPEN, AuthState.SIGNED_IN}, ends
+
+
+async def try_again(home: Path, auth: McpAuth, step: Callable[[McpAuth], Awaitable[None]], claim: float) -> None:
+    """With a new link and another browser, as after a phone's restart; a dead claim says so first, and then ends."""
+    try:
+        await step(auth)
+    except SignInError as error:
+        assert "right now" in error.message
+    else:
+        return
+    await auth.close()
+    async with McpAuth.open(home=home, clock=lambda: time.time() + claim + 1) as later:
+        assert [*await later.open_sign_ins(), *await later.open_key_forms()] == []
+        await step(later)
+
+
+@sweep
+async def test_a_key_form_that_dies_can_be_filled_in_or_asked_for_again(life: Life, how_many: int) -> None:
+    found: Counter[str] = Counter()
+    for at in points(await life.lines_of("key_form", keyed_home(life)), how_many):
+        home = keyed_home(life)
+        await life.die("key_form", home, at)
+        all_records_are_whole(home)
+        values = dotenv_values(home / ".env", interpolate=False)
+        assert values in ({"OTHER": "kept", "MY_KEY": "old"}, {"OTHER": "kept", "MY_KEY": NEW_KEY}), at
+        found[(values["MY_KEY"] or "")[:3]] += 1
+        assert not any(NEW_KEY[:40] in path.read_text() for path in (home / "key-forms").glob("*.json"))
+        async with McpAuth.open(home=home) as auth:
+            await try_again(home, auth, key_form, key_forms.STALE_CLAIM)
+        async with McpAuth.open(home=home) as auth:
+            assert await auth.open_key_forms() == []
+            assert (await auth.headers("my-api"))["Authorization"] == f"Bearer {NEW_KEY}"
+    assert set(found) == {"old", "new"}, found
+
+
+def keyed_home(life: Life) -> Path:
+    home = life.public_home()
+    life.oauth.knobs.api_key = NEW_KEY
+    return home
+
+
+@sweep
 async def test_a_re_authorization_that_dies_leaves_the_old_or_the_new_grant(life: Life, how_many: int) -> None:
     kept: Counter[bool] = Counter()
     for at in points(await life.lines_of("sign_in", await life.signed_in_home()), how_many):
@@ -246,7 +311,7 @@ async def test_a_refresh_that_dies_twice_after_sending_is_not_sent_a_third_time(
 
 _REFRESH = """
 import asyncio, sys
-from mcp_auth import McpAuth
+from mcp_auth import McpAuth, key_forms
 asyncio.run(McpAuth.open(home=sys.argv[1]).access_token("notes"))
 """
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from dotenv import dotenv_values
+from msgspec.structs import replace
 
 from gateway.replies import Audience
 from mcp_auth.config import Server
 from mcp_auth.status import AuthState
 from tests.browser import Browser
 from tests.gateway.chat import Chat, item, words
-from tests.public import ANN, BOB, key_link_of, public_gateway, team, url_of
+from tests.public import ANN, BOB, Clock, key_link_of, public_gateway, team, url_of
 from tests.servers.oauth import OAuthServer
 
 KEY = "sk-canary-0123456789"
@@ -133,3 +134,27 @@ async def test_cancel_ends_an_open_form(tmp_path: Path, oauth: OAuthServer) -> N
         link = await key_link_of(chat)
         assert "my-api" in words((await chat.say("cancel my-api"))[-1])
         assert (await browser.open(link)).heading == "This was cancelled"
+
+
+async def test_a_form_whose_process_died_while_storing_can_be_asked_for_again(
+    tmp_path: Path, oauth: OAuthServer
+) -> None:
+    clock = Clock()
+    async with public_gateway(tmp_path, api(oauth), clock=clock) as gateway, Browser() as browser:
+        chat = Chat(gateway, ANN)
+        page = await browser.press(await browser.open(await key_link_of(chat)))
+        forms = gateway.auth.store.key_forms
+        (form,) = await forms.list()
+        # As `kill -9` leaves it right before the key is written
+        claimed = replace(form, status="exchanging", claimed_at=clock())
+        assert await forms.put_if(claimed) is not None
+
+        (busy,) = await chat.say("key my-api")
+        assert "being stored right now" in words(busy)
+        assert (await browser.open(page.url)).heading == "Finishing the sign-in"
+        clock.later = 61
+        link = await key_link_of(chat)
+        page = await browser.press(await browser.press(await browser.open(link)), "key", key0=KEY)
+
+        assert page.heading == "The key for my-api is stored"
+        assert dotenv_values(gateway.config.env_file)["MY_API_KEY"] == KEY

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from mcp_auth import tickets
 from mcp_auth.records import sha256
 from mcp_auth.tickets import is_same, new_code, typed_code
 
@@ -26,3 +27,11 @@ def test_a_code_is_understood_however_it_is_typed(typed: str) -> None:
 @pytest.mark.parametrize("typed", ["", "ACDEFGH", "ACDEFGHJK", "ACDEFGHI", "\u00df" * 8, "telegram:1", "A" * 10_000])
 def test_what_is_no_code_is_none(typed: str) -> None:
     assert typed_code(typed) is None
+
+
+def test_the_browsers_cookie_follows_from_the_forms_and_looks_like_any_other() -> None:
+    form = tickets.new_cookie()
+    assert tickets.is_cookie(tickets.browser_cookie(form))
+    assert tickets.browser_cookie(form) == tickets.browser_cookie(form) != form
+    assert tickets.browser_cookie(form) != tickets.browser_cookie(tickets.new_cookie())
+    assert tickets.form_token(form, "a") != tickets.browser_cookie(form)
