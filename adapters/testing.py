@@ -263,7 +263,7 @@ class AdapterContract:
         async with AsyncExitStack() as stack:
             demo = await stack.enter_async_context(Demo(id_tokens=True))
             harness = self.make_harness()
-            _needs(not public or harness.platform != "cli", "links of our own: the operator needs none")
+            _needs(not public or harness.platform != "cli", "links of our own, which the operator does not need")
             stack.push_async_callback(harness.close)
             port = _free_port()
             section = {
@@ -668,7 +668,7 @@ class AdapterContract:
     async def test_a_key_is_entered_tried_and_stored_and_shown_to_nobody(self, tmp_path: Path) -> None:
         options = {"secrets_in_chat": True} if self.make_harness().platform != "cli" else None
         async with self.world(tmp_path, _three, options=options) as world:
-            _needs(world.harness.capabilities.secret_input, "a secret input")
+            _needs(world.harness.capabilities.secret_input, "secret input")
             await world.harness.say(ANN, "/mcp key weather")
             await world.harness.enter_secret(ANN, "wrong-key-canary")
             await world.sees("refuses this key")
@@ -683,7 +683,7 @@ class AdapterContract:
 
     async def test_without_the_operators_word_no_secret_goes_through_the_chat(self, tmp_path: Path) -> None:
         async with self.world(tmp_path, _three) as world:
-            _needs(world.harness.platform != "cli", "a chat's history")
+            _needs(world.harness.platform != "cli", "history that would keep a secret")
             await world.harness.say(ANN, "/mcp key weather")
 
             shown = await world.sees(" ways: ")

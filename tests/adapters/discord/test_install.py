@@ -81,6 +81,7 @@ async def test_the_address_of_a_sign_in_is_kept_from_the_host_wherever_it_is_pas
     server: DiscordServer, tmp_path: Path, oauth: OAuthServer
 ) -> None:
     notes = Server(name="notes", url=oauth.url, auth="oauth")
+    server.privileged_allowed = True
     host = Host(discord.Intents(guilds=True, guild_messages=True, dm_messages=True, message_content=True))
     async with running_bot(server, tmp_path, notes, client=host) as bot:
         asked = await server.reading(await server.slash(bot.ada, "auth", server="notes"), "open this link")

@@ -16,6 +16,19 @@ from gateway.gateway import Gateway
 from gateway.invocations import LOCAL, Principal
 
 
+class Screen(io.StringIO):
+    """What was printed, one entry for each message: the adapter flushes after every one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.printed: list[str] = []
+
+    def flush(self) -> None:
+        self.printed.append(self.getvalue())
+        self.seek(0)
+        self.truncate()
+
+
 class TerminalHarness(Harness):
     """One person at a screen; the others are not there."""
 
@@ -24,7 +37,7 @@ class TerminalHarness(Harness):
     has_buttons = False
 
     def __init__(self) -> None:
-        self._screen = io.StringIO()
+        self._screen = Screen()
         self._secrets: asyncio.Queue[str] = asyncio.Queue()
         self._said: set[asyncio.Task[bool]] = set()
         self._undo: Any = None
@@ -58,7 +71,7 @@ class TerminalHarness(Harness):
     def seen(self, person: str) -> Sequence[SeenMessage]:
         if person != "ann":
             return ()
-        return tuple(SeenMessage(text) for text in self._screen.getvalue().split("\n\n\n") if text)
+        return tuple(map(SeenMessage, self._screen.printed))
 
     async def _ask(self, question: str) -> str:
         return await self._secrets.get()
