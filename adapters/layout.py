@@ -97,11 +97,12 @@ def layout(
         lines += shown
         buttons += pressed
     buttons = [*buttons, *(one for one in reply.buttons if one.url is None or urls.fit(one.url))][:buttons_max]
-    written = [one for one in reply.buttons if one.url is not None and one not in buttons]
-    if written:
-        lines.append(Line())
-    lines += [_line(Span(f"{clean(one.label)}: "), Span(link_text(one.url or ""), "link")) for one in written]
-    return Layout(tuple(lines), tuple(buttons))
+    written = [
+        _line(Span(f"{clean(one.label)}: "), Span(link_text(one.url), "link"))
+        for one in reply.buttons
+        if one.url is not None and one not in buttons
+    ]
+    return Layout((*lines, *((Line(), *written) if written else ())), tuple(buttons))
 
 
 def fit(

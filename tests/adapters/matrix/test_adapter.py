@@ -417,7 +417,7 @@ async def test_in_a_hosts_client_what_is_ours_can_be_told_and_history_is_left_al
         syncing.cancel()
         await asyncio.gather(syncing, return_exceptions=True)
         await client.close()
-    assert [one for one in heard if one != "how are you?"] == []
+    assert not [one for one in heard if one in ("!mcp", "!mcp key weather", "!mcp help") or "code-canary" in one]
     assert not [one for one in ann.from_others() if "!mcp logout" in one.text or "connected" in one.text]
 
 
