@@ -96,7 +96,13 @@ def layout(
         shown, pressed = _block(block, now, urls, _Room(buttons_max - len(reply.buttons), links_in_text))
         lines += shown
         buttons += pressed
-    return Layout(tuple(lines), (*buttons, *reply.buttons)[:buttons_max])
+    buttons = [*buttons, *(one for one in reply.buttons if one.url is None or urls.fit(one.url))][:buttons_max]
+    written = [
+        _line(Span(f"{clean(one.label)}: "), Span(link_text(one.url), "link"))
+        for one in reply.buttons
+        if one.url is not None and one not in buttons
+    ]
+    return Layout((*lines, *((Line(), *written) if written else ())), tuple(buttons))
 
 
 def fit(

@@ -263,7 +263,7 @@ class AdapterContract:
         async with AsyncExitStack() as stack:
             demo = await stack.enter_async_context(Demo(id_tokens=True))
             harness = self.make_harness()
-            _needs(not public or harness.platform != "cli", "links of our own: the operator needs none")
+            _needs(not public or harness.platform != "cli", "links of our own, which the operator does not need")
             stack.push_async_callback(harness.close)
             port = _free_port()
             section = {
@@ -522,6 +522,14 @@ class AdapterContract:
             assert await world.is_signed_in(ANN)
             assert "notes" not in world.text(EVE)
 
+    async def test_an_address_that_cannot_be_judged_is_answered_all_the_same(self, tmp_path: Path) -> None:
+        async with self.world(tmp_path, _three) as world:
+            await world.harness.say(ANN, await unreadable_address(world.gateway))
+
+            await world.sees("cannot be read")
+
+            assert "code-canary" not in world.text()
+
     async def test_the_end_is_told_when_nothing_can_be_edited_any_more(self, tmp_path: Path) -> None:
         async with self.world(tmp_path, _three) as world:
             await world.harness.say(ANN, "/mcp auth notes")
@@ -660,7 +668,7 @@ class AdapterContract:
     async def test_a_key_is_entered_tried_and_stored_and_shown_to_nobody(self, tmp_path: Path) -> None:
         options = {"secrets_in_chat": True} if self.make_harness().platform != "cli" else None
         async with self.world(tmp_path, _three, options=options) as world:
-            _needs(world.harness.capabilities.secret_input, "a secret input")
+            _needs(world.harness.capabilities.secret_input, "secret input")
             await world.harness.say(ANN, "/mcp key weather")
             await world.harness.enter_secret(ANN, "wrong-key-canary")
             await world.sees("refuses this key")
@@ -675,7 +683,7 @@ class AdapterContract:
 
     async def test_without_the_operators_word_no_secret_goes_through_the_chat(self, tmp_path: Path) -> None:
         async with self.world(tmp_path, _three) as world:
-            _needs(world.harness.platform != "cli", "a chat's history")
+            _needs(world.harness.platform != "cli", "history that would keep a secret")
             await world.harness.say(ANN, "/mcp key weather")
 
             shown = await world.sees(" ways: ")
@@ -692,6 +700,15 @@ def _three(demo: Demo) -> dict[str, Any]:
         "weather": {"url": demo.weather_url, "headers": headers},
         "files": {"command": "never-started"},
     }
+
+
+async def unreadable_address(gateway: Gateway) -> str:
+    """The address of a sign-in whose record cannot be read: its file is a name that leads to itself."""
+    slot = await gateway.auth.store.sign_ins.slot(SHARED, "notes")
+    folder = gateway.config.home / "sign-ins"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    (folder / f"{slot}.json").symlink_to(folder / f"{slot}.json")
+    return f"http://127.0.0.1:8765/callback?code=code-canary&state={slot}.{'x' * 43}"
 
 
 def _needs(there: bool, what: str) -> None:

@@ -45,7 +45,7 @@ class LinesAdapter:
         self._driver = Driver(gateway, self)
         self._ids = itertools.count(time.time_ns())
         self._writer: asyncio.StreamWriter | None = None
-        self._answers: set[asyncio.Task[bool]] = set()
+        self._answers: set[asyncio.Task[None]] = set()
         self.capabilities = Capabilities(PLATFORM, edit_window=None, text_max=8000)
 
     async def run(self) -> None:
@@ -53,22 +53,23 @@ class LinesAdapter:
         undo = self._gateway.subscribe(PLATFORM, self._driver.notify)
         try:
             while line := await reader.readline():
-                self._take(json.loads(line))
+                # A task for each: a slow answer must not keep the next line waiting.
+                task = asyncio.create_task(self._answer(json.loads(line)))
+                self._answers.add(task)
+                task.add_done_callback(self._answers.discard)
         finally:
             undo()
             self._writer.close()
 
-    def _take(self, event: dict[str, Any]) -> None:
-        if not event["text"].startswith("/mcp"):
+    async def _answer(self, event: dict[str, Any]) -> None:
+        text = event["text"]
+        if not text.startswith("/mcp") and not await self._gateway.claims(text):
             return
         room = event.get("room")
         chat = ChatRef(PLATFORM, {"to": f"#{room}" if room else event["from"]})
         principal = Principal(PLATFORM, event["from"])
-        invocation = Invocation(principal, chat, event["text"], private=not room, event_id=event["event"])
-        # A task for each: a slow answer must not keep the next line waiting.
-        task = asyncio.create_task(self._driver.run_invocation(invocation))
-        self._answers.add(task)
-        task.add_done_callback(self._answers.discard)
+        invocation = Invocation(principal, chat, text, private=not room, event_id=event["event"])
+        await self._driver.run_invocation(invocation)
 
     async def reply(self, chat: ChatRef, reply: Reply) -> MessageRef:
         return await self._send({"id": f"m{next(self._ids)}", "to": chat.data["to"]}, reply)

@@ -263,8 +263,9 @@ class DiscordAdapter:
         return True
 
     async def claims(self, message: discord.Message) -> bool:
-        """Is this message for `/mcp`, so that nobody else should act on it? `@bot mcp ...`, and in direct messages also
-        `!mcp ...` and the bare address of one of our sign-ins. Never what a bot or a webhook wrote."""
+        """Is this message for `/mcp`, so that nobody else should act on it? `@bot mcp ...`, in direct messages also
+        `!mcp ...`, and wherever we can read it the bare address of one of our sign-ins. Never what a bot or a webhook
+        wrote."""
         text = self._text_in(message)
         if text is None:
             return False
@@ -278,11 +279,11 @@ class DiscordAdapter:
         text = message.content.strip()
         direct = isinstance(message.channel, discord.DMChannel)
         mention = re.match(rf"<@!?{me.id}>\s*", text)
+        text = text[mention.end() :] if mention is not None else text
+        if looks_like_redirect(text):
+            return text
         if mention is None and not direct:
             return None
-        text = text[mention.end() :] if mention is not None else text
-        if direct and looks_like_redirect(text):
-            return text
         found = _COMMAND.fullmatch(text)
         # "mcp is broken" in the direct messages is for whoever the person talks to there.
         if found is None or (mention is None and found["mark"] is None):

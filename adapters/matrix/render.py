@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 from adapters.layout import Layout, Line, Span, fit, layout
@@ -47,7 +47,9 @@ class Rendered:
 
 def render(reply: Reply, *, now: float) -> Rendered:
     """One message. Matrix has no buttons: links are links, and what a button would send stands there to be typed."""
-    shown = layout(reply, now=now, button_url_max=0, buttons_max=len(reply.buttons))
+    links = [(clean(one.label), link_text(one.url)) for one in reply.buttons if one.url]
+    commands = tuple(one for one in reply.buttons if one.command)
+    shown = layout(replace(reply, buttons=commands), now=now, button_url_max=0, buttons_max=len(commands))
     typed = tuple(
         Line((Span(f"{clean(one.label)}: "), Span(f"/mcp {one.command}", "code")))
         for one in shown.buttons
@@ -57,7 +59,6 @@ def render(reply: Reply, *, now: float) -> Rendered:
     has_links = any(span.style == "link" for line in shown.lines for span in line.spans)
     more = sentences.more_links if has_links else sentences.more_servers
     fitted = fit(Layout((*shown.lines, *space, *typed), ()), _size, HTML_MAX, more=more)
-    links = [(clean(one.label), link_text(one.url)) for one in shown.buttons if one.url]
     body = [*map(_plain, fitted.lines), *(f"{label}: {url}" for label, url in links)]
     formatted = [*map(_html, fitted.lines), *(_anchor(url, label) for label, url in links)]
     return Rendered("\n".join(body).strip("\n"), "<br>".join(formatted))

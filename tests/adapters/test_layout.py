@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -97,6 +98,22 @@ def test_names_are_cleaned() -> None:
 
     assert "\u202e" not in layout(Reply((ServerList((hostile,)),)), now=NOW).text
     assert "\x1b" not in layout(Reply((ServerDetail(hostile, (("Auth", "x\x07"),)),)), now=NOW).text
+
+
+FORM = Reply((Text("Type the key there."),), buttons=(Button("Open the form", url="http://intranet/k/ticket"),))
+
+
+@pytest.mark.parametrize(
+    "room",
+    [{"button_url_max": 0}, {"button_url_max": 10}, {"buttons_max": 0}, {"takes_url": lambda url: False}],
+    ids=["no buttons with links", "a link too long", "no buttons", "a link that the platform refuses"],
+)
+def test_a_replys_own_link_stands_in_the_text_where_no_button_takes_it(room: dict[str, Any]) -> None:
+    shown = layout(FORM, now=NOW, **room)
+
+    assert shown.text.splitlines() == ["Type the key there.", "", "Open the form: http://intranet/k/ticket"]
+    assert shown.lines[-1].spans[-1].style == "link"
+    assert shown.buttons == ()
 
 
 def test_tables_and_prompts_and_texts_have_their_words() -> None:

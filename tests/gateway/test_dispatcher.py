@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 
+from adapters.testing import unreadable_address
 from gateway.invocations import Abilities, Principal
 from gateway.replies import Audience, Deferred, Ignored, Immediate, ItemState, Modal, ServerList, Table, TextModal
 from mcp_auth.config import Server
 from mcp_auth.status import AuthState, ConnectionState
+from mcp_auth.stores.files import FileStore
 from tests.gateway.chat import FULL, TELEGRAM, Chat, configure, item, open_gateway, prompt_of, words
 from tests.servers.oauth import OAuthServer
 
@@ -354,6 +356,14 @@ async def test_only_addresses_of_our_own_sign_ins_are_claimed(tmp_path: Path) ->
         assert not await gateway.claims("hello there")
         assert not await gateway.claims("https://example.com/?state=1")
         assert not await gateway.claims(f"http://127.0.0.1:8765/callback?code=a&state={'0' * 32}.{'a' * 43}")
+
+
+async def test_an_address_is_claimed_while_nobody_can_tell_whose_it_is(tmp_path: Path) -> None:
+    async with open_gateway(configure(tmp_path, sign_in_server()), FileStore(tmp_path)) as gateway:
+        address = await unreadable_address(gateway)
+
+        assert await gateway.claims(address)
+        assert not await gateway.claims("https://example.com/?state=1")
 
 
 # -- keys ------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ from discord import app_commands
 from discord.ext import commands
 
 from adapters.discord import DiscordAdapter
+from adapters.testing import unreadable_address
 from mcp_auth.config import Server
 from mcp_auth.errors import ConfigError
+from mcp_auth.stores.files import FileStore
 from tests.adapters.discord.conftest import running_bot
 from tests.gateway.chat import configure, open_gateway
 from tests.platforms.discord import DiscordServer
+from tests.servers.oauth import OAuthServer, authorize
 
 DEAD = Server(name="dead", url="http://127.0.0.1:9/mcp", auth="oauth")
 INTENTS = discord.Intents(guilds=True, guild_messages=True, dm_messages=True)
@@ -24,8 +28,8 @@ INTENTS = discord.Intents(guilds=True, guild_messages=True, dm_messages=True)
 class Host(discord.Client):
     """A client with a tree and commands of its own, which syncs by itself."""
 
-    def __init__(self) -> None:
-        super().__init__(intents=INTENTS)
+    def __init__(self, intents: discord.Intents = INTENTS) -> None:
+        super().__init__(intents=intents)
         self.tree = app_commands.CommandTree(self)
         self.heard: list[str] = []
 
@@ -71,6 +75,37 @@ async def test_a_bot_gets_a_listener_and_its_prefix_commands_go_on(server: Disco
         await server.until(lambda: len(claimed) == 2)
         mention = f"<@{server.bot.id}>"
         assert claimed == {f"{mention} hello": False, f"{mention} mcp help": True}
+
+
+async def test_the_address_of_a_sign_in_is_kept_from_the_host_wherever_it_is_pasted(
+    server: DiscordServer, tmp_path: Path, oauth: OAuthServer
+) -> None:
+    notes = Server(name="notes", url=oauth.url, auth="oauth")
+    server.privileged_allowed = True
+    host = Host(discord.Intents(guilds=True, guild_messages=True, dm_messages=True, message_content=True))
+    async with running_bot(server, tmp_path, notes, client=host) as bot:
+        asked = await server.reading(await server.slash(bot.ada, "auth", server="notes"), "open this link")
+        redirect = await asyncio.to_thread(authorize, asked.links()[0])
+
+        await server.say(bot.ada, redirect)
+        await server.posted(server.channel, "where others read along")
+        await server.say(bot.ada, redirect, server.dm(bot.ada))
+        await server.posted(server.dm(bot.ada), "notes: signed in")
+
+        assert host.heard == []
+
+
+async def test_an_address_is_kept_from_the_host_while_the_store_cannot_be_read(
+    server: DiscordServer, tmp_path: Path
+) -> None:
+    host = Host()
+    async with running_bot(server, tmp_path, DEAD, client=host, store=FileStore(tmp_path)) as bot:
+        dm = server.dm(bot.ada)
+        await server.say(bot.ada, await unreadable_address(bot.gateway), dm)
+
+        await server.posted(dm, "cannot be read")
+
+        assert host.heard == []
 
 
 async def test_install_sends_nothing_and_stop_takes_everything_back(tmp_path: Path) -> None:

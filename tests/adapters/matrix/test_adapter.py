@@ -15,6 +15,7 @@ from nio import AsyncClient, RoomMessageText
 
 from adapters.marks import BAD, GOOD, WARN
 from adapters.matrix.adapter import MatrixAdapter
+from adapters.testing import unreadable_address
 from gateway.gateway import Gateway
 from gateway.invocations import ChatRef, Principal
 from gateway.replies import Audience, Notice, Reply, Text
@@ -403,6 +404,8 @@ async def test_in_a_hosts_client_what_is_ours_can_be_told_and_history_is_left_al
         await ann.sees("MCP Servers")
         await ann.say(room, "!mcp key weather")
         await ann.sees("Two ways")
+        await ann.say(room, await unreadable_address(gateway))
+        await ann.sees("cannot be read")
         await ann.say(room, "how are you?")
         async with asyncio.timeout(20):
             while "how are you?" not in heard:
@@ -414,7 +417,7 @@ async def test_in_a_hosts_client_what_is_ours_can_be_told_and_history_is_left_al
         syncing.cancel()
         await asyncio.gather(syncing, return_exceptions=True)
         await client.close()
-    assert not [one for one in heard if one in ("!mcp", "!mcp key weather", "!mcp help")]
+    assert not [one for one in heard if one in ("!mcp", "!mcp key weather", "!mcp help") or "code-canary" in one]
     assert not [one for one in ann.from_others() if "!mcp logout" in one.text or "connected" in one.text]
 
 
