@@ -209,7 +209,7 @@ def nobody_served(gateway: Gateway, platform: str) -> list[Finding]:
     if any(one.startswith(f"{platform}:") for one in gateway.config.gateway.allow):
         return []
     how = f"write /mcp to the bot in private, then `slash-mcp allow CODE`; or add {platform}:ID to gateway.allow"
-    return [Finding(WARN, f"nobody on {platform} is served yet. Next: {how}")]
+    return [Finding(WARN, f"nobody is served here yet. Next: {how}")]
 
 
 def _public(text: str, way: Button | None = None) -> Reply:
