@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from adapters.marks import WARN
+from gateway import sentences
 from gateway.invocations import Abilities, ChatRef, Invocation, MessageRef, Principal
 from gateway.replies import Audience, Button, Notice, Reply, SecretPrompt, Text
 
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from gateway.gateway import Gateway
 
 _log = logging.getLogger(__name__)
-
-_NOT_IN_PRIVATE = "The answer is for you alone, and I cannot reach you in private. Write to me directly: /mcp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +136,7 @@ class Driver:
                     shown = await self._show(invocation, reply, shown)
                 except PrivateDeliveryUnavailable as unavailable:
                     # Never the content: only that there is one, and how to get it. What would follow is not begun.
-                    said = _public(unavailable.how or _NOT_IN_PRIVATE, unavailable.way)
+                    said = _public(unavailable.how or sentences.NOT_IN_PRIVATE, unavailable.way)
                     await self._adapter.reply(invocation.chat, said)
                     return False
                 self._gateway.delivered(invocation, shown.message)
@@ -209,7 +208,7 @@ def nobody_served(gateway: Gateway, platform: str) -> list[Finding]:
     if any(one.startswith(f"{platform}:") for one in gateway.config.gateway.allow):
         return []
     how = f"write /mcp to the bot in private, then `slash-mcp allow CODE`; or add {platform}:ID to gateway.allow"
-    return [Finding(WARN, f"nobody on {platform} is served yet. Next: {how}")]
+    return [Finding(WARN, f"nobody is served here yet. Next: {how}")]
 
 
 def _public(text: str, way: Button | None = None) -> Reply:

@@ -430,7 +430,7 @@ class Dispatcher:
         except WrongPerson:
             self._note_refusal(ask, "paste")
             raise
-        yield _say(outcome.text, Audience.CALLER, ok=outcome.ok)
+        yield _done(outcome.text) if outcome.ok else _say(outcome.text, Audience.CALLER, ok=False)
 
     async def _confirm(self, command: grammar.Confirm, ask: _Ask) -> AsyncGenerator[Reply, None]:
         if self.config.gateway.public_url is None:
@@ -438,7 +438,7 @@ class Dispatcher:
             return
         async with self._watcher.answering(ask.principal):
             record = await self._auth.confirm(command.code, str(ask.principal), private=ask.invocation.private)
-        yield _say(sentences.confirmed(record.server), Audience.CALLER)
+        yield _done(sentences.confirmed(record.server))
 
     async def _cancel(self, command: grammar.Cancel, ask: _Ask) -> AsyncGenerator[Reply, None]:
         servers = [self.config.servers[command.server]] if command.server else list(self.config.servers.values())
@@ -543,7 +543,7 @@ class Dispatcher:
             return
         paired = await asyncio.to_thread(self._people.allow, command.code, ask.principal)
         self._strangers.tell_allowed()
-        yield _say(sentences.let_in(paired), Audience.CALLER)
+        yield _done(sentences.let_in(paired))
 
     async def _deny(self, command: grammar.Deny, ask: _Ask) -> AsyncGenerator[Reply, None]:
         refusal = self._refused_people(ask, "deny")
@@ -656,6 +656,11 @@ def _say(text: str, audience: Audience = Audience.CHAT, *, ok: bool = True, fina
     tone: Any = "plain" if ok else "warning"
     summary = sentences.PRIVATE_ANSWER if audience is Audience.CALLER else None
     return Reply((Text(text, tone=tone),), audience=audience, final=final, summary=summary, ok=ok)
+
+
+def _done(text: str) -> Reply:
+    """What the person wanted has happened."""
+    return Reply((Text(text, tone="good"),), audience=Audience.CALLER, summary=sentences.PRIVATE_ANSWER)
 
 
 def _choices(text: str, commands: tuple[str, ...]) -> Reply:

@@ -99,6 +99,7 @@ PREPARING = "preparing the link…"
 CANCELLED = "cancelled"
 SIGNED_IN = "signed in"
 PRIVATE_ANSWER = "Sent you the answer in private."
+NOT_IN_PRIVATE = "The answer is for you alone, and I cannot reach you in private. Write to me directly: /mcp"
 NO_PERSON = (
     "I answer people only, and cannot see who wrote this. Write as yourself, not as the group or a channel: /mcp"
 )
@@ -144,14 +145,12 @@ LINK_AGAIN = "sign-in open; ask for its link again"
 NOTE_LOCAL = (
     "Open a link in a browser on this computer. On another one, copy the address of the last page and paste it here."
 )
-NOTE_CHAT = (
-    "After you have allowed it, the last page will not load, and that is right: copy its address from the browser "
-    "and send it to me here."
+_LAST_PAGE = (
+    "After you have allowed it, the last page will not load, and that is right: copy its address from the browser and"
 )
-NOTE_CHAT_SHARED = (
-    "After you have allowed it, the last page will not load, and that is right: copy its address from the browser "
-    "and send it to me in a private chat."
-)
+NOTE_CHAT = f"{_LAST_PAGE} send it to me here."
+NOTE_CHAT_SHARED = f"{_LAST_PAGE} send it to me in a private chat."
+NOTE_FORM = f"{_LAST_PAGE} enter it with the button below, or with /mcp paste."
 NOTE_PROOF = (
     "The page shows a code: send it to me in a private chat, and the page goes on. Give it to nobody else, and do not "
     "pass the link on."
@@ -162,10 +161,6 @@ NOTE_PROOF_FORM = (
 )
 KEY_FORM_NOTE = "The key is typed into that page and never into this chat."
 BUTTON_KEY_FORM = "Open the form"
-NOTE_FORM = (
-    "After you have allowed it, the last page will not load, and that is right: copy its address from the browser "
-    "and enter it with the button below, or with /mcp paste."
-)
 FORM_KEY = "Enter a key"
 FORM_SAVE = "Save"
 FORM_SEND = "Send"
@@ -305,11 +300,11 @@ def tested(status: ServerStatus, connection: ConnectionStatus) -> str:
 
 
 def team_sign_in(server: str) -> str:
-    """Why, and the next step: the same-person proof comes with the public endpoint."""
+    """Why, and the next step."""
     return (
         "signing in from a chat is off while more than one person is allowed: whoever opens a forwarded link would "
         "hand their own account to the one who sent it, and only a public endpoint can prove that both are the same "
-        f"person. Next: the operator runs `slash-mcp auth {server}` on the host."
+        f"person. Next: the operator sets gateway.public_url, or runs `slash-mcp auth {server}` on the host."
     )
 
 

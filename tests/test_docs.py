@@ -19,7 +19,9 @@ from telegram.ext import Application
 
 from adapters.telegram.adapter import GROUP
 from adapters.terminal.cli import _COMMANDS, _parser
+from gateway.gateway import Gateway
 from mcp_auth.config import Server, load
+from mcp_auth.core import McpAuth
 from mcp_auth.records import ServerMetadata
 from mcp_auth.registration import client_registration_needed
 from tests.adapters.terminal.typed import Run
@@ -279,6 +281,24 @@ def test_the_configuration_of_the_guide_is_the_first_one_that_it_shows() -> None
     assert list(yaml.safe_load(first)["mcp_servers"]) == ["notes", "weather", "clock"]
 
 
+def test_the_architecture_names_every_module_and_every_public_method() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    layers = ("mcp_auth", "gateway", "adapters")
+    modules = {
+        file.name for layer in layers for file in (ROOT / layer).glob("**/*.py") if not file.name.startswith("_")
+    }
+    assert sorted(name for name in modules if name not in page) == []
+    for face in (McpAuth, Gateway):
+        methods = [name for name in vars(face) if not name.startswith("_")]
+        assert sorted(name for name in methods if not re.search(rf"\b{name}\b", page)) == [], face.__name__
+
+
+def test_decisions_are_numbered_once_and_in_order() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    numbers = [int(number) for number in re.findall(r"^(\d+)\. \*\*", page, re.MULTILINE)]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
 def test_every_dependency_has_its_reason() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     groups = [entry for group in project["dependency-groups"].values() for entry in group if isinstance(entry, str)]
@@ -290,3 +310,6 @@ def test_every_dependency_has_its_reason() -> None:
     }
     page = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
     assert sorted(name for name in named - platforms if f"`{name}`" not in page and not name.startswith("types-")) == []
+    extras = set(project["project"]["optional-dependencies"]) - {"all"}
+    assert sorted(name for name in extras if f"`{name}`" not in page) == []
+    assert sorted(name for name in platforms if name not in page and name not in ("psycopg", "slash-mcp")) == []

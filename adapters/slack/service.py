@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
 from aiohttp import ClientError
@@ -193,33 +194,37 @@ def _scopes(who: AsyncSlackResponse) -> Finding:
 
 
 async def _bot(client: AsyncWebClient) -> AsyncSlackResponse:
-    try:
-        return await client.auth_test()
-    except SlackApiError as error:
-        if is_passing(error):
-            raise Unreachable(f"Slack does not answer now ({code_of(error)}).", next_step="try again later") from None
-        raise SlackRefused(
-            f"Slack refuses gateway.slack.bot_token ({code_of(error)}).",
-            next_step=f"copy the Bot User OAuth Token (xoxb-...) again from {_APPS}, OAuth & Permissions",
-        ) from None
-    except (ClientError, OSError, TimeoutError) as error:
-        raise _no_answer(error) from None
+    return await _asked(
+        client.auth_test(),
+        "bot_token",
+        f"copy the Bot User OAuth Token (xoxb-...) again from {_APPS}, OAuth & Permissions",
+    )
 
 
 async def _open_connection(client: AsyncWebClient, app_token: str) -> str:
     """The address of a Socket Mode connection, to be used once."""
+    opened = await _asked(
+        client.apps_connections_open(app_token=app_token),
+        "app_token",
+        f"turn Socket Mode on and copy an app-level token (xapp-...) with connections:write from {_APPS}",
+    )
+    return str(opened["url"])
+
+
+async def _asked(call: Awaitable[AsyncSlackResponse], token: str, next_step: str) -> AsyncSlackResponse:
+    """Slack's answer to a call that shows whether `gateway.slack.<token>` is good.
+
+    Args:
+        next_step: what helps when it is not.
+    """
     try:
-        opened = await client.apps_connections_open(app_token=app_token)
+        return await call
     except SlackApiError as error:
         if is_passing(error):
             raise Unreachable(f"Slack does not answer now ({code_of(error)}).", next_step="try again later") from None
-        raise SlackRefused(
-            f"Slack refuses gateway.slack.app_token ({code_of(error)}).",
-            next_step=f"turn Socket Mode on and copy an app-level token (xapp-...) with connections:write from {_APPS}",
-        ) from None
+        raise SlackRefused(f"Slack refuses gateway.slack.{token} ({code_of(error)}).", next_step=next_step) from None
     except (ClientError, OSError, TimeoutError) as error:
         raise _no_answer(error) from None
-    return str(opened["url"])
 
 
 def _no_answer(error: BaseException) -> Unreachable:

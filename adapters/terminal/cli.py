@@ -15,6 +15,9 @@ from mcp_auth.errors import ConfigError, McpAuthError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import TypeAlias
+
+    _Commands: TypeAlias = "argparse._SubParsersAction[_CommandParser]"
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -76,7 +79,9 @@ def for_shell(text: str) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="slash-mcp", description="Sign in to MCP servers, from here and from any chat."
+        prog="slash-mcp",
+        description="Sign in to MCP servers, from here and from any chat.",
+        epilog="Begin with: slash-mcp init, slash-mcp add NAME URL, slash-mcp auth.",
     )
     parser.add_argument("--version", action=_Version)
     parser.add_argument("--config", metavar="FILE", help="configuration: YAML, or an .mcp.json")
@@ -84,63 +89,81 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--as", dest="acting_for", metavar="PERSON", help="act with this person's credentials")
     parser.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_CommandParser)
+    _add_signing_in(commands)
+    _add_chats(commands)
+    _add_people(commands)
+    _add_setting_up(commands)
+    parser.set_defaults(server=None, probe=False, json=False)
+    return parser
 
-    listing = commands.add_parser("list", help="every server with its status (also without a command)")
-    listing.add_argument("server", nargs="?", metavar="SERVER")
+
+def _add_signing_in(commands: _Commands) -> None:
+    listing = _command(commands, "list", "every server with its status (also without a command)")
+    listing.add_argument("server", nargs="?", metavar="SERVER", help="one in detail")
     listing.add_argument("--probe", action="store_true", help="connect to each and show whether it answers")
-    listing.add_argument("--json", action="store_true")
+    listing.add_argument("--json", action="store_true", help="one JSON document")
 
-    auth = commands.add_parser("auth", help="sign in: to SERVER, or to all that need it")
-    auth.add_argument("servers", nargs="*", metavar="SERVER")
+    auth = _command(commands, "auth", "sign in: to SERVER, or to all that need it")
+    auth.add_argument("servers", nargs="*", metavar="SERVER", help="also one that is signed in, to do it again")
     auth.add_argument("--no-browser", action="store_true", help="only print the link")
     auth.add_argument("--no-wait", action="store_true", help="print the link and exit; the sign-in stays open")
     auth.add_argument("--timeout", type=_seconds, metavar="S", help="wait at most S seconds")
     auth.add_argument("--fresh", action="store_true", help="look everything up anew and register anew")
     auth.add_argument("--json", action="store_true", help="one JSON object a line")
 
-    paste = commands.add_parser("paste", help="finish a sign-in with the address of the browser's last page")
+    paste = _command(commands, "paste", "finish a sign-in with the address of the browser's last page")
     paste.add_argument("url", nargs="?", metavar="URL", help="left out or -: read from standard input")
 
-    key = commands.add_parser("key", help="enter an API key")
-    key.add_argument("server", metavar="SERVER")
+    key = _command(commands, "key", "enter an API key")
+    key.add_argument("server", metavar="SERVER", help="the key is tried there before it is stored")
     key.add_argument("--stdin", action="store_true", help="read the key from standard input")
     key.add_argument("--variable", metavar="NAME", help="which variable, when the server needs several")
     key.add_argument("--store-anyway", action="store_true", help="store it although the server cannot be reached")
 
-    cancel = commands.add_parser("cancel", help="end open sign-ins")
-    cancel.add_argument("server", nargs="?", metavar="SERVER")
-    logout = commands.add_parser("logout", help="revoke and delete a grant")
-    logout.add_argument("server", metavar="SERVER")
-    test = commands.add_parser("test", help="connect and list the tools")
-    test.add_argument("server", metavar="SERVER")
-    test.add_argument("--json", action="store_true")
+    cancel = _command(commands, "cancel", "end open sign-ins")
+    cancel.add_argument("server", nargs="?", metavar="SERVER", help="only the one to this server")
+    logout = _command(commands, "logout", "revoke and delete a grant")
+    logout.add_argument("server", metavar="SERVER", help="its whole name")
+    test = _command(commands, "test", "connect and list the tools")
+    test.add_argument("server", metavar="SERVER", help="one that is a command is started for it")
+    test.add_argument("--json", action="store_true", help="one JSON document")
 
-    chat = commands.add_parser("chat", help="type /mcp here, as in any chat")
+
+def _add_chats(commands: _Commands) -> None:
+    chat = _command(commands, "chat", "type /mcp here, as in any chat")
     chat.add_argument("--wait", type=_seconds, default=0.0, metavar="S", help="at the end of input wait for sign-ins")
-    serve = commands.add_parser("serve", help="run the callback endpoint and the configured chat platforms")
+    serve = _command(commands, "serve", "run the callback endpoint and the configured chat platforms")
     serve.add_argument("--port", type=_port, metavar="N", help="instead of gateway.callback.port")
-    demo = commands.add_parser("demo", help="try everything with local servers")
+    demo = _command(commands, "demo", "try everything with local servers")
     demo.add_argument("--script", action="store_true", help="play it without a person and print what happens")
-    people = commands.add_parser("people", help="who is served, who asks to be, and who was shut out")
-    people.add_argument("--json", action="store_true")
-    allow = commands.add_parser("allow", help="let somebody in, by the code that the bot gave them")
+
+
+def _add_people(commands: _Commands) -> None:
+    people = _command(commands, "people", "who is served, who asks to be, and who was shut out")
+    people.add_argument("--json", action="store_true", help="one JSON document")
+    allow = _command(commands, "allow", "let somebody in, by the code that the bot gave them")
     allow.add_argument("who", metavar="CODE", help="the code, or an account such as telegram:123456789")
-    deny = commands.add_parser("deny", help="shut somebody out, at once")
+    deny = _command(commands, "deny", "shut somebody out, at once")
     deny.add_argument(
         "who", metavar="PRINCIPAL", help="an account such as telegram:123456789, or the code of a request"
     )
-    audit = commands.add_parser("audit", help="what happened: sign-ins, keys, people, refusals")
+    audit = _command(commands, "audit", "what happened: sign-ins, keys, people, refusals")
     audit.add_argument("--since", metavar="WHEN", help="90m, 12h, 7d, or a date such as 2026-11-25")
     audit.add_argument("--server", metavar="SERVER", help="only this server")
     audit.add_argument("-n", dest="count", type=_count, metavar="N", help="the last N (default: 50; 0: all)")
     audit.add_argument("--json", action="store_true", help="the lines as they are kept")
-    commands.add_parser("doctor", help="check this installation and say what to fix")
-    commands.add_parser("init", help="write a commented configuration")
-    add = commands.add_parser("add", help="add a server to the configuration")
-    add.add_argument("name", metavar="NAME")
-    add.add_argument("url", metavar="URL")
-    parser.set_defaults(server=None, probe=False, json=False)
-    return parser
+
+
+def _add_setting_up(commands: _Commands) -> None:
+    _command(commands, "doctor", "check this installation and say what to fix")
+    _command(commands, "init", "write a commented configuration")
+    add = _command(commands, "add", "add a server to the configuration")
+    add.add_argument("name", metavar="NAME", help="what it is called in every chat")
+    add.add_argument("url", metavar="URL", help="it is asked what it wants before it is added")
+
+
+def _command(commands: _Commands, name: str, does: str) -> _CommandParser:
+    return commands.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.")
 
 
 class _CommandParser(argparse.ArgumentParser):

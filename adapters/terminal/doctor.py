@@ -76,7 +76,7 @@ def _configuration(config: Config) -> Iterator[Finding]:
     if config.path is None:
         yield Finding(WARN, f"there is no configuration in {config.home}. Next: slash-mcp init")
         return
-    yield Finding(GOOD, f"{config.path}: {len(config.servers)} servers")
+    yield Finding(GOOD, f"{config.path}: {_counted(len(config.servers), 'server')}")
     for warning in config.warnings:
         yield Finding(WARN, warning)
     for server in config.servers.values():
@@ -94,10 +94,14 @@ def _people(config: Config) -> Iterator[Finding]:
         return
     everybody = people.listed()
     served = sum(one.standing in (Standing.CONFIGURED, Standing.PAIRED) for one in everybody)
-    yield Finding(GOOD, f"{served} accounts are served besides this terminal")
+    yield Finding(GOOD, f"{_counted(served, 'account')} served besides this terminal")
     waiting = sum(one.standing is Standing.PENDING for one in everybody)
     if waiting:
         yield Finding(WARN, f"{waiting} asked to be let in. Next: slash-mcp people")
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _home(config: Config) -> Iterator[Finding]:
@@ -108,7 +112,7 @@ def _home(config: Config) -> Iterator[Finding]:
     if mode & 0o022:
         yield Finding(BAD, f"{config.home} can be written by others. Next: chmod 700 {config.home}")
     else:
-        yield Finding(GOOD, f"{config.home}")
+        yield Finding(GOOD, f"nobody else can write into {config.home}")
     if not os.access(config.home, os.W_OK):
         yield Finding(BAD, f"{config.home} cannot be written. Next: run slash-mcp as the user who owns it")
     yield from _secret_file(config.env_file)

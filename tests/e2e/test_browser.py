@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from gateway.demo.run import Demo
 from tests.e2e.processes import Running, slash_mcp
@@ -17,25 +16,6 @@ from tests.e2e.processes import Running, slash_mcp
 pytestmark = [pytest.mark.service, pytest.mark.timeout(180)]
 
 PHONE = {"width": 390, "height": 844}
-_QUIET = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    program = shutil.which("chromium")
-    assert program is not None, "chromium is not installed; run scripts/services"
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=program, args=_QUIET)
-        yield launched
-        launched.close()
 
 
 @pytest.fixture
@@ -55,8 +35,8 @@ def demo(tmp_path: Path) -> Iterator[Path]:
     loop.close()
 
 
-def open_page(browser: Browser, *, dark: bool = False, javascript: bool = True) -> Page:
-    context = browser.new_context(
+def open_page(chromium: Browser, *, dark: bool = False, javascript: bool = True) -> Page:
+    context = chromium.new_context(
         viewport=PHONE,
         color_scheme="dark" if dark else "light",
         java_script_enabled=javascript,
@@ -67,11 +47,11 @@ def open_page(browser: Browser, *, dark: bool = False, javascript: bool = True) 
 
 @pytest.mark.parametrize("javascript", [True, False])
 def test_a_person_signs_in_with_a_browser_and_the_agent_can_use_the_server(
-    browser: Browser, demo: Path, tmp_path: Path, javascript: bool
+    chromium: Browser, demo: Path, tmp_path: Path, javascript: bool
 ) -> None:
     with Running(demo, "auth", "notes", "--json", "--no-browser") as auth:
         link = json.loads(auth.line("authorization_url"))["url"]
-        page = open_page(browser, javascript=javascript)
+        page = open_page(chromium, javascript=javascript)
         errors: list[str] = []
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
         page.goto(link)
@@ -88,9 +68,9 @@ def test_a_person_signs_in_with_a_browser_and_the_agent_can_use_the_server(
     assert json.loads(tested.stdout)["tools"] == ["list_notes", "add_note", "whoami"]
 
 
-def test_a_person_who_denies_is_told_so_and_the_terminal_too(browser: Browser, demo: Path) -> None:
+def test_a_person_who_denies_is_told_so_and_the_terminal_too(chromium: Browser, demo: Path) -> None:
     with Running(demo, "auth", "notes", "--json", "--no-browser") as auth:
-        page = open_page(browser, dark=True)
+        page = open_page(chromium, dark=True)
         page.goto(json.loads(auth.line("authorization_url"))["url"])
         page.get_by_role("button", name="Deny").click()
         page.wait_for_url("**/callback?**")
@@ -100,11 +80,11 @@ def test_a_person_who_denies_is_told_so_and_the_terminal_too(browser: Browser, d
         assert auth.end() == 1
 
 
-def test_a_second_visit_an_unknown_path_and_a_forged_answer_are_said_plainly(browser: Browser, demo: Path) -> None:
+def test_a_second_visit_an_unknown_path_and_a_forged_answer_are_said_plainly(chromium: Browser, demo: Path) -> None:
     with Running(demo, "serve") as serve:
         serve.wait_for_error("callback endpoint")
         with Running(demo, "auth", "notes", "--json", "--no-browser") as auth:
-            page = open_page(browser)
+            page = open_page(chromium)
             page.goto(json.loads(auth.line("authorization_url"))["url"])
             page.get_by_role("button", name="Allow").click()
             page.wait_for_url("**/callback?**")

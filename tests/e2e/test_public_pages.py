@@ -9,7 +9,6 @@ import asyncio
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page
 from starlette.responses import PlainTextResponse
 
 from adapters.telegram.login import TelegramLogin
@@ -34,25 +33,6 @@ pytestmark = [pytest.mark.service, pytest.mark.timeout(300)]
 ROOT = Path(__file__).parents[2]
 AXE = ROOT / ".cache/node/node_modules/axe-core/axe.min.js"
 SIZES = {"phone": {"width": 390, "height": 844}, "desktop": {"width": 1280, "height": 800}}
-_QUIET = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    program = shutil.which("chromium")
-    assert program is not None, "chromium is not installed; run scripts/services"
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=program, args=_QUIET)
-        yield launched
-        launched.close()
 
 
 @pytest.fixture

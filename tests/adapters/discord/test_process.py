@@ -178,7 +178,7 @@ class TestCheck:
         assert f"{server.application_id}/information" in said
         assert f"{server.application_id}/installation" in said
         assert "not registered yet" in said
-        assert "nobody on discord is served" in said
+        assert "nobody is served here" in said
 
     async def test_a_wrong_token_and_a_dead_line_are_findings(self, server: DiscordServer, tmp_path: Path) -> None:
         wrong = DiscordOptions(**section(server, token="wrong"))

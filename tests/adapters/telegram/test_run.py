@@ -291,7 +291,7 @@ class TestCheck:
 
         assert [finding.mark for finding in findings] == [GOOD, WARN, WARN]
         assert "another program set a webhook" in findings[1].text
-        assert "nobody on telegram is served" in findings[2].text
+        assert "nobody is served here" in findings[2].text
 
     async def test_a_token_that_is_none(self, api: BotApi, oauth: OAuthServer, tmp_path: Path) -> None:
         (short,) = await check(api, oauth, tmp_path, section={"token": f"{BOT_ID}:short"})
