@@ -1,13 +1,14 @@
 """kill -9 at any line of a sign-in, a refresh, a key or a logout leaves a state that the next process can use.
 
-Lines of what writes or sends are counted. The plain run dies at a few of them, spread over each step; the one marked
-`service` at hundreds, which is every line or two of the short steps and every few of a sign-in.
+Lines of what writes or sends are counted, and a hundred of them, spread over each step, are died before. With
+SLASH_MCP_CRASH_POINTS=3000 it is every line of every step.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import time
@@ -30,7 +31,8 @@ from tests.e2e.processes import ROOT, environment
 from tests.homes import free_port, signed_in, write_home
 from tests.servers.oauth import OAuthServer
 
-FEW, HUNDREDS = 4, 300
+POINTS = int(os.environ.get("SLASH_MCP_CRASH_POINTS", "100"))
+pytestmark = [pytest.mark.service, pytest.mark.timeout(1800)]
 
 
 class Mortal:
@@ -143,17 +145,9 @@ def points(lines: int, how_many: int) -> list[int]:
     return [lines - lines * n // how_many for n in range(how_many)]
 
 
-SWEEPS = [
-    pytest.param(FEW, id="few-lines"),
-    pytest.param(HUNDREDS, id="hundreds-of-lines", marks=[pytest.mark.service, pytest.mark.timeout(900)]),
-]
-sweep = pytest.mark.parametrize("how_many", SWEEPS)
-
-
-@sweep
-async def test_a_sign_in_that_dies_can_be_finished_or_begun_again(life: Life, how_many: int) -> None:
+async def test_a_sign_in_that_dies_can_be_finished_or_begun_again(life: Life) -> None:
     ends: Counter[str] = Counter()
-    for at in points(await life.lines_of("sign_in", life.home()), how_many):
+    for at in points(await life.lines_of("sign_in", life.home()), POINTS):
         home = life.home()
         killed = await life.die("sign_in", home, at)
         all_records_are_whole(home)
@@ -190,10 +184,9 @@ async def begin_again(home: Path) -> None:
         await signed_in(auth)
 
 
-@sweep
-async def test_a_sign_in_on_our_own_pages_that_dies_can_be_finished_or_begun_again(life: Life, how_many: int) -> None:
+async def test_a_sign_in_on_our_own_pages_that_dies_can_be_finished_or_begun_again(life: Life) -> None:
     ends: Counter[str] = Counter()
-    for at in points(await life.lines_of("public_sign_in", life.public_home()), how_many):
+    for at in points(await life.lines_of("public_sign_in", life.public_home()), POINTS):
         home = life.public_home()
         killed = await life.die("public_sign_in", home, at)
         all_records_are_whole(home)
@@ -224,10 +217,9 @@ async def try_again(home: Path, auth: McpAuth, step: Callable[[McpAuth], Awaitab
         await step(later)
 
 
-@sweep
-async def test_a_key_form_that_dies_can_be_filled_in_or_asked_for_again(life: Life, how_many: int) -> None:
+async def test_a_key_form_that_dies_can_be_filled_in_or_asked_for_again(life: Life) -> None:
     found: Counter[str] = Counter()
-    for at in points(await life.lines_of("key_form", keyed_home(life)), how_many):
+    for at in points(await life.lines_of("key_form", keyed_home(life)), POINTS):
         home = keyed_home(life)
         await life.die("key_form", home, at)
         all_records_are_whole(home)
@@ -249,10 +241,9 @@ def keyed_home(life: Life) -> Path:
     return home
 
 
-@sweep
-async def test_a_re_authorization_that_dies_leaves_the_old_or_the_new_grant(life: Life, how_many: int) -> None:
+async def test_a_re_authorization_that_dies_leaves_the_old_or_the_new_grant(life: Life) -> None:
     kept: Counter[bool] = Counter()
-    for at in points(await life.lines_of("sign_in", await life.signed_in_home()), how_many):
+    for at in points(await life.lines_of("sign_in", await life.signed_in_home()), POINTS):
         home = await life.signed_in_home()
         async with McpAuth.open(home=home) as auth:
             old = await auth.access_token("notes")
@@ -269,10 +260,9 @@ async def test_a_re_authorization_that_dies_leaves_the_old_or_the_new_grant(life
     assert min(kept[True], kept[False]) > 0, kept
 
 
-@sweep
-async def test_a_refresh_that_dies_sends_its_token_at_most_once_more(life: Life, how_many: int) -> None:
+async def test_a_refresh_that_dies_sends_its_token_at_most_once_more(life: Life) -> None:
     ends: Counter[str] = Counter()
-    for at in points(await life.lines_of("refresh", await life.expired_home()), how_many):
+    for at in points(await life.lines_of("refresh", await life.expired_home()), POINTS):
         home = await life.expired_home()
         await life.die("refresh", home, at)
         all_records_are_whole(home)
@@ -329,10 +319,9 @@ async def die_while_the_server_thinks(life: Life, home: Path) -> None:
     life.oauth.knobs.token_delay = 0
 
 
-@sweep
-async def test_a_key_that_is_being_written_is_the_old_or_the_new_one(life: Life, how_many: int) -> None:
+async def test_a_key_that_is_being_written_is_the_old_or_the_new_one(life: Life) -> None:
     found: Counter[str] = Counter()
-    for at in points(await life.lines_of("key", life.home()), how_many):
+    for at in points(await life.lines_of("key", life.home()), POINTS):
         home = life.home()
         await life.die("key", home, at)
         values = dotenv_values(home / ".env", interpolate=False)
@@ -350,10 +339,9 @@ async def test_a_key_that_is_being_written_is_the_old_or_the_new_one(life: Life,
     assert set(found) == {"old", "new"}, found
 
 
-@sweep
-async def test_a_key_of_a_person_is_written_whole_or_not_at_all(life: Life, how_many: int) -> None:
+async def test_a_key_of_a_person_is_written_whole_or_not_at_all(life: Life) -> None:
     found: Counter[str] = Counter()
-    for at in points(await life.lines_of("key_of_ann", life.home()), how_many):
+    for at in points(await life.lines_of("key_of_ann", life.home()), POINTS):
         home = life.home()
         await life.die("key_of_ann", home, at)
         all_records_are_whole(home)
@@ -365,10 +353,9 @@ async def test_a_key_of_a_person_is_written_whole_or_not_at_all(life: Life, how_
     assert set(found) == {AuthState.KEY_MISSING, AuthState.KEY_SET}, found
 
 
-@sweep
-async def test_a_logout_that_dies_can_be_done_again(life: Life, how_many: int) -> None:
+async def test_a_logout_that_dies_can_be_done_again(life: Life) -> None:
     ends: Counter[str] = Counter()
-    for at in points(await life.lines_of("logout", await life.signed_in_home()), how_many):
+    for at in points(await life.lines_of("logout", await life.signed_in_home()), POINTS):
         home = await life.signed_in_home()
         await life.die("logout", home, at)
         all_records_are_whole(home)

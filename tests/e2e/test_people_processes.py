@@ -7,11 +7,15 @@ import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from gateway.gateway import Gateway
 from gateway.invocations import Principal
 from tests.e2e.processes import slash_mcp
 from tests.gateway.chat import Chat, words
 from tests.homes import write_home
+
+pytestmark = pytest.mark.service
 
 NOTES = {"notes": {"url": "http://127.0.0.1:9/mcp", "auth": "oauth"}}
 TEAM = {"allow": ["telegram:1"], "admins": ["telegram:1"]}
