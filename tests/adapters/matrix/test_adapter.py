@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from nio import AsyncClient, RoomMessageText
+from nio.responses import RoomCreateError
 
 from adapters.marks import BAD, GOOD, WARN
 from adapters.matrix.adapter import MatrixAdapter
@@ -372,6 +373,24 @@ async def test_a_message_that_cannot_be_sent_is_one_line_and_no_end(
         await adapter._notify(Notice(Principal("matrix", ann.user_id), gone, Reply((Text("notes: signed in."),))))
 
         assert "a message was given up: the homeserver answers M_FORBIDDEN" in caplog.text
+
+
+async def test_who_cannot_be_reached_in_private_is_told_so_where_they_asked(
+    tmp_path: Path, ann: Member, bob: Member, account: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(**room: Any) -> RoomCreateError:
+        # As of a homeserver where only admins make rooms.
+        return RoomCreateError("not here", "M_FORBIDDEN")
+
+    group = await ann.create_room(bob, account)
+    await bob.join(group)
+    async with bot(home_for(tmp_path, account, ann)) as adapter:
+        await ann.until(lambda: ann.members.get(group, {}).get(account.user_id) == "join")
+        assert adapter._client is not None
+        monkeypatch.setattr(adapter._client, "room_create", refuse)
+        await ann.say(group, "!mcp files")
+
+        assert (await ann.sees("my invitation to a private room is refused")).room == group
 
 
 # -- in somebody else's client -------------------------------------------------------------------
