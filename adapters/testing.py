@@ -540,8 +540,10 @@ class AdapterContract:
 
             await press(link, "allow")
 
-            await world.sees("notes: signed in")
-            assert "notes: signed in" in "\n".join(one.text for one in world.harness.seen(ANN)[before:])
+            await world.eventually(
+                lambda: any("notes: signed in" in one.text for one in world.harness.seen(ANN)[before:]),
+                "the end is told in a new message",
+            )
 
     # -- the public endpoint -----------------------------------------------------------------
 
