@@ -30,7 +30,8 @@ class Button:
 class Text:
     """A sentence or paragraph. `tone`: how it should look where looks exist."""
 
-    text: str
+    # Some hold a code to be let in with.
+    text: str = field(repr=False)
     tone: Literal["plain", "good", "warning", "bad"] = "plain"
 
 

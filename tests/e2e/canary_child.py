@@ -60,7 +60,8 @@ class Platform:
 
     def _show(self, reply: Reply, *, public: bool) -> MessageRef:
         keep(reply)
-        text = render.render(reply, columns=100, color=False, now=time.time())
+        buttons = "".join(f"\n{button.url}" for button in reply.buttons if button.url is not None)
+        text = render.render(reply, columns=100, color=False, now=time.time()) + buttons
         (self.public if public else self.private).append(text)
         self.links += [line for line in text.splitlines() if line.startswith("http")]
         return MessageRef("cli", {"public": public})
@@ -147,7 +148,8 @@ class Host:
         self.platform = platform
         self.driver = Driver(gateway, platform)
         self._events = itertools.count(1)
-        gateway.subscribe("cli", self.notice)
+        for name in ("cli", "telegram"):
+            gateway.subscribe(name, self.notice)
         gateway.auth.on_change(self.changed)
 
     async def notice(self, notice: Notice) -> None:
@@ -158,9 +160,10 @@ class Host:
         keep(change)
         raise RuntimeError(f"a host's own bug, with {change!r}")
 
-    async def say(self, text: str, private: bool) -> bool:
-        chat = ChatRef("cli", {"private": private})
-        invocation = Invocation(LOCAL, chat, text, private, f"e{next(self._events)}")
+    async def say(self, text: str, private: bool, who: str = str(LOCAL)) -> bool:
+        principal = Principal.parse(who)
+        chat = ChatRef(principal.platform, {"private": private})
+        invocation = Invocation(principal, chat, text, private, f"e{next(self._events)}")
         keep(invocation)
         return await self.driver.run_invocation(invocation)
 
@@ -195,7 +198,8 @@ class Host:
 
     async def stored(self) -> bool:
         store = self.gateway.auth.store
-        keep([await store.grants.list(), await store.sign_ins.list()])
+        keep([await store.grants.list(), await store.sign_ins.list(), await store.key_forms.list()])
+        keep(self.gateway.people.listed())
         urls = [server.url for server in self.gateway.config.servers.values() if server.url is not None]
         keep([await store.connections.get(url) for url in urls])
         return True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ import pytest
 import yaml
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
+from tests.browser import Browser, Page
 from tests.e2e.processes import ROOT, Running, environment, slash_mcp
 from tests.homes import free_port
 from tests.servers.oauth import OAuthServer, authorize, visit
@@ -266,6 +268,144 @@ def exercise(host: Host, oauth: OAuthServer, watcher: Watcher) -> None:
     host.say("logout notes", False)
     oauth.knobs.revocation_status = 500
     host.say("logout team", True)
+
+
+# -- our own pages ---------------------------------------------------------------------------
+
+ANN, BOB, STRANGER = "telegram:100001", "telegram:200002", "telegram:300003"
+# The person who asked gets the link, and a stranger the code to be let in with; nobody else does.
+FOR_THE_ONE_WHO_ASKED = (("private", "ticket"), ("private", "pairing"))
+# A sign-in's own record keeps what its exchange needs; the state is worth nothing without the browser's cookie.
+IN_THE_RECORD = tuple(
+    ("files", kind) for kind in ("state", "code_verifier", "client", "client_secret", "issued", "key")
+)
+
+
+@pytest.mark.service
+async def test_the_public_pages_show_no_secret(tmp_path: Path, oauth: OAuthServer, watcher: Watcher) -> None:
+    home = write_home(tmp_path, oauth)
+    make_public(home)
+    host = Host(tmp_path / "out", home, watcher)
+    with Arguments() as arguments:
+        async with Browser() as browser, Browser() as other:
+            await sign_in_on_pages(host, browser, other, oauth, watcher)
+            await burn_a_link(host, other, watcher)
+            await type_keys_into_a_page(host, browser, oauth, watcher)
+            let_a_stranger_in(host, watcher)
+            for name, value in [*browser.client.cookies.items(), *other.client.cookies.items()]:
+                watcher.secrets[f"cookie {name} {value[:4]}"] = value
+        host.stored()
+        host.finish()
+    learn(watcher, oauth)
+    watcher.show("process arguments", "\n".join(arguments.seen))
+    watcher.show("audit", (home / "audit.jsonl").read_text())
+    for path in [home / "people.json", *(home / "sign-ins").glob("*.json"), *(home / "key-forms").glob("*.json")]:
+        watcher.show("files", path.read_text())
+    # The exercise went where the secrets are
+    kinds = {name.split()[0] for name in watcher.secrets}
+    assert kinds >= {"ticket", "cookie", "csrf", "confirm", "pairing", "accepted", "access", "code", "state"}
+    events = {json.loads(line)["what"] for line in watcher.places["audit"][0].splitlines()}
+    assert events >= {"sign_in_begun", "sign_in_ended", "sign_in_burned", "key_set", "key_refused", "wrong_code"}
+    assert events >= {"pairing_asked", "allowed", "denied"}
+    for kind in ("Gate", "KeyForm", "Pending", "Listed"):
+        assert f"\n{kind}: " in watcher.places["reprs"][0], kind
+    assert len(watcher.places["files"]) >= 4
+    leaks = watcher.found(allowed=(*FOR_THE_ONE_WHO_ASKED, *IN_THE_RECORD, ("page", "csrf")))
+    assert not leaks, "\n".join(leaks)
+
+
+def make_public(home: Path) -> None:
+    config = yaml.safe_load((home / "config.yaml").read_text())
+    port = config["gateway"]["callback"]["port"]
+    more = {"public_url": f"http://127.0.0.1:{port}", "allow": [ANN, BOB], "admins": [ANN, BOB], "verify": "code"}
+    config["gateway"] |= more
+    (home / "config.yaml").write_text(yaml.safe_dump(config))
+
+
+async def proven(host: Host, browser: Browser, link: str, watcher: Watcher) -> Page:
+    """Up to the page that shows the code, everything on the way noted as a secret."""
+    count = len(watcher.secrets)
+    watcher.secrets[f"ticket {count}"] = link.rpartition("/")[2]
+    start = await browser.open(link)
+    watcher.secrets[f"csrf {count}"] = start.fields["form"]
+    page = await browser.press(start)
+    watcher.secrets[f"confirm {count}"] = page.code
+    watcher.secrets[f"confirm plain {count}"] = page.code.replace("-", "")
+    return page
+
+
+async def sign_in_on_pages(host: Host, browser: Browser, other: Browser, oauth: OAuthServer, watcher: Watcher) -> None:
+    for private in (False, True):
+        link = host.say("auth notes", private, ANN)["links"][0]
+        page = await proven(host, browser, link, watcher)
+        assert (await other.open(page.url)).status == 403
+        assert not host.say("confirm ACDE-FGHJ", True, ANN)["ok"]
+        assert not host.say(f"confirm {page.code}", False, ANN)["ok"]
+        host.stored()
+        assert host.say(f"confirm {page.code}", True, ANN)["ok"]
+        redirect = await browser.authorize(await browser.open(page.url))
+        if not private:
+            code = parse_qs(urlsplit(redirect).query)["code"][0]
+            oauth.knobs.token_answers = [JSONResponse({"error": code, "error_description": f"bad {code}"}, 400)]
+        host.stored()
+        assert (await other.open(redirect)).status == 403
+        await other.request("HEAD", redirect)
+        assert (await browser.open(redirect.replace("state=", "state=0"))).status == 400
+        done = await browser.open(redirect)
+        assert done.heading == ("notes is connected" if private else "notes is not connected")
+        assert (await browser.open(redirect)).heading == done.heading
+        if private:
+            # Codes and addresses are counted together, ten in ten minutes
+            host.say(redirect, False, BOB)
+            host.say(f"paste {redirect}", True, BOB)
+    host.say("", False, ANN)
+    host.say("notes", False, ANN)
+
+
+async def burn_a_link(host: Host, other: Browser, watcher: Watcher) -> None:
+    page = await proven(host, other, host.say("auth team", False, ANN)["links"][0], watcher)
+    assert not host.say(f"confirm {page.code}", False, BOB)["ok"]
+    page = await proven(host, other, host.say("auth team", False, ANN)["links"][0], watcher)
+    host.say(f"confirm {page.code}", False, STRANGER)
+    host.say("cancel team", False, ANN)
+
+
+async def type_keys_into_a_page(host: Host, browser: Browser, oauth: OAuthServer, watcher: Watcher) -> None:
+    oauth.knobs.api_key = PLANTED["accepted key"]
+    page = await proven(host, browser, host.say("key my-api", False, ANN)["links"][0], watcher)
+    assert host.say(f"confirm {page.code}", True, ANN)["ok"]
+    form = await browser.open(page.url)
+    refused = await browser.press(form, "key", key0=PLANTED["refused key"])
+    assert "refuses this key" in refused.text
+    watcher.show("page", refused.source)
+    await browser.press(form, "key", key0=PLANTED["key typed into a chat"] + "\n${X}")
+    done = await browser.press(form, "key", key0=f"Bearer {PLANTED['accepted key']}")
+    assert done.heading == "The key for my-api is stored", done.text
+    watcher.show("page", done.source)
+    assert host.say("test my-api", False, ANN)["ok"]
+    oauth.knobs.api_key = None
+
+
+def let_a_stranger_in(host: Host, watcher: Watcher) -> None:
+    host.say("", False, STRANGER)
+    code = ask_to_be_let_in(host, watcher, "telegram:400004")
+    assert not host.say("allow ACDE-FGHJ", True, ANN)["ok"]
+    assert not host.say(f"allow {code}", False, ANN)["ok"]
+    host.stored()
+    assert host.say(f"allow {code}", True, ANN)["ok"]
+    assert host.say("people", True, ANN)["ok"]
+    assert host.say("deny telegram:400004", True, BOB)["ok"]
+    ask_to_be_let_in(host, watcher, "telegram:500005")
+
+
+def ask_to_be_let_in(host: Host, watcher: Watcher, who: str) -> str:
+    told = host.say("", True, who)["private"]
+    code = next(match[1] for text in told if (match := re.search(r"assistant: (\w{8})\.", text)))
+    watcher.secrets[f"pairing {who}"] = code
+    return code
+
+
+# -- the command line ------------------------------------------------------------------------
 
 
 def fail_to_begin(host: Host, oauth: OAuthServer) -> None:
