@@ -10,14 +10,13 @@ import asyncio
 import json
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
@@ -27,6 +26,7 @@ from mcp_auth import McpAuth
 from mcp_auth.errors import McpAuthError
 from mcp_auth.records import Origin
 from tests.homes import open_auth
+from tests.servers.threads import loopback_socket, serving
 
 NAME = "mcp.example.com"
 
@@ -115,25 +115,25 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "ca.pem", folder / "server.pem"
 
 
-@pytest.fixture
-async def evil(certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Evil]:
-    authority, own = certificate
-    bound = socket.create_server(("127.0.0.1", 0))
+@pytest.fixture(scope="module")
+def _server(certificate: tuple[Path, Path]) -> Iterator[Evil]:
+    bound = loopback_socket()
     server_side = Evil(bound.getsockname()[1])
 
     async def everything(request: Request) -> Response:
         return server_side.answer(request)
 
-    routes = [Route("/{path:path}", everything, methods=["GET", "POST"])]
-    config = uvicorn.Config(Starlette(routes=routes), log_config=None, lifespan="off", ssl_certfile=str(own))
-    server = uvicorn.Server(config)
-    task = asyncio.create_task(server.serve(sockets=[bound]))
-    while not server.started:
-        await asyncio.sleep(0.01)
-    monkeypatch.setenv("SSL_CERT_FILE", str(authority))
-    yield server_side
-    server.should_exit = True
-    await task
+    app = Starlette(routes=[Route("/{path:path}", everything, methods=["GET", "POST"])])
+    with serving(app, bound, certificate[1]):
+        yield server_side
+
+
+@pytest.fixture
+def evil(_server: Evil, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Evil:
+    """As new for each test."""
+    vars(_server).update(vars(Evil(_server.port)))
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+    return _server
 
 
 class Names:
