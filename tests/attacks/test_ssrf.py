@@ -10,15 +10,13 @@ import asyncio
 import json
 import socket
 import threading
-import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
@@ -28,6 +26,7 @@ from mcp_auth import McpAuth
 from mcp_auth.errors import McpAuthError
 from mcp_auth.records import Origin
 from tests.homes import open_auth
+from tests.servers.threads import loopback_socket, serving
 
 NAME = "mcp.example.com"
 
@@ -73,34 +72,37 @@ class Canary:
 
     def __init__(self) -> None:
         self._socket = socket.create_server(("127.0.0.1", 0))
-        self._socket.settimeout(0.05)
         self.port: int = self._socket.getsockname()[1]
-        self.touched = 0
-        self._stop = threading.Event()
+        self._count = 0
+        self._last: tuple[str, int] | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                connection, _ = self._socket.accept()
-            except TimeoutError:
-                continue
-            self.touched += 1
+        while True:
+            connection, peer = self._socket.accept()
             connection.close()
+            if peer == self._last:
+                return
+            self._count += 1
 
-    def close(self) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._socket.close()
+    def touched(self) -> int:
+        """How many connected. It stops listening with a connection of its own, which is accepted after theirs."""
+        if self._last is None:
+            with socket.socket() as last:
+                last.bind(("127.0.0.1", 0))
+                self._last = last.getsockname()
+                last.connect(("127.0.0.1", self.port))
+                self._thread.join()
+            self._socket.close()
+        return self._count
 
 
 @pytest.fixture
 def canary() -> Iterator[Canary]:
     canary = Canary()
     yield canary
-    time.sleep(0.06)
-    canary.close()
+    canary.touched()
 
 
 @pytest.fixture(scope="module")
@@ -113,25 +115,25 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "ca.pem", folder / "server.pem"
 
 
-@pytest.fixture
-async def evil(certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Evil]:
-    authority, own = certificate
-    bound = socket.create_server(("127.0.0.1", 0))
+@pytest.fixture(scope="module")
+def _server(certificate: tuple[Path, Path]) -> Iterator[Evil]:
+    bound = loopback_socket()
     server_side = Evil(bound.getsockname()[1])
 
     async def everything(request: Request) -> Response:
         return server_side.answer(request)
 
-    routes = [Route("/{path:path}", everything, methods=["GET", "POST"])]
-    config = uvicorn.Config(Starlette(routes=routes), log_config=None, lifespan="off", ssl_certfile=str(own))
-    server = uvicorn.Server(config)
-    task = asyncio.create_task(server.serve(sockets=[bound]))
-    while not server.started:
-        await asyncio.sleep(0.01)
-    monkeypatch.setenv("SSL_CERT_FILE", str(authority))
-    yield server_side
-    server.should_exit = True
-    await task
+    app = Starlette(routes=[Route("/{path:path}", everything, methods=["GET", "POST"])])
+    with serving(app, bound, certificate[1]):
+        yield server_side
+
+
+@pytest.fixture
+def evil(_server: Evil, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Evil:
+    """As new for each test."""
+    vars(_server).update(vars(Evil(_server.port)))
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+    return _server
 
 
 class Names:
@@ -217,7 +219,7 @@ async def test_authorization_servers_may_not_be_inside(
 
     said = await refused(tmp_path, evil)
 
-    assert canary.touched == 0, said
+    assert canary.touched() == 0, said
     assert NAME in names.asked
 
 
@@ -227,7 +229,7 @@ async def test_the_canary_is_touched_where_the_operator_allows_it(
     """Else the tests around this one would show nothing."""
     evil.prm = {"authorization_servers": [f"https://127.0.0.1:{canary.port}"]}
     await refused(tmp_path, evil, network={"allow": ["127.0.0.0/8"]})
-    assert canary.touched > 0
+    assert canary.touched() > 0
 
 
 @pytest.mark.parametrize("host", INSIDE[::4])
@@ -239,7 +241,7 @@ async def test_resource_metadata_may_not_be_inside(
 
     await refused(tmp_path, evil)
 
-    assert canary.touched == 0
+    assert canary.touched() == 0
 
 
 @pytest.mark.parametrize("endpoint", ["registration_endpoint", "token_endpoint"])
@@ -250,7 +252,7 @@ async def test_endpoints_may_not_be_inside(
 
     await refused(tmp_path, evil)
 
-    assert canary.touched == 0
+    assert canary.touched() == 0
 
 
 @pytest.mark.parametrize(
@@ -264,7 +266,7 @@ async def test_redirects_are_not_followed_inside(
 
     await refused(tmp_path, evil)
 
-    assert canary.touched == 0
+    assert canary.touched() == 0
 
 
 async def test_dns_rebinding_the_checked_address_is_the_connected_one(
@@ -276,7 +278,7 @@ async def test_dns_rebinding_the_checked_address_is_the_connected_one(
         names.known["rebind.example.com"] = answers
         await refused(tmp_path, evil)
     assert "rebind.example.com" in names.asked
-    assert canary.touched == 0
+    assert canary.touched() == 0
 
 
 async def test_a_name_with_one_good_and_one_inner_address(
@@ -293,7 +295,7 @@ async def test_a_name_with_one_good_and_one_inner_address(
 
     monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", both)
     said = await refused(tmp_path, evil)
-    assert canary.touched == 0
+    assert canary.touched() == 0
     assert "private address" in said
 
 
@@ -324,7 +326,7 @@ async def test_authorization_server_urls_of_odd_forms(
 
     await refused(tmp_path, evil)
 
-    assert canary.touched == 0
+    assert canary.touched() == 0
 
 
 async def test_the_refusal_does_not_show_what_the_server_wrote(

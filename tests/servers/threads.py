@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -20,9 +21,11 @@ def loopback_socket() -> socket.socket:
 
 
 @contextmanager
-def serving(app: Any, bound: socket.socket) -> Iterator[None]:
-    """Answer on `bound` until the block ends; then the socket is closed."""
-    config = uvicorn.Config(app, log_config=None, lifespan="off", access_log=False, timeout_keep_alive=30)
+def serving(app: Any, bound: socket.socket, certificate: Path | None = None) -> Iterator[None]:
+    """Answer on `bound` until the block ends; then the socket is closed. `certificate`: with TLS, its key included."""
+    config = uvicorn.Config(
+        app, log_config=None, lifespan="off", access_log=False, timeout_keep_alive=30, ssl_certfile=certificate
+    )
     server = uvicorn.Server(config)
     bound.listen(256)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)

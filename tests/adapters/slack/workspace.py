@@ -103,7 +103,7 @@ async def scene(
 
 def bolt_app(world: Scene) -> AsyncApp:
     client = AsyncWebClient(token=world.acme.token, base_url=world.slack.base_url)
-    return AsyncApp(client=client, signing_secret=world.slack.signing_secret)
+    return AsyncApp(name="tests", client=client, signing_secret=world.slack.signing_secret)
 
 
 @asynccontextmanager
