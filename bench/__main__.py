@@ -1,7 +1,7 @@
 """`python -m bench`: measures slash-mcp against the limit and the peers, and writes `docs/performance.md`.
 
 --quick      two minutes, without foreign peers; fails when a figure is beyond twice its target
---rounds N   how often each contestant does each work (default 5; 3 in the quick form)
+--rounds N   how often each contestant does each work (default 3)
 --only ROW   one row, for profiling; writes nothing
 """
 
@@ -24,7 +24,7 @@ def main() -> int:
     parser.add_argument("--only", choices=[row.name for row in rows.ROWS])
     options = parser.parse_args()
     peers = {} if options.quick else found_peers(ROOT / ".cache" / "bench")
-    rounds = options.rounds or (3 if options.quick else 5)
+    rounds = options.rounds or 3
     chosen = [row for row in rows.ROWS if options.only in (None, row.name)]
     results = []
     with Arena(peers, rounds=rounds, quick=options.quick) as arena:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import random
 import signal
@@ -60,6 +61,9 @@ async def serve(
         async with gateway:
             listening = await gateway.auth.listen(port)
             host = gateway.config.gateway.callback.host
+            # The SDK's modules stay for good: no pass of the collector needs to look at them again.
+            gc.collect()
+            gc.freeze()
             _log.info("callback endpoint on %s:%d; platforms: %s", host, listening, ", ".join(platforms) or "none")
             await run_until(stop, platforms)
 
