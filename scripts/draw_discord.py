@@ -22,8 +22,8 @@ from adapters.discord.adapter import DiscordAdapter, DiscordOptions  # noqa: E40
 from gateway.demo.browser import press  # noqa: E402
 from gateway.demo.run import Demo  # noqa: E402
 from gateway.gateway import Gateway  # noqa: E402
-from scripts.pictures import Bubble, Button, Caption, Span, draw  # noqa: E402
-from tests.platforms.discord import DiscordServer, Message  # noqa: E402
+from scripts.pictures import Bubble, Button, Caption, Span, draw, write_home  # noqa: E402
+from tests.platforms.discord import DiscordServer, Message, User  # noqa: E402
 from tests.platforms.discord_markdown import runs  # noqa: E402
 
 _SECRET = "Only you can see this"
@@ -32,17 +32,13 @@ _SECRET = "Only you can see this"
 async def main(target: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         async with DiscordServer().running() as server, Demo() as demo:
-            home = demo.write_home(Path(folder) / "home")
-            items = await _conversation(server, demo, home)
+            ada = server.user("ada")
+            lines = f"allow: [discord:{ada.id}]\n  discord: {{token: unused, secrets_in_chat: true}}"
+            items = await _conversation(server, ada, demo, write_home(demo, Path(folder) / "home", lines))
     target.write_text(draw("# general", items, accent="#5865f2"), encoding="utf-8")
 
 
-async def _conversation(server: DiscordServer, demo: Demo, home: Path) -> list[Bubble | Caption]:
-    ada = server.user("ada")
-    config = home / "config.yaml"
-    # The interpreter's path, which differs from machine to machine, would be cut somewhere else on each.
-    text = config.read_text().replace(sys.executable, "python")
-    config.write_text(f"{text}  allow: [discord:{ada.id}]\n  discord: {{token: unused, secrets_in_chat: true}}\n")
+async def _conversation(server: DiscordServer, ada: User, demo: Demo, home: Path) -> list[Bubble | Caption]:
     options = DiscordOptions(token=server.token, base_url=server.api_base, gateway_url=server.gateway_url)
     items: list[Bubble | Caption] = []
 

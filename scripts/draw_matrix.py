@@ -24,8 +24,8 @@ from adapters.matrix.adapter import MatrixAdapter, MatrixOptions  # noqa: E402
 from gateway.demo.browser import press  # noqa: E402
 from gateway.demo.run import Demo  # noqa: E402
 from gateway.gateway import Gateway  # noqa: E402
-from scripts.pictures import Bubble, Caption, Span, draw  # noqa: E402
-from tests.platforms.synapse import Homeserver, Message, homeserver  # noqa: E402
+from scripts.pictures import Bubble, Caption, Span, draw, write_home  # noqa: E402
+from tests.platforms.synapse import Homeserver, Member, Message, homeserver  # noqa: E402
 
 _TAG = re.compile(r"<(strong|code|a)(?: [^>]*)?>(.*?)</\1>")
 _STYLES: dict[str, Any] = {"strong": "bold", "code": "code", "a": "link"}
@@ -37,14 +37,14 @@ async def main(target: Path) -> None:
         served.mkdir()
         with homeserver(served) as synapse:
             async with Demo() as demo:
-                items = await _conversation(synapse, demo, demo.write_home(Path(folder) / "home"))
+                ada = await synapse.register("ada")
+                home = write_home(demo, Path(folder) / "home", f"allow: ['matrix:{ada.user_id}']")
+                items = await _conversation(synapse, ada, demo, home)
     target.write_text(draw("Project room", items, accent="#0d7a5f"), encoding="utf-8")
 
 
-async def _conversation(synapse: Homeserver, demo: Demo, home: Path) -> list[Bubble | Caption]:
-    ada, account = await synapse.register("ada"), await synapse.register("mcp")
-    with (home / "config.yaml").open("a") as config:
-        config.write(f"  allow: ['matrix:{ada.user_id}']\n")
+async def _conversation(synapse: Homeserver, ada: Member, demo: Demo, home: Path) -> list[Bubble | Caption]:
+    account = await synapse.register("mcp")
     options = MatrixOptions(homeserver=synapse.url, token=account.token)
     items: list[Bubble | Caption] = []
     readable = _readable(demo)

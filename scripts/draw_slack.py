@@ -23,7 +23,7 @@ from adapters.slack.adapter import SlackAdapter, SlackOptions  # noqa: E402
 from gateway.demo.browser import press  # noqa: E402
 from gateway.demo.run import Demo  # noqa: E402
 from gateway.gateway import Gateway  # noqa: E402
-from scripts.pictures import Bubble, Button, Caption, Span, draw  # noqa: E402
+from scripts.pictures import Bubble, Button, Caption, Span, draw, write_home  # noqa: E402
 from tests.platforms.slack import Message, Slack, User  # noqa: E402
 
 
@@ -32,11 +32,7 @@ async def main(target: Path) -> None:
         async with Slack() as slack, Demo() as demo:
             acme = slack.workspace("acme")
             ada = slack.user("ada", acme)
-            home = demo.write_home(Path(folder) / "home")
-            config = home / "config.yaml"
-            # Nothing is started here, and a path of this machine would make another picture on the next one.
-            text = config.read_text().replace(sys.executable, "python")
-            config.write_text(f"{text}  allow: [slack:{acme.id}/{ada.id}]\n")
+            home = write_home(demo, Path(folder) / "home", f"allow: [slack:{acme.id}/{ada.id}]")
             items = await _conversation(slack, ada, demo, home)
             assert (slack.refused, slack.faults) == ([], [])
     target.write_text(draw("#general", items, accent="#4a154b"), encoding="utf-8")

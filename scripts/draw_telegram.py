@@ -23,7 +23,7 @@ from adapters.telegram.adapter import TelegramAdapter, TelegramOptions  # noqa: 
 from gateway.demo.browser import answer_consent  # noqa: E402
 from gateway.demo.run import Demo  # noqa: E402
 from gateway.gateway import Gateway  # noqa: E402
-from scripts.pictures import Bubble, Button, Caption, Span, draw  # noqa: E402
+from scripts.pictures import Bubble, Button, Caption, Span, draw, write_home  # noqa: E402
 from tests.platforms.telegram import BotApi, Message  # noqa: E402
 
 _STYLES: dict[str, Any] = {"bold": "bold", "code": "code", "url": "link"}
@@ -32,11 +32,7 @@ _STYLES: dict[str, Any] = {"bold": "bold", "code": "code", "url": "link"}
 async def main(target: Path) -> None:
     with BotApi().running() as api, tempfile.TemporaryDirectory() as folder:
         async with Demo() as demo:
-            home = demo.write_home(Path(folder) / "home")
-            config = home / "config.yaml"
-            # Nothing is started here, and a path of this machine would make another picture on the next one.
-            text = config.read_text().replace(sys.executable, "python")
-            config.write_text(f"{text}  allow: [telegram:1]\n")
+            home = write_home(demo, Path(folder) / "home", "allow: [telegram:1]")
             items = await _conversation(api, demo, home)
     target.write_text(draw("Slash MCP", items, accent="#2481cc"), encoding="utf-8")
 
@@ -103,7 +99,6 @@ def _readable(demo: Demo) -> Callable[[str], str]:
             demo.weather_url, "https://weather.example/mcp"
         )
         text = text.replace("DEMO_WEATHER_API_KEY", "WEATHER_API_KEY")
-        text = re.sub(r"\S*python\S* -m ", "python -m ", text)
         text = re.sub(r"http://127\.0\.0\.1:\d+/callback\?\S*", "http://127.0.0.1:8765/callback?code=…&state=…", text)
         return re.sub(r"\d+ ms", "12 ms", text)
 

@@ -25,7 +25,7 @@ from adapters.whatsapp.adapter import WEBHOOK, WhatsAppAdapter, WhatsAppOptions 
 from gateway.demo.browser import answer_consent  # noqa: E402
 from gateway.demo.run import Demo  # noqa: E402
 from gateway.gateway import Gateway  # noqa: E402
-from scripts.pictures import Bubble, Button, Caption, Span, draw  # noqa: E402
+from scripts.pictures import Bubble, Button, Caption, Span, draw, write_home  # noqa: E402
 from tests.platforms.whatsapp import CloudApi, Sent, cloud_api, listening, runs, serving  # noqa: E402
 
 _STYLES: dict[str, Any] = {"bold": "bold", "code": "code"}
@@ -34,9 +34,7 @@ _STYLES: dict[str, Any] = {"bold": "bold", "code": "code"}
 async def main(target: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         async with cloud_api() as api, Demo() as demo:
-            home = demo.write_home(Path(folder) / "home")
-            with (home / "config.yaml").open("a") as config:
-                config.write(f"  allow: [whatsapp:{api.ada.user_id}]\n")
+            home = write_home(demo, Path(folder) / "home", f"allow: [whatsapp:{api.ada.user_id}]")
             items = await _conversation(api, demo, home)
     target.write_text(draw("Slash MCP", items, accent="#1f8a5b"), encoding="utf-8")
 
@@ -106,7 +104,7 @@ def _readable(demo: Demo) -> Callable[[str], str]:
     def replace(text: str) -> str:
         text = text.replace(demo.notes_url, "https://notes.example/mcp")
         text = text.replace(demo.weather_url, "https://weather.example/mcp")
-        text = re.sub(r"\S*python\S* -m ", "python -m ", text.replace("DEMO_WEATHER_API_KEY", "WEATHER_API_KEY"))
+        text = text.replace("DEMO_WEATHER_API_KEY", "WEATHER_API_KEY")
         return re.sub(r"http://127\.0\.0\.1:\d+/callback\?\S*", "http://127.0.0.1:8765/callback?code=…&state=…", text)
 
     return replace

@@ -6,11 +6,16 @@ turns what was captured into bubbles, and writes `docs/images/<platform>.svg`.
 
 from __future__ import annotations
 
+import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 from xml.sax.saxutils import escape
+
+if TYPE_CHECKING:
+    from gateway.demo.run import Demo
 
 Style = Literal["plain", "bold", "code", "link"]
 
@@ -51,6 +56,18 @@ _PADDING, _GAP, _MARGIN, _HEAD = 12, 10, 16, 48
 _BUTTON = 34
 _SANS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 _MONO = "ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
+
+
+def write_home(demo: Demo, folder: Path, gateway: str) -> Path:
+    """The demo's home in `folder`, with the line `gateway` added to its `gateway:` block; the same on every machine.
+
+    Nothing is started while a picture is drawn, and the interpreter's path would be cut somewhere else on each machine.
+    """
+    home = demo.write_home(folder)
+    config = home / "config.yaml"
+    text = config.read_text(encoding="utf-8").replace(sys.executable, "python")
+    config.write_text(f"{text}  {gateway}\n", encoding="utf-8")
+    return home
 
 
 def draw(title: str, items: Sequence[Bubble | Caption], *, accent: str = "#2f6fed", width: int = 480) -> str:
