@@ -153,10 +153,13 @@ class Endpoint:
         return [*routes, Route("/{path:path}", self._loopback_callback, methods=["GET"])]
 
     def _application(self) -> Starlette:
-        return Starlette(
+        app = Starlette(
             routes=self.routes,
             exception_handlers={HTTPException: _refusal, McpAuthError: _trouble, Exception: _trouble},
         )
+        # It would build an address from the Host header.
+        app.router.redirect_slashes = False
+        return app
 
     # -- sign-ins ----------------------------------------------------------------------------
 

@@ -52,7 +52,7 @@ async def test_open_redirect_nothing_in_a_request_says_where_a_browser_goes(
 
 
 @pytest.mark.parametrize(
-    "path", ["//evil.example.com", "/\\evil.example.com", "/a//evil.example.com", "///", "/a/../.."]
+    "path", ["//evil.example.com", "/\\evil.example.com", "/a//evil.example.com", "/a/%0A%2F", "///", "/a/../.."]
 )
 async def test_open_redirect_by_odd_paths(tmp_path: Path, oauth: OAuthServer, path: str) -> None:
     async with public_gateway(tmp_path, notes(oauth)) as gateway:
