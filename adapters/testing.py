@@ -14,6 +14,7 @@ through it.
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import socket
 from abc import ABC, abstractmethod
@@ -22,6 +23,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 import yaml
@@ -593,6 +595,47 @@ class AdapterContract:
             assert (await browser.open(page.url)).heading == "notes is not connected"
             assert not await world.gateway.auth.open_sign_ins()
 
+    async def test_a_code_sent_by_a_stranger_ends_the_sign_in_and_warns_both(self, tmp_path: Path) -> None:
+        async with self.team(tmp_path) as world, Browser() as browser:
+            page = await self._code_page(world, browser)
+
+            await world.harness.say(EVE, f"/mcp confirm {page.code}")
+
+            await world.sees("whoever sent you that link", EVE)
+            await world.sees("Somebody else opened the link for notes")
+            assert not await world.gateway.auth.open_sign_ins()
+
+    async def test_no_log_holds_what_a_sign_in_is_made_of(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """As a host sees it that logs everything of ours, and of the libraries what they say unasked (INFO)."""
+        caplog.set_level(logging.DEBUG)
+        async with self.team(tmp_path) as world, Browser() as browser:
+            page = await self._code_page(world, browser)
+            secrets = [page.url.rpartition("/")[2], page.code, page.code.replace("-", "")]
+            await world.harness.say(ANN, f"/mcp confirm {page.code}")
+            last = await browser.finish(await browser.released(page))
+            secrets += [value for name, value in parse_qsl(urlsplit(last.url).query) if name in ("code", "state")]
+            await world.sees("notes: signed in")
+            await world.harness.say(EVE, "/mcp")
+            pairing = await world.eventually(lambda: _LET_IN.search(world.text(EVE)), "Eve is given a code")
+            secrets.append(pairing.group(1))
+            secrets += [
+                await world.gateway.auth.access_token("notes", world.owner(ANN)),
+                *browser.client.cookies.values(),
+            ]
+            secrets += [str(value) for value in world.harness.section().values() if _is_secret(value)]
+            assert len(secrets) >= 8
+        # What httpx2 says here is of this scenario's own browser.
+        watched = [
+            record
+            for record in caplog.records
+            if record.name.startswith(("mcp_auth", "gateway", "adapters"))
+            or (record.levelno >= logging.INFO and record.name != "httpx2")
+        ]
+        leaks = {one.name for one in watched for secret in secrets if secret in f"{one.getMessage()} {one.exc_text}"}
+        assert not leaks, sorted(leaks)
+
     async def test_a_page_goes_on_with_a_process_that_started_later(self, tmp_path: Path) -> None:
         async with self.team(tmp_path) as world, Browser() as browser:
             page = await self._code_page(world, browser)
@@ -711,6 +754,11 @@ async def unreadable_address(gateway: Gateway) -> str:
     folder.mkdir(mode=0o700, exist_ok=True)
     (folder / f"{slot}.json").symlink_to(folder / f"{slot}.json")
     return f"http://127.0.0.1:8765/callback?code=code-canary&state={slot}.{'x' * 43}"
+
+
+def _is_secret(value: object) -> bool:
+    """Tokens, among the addresses and names of a platform's section."""
+    return isinstance(value, str) and len(value) >= 20 and "/" not in value and "@" not in value
 
 
 def _needs(there: bool, what: str) -> None:
