@@ -77,6 +77,8 @@ def resolved_headers(server: Server, variables: Variables, keys: Mapping[str, st
     Raises:
         KeyMissing: a placeholder has no value; nothing with a placeholder is ever sent.
     """
+    if not server.headers:
+        return {}
     missing = variables.missing(server.headers.values(), keys=keys)
     if missing:
         raise KeyMissing(

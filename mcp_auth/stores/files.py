@@ -74,10 +74,18 @@ class FileStore:
         Raises:
             StoreError: the file is there and cannot be read.
         """
-        grant = self._truth(owner, server)
-        if self._mirror is None or owner != SHARED:
-            return grant
-        return self._mirror.adopted(grant, server, server_url)
+        return self.read_with_mirror(owner, server, server_url)[0]
+
+    def read_with_mirror(self, owner: str, server: str, server_url: str) -> tuple[Grant | None, bool]:
+        """As `read_grant`, and whether Hermes' token file is missing, torn, or of before."""
+        grant, mirror = self._truth(owner, server), self._mirror
+        if mirror is None or owner != SHARED:
+            return grant, False
+        file = mirror.token_file(server)
+        grant = mirror.adopted(grant, server, server_url, file)
+        if grant is None or grant.tokens is None or grant.version == 0:
+            return grant, False
+        return grant, mirror.is_behind(grant, file)
 
     def _truth(self, owner: str, server: str) -> Grant | None:
         path = self._grant_files.path(grant_key(owner, server))
@@ -139,12 +147,6 @@ class FileStore:
     def all_grants(self, owner: str | None) -> list[Grant]:
         return [grant for grant in self._grant_files.all() if owner is None or grant.owner == owner]
 
-    def mirror_is_behind(self, grant: Grant) -> bool:
-        """Whether Hermes' token file of a shared grant is missing, torn, or of before. Costs a stat."""
-        if self._mirror is None or grant.owner != SHARED or grant.tokens is None or grant.version == 0:
-            return False
-        return self._mirror.is_behind(grant)
-
     def repair_mirror(self, grant: Grant) -> None:
         """Write the mirror again, unless the grant has changed meanwhile."""
         mirror = self._mirror
@@ -152,7 +154,7 @@ class FileStore:
         with self._mirror_held(mirror, grant.server, wait=0) as held, self._grant_files.locked(path):
             if mirror is None or not held or self._grant_files.version(path) != grant.version:
                 return
-            if mirror.is_behind(grant):
+            if mirror.is_behind(grant, mirror.token_file(grant.server)):
                 self._write_mirror(mirror, grant)
 
     @contextmanager
@@ -275,8 +277,8 @@ class FileGrants:
         self._store = store
 
     async def get(self, owner: str, server: str, server_url: str) -> Grant | None:
-        grant = self._store.read_grant(owner, server, server_url)
-        if grant is not None and self._store.mirror_is_behind(grant):
+        grant, is_behind = self._store.read_with_mirror(owner, server, server_url)
+        if grant is not None and is_behind:
             await _in_thread(self._store.repair_mirror, grant)
         return grant
 

@@ -16,7 +16,7 @@ import os
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -29,13 +29,24 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+class TokenFile(NamedTuple):
+    """What Hermes' token file of a server holds, and the SHA-256 of its bytes; all None: there is none to read."""
+
+    sha256: str | None
+    tokens: Tokens | None
+    issuer: str | None
+
+
+_NO_FILE = TokenFile(None, None, None)
+
+
 class HermesMirror:
     """The files of one `mcp-tokens` folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._paths: dict[str, Path] = {}
-        self._seen: dict[Path, tuple[tuple[int, int, int], str | None, Tokens | None, str | None]] = {}
+        self._seen: dict[Path, tuple[tuple[int, int, int], TokenFile]] = {}
         self._guard = threading.Lock()
         self._holders: dict[Path, tuple[FileLock, int]] = {}
 
@@ -72,12 +83,12 @@ class HermesMirror:
     def _lock_path(self, server: str) -> Path:
         return self._folder / f"{mirror_name(server)}.json.refresh.lock"
 
-    def adopted(self, grant: Grant | None, server: str, server_url: str) -> Grant | None:
+    def adopted(self, grant: Grant | None, server: str, server_url: str, file: TokenFile) -> Grant | None:
         """The grant with the tokens that Hermes wrote since we last wrote or adopted, or one made of Hermes' files.
 
         Only for the configured URL, and only when the issuer in the files does not contradict the grant's.
         """
-        digest, tokens, issuer = self._tokens(server)
+        digest, tokens, issuer = file
         if tokens is None or digest is None:
             return grant
         if grant is None:
@@ -107,22 +118,22 @@ class HermesMirror:
 
     def is_newer(self, stored: Grant | None, grant: Grant) -> bool:
         """Whether Hermes wrote tokens that whoever made `grant` of `stored` has not seen."""
-        adopted = self.adopted(stored, grant.server, grant.server_url)
+        adopted = self.adopted(stored, grant.server, grant.server_url, self.token_file(grant.server))
         return adopted is not None and adopted is not stored and adopted.mirror_sha256 != grant.mirror_sha256
 
-    def is_behind(self, grant: Grant) -> bool:
+    def is_behind(self, grant: Grant, file: TokenFile) -> bool:
         """Whether the token file is missing, torn, or still the one that this grant was to replace."""
-        digest = self._tokens(grant.server)[0]
+        digest = file.sha256
         return digest is None or (digest == grant.mirror_before_sha256 and digest != grant.mirror_sha256)
 
     def has_tokens_of(self, grant: Grant) -> bool:
         """Whether the token file is the very one that `write` makes of this grant."""
-        return self._tokens(grant.server)[0] == _digest(_token_file(grant))
+        return self.token_file(grant.server).sha256 == _digest(_token_file(grant))
 
     def stamp(self, grant: Grant) -> None:
         """Note in the grant which token file it will have and which one it finds, before either is written."""
         grant.mirror_sha256 = _digest(_token_file(grant))
-        grant.mirror_before_sha256 = self._tokens(grant.server)[0]
+        grant.mirror_before_sha256 = self.token_file(grant.server).sha256
 
     def write(self, grant: Grant) -> None:
         """Write the three files, those that differ; under the grant's lock and Hermes'.
@@ -156,8 +167,8 @@ class HermesMirror:
             remove_file(self._folder / rest)
         return had_tokens
 
-    def _tokens(self, server: str) -> tuple[str | None, Tokens | None, str | None]:
-        """Digest, tokens and issuer of the token file; read once for each version of it. A torn file counts as none."""
+    def token_file(self, server: str) -> TokenFile:
+        """The token file, read once for each version of it; a torn one counts as none."""
         from mcp_auth.stores.files import is_settled
 
         path = self._paths.get(server)
@@ -166,14 +177,14 @@ class HermesMirror:
         try:
             found = os.stat(path)
         except OSError:
-            return None, None, None
+            return _NO_FILE
         signature = (found.st_ino, found.st_mtime_ns, found.st_size)
         seen = self._seen.get(path)
         if seen is None or seen[0] != signature:
-            seen = (signature, *_read_tokens(path, found.st_mtime))
+            seen = (signature, _read_tokens(path, found.st_mtime))
             if is_settled(found):
                 self._seen[path] = seen
-        return seen[1], seen[2], seen[3]
+        return seen[1]
 
     def _first(self, server: str, server_url: str, digest: str, tokens: Tokens, issuer: str | None) -> Grant | None:
         """A grant that Hermes made. Without its client and metadata it works until the access token ends."""
@@ -246,15 +257,15 @@ def _client_file(registration: Registration) -> bytes:
     return json.dumps(document, indent=2).encode()
 
 
-def _read_tokens(path: Path, modified: float) -> tuple[str | None, Tokens | None, str | None]:
+def _read_tokens(path: Path, modified: float) -> TokenFile:
     try:
         data = path.read_bytes()
         document = json.loads(data)
     except (OSError, ValueError, RecursionError):
         logger.debug("%s cannot be read and is not adopted", path)
-        return None, None, None
+        return _NO_FILE
     if not isinstance(document, dict) or not isinstance(document.get("access_token"), str):
-        return None, None, None
+        return _NO_FILE
     expires_at = document.get("expires_at")
     if not isinstance(expires_at, int | float) or isinstance(expires_at, bool):
         lifetime = document.get("expires_in")
@@ -269,7 +280,7 @@ def _read_tokens(path: Path, modified: float) -> tuple[str | None, Tokens | None
         obtained_at=min(modified, time.time()),
         scope=_text(document.get("scope")),
     )
-    return hashlib.sha256(data).hexdigest(), tokens, _text(issuer)
+    return TokenFile(hashlib.sha256(data).hexdigest(), tokens, _text(issuer))
 
 
 def _read_metadata(path: Path) -> ServerMetadata | None:
