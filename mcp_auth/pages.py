@@ -197,7 +197,11 @@ def _policy(has_form: bool, script: Markup | None) -> str:
 @cache
 def _templates() -> Environment:
     environment = Environment(
-        loader=PackageLoader("mcp_auth", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("mcp_auth", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        auto_reload=False,
     )
     environment.filters["named"] = _named
     return environment

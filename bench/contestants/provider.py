@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from common import control, each_request, resident, timed, wait_for_the_start
+from common import control, each_request, resident, timed, timed_again, wait_for_the_start
 
 # Makes the provider of one server: (url, name, folder that it may keep files in).
 Make = Callable[[str, str, str], Any]
@@ -102,7 +102,7 @@ class Works:
     async def concurrent(self, base: str, count: int, folder: str) -> Any:
         async with self._http.AsyncClient(trust_env=False) as client:
             provider = await self._signed_in(client, base, "s0", folder)
-            seconds = await timed(
+            seconds = await timed_again(
                 lambda: asyncio.gather(
                     *(client.post(f"{base}/s0/mcp", json={}, auth=provider, timeout=60) for _ in range(count))
                 )

@@ -18,8 +18,9 @@ import os
 import secrets
 import stat
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -113,12 +114,29 @@ class FileStore:
     # -- writing; called in threads ----------------------------------------------------------
 
     def write_grant(self, grant: Grant) -> Grant | None:
-        """The truth first, then the mirror. A mirror that cannot be written now is written by a later read."""
+        write = self.begin_write_grant(grant)
+        return write() if write is not None else None
+
+    def begin_write_grant(self, grant: Grant, wait: float = _WRITE_WAIT) -> Callable[[], Grant] | None:
+        """All of a write but the waiting for the disk, which the returned function does. None: somebody was faster.
+
+        The truth first, then the mirror. A mirror that cannot be written now is written by a later read. The locks are
+        held until the returned function is through.
+
+        Raises:
+            Busy: somebody else holds a lock for longer than `wait`.
+        """
         mirror = self._mirror if grant.owner == SHARED else None
         path = self._grant_files.path(grant_key(grant.owner, grant.server))
         # Where the tokens stay the same the mirror does, and nobody waits for Hermes.
         stays = mirror is None or mirror.has_tokens_of(grant)
-        with self._mirror_held(None if stays else mirror, grant.server) as held, self._grant_files.locked(path):
+        with ExitStack() as stack:
+            held = stack.enter_context(
+                self._mirror_held(None if stays else mirror, grant.server, min(wait, _MIRROR_WAIT))
+            )
+            if not (held or stays or wait):
+                raise Busy(f"{grant.server} is being changed by Hermes.", next_step="try again")
+            stack.enter_context(self._grant_files.locked(path, wait))
             before = self._truth(grant.owner, grant.server)
             if (before.version if before is not None else 0) != grant.version:
                 return None
@@ -127,10 +145,17 @@ class FileStore:
                 if mirror.is_newer(before, grant):
                     return None
                 mirror.stamp(stored)
-            self._grant_files.replace(path, stored)
-            if mirror is not None and held:
-                self._write_mirror(mirror, stored)
-        return stored
+            put_in_place = self._grant_files.begin_replace(path, stored)
+            locks = stack.pop_all()
+
+        def write() -> Grant:
+            with locks:
+                put_in_place()
+                if mirror is not None and held:
+                    self._write_mirror(mirror, stored)
+            return stored
+
+        return write
 
     def delete_grant(self, grant: Grant) -> bool:
         mirror = self._mirror if grant.owner == SHARED else None
@@ -158,12 +183,12 @@ class FileStore:
                 self._write_mirror(mirror, grant)
 
     @contextmanager
-    def _mirror_held(self, mirror: HermesMirror | None, server: str, wait: float | None = None) -> Iterator[bool]:
+    def _mirror_held(self, mirror: HermesMirror | None, server: str, wait: float = _MIRROR_WAIT) -> Iterator[bool]:
         """Hermes' lock of this server for the time of one write; False when Hermes does not give it up."""
         if mirror is None:
             yield False
             return
-        deadline = time.monotonic() + (_MIRROR_WAIT if wait is None else wait)
+        deadline = time.monotonic() + wait
         try:
             while not (held := mirror.try_hold(server)) and time.monotonic() < deadline:
                 time.sleep(_POLL)
@@ -233,6 +258,7 @@ class FileStore:
         with _as_store_error(folder):
             temporary = write_temporary(folder, secrets.token_bytes(32))
             try:
+                _sync(temporary, os.O_RDONLY)
                 # A link fails where a name exists: of racing processes the first one's salt counts.
                 with suppress(FileExistsError):
                     os.link(temporary, folder / ".salt")
@@ -283,7 +309,12 @@ class FileGrants:
         return grant
 
     async def put_if(self, grant: Grant) -> Grant | None:
-        return await _in_thread(self._store.write_grant, grant)
+        # Only what waits for the disk is worth the way to a thread.
+        try:
+            write = self._store.begin_write_grant(grant, wait=0)
+        except Busy:
+            return await _in_thread(self._store.write_grant, grant)
+        return await _in_thread(lambda finish: finish(), write) if write is not None else None
 
     async def delete_if(self, grant: Grant) -> bool:
         return await _in_thread(self._store.delete_grant, grant)
@@ -418,10 +449,14 @@ class _Folder(Generic[R]):
 
     def replace(self, path: Path, record: R) -> None:
         """The old record or the new one is on the disk at every instant."""
+        self.begin_replace(path, record)()
+
+    def begin_replace(self, path: Path, record: R) -> Callable[[], None]:
+        """The record beside its place; the returned function puts it there, and waits for the disk."""
         if not self._swept:
             self._swept = True
             _sweep(self._folder)
-        replace_file(path, encode(record), synced=self._synced)
+        return begin_replace_file(path, encode(record), synced=self._synced)
 
     def remove(self, path: Path) -> None:
         remove_file(path)
@@ -467,16 +502,28 @@ def replace_file(path: Path, data: bytes, *, synced: bool = True) -> None:
     Raises:
         StoreError: the disk is full, or may not be written.
     """
+    begin_replace_file(path, data, synced=synced)()
+
+
+def begin_replace_file(path: Path, data: bytes, *, synced: bool = True) -> Callable[[], None]:
+    """As `replace_file`, in two halves: the data is written, and the returned function gives it the name."""
     folder = make_folder(path.parent)
     with _as_store_error(path):
-        temporary = write_temporary(folder, data, synced=synced)
-        try:
-            os.replace(temporary, path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
-        if synced:
-            sync_folder(folder)
+        temporary = write_temporary(folder, data)
+
+    def put_in_place() -> None:
+        with _as_store_error(path):
+            try:
+                if synced:
+                    _sync(temporary, os.O_RDONLY)
+                os.replace(temporary, path)
+            except OSError:
+                temporary.unlink(missing_ok=True)
+                raise
+            if synced:
+                sync_folder(folder)
+
+    return put_in_place
 
 
 def remove_file(path: Path) -> bool:
@@ -494,25 +541,29 @@ def remove_file(path: Path) -> bool:
     return True
 
 
-def write_temporary(folder: Path, data: bytes, *, synced: bool = True) -> Path:
-    """`data` in a new file of `folder`, on the disk when `synced`."""
+def write_temporary(folder: Path, data: bytes) -> Path:
+    """`data` in a new file of `folder`, not yet on the disk."""
     temporary = folder / f".{secrets.token_hex(8)}.tmp"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            if synced:
-                os.fsync(file.fileno())
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+    finally:
+        os.close(descriptor)
     return temporary
 
 
 def sync_folder(folder: Path) -> None:
     """Make a rename in `folder` last through a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:
@@ -558,7 +609,11 @@ def locked(lock_file: Path, what: str, wait: float = _WRITE_WAIT) -> Iterator[No
     from filelock import Timeout
 
     folder = make_folder(lock_file.parent)
-    lock = new_lock(lock_file)
+    idle = _idle_locks[lock_file]
+    try:
+        lock = idle.pop()
+    except IndexError:
+        lock = new_lock(lock_file)
     try:
         lock.acquire(timeout=wait, poll_interval=0.005)
     except Timeout:
@@ -569,6 +624,11 @@ def locked(lock_file: Path, what: str, wait: float = _WRITE_WAIT) -> Iterator[No
         yield
     finally:
         lock.release()
+        idle.append(lock)
+
+
+# Making a lock object costs as much as taking the lock; of each file there are as many as ever wrote at once.
+_idle_locks: defaultdict[Path, list[FileLock]] = defaultdict(list)
 
 
 def new_lock(path: Path) -> FileLock:
