@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mcp_auth.errors import PortBusy
+from mcp_auth.errors import Busy, PortBusy
 
 if TYPE_CHECKING:
     import uvicorn
@@ -52,8 +52,10 @@ class LoopbackListeners:
         self._paths.add(path)
         if (host, port) in self._servers:
             return port
+        from mcp_auth.stores.files import acquired
+
         lock = self._lock(port) if port else None
-        if lock is not None and not _acquired(lock):
+        if lock is not None and not acquired(lock):
             return port
         try:
             bound = _bind(host, port)
@@ -67,7 +69,7 @@ class LoopbackListeners:
         actual: int = bound.getsockname()[1]
         if lock is None:
             lock = self._lock(actual)
-            _acquired(lock)
+            acquired(lock)
         running = await _serve(self._app, bound, lock)
         self._servers[host, actual] = running
         return actual
@@ -83,25 +85,25 @@ class LoopbackListeners:
             await running.stop()
 
     def _lock(self, port: int) -> FileLock:
-        return _port_lock(self._home, port)
+        from mcp_auth.stores.files import make_folder, new_lock
+
+        return new_lock(_port_lock(make_folder(self._home), port))
 
 
 def is_ours(home: Path, port: int) -> bool:
     """Whether a process of this home holds the port's lock, and so listens on it."""
-    lock = _port_lock(home, port)
-    if not _acquired(lock):
+    from mcp_auth.stores.files import locked
+
+    path = _port_lock(home, port)
+    try:
+        with locked(path, path.name, wait=0):
+            return False
+    except Busy:
         return True
-    lock.release()
-    return False
 
 
-def _port_lock(home: Path, port: int) -> FileLock:
-    from filelock import FileLock
-
-    from mcp_auth.stores.files import make_folder
-
-    path = make_folder(home) / f"callback-{port}.lock"
-    return FileLock(path, mode=0o600, is_singleton=False, thread_local=False)
+def _port_lock(home: Path, port: int) -> Path:
+    return home / f"callback-{port}.lock"
 
 
 class _Running:
@@ -204,13 +206,3 @@ def _bind(host: str, port: int) -> socket.socket:
         bound.close()
         raise
     return bound
-
-
-def _acquired(lock: FileLock) -> bool:
-    from filelock import Timeout
-
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        return False
-    return True

@@ -6,6 +6,8 @@ No task waits in between, so `finish` works on any replica and after any restart
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import hmac
 import logging
 import random
@@ -701,11 +703,11 @@ def previous_of(old: Grant | None, server_url: str, now: float) -> PreviousGrant
 
 def _authorize(sign_in: SignIn, server: Server) -> None:
     """Give the record its `state`, its PKCE verifier and the authorization URL (RFC 6749 section 4.1.1)."""
-    from mcp.client.auth.oauth2 import PKCEParameters
-
-    pkce = PKCEParameters.generate()
+    # As many characters as RFC 7636 section 4.1 allows, in one draw; the SDK's 128 draws take a fifth of a millisecond.
+    verifier = secrets.token_urlsafe(96)
+    challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
     sign_in.state = f"{sign_in.id}.{secrets.token_urlsafe(32)}"
-    sign_in.code_verifier = pkce.code_verifier
+    sign_in.code_verifier = verifier
     parameters = {
         **authorize_params(sign_in.issuer),
         **server.oauth.authorize_params,
@@ -713,7 +715,7 @@ def _authorize(sign_in: SignIn, server: Server) -> None:
         "client_id": sign_in.registration.client_id,
         "redirect_uri": sign_in.redirect_uri,
         "state": sign_in.state,
-        "code_challenge": pkce.code_challenge,
+        "code_challenge": challenge,
         "code_challenge_method": "S256",
     }
     if sign_in.resource is not None:
