@@ -240,7 +240,7 @@ def public_url_problem(url: str) -> str | None:
 def split_url(url: str) -> tuple[str | None, SplitResult | None]:
     """What is wrong with the form of an http(s) URL, and its parts (None when the scheme is a placeholder)."""
     # A digit stands in for a placeholder: it fits a host name, a port and a path alike.
-    plain = _PLACEHOLDER_TEXT.sub("1", url)
+    plain = re.sub(r"\$\{[^}]*\}", "1", url) if "${" in url else url
     if url.startswith("${") and not re.match(r"1[^:/?#]*://", plain) and "@" not in plain and "#" not in plain:
         return None, None
     if not plain.isprintable() or " " in plain or "\\" in plain:
@@ -259,9 +259,6 @@ def split_url(url: str) -> tuple[str | None, SplitResult | None]:
     if not parts.hostname or port == 0:
         return "has no host, or no usable port", None
     return None, parts
-
-
-_PLACEHOLDER_TEXT = re.compile(r"\$\{[^}]*\}")
 
 
 def absolute(path: Path) -> Path:

@@ -5,10 +5,8 @@ Texts made here name file, line and key, the type found and what is allowed, and
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -38,23 +36,21 @@ from mcp_auth.network import is_loopback_host
 from mcp_auth.records import check_owner
 from mcp_auth.variables import is_malformed, references, templates
 
-logger = logging.getLogger(__name__)
-
 _SECTIONS = frozenset({"mcp_servers", "mcpServers", "servers", "gateway", "include"})
 _MAX_FILES = 100
 
 
-@dataclass
 class Loading:
     """What the files read so far have given; the first one is the operator's own. Raises ConfigError throughout."""
 
-    servers: dict[str, Server] = field(default_factory=dict)
-    places: dict[str, _Place] = field(default_factory=dict)
-    gateway: GatewayOptions = field(default_factory=GatewayOptions)
-    gateway_place: _Place | None = None
-    gateway_variables: set[str] = field(default_factory=set)
-    warnings: list[str] = field(default_factory=list)
-    files: list[Path] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.servers: dict[str, Server] = {}
+        self.places: dict[str, _Place] = {}
+        self.gateway = GatewayOptions()
+        self.gateway_place: _Place | None = None
+        self.gateway_variables: set[str] = set()
+        self.warnings: list[str] = []
+        self.files: list[Path] = []
 
     def add_file(self, file: Path) -> None:
         included = bool(self.files)
@@ -156,8 +152,7 @@ class Loading:
         self.add_file(file)
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
+class _Place(msgspec.Struct, frozen=True):
     """A part of a document, for the texts about it. `shown` is the file as it is named there."""
 
     document: Document
@@ -376,12 +371,12 @@ def _check_target(place: _Place, server: Server) -> None:
         raise place.at("url").error(problem)
 
 
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 
 
 def _check_headers(place: _Place, server: Server) -> None:
     for name in server.headers:
-        if not _HEADER_NAME.fullmatch(name):
+        if not re.fullmatch(_HEADER_NAME, name):
             raise place.at("headers", name).error("is no name of a header (RFC 9110 section 5.1)")
         if server.auth == "oauth" and name.lower() == "authorization":
             raise place.at("headers", name).error("stands together with auth: oauth; allowed is one of them")
@@ -416,7 +411,7 @@ def _check_resource(place: _Place, resource: str) -> None:
 
 _GATEWAY_KEYS = frozenset(GatewayOptions.__struct_fields__) - {"platforms"}
 _PLATFORMS = frozenset({"telegram", "discord", "slack", "whatsapp", "matrix"})
-_STORES = re.compile(r"files|memory|(?:postgres|postgresql|redis|rediss|valkey|valkeys)://.*|\$\{.*", re.DOTALL)
+_STORES = r"(?s)memory|(?:postgres|postgresql|redis|rediss|valkey|valkeys)://.*|\$\{.*"
 
 
 def _gateway(place: _Place, raw: Any, warnings: list[str]) -> GatewayOptions:
@@ -431,7 +426,7 @@ def _gateway(place: _Place, raw: Any, warnings: list[str]) -> GatewayOptions:
     fields["platforms"] = _platforms(place, raw, warnings)
     gateway = _typed(place, fields, GatewayOptions)
     _check_principals(place, gateway)
-    if not _STORES.fullmatch(gateway.store):
+    if gateway.store != "files" and not re.fullmatch(_STORES, gateway.store):
         raise place.at("store").error("is no store known here; allowed are files, postgresql:// and redis://")
     for index, proxy in enumerate(gateway.trusted_proxies):
         if not _is_network(proxy):
@@ -496,7 +491,9 @@ def platform_section(config: Config, platform: str, model: type[Model], resolve:
     place = _Place(document, ("gateway", platform), document.file.name)
     given = _present(place, config.gateway.platforms.get(platform, {}))
     for unknown in sorted(given.keys() - set(model.__struct_fields__)):
-        logger.warning("%s", _unknown_keys(place, [unknown]))
+        import logging
+
+        logging.getLogger(__name__).warning("%s", _unknown_keys(place, [unknown]))
     fields = {key: _filled(place.at(key), value, resolve) for key, value in given.items()}
     for one in msgspec.structs.fields(model):
         if one.required and one.name not in fields:
@@ -579,8 +576,8 @@ _WORDS = {
     "null": "nothing",
 }
 _KINDS: dict[type, str] = {str: "str", bool: "bool", int: "int", float: "float", list: "array", dict: "object"}
-_EXPECTED = re.compile(r"Expected `(?P<allowed>[^`]+)`(?P<bound> [<>]=? [\d.]+)?(?:, got `(?P<found>\w+)`)?")
-_PATH = re.compile(r"`\$(?P<path>[^`]*)`$")
+_EXPECTED = r"Expected `(?P<allowed>[^`]+)`(?P<bound> [<>]=? [\d.]+)?(?:, got `(?P<found>\w+)`)?"
+_PATH = r"`\$(?P<path>[^`]*)`$"
 
 
 def _typed(place: _Place, raw: dict[str, Any], model: type[Model]) -> Model:
@@ -594,9 +591,9 @@ def _typed(place: _Place, raw: dict[str, Any], model: type[Model]) -> Model:
 
 def _explained(place: _Place, raw: Any, model: type[Settings], text: str) -> ConfigError:
     """msgspec's message in our words: it may quote a value, and knows neither line nor key of a free mapping."""
-    path = _PATH.search(text)
+    path = re.search(_PATH, text)
     pattern = re.findall(r"\.(\w+)|\[(\d+|\.\.\.)\]", path["path"]) if path else []
-    expected = _EXPECTED.match(text)
+    expected = re.match(_EXPECTED, text)
     found = expected["found"] if expected else None
     steps = _resolved([attribute or index for attribute, index in pattern], raw, found) or ()
     where = place.at(*steps)

@@ -40,7 +40,6 @@ from mcp_auth.keys import (
     KeyVariable,
     Verdict,
     key_variables,
-    needed_templates,
     resolved_headers,
     set_keys,
     try_keys,
@@ -57,7 +56,7 @@ from mcp_auth.status import (
     uses_oauth,
 )
 from mcp_auth.tickets import connection_id, slot_of
-from mcp_auth.variables import Variables
+from mcp_auth.variables import Variables, needed_templates
 
 if TYPE_CHECKING:
     import httpx2

@@ -15,15 +15,16 @@ import stat
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import msgspec
 import yaml
 
 from mcp_auth.errors import ConfigError
+from mcp_auth.masked import Masked
 
 MAX_BYTES = 20_000_000
 MAX_DEPTH = 60
@@ -32,8 +33,7 @@ _TOO_DEEP = f"the nesting is deeper than {MAX_DEPTH}"
 KeyPath = tuple[str | int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(msgspec.Struct, frozen=True):
     """Something at `path` that cannot be taken as data; there the data holds None or the last of several values."""
 
     path: KeyPath
@@ -41,15 +41,16 @@ class Fault:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(Masked, msgspec.Struct, frozen=True):
     """One file as plain data: mappings with text keys, lists, text, numbers, booleans, None.
 
     `locate` tells the line (from 1) of the deepest part of a path that exists.
     """
 
+    __secret__: ClassVar[frozenset[str]] = frozenset({"data"})
+
     file: Path
-    data: dict[str, Any] = field(repr=False)
+    data: dict[str, Any]
     faults: tuple[Fault, ...]
     locate: Callable[[KeyPath], int | None]
     is_json: bool
@@ -401,15 +402,15 @@ def _parse_json(file: Path, text: str) -> tuple[str, Any]:
         raise ConfigError(_TOO_DEEP, file=str(file)) from None
 
 
-_JSON_PART = re.compile(r'"(?:[^"\\\n]|\\.)*"|//[^\n]*|/\*.*?\*/|,(?=(?:\s|//[^\n]*\n|/\*.*?\*/)*[}\]])', re.DOTALL)
+_JSON_PART = r'(?s)"(?:[^"\\\n]|\\.)*"|//[^\n]*|/\*.*?\*/|,(?=(?:\s|//[^\n]*\n|/\*.*?\*/)*[}\]])'
 
 
 def _without_comments(text: str) -> str:
     """Comments and trailing commas become blanks, so that lines and columns stay what they were."""
-    return _JSON_PART.sub(lambda part: part[0] if part[0][0] == '"' else re.sub(r"[^\n]", " ", part[0]), text)
+    return re.sub(_JSON_PART, lambda part: part[0] if part[0][0] == '"' else re.sub(r"[^\n]", " ", part[0]), text)
 
 
-_HALF_PAIR = re.compile("[\ud800-\udfff]")
+_HALF_PAIR = "[\ud800-\udfff]"
 
 
 def _plain(value: Any, path: KeyPath, faults: list[Fault], line: Callable[[KeyPath], int | None]) -> Any:
@@ -419,7 +420,7 @@ def _plain(value: Any, path: KeyPath, faults: list[Fault], line: Callable[[KeyPa
     if len(path) > MAX_DEPTH:
         return fault(f"is nested deeper than {MAX_DEPTH}")
     if isinstance(value, str):
-        return fault("holds half a surrogate pair") if not value.isascii() and _HALF_PAIR.search(value) else value
+        return fault("holds half a surrogate pair") if not value.isascii() and re.search(_HALF_PAIR, value) else value
     if isinstance(value, list):
         return [_plain(item, (*path, index), faults, line) for index, item in enumerate(value)]
     if not isinstance(value, _Object):
@@ -429,7 +430,7 @@ def _plain(value: Any, path: KeyPath, faults: list[Fault], line: Callable[[KeyPa
     return {key: _plain(item, (*path, key), faults, line) for key, item in value.items()}
 
 
-_BLANK = re.compile(r"[ \t\n\r]*")
+_BLANK = r"[ \t\n\r]*"
 
 
 class _JsonLines:
@@ -474,5 +475,5 @@ class _JsonLines:
 
 
 def _skip(text: str, at: int) -> int:
-    match = _BLANK.match(text, at)
+    match = re.compile(_BLANK).match(text, at)
     return match.end() if match else at

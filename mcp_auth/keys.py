@@ -48,14 +48,6 @@ class KeyTrial:
     detail: str
 
 
-def needed_templates(server: Server) -> list[str]:
-    """Every template of the entry whose variables must have values before the server can be used."""
-    templates = [*server.headers.values(), *server.env.values(), *server.args]
-    if server.oauth.client_secret is not None:
-        templates.append(server.oauth.client_secret)
-    return templates
-
-
 def key_variables(server: Server, variables: Variables, keys: Mapping[str, str] | None) -> tuple[KeyVariable, ...]:
     """The variables of a server's headers and environment, each once, in the order of the entry."""
     places = [*server.headers.items(), *server.env.items()]

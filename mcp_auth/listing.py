@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mcp_auth.config import Config, Server
-from mcp_auth.keys import needed_templates
 from mcp_auth.records import check_owner
 from mcp_auth.status import ServerStatus, local_status
 from mcp_auth.stores.files import FileStore
-from mcp_auth.variables import Variables
+from mcp_auth.variables import Variables, needed_templates
 
 
 def local_statuses(config: Config, owner_for: Callable[[Server], str], now: float) -> list[ServerStatus]:

@@ -8,8 +8,9 @@ itself is on loopback. Cloud metadata services are never asked.
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
+
+import msgspec
 
 from mcp_auth.errors import AddressRefused, ConfigError
 
@@ -31,8 +32,7 @@ _CLOUD_METADATA = frozenset(
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
-@dataclass(frozen=True, slots=True)
-class NetworkRules:
+class NetworkRules(msgspec.Struct, frozen=True):
     """The rules for one server. `host` and `port` are its configured origin; `allow` as in the configuration."""
 
     host: str

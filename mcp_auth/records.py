@@ -15,7 +15,8 @@ import msgspec
 from mcp_auth.masked import Masked
 
 SHARED = "shared"
-_OWNER = re.compile(r"shared|person:[^\s:/\x00-\x1f]{1,128}|principal:[^\x00-\x1f\x7f]{1,256}")
+# Compiled by `re` at its first use: most homes know no owner but `shared`.
+_OWNER = r"person:[^\s:/\x00-\x1f]{1,128}|principal:[^\x00-\x1f\x7f]{1,256}"
 
 
 def check_owner(owner: str) -> str:
@@ -24,7 +25,7 @@ def check_owner(owner: str) -> str:
     Raises:
         ValueError: for anything else, so that a bare name can never stand for somebody's credentials.
     """
-    if not _OWNER.fullmatch(owner):
+    if owner != SHARED and not re.fullmatch(_OWNER, owner):
         raise ValueError("an owner is 'shared', 'person:NAME' or 'principal:PLATFORM:ID'")
     return owner
 

@@ -5,8 +5,9 @@ Everything here is pure: local state in, status out. No network, no clock but th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from mcp_auth.config import Server
 from mcp_auth.records import OPEN, Connection, Grant, SignIn
@@ -32,8 +33,7 @@ class ConnectionState(StrEnum):
     UNREACHABLE = "unreachable"
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionStatus:
+class ConnectionStatus(msgspec.Struct, frozen=True):
     """The connection axis. `ms` is the time to connect and list the tools."""
 
     state: ConnectionState = ConnectionState.NOT_CHECKED
@@ -42,8 +42,7 @@ class ConnectionStatus:
     detail: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ServerStatus:
+class ServerStatus(msgspec.Struct, frozen=True):
     """One server's line. `next` is a verb and its argument without the `/mcp` (`auth github`), or None.
 
     `expires_at`: when the access ends for good (signed in, without a refresh token) or when the
@@ -117,8 +116,7 @@ def needs_a_look(server: Server, connection: Connection | None) -> bool:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Auth:
+class _Auth(msgspec.Struct, frozen=True):
     state: AuthState
     detail: str | None = None
     account: str | None = None

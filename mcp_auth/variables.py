@@ -10,8 +10,9 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from mcp_auth.errors import KeyInvalid, KeyMissing, StoreError
 
@@ -20,9 +21,14 @@ if TYPE_CHECKING:
 
 OUR_PREFIX = "SLASH_MCP_"
 
+# Patterns are compiled by `re` at their first use, so that who needs none of them does not wait for it.
+# A default ends at the first brace and holds no placeholder of its own.
+_PLACEHOLDER = r"(?a)\$\{(?:env:)?(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>(?:(?!\$\{)[^}])*))?\}"
+_BEARER_TEMPLATE = r"(?i)\s*Bearer\s+\$\{"
+_DOUBLE_BEARER = r"(?i)^(\s*Bearer\s+)(?:Bearer\s+)+"
 
-@dataclass(frozen=True, slots=True)
-class Reference:
+
+class Reference(msgspec.Struct, frozen=True):
     """One placeholder. `default` is the text after `:-`, None without one."""
 
     name: str
@@ -31,12 +37,14 @@ class Reference:
 
 def references(template: str) -> tuple[Reference, ...]:
     """The placeholders of `template`, in order."""
-    return tuple(Reference(match["name"], match["default"]) for match in _PLACEHOLDER.finditer(template))
+    if "${" not in template:
+        return ()
+    return tuple(Reference(match["name"], match["default"]) for match in re.finditer(_PLACEHOLDER, template))
 
 
 def is_malformed(template: str) -> bool:
     """Whether `template` holds a `${` that begins no placeholder, e.g. `${input:key}` or `${A-b}`."""
-    return "${" in _PLACEHOLDER.sub(" ", template)
+    return "${" in template and "${" in re.sub(_PLACEHOLDER, " ", template)
 
 
 def templates(server: Server) -> dict[str, str]:
@@ -54,6 +62,14 @@ def templates(server: Server) -> dict[str, str]:
         **{f"headers.{name}": text for name, text in server.headers.items()},
         **{f"env.{name}": text for name, text in server.env.items()},
     }
+
+
+def needed_templates(server: Server) -> list[str]:
+    """Every template of the entry whose variables must have values before the server can be used."""
+    templates = [*server.headers.values(), *server.env.values(), *server.args]
+    if server.oauth.client_secret is not None:
+        templates.append(server.oauth.client_secret)
+    return templates
 
 
 class Variables:
@@ -130,9 +146,9 @@ class Variables:
         lacking = _unique(reference.name for reference in references(template) if reference not in values)
         if lacking:
             raise KeyMissing(f"{', '.join(lacking)} has no value.", variables=lacking)
-        text = _PLACEHOLDER.sub(lambda match: values[Reference(match["name"], match["default"])], template)
-        if _BEARER_TEMPLATE.match(template):
-            return _DOUBLE_BEARER.sub(r"\1", text)
+        text = re.sub(_PLACEHOLDER, lambda match: values[Reference(match["name"], match["default"])], template)
+        if re.match(_BEARER_TEMPLATE, template):
+            return re.sub(_DOUBLE_BEARER, r"\1", text)
         return text
 
     def _value(self, name: str, keys: Mapping[str, str] | None) -> str | None:
@@ -172,14 +188,6 @@ class Variables:
             ) from None
         values = dotenv_values(stream=StringIO(text, newline=""), interpolate=False)
         return {name: value for name, value in values.items() if value is not None}
-
-
-# A default ends at the first brace and holds no placeholder of its own.
-_PLACEHOLDER = re.compile(
-    r"\$\{(?:env:)?(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>(?:(?!\$\{)[^}])*))?\}", re.ASCII
-)
-_BEARER_TEMPLATE = re.compile(r"\s*Bearer\s+\$\{", re.IGNORECASE)
-_DOUBLE_BEARER = re.compile(r"^(\s*Bearer\s+)(?:Bearer\s+)+", re.IGNORECASE)
 
 
 def _checked(name: str, value: str) -> str:

@@ -6,8 +6,9 @@ import json
 import sys
 import time
 from argparse import Namespace
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from adapters.terminal.render import render, render_list
 from adapters.terminal.screen import Progress, columns, is_colored

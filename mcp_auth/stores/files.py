@@ -12,10 +12,7 @@ The `read_*` methods need no event loop and import nothing heavy: `slash-mcp lis
 from __future__ import annotations
 
 import hashlib
-import hmac
-import logging
 import os
-import secrets
 import stat
 import time
 from collections import defaultdict
@@ -31,9 +28,9 @@ from mcp_auth.records import SHARED, Connection, Grant, KeyForm, SignIn, decode,
 from mcp_auth.stores.hermes import HermesMirror
 
 if TYPE_CHECKING:
-    from filelock import FileLock
+    import logging
 
-logger = logging.getLogger(__name__)
+    from filelock import FileLock
 
 R = TypeVar("R", Grant, SignIn, KeyForm, Connection)
 A = TypeVar("A")
@@ -213,7 +210,7 @@ class FileStore:
     def _complain(self, server: str, error: StoreError) -> None:
         if server not in self._complained:
             self._complained.add(server)
-            logger.warning("Hermes does not see the grant of %s: %s", server, error.message)
+            _log().warning("Hermes does not see the grant of %s: %s", server, error.message)
 
     def write_sign_in(self, sign_in: SignIn, wait: float = _WRITE_WAIT) -> SignIn | None:
         return self._sign_in_files.put_if(self._sign_in_files.path(sign_in.id), sign_in, wait)
@@ -256,7 +253,7 @@ class FileStore:
     def _make_salt(self) -> bytes:
         folder = make_folder(self._home / "sign-ins")
         with _as_store_error(folder):
-            temporary = write_temporary(folder, secrets.token_bytes(32))
+            temporary = write_temporary(folder, os.urandom(32))
             try:
                 _sync(temporary, os.O_RDONLY)
                 # A link fails where a name exists: of racing processes the first one's salt counts.
@@ -419,7 +416,7 @@ class _Folder(Generic[R]):
         try:
             return self.read(path)
         except ValueError:
-            logger.warning("%s is damaged and counts as missing", path)
+            _log().warning("%s is damaged and counts as missing", path)
             return None
 
     def all(self) -> Iterator[R]:
@@ -468,6 +465,13 @@ class _Folder(Generic[R]):
         # 256 locks serve all records: the first two digits of a key choose one.
         with locked(self._folder / ".locks" / path.name[:2], path.name, wait):
             yield
+
+
+def _log() -> logging.Logger:
+    # Imported where there is something to say: the listing starts without it.
+    import logging
+
+    return logging.getLogger(__name__)
 
 
 # -- files -----------------------------------------------------------------------------------
@@ -543,7 +547,7 @@ def remove_file(path: Path) -> bool:
 
 def write_temporary(folder: Path, data: bytes) -> Path:
     """`data` in a new file of `folder`, not yet on the disk."""
-    temporary = folder / f".{secrets.token_hex(8)}.tmp"
+    temporary = folder / f".{os.urandom(8).hex()}.tmp"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         rest = memoryview(data)
@@ -590,6 +594,8 @@ def _as_store_error(path: Path) -> Iterator[None]:
 
 
 def _slot(salt: bytes, owner: str, server: str) -> str:
+    import hmac
+
     return hmac.digest(salt, grant_key(owner, server).encode(), "sha256").hex()[:32]
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import threading
 import time
@@ -25,8 +24,6 @@ from mcp_auth.records import SHARED, Grant, Registration, ServerMetadata, Tokens
 
 if TYPE_CHECKING:
     from filelock import FileLock
-
-logger = logging.getLogger(__name__)
 
 
 class TokenFile(NamedTuple):
@@ -214,7 +211,9 @@ def _replace_if_other(path: Path, data: bytes) -> None:
         if path.read_bytes() == data:
             return
     except OSError:
-        logger.debug("%s cannot be read and is written anew", path)
+        import logging
+
+        logging.getLogger(__name__).debug("%s cannot be read and is written anew", path)
     replace_file(path, data)
 
 
@@ -262,7 +261,9 @@ def _read_tokens(path: Path, modified: float) -> TokenFile:
         data = path.read_bytes()
         document = json.loads(data)
     except (OSError, ValueError, RecursionError):
-        logger.debug("%s cannot be read and is not adopted", path)
+        import logging
+
+        logging.getLogger(__name__).debug("%s cannot be read and is not adopted", path)
         return _NO_FILE
     if not isinstance(document, dict) or not isinstance(document.get("access_token"), str):
         return _NO_FILE

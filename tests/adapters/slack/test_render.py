@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from adapters.slack.render import (
     Look,
@@ -235,7 +236,7 @@ def test_a_detail_and_a_table() -> None:
 
 
 def test_a_command_of_another_name_is_called_by_it() -> None:
-    look = replace(LOOK, command="/tools")
+    look = dataclasses.replace(LOOK, command="/tools")
     reply = Reply((ServerList((SUPABASE,), "Use /mcp auth to authenticate servers"), Text("Next: /mcp. (/mcp help)")))
 
     text = shown(reply, look)
@@ -270,7 +271,7 @@ def test_the_form_says_why_it_asks_again() -> None:
 
 
 def test_the_form_holds_hostile_and_long_words() -> None:
-    check_view(key_view(replace(PROMPT, server="s" * 5000, variable="V" * 5000, text="<!here> " * 1000)))
+    check_view(key_view(dataclasses.replace(PROMPT, server="s" * 5000, variable="V" * 5000, text="<!here> " * 1000)))
 
 
 def test_the_form_ends_with_a_result_or_a_question() -> None:

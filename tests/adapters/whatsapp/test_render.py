@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from adapters.whatsapp.outbox import _tappable
 from adapters.whatsapp.render import BODY_MAX, LINK_MAX, TEXT_MAX, URL_MAX, Link, Outgoing, escape, render
