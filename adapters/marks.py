@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from gateway.replies import ItemState
 from mcp_auth.status import AuthState
 
 GOOD, WARN, BAD, WAIT, PLAIN = "✓", "!", "✗", "⋯", "·"
@@ -18,12 +17,13 @@ STATE_MARK = {
     AuthState.DISABLED: PLAIN,
     AuthState.MISCONFIGURED: BAD,
 }
-ITEM_MARK = {
-    ItemState.PREPARING: WAIT,
-    ItemState.LINK: WARN,
-    ItemState.KEY: WARN,
-    ItemState.DONE: GOOD,
-    ItemState.FAILED: BAD,
-    ItemState.CANCELLED: PLAIN,
+# By the values of `gateway.replies.ItemState`.
+ITEM_MARK: dict[str, str] = {
+    "preparing": WAIT,
+    "link": WARN,
+    "key": WARN,
+    "done": GOOD,
+    "failed": BAD,
+    "cancelled": PLAIN,
 }
 TONE_MARK = {"plain": "", "good": f"{GOOD} ", "warning": f"{WARN} ", "bad": f"{BAD} "}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from gateway.invocations import LOCAL, Principal
-from mcp_auth.config import Config, GatewayOptions, Server
+from mcp_auth.config import Config, GatewayOptions, Server, is_per_user
 from mcp_auth.config import person_of as _person_of
 from mcp_auth.config import persons as persons
 from mcp_auth.errors import NotAllowed
@@ -82,10 +82,6 @@ def owner_for(principal: Principal, server: Server, config: Config, acting_for: 
     if not is_per_user(server, config.gateway):
         return SHARED
     return acting
-
-
-def is_per_user(server: Server, gateway: GatewayOptions) -> bool:
-    return (server.identity or gateway.identity) == "per_user"
 
 
 def _acting(principal: Principal, gateway: GatewayOptions, acting_for: str | None) -> str:

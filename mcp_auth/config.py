@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
@@ -151,7 +151,12 @@ def persons(gateway: GatewayOptions) -> frozenset[str]:
     return frozenset(person_of(one, gateway) for one in gateway.allow if not one.startswith("cli:"))
 
 
-class PeopleProblem(NamedTuple):
+def is_per_user(server: Server, gateway: GatewayOptions) -> bool:
+    """Whether everybody has credentials of their own at this server."""
+    return (server.identity or gateway.identity) == "per_user"
+
+
+class PeopleProblem(msgspec.Struct, frozen=True):
     """Why this many people cannot be served: a key below `gateway:`, what is wrong with it, and what to do."""
 
     key: str
@@ -169,7 +174,7 @@ def people_problem(gateway: GatewayOptions, servers: Mapping[str, Server]) -> Pe
             "is none while several people are allowed; then anybody could finish somebody else's sign-in",
             "remove gateway.verify, or set it to auto",
         )
-    shares = any((server.identity or gateway.identity) == "shared" for server in servers.values() if server.enabled)
+    shares = any(not is_per_user(server, gateway) for server in servers.values() if server.enabled)
     if shares and not gateway.admins:
         return PeopleProblem(
             "admins",

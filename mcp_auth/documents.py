@@ -8,11 +8,9 @@ No text made here holds a value of the file.
 from __future__ import annotations
 
 import gc
-import json
 import os
 import re
 import stat
-from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -388,6 +386,8 @@ def _json_document(file: Path, text: str) -> Document:
 
 def _parse_json(file: Path, text: str) -> tuple[str, Any]:
     """The text that was parsed (comments blanked out when there were any), and its value."""
+    import json
+
     try:
         try:
             return text, json.loads(text, object_pairs_hook=_Object.of)
@@ -437,6 +437,8 @@ class _JsonLines:
     """Where things stand in a text that is known to be valid JSON."""
 
     def __init__(self, text: str) -> None:
+        import json
+
         self._text = text
         self._decoder = json.JSONDecoder()
         self._members: dict[int, dict[str | int, tuple[int, int]]] = {}
@@ -449,6 +451,8 @@ class _JsonLines:
             if step not in self._members[at]:
                 break
             shown, at = self._members[at][step]
+        from bisect import bisect_left
+
         return bisect_left(self._line_ends, shown) + 1
 
     @cached_property

@@ -9,45 +9,23 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from adapters.terminal.screen import say
+from adapters.terminal.screen import line_width, say
 from adapters.text import clean
 from mcp_auth.errors import ConfigError, McpAuthError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import TypeAlias
-
-    _Commands: TypeAlias = "argparse._SubParsersAction[_CommandParser]"
+    from collections.abc import Callable, Sequence
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
-
-_COMMANDS = {
-    "list": "adapters.terminal.listing",
-    "auth": "adapters.terminal.auth",
-    "paste": "adapters.terminal.commands",
-    "key": "adapters.terminal.commands",
-    "cancel": "adapters.terminal.commands",
-    "logout": "adapters.terminal.commands",
-    "test": "adapters.terminal.commands",
-    "chat": "adapters.terminal.commands",
-    "serve": "adapters.terminal.commands",
-    "demo": "adapters.terminal.demo",
-    "people": "adapters.terminal.people",
-    "allow": "adapters.terminal.people",
-    "deny": "adapters.terminal.people",
-    "audit": "adapters.terminal.audit",
-    "doctor": "adapters.terminal.doctor",
-    "init": "adapters.terminal.setup",
-    "add": "adapters.terminal.setup",
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0 done, 1 something failed, 2 usage or configuration, 130 interrupted."""
-    options = _parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = _parser(_command_in(arguments)).parse_args(arguments)
     command = options.command or "list"
     try:
-        run = getattr(import_module(_COMMANDS[command]), f"run_{command}")
+        run = getattr(import_module(f"adapters.terminal.{_COMMANDS[command][0]}"), f"run_{command}")
         code: int = run(options)
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -77,8 +55,113 @@ def for_shell(text: str) -> str:
     return re.sub(r"(?<![\w./:-])/mcp(?= )", "slash-mcp", clean(text))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _list(parser: _CommandParser) -> None:
+    parser.add_argument("server", nargs="?", metavar="SERVER", help="one in detail")
+    parser.add_argument("--probe", action="store_true", help="connect to each and show whether it answers")
+    parser.add_argument("--json", action="store_true", help="one JSON document")
+
+
+def _auth(parser: _CommandParser) -> None:
+    parser.add_argument("servers", nargs="*", metavar="SERVER", help="also one that is signed in, to do it again")
+    parser.add_argument("--no-browser", action="store_true", help="only print the link")
+    parser.add_argument("--no-wait", action="store_true", help="print the link and exit; the sign-in stays open")
+    parser.add_argument("--timeout", type=_seconds, metavar="S", help="wait at most S seconds")
+    parser.add_argument("--fresh", action="store_true", help="look everything up anew and register anew")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+
+
+def _paste(parser: _CommandParser) -> None:
+    parser.add_argument("url", nargs="?", metavar="URL", help="left out or -: read from standard input")
+
+
+def _key(parser: _CommandParser) -> None:
+    parser.add_argument("server", metavar="SERVER", help="the key is tried there before it is stored")
+    parser.add_argument("--stdin", action="store_true", help="read the key from standard input")
+    parser.add_argument("--variable", metavar="NAME", help="which variable, when the server needs several")
+    parser.add_argument("--store-anyway", action="store_true", help="store it although the server cannot be reached")
+
+
+def _cancel(parser: _CommandParser) -> None:
+    parser.add_argument("server", nargs="?", metavar="SERVER", help="only the one to this server")
+
+
+def _logout(parser: _CommandParser) -> None:
+    parser.add_argument("server", metavar="SERVER", help="its whole name")
+
+
+def _test(parser: _CommandParser) -> None:
+    parser.add_argument("server", metavar="SERVER", help="one that is a command is started for it")
+    parser.add_argument("--json", action="store_true", help="one JSON document")
+
+
+def _chat(parser: _CommandParser) -> None:
+    parser.add_argument("--wait", type=_seconds, default=0.0, metavar="S", help="at the end of input wait for sign-ins")
+
+
+def _serve(parser: _CommandParser) -> None:
+    parser.add_argument("--port", type=_port, metavar="N", help="instead of gateway.callback.port")
+
+
+def _demo(parser: _CommandParser) -> None:
+    parser.add_argument("--script", action="store_true", help="play it without a person and print what happens")
+
+
+def _people(parser: _CommandParser) -> None:
+    parser.add_argument("--json", action="store_true", help="one JSON document")
+
+
+def _allow(parser: _CommandParser) -> None:
+    parser.add_argument("who", metavar="CODE", help="the code, or an account such as telegram:123456789")
+
+
+def _deny(parser: _CommandParser) -> None:
+    parser.add_argument(
+        "who", metavar="PRINCIPAL", help="an account such as telegram:123456789, or the code of a request"
+    )
+
+
+def _audit(parser: _CommandParser) -> None:
+    parser.add_argument("--since", metavar="WHEN", help="90m, 12h, 7d, or a date such as 2026-11-25")
+    parser.add_argument("--server", metavar="SERVER", help="only this server")
+    parser.add_argument("-n", dest="count", type=_count, metavar="N", help="the last N (default: 50; 0: all)")
+    parser.add_argument("--json", action="store_true", help="the lines as they are kept")
+
+
+def _no_options(parser: _CommandParser) -> None:
+    """Nothing but the name."""
+
+
+def _add(parser: _CommandParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="what it is called in every chat")
+    parser.add_argument("url", metavar="URL", help="it is asked what it wants before it is added")
+
+
+# Name: the module with its `run_<name>`, what it does, and its options.
+_COMMANDS: dict[str, tuple[str, str, Callable[[_CommandParser], None]]] = {
+    "list": ("listing", "every server with its status (also without a command)", _list),
+    "auth": ("auth", "sign in: to SERVER, or to all that need it", _auth),
+    "paste": ("commands", "finish a sign-in with the address of the browser's last page", _paste),
+    "key": ("commands", "enter an API key", _key),
+    "cancel": ("commands", "end open sign-ins", _cancel),
+    "logout": ("commands", "revoke and delete a grant", _logout),
+    "test": ("commands", "connect and list the tools", _test),
+    "chat": ("commands", "type /mcp here, as in any chat", _chat),
+    "serve": ("commands", "run the callback endpoint and the configured chat platforms", _serve),
+    "demo": ("demo", "try everything with local servers", _demo),
+    "people": ("people", "who is served, who asks to be, and who was shut out", _people),
+    "allow": ("people", "let somebody in, by the code that the bot gave them", _allow),
+    "deny": ("people", "shut somebody out, at once", _deny),
+    "audit": ("audit", "what happened: sign-ins, keys, people, refusals", _audit),
+    "doctor": ("doctor", "check this installation and say what to fix", _no_options),
+    "init": ("setup", "write a commented configuration", _no_options),
+    "add": ("setup", "add a server to the configuration", _add),
+}
+_VALUED = ("--config", "--home", "--as")
+
+
+def _parser(asked: str | None = None) -> argparse.ArgumentParser:
+    """`asked`: the only command whose options are made; None: those of all, for a help or a slip."""
+    parser = _Parser(
         prog="slash-mcp",
         description="Sign in to MCP servers, from here and from any chat.",
         epilog="Begin with: slash-mcp init, slash-mcp add NAME URL, slash-mcp auth.",
@@ -88,85 +171,36 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--home", metavar="DIR", help="where everything is kept (default: ~/.slash-mcp)")
     parser.add_argument("--as", dest="acting_for", metavar="PERSON", help="act with this person's credentials")
     parser.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_CommandParser)
-    _add_signing_in(commands)
-    _add_chats(commands)
-    _add_people(commands)
-    _add_setting_up(commands)
+    # With `prog` given, argparse does not format a usage line to find it.
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_CommandParser, prog=parser.prog)
+    for name, (_, does, add_options) in _COMMANDS.items():
+        if asked in (None, name):
+            add_options(commands.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}."))
     parser.set_defaults(server=None, probe=False, json=False)
     return parser
 
 
-def _add_signing_in(commands: _Commands) -> None:
-    listing = _command(commands, "list", "every server with its status (also without a command)")
-    listing.add_argument("server", nargs="?", metavar="SERVER", help="one in detail")
-    listing.add_argument("--probe", action="store_true", help="connect to each and show whether it answers")
-    listing.add_argument("--json", action="store_true", help="one JSON document")
-
-    auth = _command(commands, "auth", "sign in: to SERVER, or to all that need it")
-    auth.add_argument("servers", nargs="*", metavar="SERVER", help="also one that is signed in, to do it again")
-    auth.add_argument("--no-browser", action="store_true", help="only print the link")
-    auth.add_argument("--no-wait", action="store_true", help="print the link and exit; the sign-in stays open")
-    auth.add_argument("--timeout", type=_seconds, metavar="S", help="wait at most S seconds")
-    auth.add_argument("--fresh", action="store_true", help="look everything up anew and register anew")
-    auth.add_argument("--json", action="store_true", help="one JSON object a line")
-
-    paste = _command(commands, "paste", "finish a sign-in with the address of the browser's last page")
-    paste.add_argument("url", nargs="?", metavar="URL", help="left out or -: read from standard input")
-
-    key = _command(commands, "key", "enter an API key")
-    key.add_argument("server", metavar="SERVER", help="the key is tried there before it is stored")
-    key.add_argument("--stdin", action="store_true", help="read the key from standard input")
-    key.add_argument("--variable", metavar="NAME", help="which variable, when the server needs several")
-    key.add_argument("--store-anyway", action="store_true", help="store it although the server cannot be reached")
-
-    cancel = _command(commands, "cancel", "end open sign-ins")
-    cancel.add_argument("server", nargs="?", metavar="SERVER", help="only the one to this server")
-    logout = _command(commands, "logout", "revoke and delete a grant")
-    logout.add_argument("server", metavar="SERVER", help="its whole name")
-    test = _command(commands, "test", "connect and list the tools")
-    test.add_argument("server", metavar="SERVER", help="one that is a command is started for it")
-    test.add_argument("--json", action="store_true", help="one JSON document")
+def _command_in(arguments: Sequence[str]) -> str | None:
+    """The command that will run, where that is sure at a glance."""
+    before = ""
+    for argument in arguments:
+        if argument == "-h" or (argument.startswith("--h") and "--help".startswith(argument)):
+            return None
+        # Options may be abbreviated.
+        is_value = len(before) > 2 and any(option.startswith(before) for option in _VALUED)
+        if not argument.startswith("-") and not is_value:
+            return argument if argument in _COMMANDS else None
+        before = argument
+    return "list"
 
 
-def _add_chats(commands: _Commands) -> None:
-    chat = _command(commands, "chat", "type /mcp here, as in any chat")
-    chat.add_argument("--wait", type=_seconds, default=0.0, metavar="S", help="at the end of input wait for sign-ins")
-    serve = _command(commands, "serve", "run the callback endpoint and the configured chat platforms")
-    serve.add_argument("--port", type=_port, metavar="N", help="instead of gateway.callback.port")
-    demo = _command(commands, "demo", "try everything with local servers")
-    demo.add_argument("--script", action="store_true", help="play it without a person and print what happens")
+class _Parser(argparse.ArgumentParser):
+    def _get_formatter(self) -> argparse.HelpFormatter:
+        # argparse makes one for every argument, and loads `shutil` to learn how wide the terminal is.
+        return argparse.HelpFormatter(self.prog, width=line_width() - 2)
 
 
-def _add_people(commands: _Commands) -> None:
-    people = _command(commands, "people", "who is served, who asks to be, and who was shut out")
-    people.add_argument("--json", action="store_true", help="one JSON document")
-    allow = _command(commands, "allow", "let somebody in, by the code that the bot gave them")
-    allow.add_argument("who", metavar="CODE", help="the code, or an account such as telegram:123456789")
-    deny = _command(commands, "deny", "shut somebody out, at once")
-    deny.add_argument(
-        "who", metavar="PRINCIPAL", help="an account such as telegram:123456789, or the code of a request"
-    )
-    audit = _command(commands, "audit", "what happened: sign-ins, keys, people, refusals")
-    audit.add_argument("--since", metavar="WHEN", help="90m, 12h, 7d, or a date such as 2026-11-25")
-    audit.add_argument("--server", metavar="SERVER", help="only this server")
-    audit.add_argument("-n", dest="count", type=_count, metavar="N", help="the last N (default: 50; 0: all)")
-    audit.add_argument("--json", action="store_true", help="the lines as they are kept")
-
-
-def _add_setting_up(commands: _Commands) -> None:
-    _command(commands, "doctor", "check this installation and say what to fix")
-    _command(commands, "init", "write a commented configuration")
-    add = _command(commands, "add", "add a server to the configuration")
-    add.add_argument("name", metavar="NAME", help="what it is called in every chat")
-    add.add_argument("url", metavar="URL", help="it is asked what it wants before it is added")
-
-
-def _command(commands: _Commands, name: str, does: str) -> _CommandParser:
-    return commands.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.")
-
-
-class _CommandParser(argparse.ArgumentParser):
+class _CommandParser(_Parser):
     """One command. The options for all of them may stand behind it too, as people type them."""
 
     def __init__(self, **options: Any) -> None:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from argparse import Namespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from adapters.terminal.render import render, render_list
 from adapters.terminal.screen import Progress, columns, is_colored
-from gateway.access import owner_for
-from gateway.invocations import LOCAL
-from gateway.people import People
-from gateway.replies import Reply, ServerDetail
-from mcp_auth.config import Config, Server, load
+from adapters.terminal.table import Paint, server_list
+from mcp_auth.config import Config, Server, is_per_user, load
 from mcp_auth.errors import UnknownServer
 from mcp_auth.listing import local_statuses
+from mcp_auth.records import SHARED
 from mcp_auth.status import AuthState, ConnectionState, ConnectionStatus, ServerStatus
+
+if TYPE_CHECKING:
+    from argparse import Namespace
 
 _PROBES_SECONDS = 15.0
 
@@ -32,6 +30,8 @@ def run_list(options: Namespace) -> int:
     if options.probe:
         statuses = _probed(config, statuses, options)
     if options.json:
+        import json
+
         print(json.dumps({"servers": [as_json(one, config.servers[one.name]) for one in statuses]}, ensure_ascii=False))
     elif options.server is not None:
         print(_detail(statuses[0]))
@@ -72,6 +72,12 @@ def owner_of(config: Config, name: str, options: Namespace) -> str:
     Raises:
         NotAllowed: `--as` names nobody who is known.
     """
+    if options.acting_for is None and not is_per_user(config.servers[name], config.gateway):
+        return SHARED
+    from gateway.access import owner_for
+    from gateway.invocations import LOCAL
+    from gateway.people import People
+
     people = People(config).ever_known if options.acting_for is not None else config
     return owner_for(LOCAL, config.servers[name], people, options.acting_for)
 
@@ -139,12 +145,12 @@ def _list(statuses: list[ServerStatus]) -> str:
         for one in statuses
     )
     hint = "Use slash-mcp auth to authenticate servers" if needed else None
-    return render_list(
-        tuple(statuses), hint, columns=columns(sys.stdout), color=is_colored(sys.stdout), now=time.time()
-    )
+    return server_list(tuple(statuses), hint, columns(sys.stdout), Paint(is_colored(sys.stdout)), time.time())
 
 
 def _detail(status: ServerStatus) -> str:
+    from adapters.terminal.render import render
+    from gateway.replies import Reply, ServerDetail
     from gateway.sentences import facts
 
     rows = tuple(row for row in facts(status, time.time()) if row[0] != "Next")

@@ -14,11 +14,19 @@ from adapters.text import wrap
 
 def columns(out: TextIO) -> int | None:
     """How wide the terminal is; None where `out` is none: a pipe and a file have no edge."""
-    if not out.isatty():
-        return None
-    import shutil
+    return line_width() if out.isatty() else None
 
-    return shutil.get_terminal_size((80, 24)).columns
+
+def line_width() -> int:
+    """`COLUMNS`, else the width of the terminal of standard output, else 80; as `shutil.get_terminal_size` has it."""
+    given = os.environ.get("COLUMNS", "")
+    if given.isascii() and given.isdecimal() and int(given):
+        return int(given)
+    try:
+        return os.get_terminal_size(sys.__stdout__.fileno()).columns or 80 if sys.__stdout__ else 80
+    except (OSError, ValueError):
+        # Redirected, or closed.
+        return 80
 
 
 def is_colored(out: TextIO) -> bool:

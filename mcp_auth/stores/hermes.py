@@ -10,12 +10,11 @@ The truth is the grant. The mirror is written after it; tokens that Hermes wrote
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from filelock import FileLock
 
 
-class TokenFile(NamedTuple):
+class TokenFile(msgspec.Struct, frozen=True):
     """What Hermes' token file of a server holds, and the SHA-256 of its bytes; all None: there is none to read."""
 
     sha256: str | None
@@ -85,7 +84,7 @@ class HermesMirror:
 
         Only for the configured URL, and only when the issuer in the files does not contradict the grant's.
         """
-        digest, tokens, issuer = file
+        digest, tokens, issuer = file.sha256, file.tokens, file.issuer
         if tokens is None or digest is None:
             return grant
         if grant is None:
@@ -236,6 +235,12 @@ def _token_file(grant: Grant) -> bytes | None:
         document["refresh_token"] = tokens.refresh_token
     if grant.issuer is not None:
         document["hermes_issuer"] = grant.issuer
+    return _as_hermes_writes(document)
+
+
+def _as_hermes_writes(document: dict[str, Any]) -> bytes:
+    import json
+
     return json.dumps(document, indent=2).encode()
 
 
@@ -253,13 +258,13 @@ def _client_file(registration: Registration) -> bytes:
         document["client_secret_expires_at"] = int(registration.client_secret_expires_at)
     if registration.token_endpoint_auth_method is not None:
         document["token_endpoint_auth_method"] = registration.token_endpoint_auth_method
-    return json.dumps(document, indent=2).encode()
+    return _as_hermes_writes(document)
 
 
 def _read_tokens(path: Path, modified: float) -> TokenFile:
     try:
         data = path.read_bytes()
-        document = json.loads(data)
+        document = msgspec.json.decode(data)
     except (OSError, ValueError, RecursionError):
         import logging
 
@@ -286,7 +291,7 @@ def _read_tokens(path: Path, modified: float) -> TokenFile:
 
 def _read_metadata(path: Path) -> ServerMetadata | None:
     try:
-        document = json.loads(path.read_bytes())
+        document = msgspec.json.decode(path.read_bytes())
         known = {k: v for k, v in document.items() if k in ServerMetadata.__struct_fields__ and v not in (None, "")}
         metadata: ServerMetadata = msgspec.convert(known, ServerMetadata)
     except (OSError, ValueError, AttributeError, RecursionError):
@@ -296,7 +301,7 @@ def _read_metadata(path: Path) -> ServerMetadata | None:
 
 def _read_client(path: Path, metadata: ServerMetadata | None) -> Registration | None:
     try:
-        document = json.loads(path.read_bytes())
+        document = msgspec.json.decode(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(document, dict) or metadata is None:

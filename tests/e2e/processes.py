@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-COMMAND = [sys.executable, "-m", "adapters.terminal.cli"]
+COMMAND = [sys.executable, "-m", "adapters.terminal"]
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -19,7 +19,7 @@ from tests.homes import free_port, write_home
 from tests.servers.oauth import OAuthServer, authorize, visit
 
 ROOT = Path(__file__).parents[3]
-COMMAND = ["-m", "adapters.terminal.cli"]
+COMMAND = ["-m", "adapters.terminal"]
 SECONDS = 20
 KEY = "right-key-of-weather"
 # The prompt shows the cursor last.

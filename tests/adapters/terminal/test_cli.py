@@ -27,7 +27,7 @@ from tests.homes import free_port, write_home
 from tests.servers.oauth import OAuthServer, authorize, visit
 
 ROOT = Path(__file__).parents[3]
-COMMAND = [sys.executable, "-m", "adapters.terminal.cli"]
+COMMAND = [sys.executable, "-m", "adapters.terminal"]
 PAGE_SECONDS = 20
 
 
