@@ -7,6 +7,7 @@ connection that one server may use must not serve another. All share one TLS con
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import socket
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
@@ -239,11 +240,7 @@ class _GuardedBackend(httpcore2.AsyncNetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
         name = host.strip("[]")
-        try:
-            found = await asyncio.get_running_loop().getaddrinfo(name, port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as error:
-            raise httpcore2.ConnectError("the name is unknown") from error
-        addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+        addresses = await _addresses(name, port)
         failure: Exception = httpcore2.ConnectError("the name has no address")
         for address in addresses:
             try:
@@ -256,6 +253,19 @@ class _GuardedBackend(httpcore2.AsyncNetworkBackend):
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+
+async def _addresses(name: str, port: int) -> list[str]:
+    """What `name` stands for, in the resolver's order; an address stands for itself, without the way to a thread."""
+    try:
+        return [str(ipaddress.ip_address(name))]
+    except ValueError:
+        pass
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(name, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise httpcore2.ConnectError("the name is unknown") from error
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 class _Body(httpx2.AsyncByteStream):

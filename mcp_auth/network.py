@@ -8,6 +8,7 @@ itself is on loopback. Cloud metadata services are never asked.
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
@@ -133,6 +134,7 @@ def effective_address(text: str) -> Address:
     return ip
 
 
+@lru_cache(maxsize=1024)
 def is_loopback_host(host: str) -> bool:
     """`localhost`, `*.localhost` (RFC 6761) and loopback literals."""
     host = host.lower().strip("[]")
