@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import discord
 from discord import app_commands
 
-from adapters import buttons
+from adapters import buttons, wire
 from adapters.base import (
     Capabilities,
     Driver,
@@ -27,6 +27,7 @@ from adapters.discord.commands import McpCommands
 from adapters.discord.forms import KeyForm, TextForm
 from adapters.discord.interactions import (
     TOKEN_SECONDS,
+    WIRE,
     Expired,
     Interactions,
     Live,
@@ -114,6 +115,7 @@ class DiscordAdapter:
         """
         if self._undo:
             raise RuntimeError("this adapter is installed already; make another one for another client")
+        wire.hide(*WIRE)
         tree = target if isinstance(target, app_commands.CommandTree) else _tree_of(target)
         client = self._client = tree.client
         group = McpCommands("mcp", self.take, self._choices)

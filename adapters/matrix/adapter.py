@@ -13,6 +13,7 @@ import aiohttp
 from nio import AsyncClient, AsyncClientConfig, InviteMemberEvent, MatrixRoom, MegolmEvent, RoomMessageText
 from nio.responses import JoinResponse, RoomRedactResponse, RoomSendResponse, WhoamiError, WhoamiResponse
 
+from adapters import wire
 from adapters.base import (
     Capabilities,
     Driver,
@@ -51,8 +52,9 @@ _REMEMBERED = 1000
 _CLIENT = AsyncClientConfig(
     encryption_enabled=False, max_limit_exceeded=5, max_timeouts=3, backoff_factor=0.5, request_timeout=30
 )
-# At DEBUG they write whole events into the log.
 _TALKATIVE = ("nio", "aiohttp", "peewee")
+# It writes whole answers at DEBUG.
+_WIRE = "nio.responses"
 
 
 class MatrixOptions(Settings, frozen=True):
@@ -126,6 +128,7 @@ class MatrixAdapter:
             ConfigError: the configuration cannot be used, or the homeserver refuses the token.
             Unreachable: it does not answer.
         """
+        wire.hide(_WIRE)
         for name in _TALKATIVE:
             logging.getLogger(name).setLevel(logging.WARNING)
         options = self._settings()
@@ -231,6 +234,7 @@ class MatrixAdapter:
     def _attach(self, client: AsyncClient, on_message: Any) -> None:
         if self._undo is not None:
             raise RuntimeError("this adapter is installed already; make another one for another client")
+        wire.hide(_WIRE)
         self._client = client
         self._rooms = Rooms(client)
         client.add_event_callback(on_message, RoomMessageText)

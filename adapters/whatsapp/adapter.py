@@ -25,7 +25,7 @@ from pywa_async.types.chat import ChatType
 from pywa_async.types.message_status import MessageStatusType
 from starlette.routing import Route
 
-from adapters import buttons
+from adapters import buttons, wire
 from adapters.base import Capabilities, Driver, EditWindowClosed, Finding, NotSupported, nobody_served, remark
 from adapters.marks import BAD, GOOD, WARN
 from adapters.tasks import NotSent, Tasks
@@ -52,8 +52,10 @@ PLATFORM = "whatsapp"
 WEBHOOK = "/hooks/whatsapp"
 _NEEDED = ("whatsapp_business_messaging",)
 _TIMEOUT = httpx.Timeout(20.0, connect=10.0)
-# At DEBUG pywa writes whole messages into the log, links and all; at INFO all have a line for every message.
+# At INFO all have a line for every message.
 _PYWA = ("pywa", "pywa_async")
+# They write every message at DEBUG.
+_WIRE = ("pywa.api", "pywa.server", "pywa.handlers", "pywa.helpers")
 _HTTP = ("httpx", "httpcore")
 # Ahead of the host's own handlers, so that an agent behind them reads nothing of ours.
 _FIRST = 1000
@@ -213,6 +215,7 @@ class WhatsAppAdapter:
     def _attach(self, client: WhatsApp) -> Outbox:
         if self._undo is not None:
             raise RuntimeError("this adapter is installed already; make another one for another client")
+        wire.hide(*_WIRE)
         self._outbox = Outbox(client, sleep=self._sleep)
         handlers: tuple[Handler[Any], ...] = (
             MessageHandler(self._on_update, priority=_FIRST),

@@ -671,14 +671,11 @@ async def test_a_lost_session_is_begun_anew(
 async def test_no_log_holds_a_token_a_link_or_a_key(
     server: DiscordServer, tmp_path: Path, oauth: OAuthServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from adapters.discord.process import keep_secrets_out_of_logs
-
-    keep_secrets_out_of_logs()
     signed = OAuthServer()
     with signed.running(), caplog.at_level(logging.DEBUG):
-        for name in ("discord.gateway", "discord.http", "discord.webhook.async_"):
-            logging.getLogger(name).setLevel(logging.INFO)
         async with running_bot(server, tmp_path, weather(oauth), notes(signed), platforms=IN_CHAT) as bot:
+            for name in [one for one in logging.root.manager.loggerDict if one.startswith("discord")]:
+                caplog.set_level(logging.DEBUG, name)
             opened = await server.answered(await server.slash(bot.ada, "key", server="weather"))
             await server.reading(await server.submit(opened, KEY), "the key works")
             asked = await server.slash(bot.ada, "auth", server="notes")
