@@ -29,9 +29,9 @@ from adapters import buttons, wire
 from adapters.base import Capabilities, Driver, EditWindowClosed, Finding, NotSupported, nobody_served, remark
 from adapters.marks import BAD, GOOD, WARN
 from adapters.tasks import NotSent, Tasks
+from adapters.waiting import Waiting
 from adapters.whatsapp.outbox import REFUSED, Outbox, is_temporary, reason
 from adapters.whatsapp.render import TEXT_MAX, URL_MAX, render
-from adapters.whatsapp.waiting import Waiting
 from adapters.whatsapp.webhook import Webhook
 from gateway import access, grammar, sentences
 from gateway.invocations import ChatRef, Invocation, MessageRef, Principal
@@ -95,7 +95,7 @@ class WhatsAppAdapter:
         self._options = options
         self._sleep = sleep
         self._driver = Driver(gateway, self)
-        self._waiting = Waiting(gateway.config.home)
+        self._waiting = Waiting(gateway.config.home / PLATFORM)
         self._outbox: Outbox | None = None
         self._session: httpx.AsyncClient | None = None
         self._undo: Callable[[], None] | None = None

@@ -18,8 +18,8 @@ from pywa_async.errors import AuthorizationError, ReEngagementMessage, Throttlin
 from pywa_async.types import Button, Section, SectionList, SectionRow, URLButton
 
 from adapters.tasks import NotSent
+from adapters.waiting import Waiting
 from adapters.whatsapp.render import Outgoing
-from adapters.whatsapp.waiting import Waiting
 from gateway.recent import Recent
 from gateway.replies import Checklist, Reply
 

@@ -1,4 +1,4 @@
-"""What waits for a person's next message: answers in memory, news in the home, so that it outlives the process."""
+"""What could not be told and waits for a person's next word: answers in memory, news in the home, over restarts."""
 
 from __future__ import annotations
 
@@ -42,12 +42,15 @@ class Kept(Record):
 class Waiting:
     """At most five things for each of a thousand people; the oldest go first.
 
-    News (that a sign-in ended, that a grant died) is in `<home>/whatsapp`, a file per person that only this user reads,
-    for thirty days. What answers a command is not: it may hold a code or more, and the person asks again.
+    News (that a sign-in ended, that a grant died) is in a file per person that only this user reads, for thirty days.
+    What answers a command is not: it may hold a code or more, and the person asks again.
+
+    Args:
+        folder: of one platform, in the home; made when it is needed.
     """
 
-    def __init__(self, home: Path, clock: Callable[[], float] = time.time) -> None:
-        self._folder = home / "whatsapp"
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
+        self._folder = folder
         self._clock = clock
         self._answers: Recent[str, deque[Reply]] = Recent(_PEOPLE)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters.whatsapp.waiting import Waiting
+from adapters.waiting import Waiting
 from gateway.replies import Button, Checklist, ChecklistItem, ItemState, Reply, Text
 
 DAY = 86400.0
@@ -20,15 +20,15 @@ def said(replies: list[Reply]) -> list[str]:
 
 
 def files(home: Path) -> list[Path]:
-    return sorted((home / "whatsapp").glob("*")) if (home / "whatsapp").exists() else []
+    return sorted((home / "chat").glob("*")) if (home / "chat").exists() else []
 
 
 def test_news_is_taken_once_oldest_first_under_any_address(tmp_path: Path) -> None:
-    waiting = Waiting(tmp_path)
+    waiting = Waiting(tmp_path / "chat")
     for to, text in (("US.1", "first"), ("US.1", "second"), ("1650", "third"), ("US.1", "second"), ("US.2", "other")):
         waiting.add(to, news(text), is_news=True)
 
-    later = Waiting(tmp_path)
+    later = Waiting(tmp_path / "chat")
     taken, answers = later.take("US.1", "1650")
     assert (said(taken), answers) == (["first", "second", "third"], [])
     assert taken[0].blocks == (Text("first", tone="good"),)
@@ -38,7 +38,7 @@ def test_news_is_taken_once_oldest_first_under_any_address(tmp_path: Path) -> No
 
 def test_five_for_a_person_and_a_month_is_what_is_kept(tmp_path: Path) -> None:
     now = 1000.0
-    waiting = Waiting(tmp_path, lambda: now)
+    waiting = Waiting(tmp_path / "chat", lambda: now)
     for number in range(7):
         waiting.add("US.1", news(f"number {number}"), is_news=True)
         now += 8 * DAY
@@ -50,8 +50,8 @@ def test_five_for_a_person_and_a_month_is_what_is_kept(tmp_path: Path) -> None:
 
 
 def test_there_is_room_for_some_people_and_the_oldest_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("adapters.whatsapp.waiting._PEOPLE", 3)
-    waiting = Waiting(tmp_path)
+    monkeypatch.setattr("adapters.waiting._PEOPLE", 3)
+    waiting = Waiting(tmp_path / "chat")
     for number in range(5):
         waiting.add(f"US.{number}", news("something"), is_news=True)
         for path in files(tmp_path):
@@ -73,7 +73,7 @@ def test_there_is_room_for_some_people_and_the_oldest_go(tmp_path: Path, monkeyp
     ids=["address", "button", "checklist", "endless"],
 )
 def test_no_link_gets_into_a_file_and_what_is_news_is_told_all_the_same(tmp_path: Path, reply: Reply) -> None:
-    waiting = Waiting(tmp_path)
+    waiting = Waiting(tmp_path / "chat")
     waiting.add("US.1", reply, is_news=True)
 
     assert files(tmp_path) == []
@@ -81,7 +81,7 @@ def test_no_link_gets_into_a_file_and_what_is_news_is_told_all_the_same(tmp_path
 
 
 def test_an_answer_stays_in_memory_because_it_may_hold_a_code(tmp_path: Path) -> None:
-    waiting = Waiting(tmp_path)
+    waiting = Waiting(tmp_path / "chat")
     waiting.add("US.1", news("slash-mcp allow ACDE-FGHJ"), is_news=False)
 
     assert files(tmp_path) == []
@@ -92,7 +92,7 @@ def test_an_answer_stays_in_memory_because_it_may_hold_a_code(tmp_path: Path) ->
 def test_a_damaged_file_costs_its_news_and_nothing_else(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, broken: str
 ) -> None:
-    waiting = Waiting(tmp_path)
+    waiting = Waiting(tmp_path / "chat")
     waiting.add("US.1", news("first"), is_news=True)
     (path,) = files(tmp_path)
     path.write_text(broken)
@@ -104,8 +104,8 @@ def test_a_damaged_file_costs_its_news_and_nothing_else(
 
 
 def test_where_nothing_can_be_written_news_waits_in_memory(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (tmp_path / "whatsapp").write_text("a file where the folder should be")
-    waiting = Waiting(tmp_path)
+    (tmp_path / "chat").write_text("a file where the folder should be")
+    waiting = Waiting(tmp_path / "chat")
     waiting.add("US.1", news("first"), is_news=True)
 
     assert said(waiting.take("US.1")[1]) == ["first"]
