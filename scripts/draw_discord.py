@@ -19,10 +19,10 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from adapters.discord.adapter import DiscordAdapter, DiscordOptions  # noqa: E402
-from gateway.demo.browser import press  # noqa: E402
+from gateway.demo.browser import answer_consent  # noqa: E402
 from gateway.demo.run import Demo  # noqa: E402
 from gateway.gateway import Gateway  # noqa: E402
-from scripts.pictures import Bubble, Button, Caption, Span, draw, write_home  # noqa: E402
+from scripts.pictures import DISCORD, Bubble, Button, Caption, Span, draw, write_home  # noqa: E402
 from tests.platforms.discord import DiscordServer, Message, User  # noqa: E402
 from tests.platforms.discord_markdown import runs  # noqa: E402
 
@@ -35,7 +35,7 @@ async def main(target: Path) -> None:
             ada = server.user("ada")
             lines = f"allow: [discord:{ada.id}]\n  discord: {{token: unused, secrets_in_chat: true}}"
             items = await _conversation(server, ada, demo, write_home(demo, Path(folder) / "home", lines))
-    target.write_text(draw("# general", items, accent="#5865f2"), encoding="utf-8")
+    target.write_text(draw("# general", items, look=DISCORD), encoding="utf-8")
 
 
 async def _conversation(server: DiscordServer, ada: User, demo: Demo, home: Path) -> list[Bubble | Caption]:
@@ -56,9 +56,10 @@ async def _conversation(server: DiscordServer, ada: User, demo: Demo, home: Path
         checklist = await server.reading(asked, "open this link")
         await server.until(lambda: "needs a key" in checklist.text)
         show(checklist)
-        items.append(Caption("Ada presses the first button and allows it in her browser."))
-        await press(checklist.links()[0], "allow")
-        show(await server.reading(asked, "notes: signed in"))
+        items.append(Caption("Ada allows it in her browser, and enters the address of the last page."))
+        redirect = await answer_consent(checklist.links()[0], "allow")
+        form = await server.answered(await server.press(ada, checklist, "Enter the address"))
+        show(await server.reading(await server.submit(form, redirect), "notes: signed in"))
         await server.until(lambda: checklist.links() == [])
         items.append(Caption("She presses “Enter the key for weather”, and a form takes the key."))
         opened = await server.answered(await server.press(ada, checklist, "Enter the key for weather"))
@@ -82,9 +83,9 @@ def bubble(message: Message, readable: Callable[[str], str] = str) -> Bubble:
         lines += [[Span(line, style)] for line in more]
     return Bubble(
         lines=lines,
-        author=f"slash-mcp  ·  {_SECRET}" if message.ephemeral_to is not None else "slash-mcp",
-        # One under the other, as a narrow screen breaks a row.
-        buttons=[[Button(one["label"], link="url" in one)] for one in message.buttons],
+        author="slash-mcp",
+        note=_SECRET if message.ephemeral_to is not None else "",
+        buttons=[Button(one["label"], link="url" in one) for one in message.buttons],
     )
 
 

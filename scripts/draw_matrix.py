@@ -24,7 +24,7 @@ from adapters.matrix.adapter import MatrixAdapter, MatrixOptions  # noqa: E402
 from gateway.demo.browser import press  # noqa: E402
 from gateway.demo.run import Demo  # noqa: E402
 from gateway.gateway import Gateway  # noqa: E402
-from scripts.pictures import Bubble, Caption, Span, draw, write_home  # noqa: E402
+from scripts.pictures import MATRIX, Bubble, Caption, Span, draw, write_home  # noqa: E402
 from tests.platforms.synapse import Homeserver, Member, Message, homeserver  # noqa: E402
 
 _TAG = re.compile(r"<(strong|code|a)(?: [^>]*)?>(.*?)</\1>")
@@ -39,8 +39,16 @@ async def main(target: Path) -> None:
             async with Demo() as demo:
                 ada = await synapse.register("ada")
                 home = write_home(demo, Path(folder) / "home", f"allow: ['matrix:{ada.user_id}']")
+                _publish(home / "config.yaml")
                 items = await _conversation(synapse, ada, demo, home)
-    target.write_text(draw("Project room", items, accent="#0d7a5f"), encoding="utf-8")
+    target.write_text(draw("Project room", items, look=MATRIX), encoding="utf-8")
+
+
+def _publish(config: Path) -> None:
+    """With an address of its own for the last page, which loads then."""
+    text = config.read_text(encoding="utf-8")
+    port = re.findall(r"callback: {port: (\d+)}", text)[0]
+    config.write_text(f"{text}  public_url: http://127.0.0.1:{port}\n", encoding="utf-8")
 
 
 async def _conversation(synapse: Homeserver, ada: Member, demo: Demo, home: Path) -> list[Bubble | Caption]:
@@ -49,6 +57,7 @@ async def _conversation(synapse: Homeserver, ada: Member, demo: Demo, home: Path
     items: list[Bubble | Caption] = []
     readable = _readable(demo)
     async with Gateway.from_config(home=home) as gateway, ada.listening():
+        await gateway.auth.listen()
         running = asyncio.create_task(MatrixAdapter(gateway, options=options).run())
         bob = await synapse.register("bob")
         room = await ada.create_room(bob, account)

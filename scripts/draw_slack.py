@@ -20,10 +20,10 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from adapters.slack.adapter import SlackAdapter, SlackOptions  # noqa: E402
-from gateway.demo.browser import press  # noqa: E402
+from gateway.demo.browser import answer_consent  # noqa: E402
 from gateway.demo.run import Demo  # noqa: E402
 from gateway.gateway import Gateway  # noqa: E402
-from scripts.pictures import Bubble, Button, Caption, Span, draw, write_home  # noqa: E402
+from scripts.pictures import SLACK, Bubble, Button, Caption, Span, draw, write_home  # noqa: E402
 from tests.platforms.slack import Message, Slack, User  # noqa: E402
 
 
@@ -35,7 +35,7 @@ async def main(target: Path) -> None:
             home = write_home(demo, Path(folder) / "home", f"allow: [slack:{acme.id}/{ada.id}]")
             items = await _conversation(slack, ada, demo, home)
             assert (slack.refused, slack.faults) == ([], [])
-    target.write_text(draw("#general", items, accent="#4a154b"), encoding="utf-8")
+    target.write_text(draw("#general", items, look=SLACK), encoding="utf-8")
 
 
 async def _conversation(slack: Slack, ada: User, demo: Demo, home: Path) -> list[Bubble | Caption]:
@@ -53,18 +53,17 @@ async def _conversation(slack: Slack, ada: User, demo: Demo, home: Path) -> list
         items.append(_typed("/mcp"))
         await slack.types(ada, "/mcp", general)
         listed = await sees("MCP Servers")
-        items += [Caption("Only visible to you"), bubble(listed, _readable(demo)), Caption("Ada presses Sign in.")]
+        items += [bubble(listed, _readable(demo)), Caption("Ada presses Sign in.")]
         await slack.presses(ada, listed, "Sign in")
         checklist = await sees("open this link")
-        items += [Caption("Only visible to you"), bubble(checklist, _readable(demo))]
+        items.append(bubble(checklist, _readable(demo)))
         await slack.presses(ada, checklist, "Sign in to notes")
-        await press(checklist.button("Sign in to notes")["url"], "allow")
-        items.append(Caption("Ada allows it in her browser, and the message changes:"))
+        redirect = await answer_consent(checklist.button("Sign in to notes")["url"], "allow")
+        await slack.presses(ada, checklist, "Enter the address")
+        await slack.submits(ada, await slack.until(lambda: slack.view_of(ada)), redirect)
+        items.append(Caption("She allows it in her browser, and enters the address of the last page:"))
         await slack.until(lambda: "signed in" in checklist.shown)
         items.append(bubble(checklist, _readable(demo)))
-        direct = slack.direct(ada)
-        await slack.until(lambda: direct.messages)
-        items += [Caption("In the direct messages with the app:"), bubble(direct.messages[-1], _readable(demo))]
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
     return items
@@ -77,13 +76,14 @@ def _typed(text: str) -> Bubble:
 def bubble(message: Message, readable: Callable[[str], str] = str) -> Bubble:
     """A captured message as a bubble."""
     rows = [
-        [Button(one["text"]["text"], link="url" in one)]
+        Button(one["text"]["text"], link="url" in one)
         for block in message.payload["blocks"]
         if block["type"] == "actions"
         for one in block["elements"]
     ]
     lines = _lines(message.payload["blocks"], readable)
-    return Bubble(lines=lines, author="slash-mcp", buttons=rows)
+    note = "Only visible to you" if message.only_for is not None else ""
+    return Bubble(lines=lines, author="slash-mcp", note=note, buttons=rows)
 
 
 def _lines(blocks: list[dict[str, Any]], readable: Callable[[str], str]) -> list[list[Span]]:

@@ -23,7 +23,7 @@ from adapters.telegram.adapter import TelegramAdapter, TelegramOptions  # noqa: 
 from gateway.demo.browser import answer_consent  # noqa: E402
 from gateway.demo.run import Demo  # noqa: E402
 from gateway.gateway import Gateway  # noqa: E402
-from scripts.pictures import Bubble, Button, Caption, Span, draw, write_home  # noqa: E402
+from scripts.pictures import TELEGRAM, Bubble, Button, Caption, Span, draw, write_home  # noqa: E402
 from tests.platforms.telegram import BotApi, Message  # noqa: E402
 
 _STYLES: dict[str, Any] = {"bold": "bold", "code": "code", "url": "link"}
@@ -34,7 +34,7 @@ async def main(target: Path) -> None:
         async with Demo() as demo:
             home = write_home(demo, Path(folder) / "home", "allow: [telegram:1]")
             items = await _conversation(api, demo, home)
-    target.write_text(draw("Slash MCP", items, accent="#2481cc"), encoding="utf-8")
+    target.write_text(draw("Slash MCP", items, look=TELEGRAM), encoding="utf-8")
 
 
 async def _conversation(api: BotApi, demo: Demo, home: Path) -> list[Bubble | Caption]:
@@ -70,7 +70,7 @@ def bubble(message: Message, readable: Callable[[str], str] = str) -> Bubble:
     return Bubble(
         lines=[[Span(readable(span.text), span.style) for span in line] for line in _lines(message)],
         mine=not message.from_bot,
-        buttons=[[Button(one["text"], link="url" in one) for one in row] for row in rows],
+        buttons=[Button(one["text"], link="url" in one) for row in rows for one in row],
     )
 
 

@@ -25,7 +25,7 @@ from adapters.whatsapp.adapter import WEBHOOK, WhatsAppAdapter, WhatsAppOptions 
 from gateway.demo.browser import answer_consent  # noqa: E402
 from gateway.demo.run import Demo  # noqa: E402
 from gateway.gateway import Gateway  # noqa: E402
-from scripts.pictures import Bubble, Button, Caption, Span, draw, write_home  # noqa: E402
+from scripts.pictures import WHATSAPP, Bubble, Button, Caption, Span, draw, write_home  # noqa: E402
 from tests.platforms.whatsapp import CloudApi, Sent, cloud_api, listening, runs, serving  # noqa: E402
 
 _STYLES: dict[str, Any] = {"bold": "bold", "code": "code"}
@@ -36,7 +36,7 @@ async def main(target: Path) -> None:
         async with cloud_api() as api, Demo() as demo:
             home = write_home(demo, Path(folder) / "home", f"allow: [whatsapp:{api.ada.user_id}]")
             items = await _conversation(api, demo, home)
-    target.write_text(draw("Slash MCP", items, accent="#1f8a5b"), encoding="utf-8")
+    target.write_text(draw("Slash MCP", items, look=WHATSAPP), encoding="utf-8")
 
 
 async def _conversation(api: CloudApi, demo: Demo, home: Path) -> list[Bubble | Caption]:
@@ -92,11 +92,11 @@ def bubble(sent: Sent, readable: Callable[[str], str] = str) -> Bubble:
         lines += [[Span(line, _STYLES.get(style, "plain"))] for line in more]
     action = sent.payload.get("interactive", {}).get("action", {})
     if "sections" in action:
-        buttons = [[Button(f"☰  {action['button']}")]]
+        buttons = [Button(f"☰  {action['button']}")]
     elif sent.url:
-        buttons = [[Button(action["parameters"]["display_text"], link=True)]]
+        buttons = [Button(action["parameters"]["display_text"], link=True)]
     else:
-        buttons = [[Button(title)] for title in sent.choices]
+        buttons = [Button(title) for title in sent.choices]
     return Bubble(lines=lines, buttons=buttons)
 
 

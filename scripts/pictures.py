@@ -30,12 +30,16 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Bubble:
-    """One message. `mine`: by the person whose screen this is, on the right. `link` buttons get an arrow."""
+    """One message. `mine`: by the person whose screen this is. `note`: what the platform says beside the name.
+
+    `link` buttons get an arrow.
+    """
 
     lines: Sequence[Sequence[Span]]
     mine: bool = False
     author: str = ""
-    buttons: Sequence[Sequence[Button]] = ()
+    note: str = ""
+    buttons: Sequence[Button] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +55,76 @@ class Caption:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """The colours and shapes of a platform, as people know them. `bubbles`: else one message under the other.
+
+    `avatar` and `button_round`: how round the corners are, in pixels.
+    """
+
+    bubbles: bool = True
+    head: str = "#2f6fed"
+    accent: str = "#2f6fed"
+    back: str = "#eef1f5"
+    frame: str = "#d0d7de"
+    ink: str = "#1b1f24"
+    muted: str = "#59636e"
+    code: str = "#0b5d57"
+    link: str = "#1d5fd0"
+    theirs: str = "#ffffff"
+    mine: str = "#d9f0d3"
+    edge: str = "#d8dee4"
+    button: str = "#ffffff"
+    button_ink: str = "#1d5fd0"
+    button_edge: str = "#a9bfe8"
+    button_round: int = 9
+    avatar: int = 18
+
+
+TELEGRAM = Look(
+    head="#2481cc", back="#dfe8ee", mine="#e3fbcf", link="#1c70b5", button_ink="#1c70b5", button_edge="#b9d4e8"
+)
+WHATSAPP = Look(
+    head="#008069",
+    back="#efeae2",
+    mine="#d9fdd3",
+    edge="#e2ddd4",
+    link="#00745f",
+    button_ink="#00745f",
+    button_edge="#e2ddd4",
+)
+DISCORD = Look(
+    bubbles=False,
+    head="#2b2d31",
+    accent="#5865f2",
+    back="#313338",
+    frame="#2b2d31",
+    ink="#dbdee1",
+    muted="#a5a8ae",
+    code="#e3e5e8",
+    link="#4fb0ff",
+    button="#4e5058",
+    button_ink="#ffffff",
+    button_edge="#4e5058",
+    button_round=4,
+)
+SLACK = Look(
+    bubbles=False,
+    head="#4a154b",
+    accent="#4a154b",
+    back="#ffffff",
+    muted="#616061",
+    code="#b3154f",
+    button_ink="#1d1c1d",
+    button_edge="#bbbabb",
+    button_round=6,
+    avatar=6,
+)
+MATRIX = Look(bubbles=False, head="#0d7a5f", accent="#0d7a5f", back="#ffffff", link="#0b6b53", code="#17483c")
+
 _SIZE, _LINE, _SMALL = 14, 20, 12
 _PADDING, _GAP, _MARGIN, _HEAD = 12, 10, 16, 48
-_BUTTON = 34
+_BUTTON, _AVATAR = 34, 36
 _SANS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 _MONO = "ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
 
@@ -70,25 +141,29 @@ def write_home(demo: Demo, folder: Path, gateway: str) -> Path:
     return home
 
 
-def draw(title: str, items: Sequence[Bubble | Caption], *, accent: str = "#2f6fed", width: int = 480) -> str:
+def draw(title: str, items: Sequence[Bubble | Caption], *, look: Look | None = None, width: int = 480) -> str:
     """The conversation from top to bottom as one SVG document.
 
     Args:
         title: whose chat it is, in the bar at the top.
-        accent: the platform's colour, `#rrggbb`.
         width: in pixels; the height follows.
     """
+    look = look or Look()
     parts: list[str] = []
     at = _HEAD + _MARGIN
+    message = _bubble if look.bubbles else _entry
     for item in items:
-        shapes, height = _caption(item, at, width) if isinstance(item, Caption) else _bubble(item, at, width, accent)
+        shapes, height = (
+            _caption(item, at, width, look) if isinstance(item, Caption) else message(item, at, width, look)
+        )
         parts += shapes
         at += height + _GAP
     height = at - _GAP + _MARGIN
     frame = (
-        f'<rect x="0.5" y="0.5" width="{width - 1}" height="{height - 1}" rx="14" fill="#eef1f5" stroke="#d0d7de"/>'
+        f'<rect x="0.5" y="0.5" width="{width - 1}" height="{height - 1}" rx="14" fill="{look.back}" '
+        f'stroke="{look.frame}"/>'
         f'<path d="M0.5 {_HEAD} V14 a13.5 13.5 0 0 1 13.5 -13.5 H{width - 14} a13.5 13.5 0 0 1 13.5 13.5 V{_HEAD} Z" '
-        f'fill="{accent}"/>'
+        f'fill="{look.head}"/>'
         f'<text x="{_MARGIN}" y="30" fill="#fff" font-weight="600" font-size="15">{escape(title)}</text>'
     )
     return (
@@ -99,66 +174,88 @@ def draw(title: str, items: Sequence[Bubble | Caption], *, accent: str = "#2f6fe
     )
 
 
-def _caption(item: Caption, top: int, width: int) -> tuple[list[str], int]:
+def _caption(item: Caption, top: int, width: int, look: Look) -> tuple[list[str], int]:
     shape = (
-        f'<text x="{width // 2}" y="{top + 13}" text-anchor="middle" font-size="{_SMALL}" fill="#59636e">'
-        f"{escape(item.text)}</text>"
+        f'<text x="{width // 2}" y="{top + 13}" text-anchor="middle" font-size="{_SMALL}" font-style="italic" '
+        f'fill="{look.muted}">{escape(item.text)}</text>'
     )
     return [shape], _LINE
 
 
-def _bubble(item: Bubble, top: int, width: int, accent: str) -> tuple[list[str], int]:
+def _bubble(item: Bubble, top: int, width: int, look: Look) -> tuple[list[str], int]:
+    """A message in a bubble of its own, its buttons below it."""
     room = int(width * 0.84) - 2 * _PADDING
     lines = [wrapped for line in item.lines for wrapped in _wrapped(line, room)]
-    labels = [_label(button) for row in item.buttons for button in row]
-    widest = max([_line_width(line) for line in lines] + [_width(label, "bold") + 24 for label in labels] + [40])
+    widest = max([_line_width(line) for line in lines] + [_label_width(button) for button in item.buttons] + [40])
     wide = min(int(widest), room) + 2 * _PADDING
     left = width - _MARGIN - wide if item.mine else _MARGIN
-    parts: list[str] = []
-    if item.author:
-        parts.append(
-            f'<text x="{left + 4}" y="{top + 11}" font-size="{_SMALL}" fill="#59636e">{escape(item.author)}</text>'
-        )
-        top += 16
     tall = len(lines) * _LINE + 2 * _PADDING - 6
-    fill = "#d9f0d3" if item.mine else "#ffffff"
-    parts.append(f'<rect x="{left}" y="{top}" width="{wide}" height="{tall}" rx="12" fill="{fill}" stroke="#d8dee4"/>')
-    for number, line in enumerate(lines):
-        baseline = top + _PADDING + 11 + number * _LINE
-        spans = "".join(_tspan(span, accent) for span in line)
-        parts.append(f'<text x="{left + _PADDING}" y="{baseline}" fill="#1b1f24" xml:space="preserve">{spans}</text>')
-    height = tall + (16 if item.author else 0)
+    fill = look.mine if item.mine else look.theirs
+    parts = [f'<rect x="{left}" y="{top}" width="{wide}" height="{tall}" rx="12" fill="{fill}" stroke="{look.edge}"/>']
+    parts += _text(lines, left + _PADDING, top + _PADDING + 11, look)
     at = top + tall + 4
-    for row in item.buttons:
-        parts += _button_row(row, left, at, wide, accent)
+    for button in item.buttons:
+        parts += _button(button, left, at, wide, look)
         at += _BUTTON + 4
-    return parts, height + len(item.buttons) * (_BUTTON + 4)
+    return parts, tall + len(item.buttons) * (_BUTTON + 4)
 
 
-def _button_row(row: Sequence[Button], left: int, top: int, wide: int, accent: str) -> Iterator[str]:
-    each = (wide - 4 * (len(row) - 1)) / len(row)
-    for number, button in enumerate(row):
-        x = left + number * (each + 4)
-        yield (
-            f'<rect x="{x:g}" y="{top}" width="{each:g}" height="{_BUTTON}" rx="9" fill="#fff" stroke="{accent}" '
-            'stroke-opacity="0.45"/>'
-        )
-        yield (
-            f'<text x="{x + each / 2:g}" y="{top + 22}" text-anchor="middle" font-weight="600" font-size="13" '
-            f'fill="{accent}">{escape(_label(button))}</text>'
-        )
+def _entry(item: Bubble, top: int, width: int, look: Look) -> tuple[list[str], int]:
+    """A message as a line of a log: a picture, the name, the text, and its buttons in a row."""
+    left, room = _MARGIN + _AVATAR + 12, width - 2 * _MARGIN - _AVATAR - 12
+    lines = [wrapped for line in item.lines for wrapped in _wrapped(line, room)]
+    author, colour = ("Ada", "#c2410c") if item.mine else (item.author, look.accent)
+    name = f'<tspan fill="{look.ink}" font-weight="600">{escape(author)}</tspan>'
+    note = f'<tspan fill="{look.muted}" font-size="{_SMALL}">   {escape(item.note)}</tspan>' if item.note else ""
+    parts = [
+        f'<rect x="{_MARGIN}" y="{top}" width="{_AVATAR}" height="{_AVATAR}" rx="{look.avatar}" fill="{colour}"/>',
+        f'<text x="{_MARGIN + _AVATAR / 2:g}" y="{top + 24}" text-anchor="middle" fill="#fff" font-weight="600" '
+        f'font-size="16">{escape(author[:1].upper())}</text>',
+        f'<text x="{left}" y="{top + 12}" xml:space="preserve">{name}{note}</text>',
+        *_text(lines, left, top + 12 + _LINE, look),
+    ]
+    at, x = top + 24 + len(lines) * _LINE, left
+    for button in item.buttons:
+        wide = int(_label_width(button))
+        if x > left and x + wide > width - _MARGIN:
+            x, at = left, at + _BUTTON + 6
+        parts += _button(button, x, at, wide, look)
+        x += wide + 8
+    height = at - top + (_BUTTON if item.buttons else 0)
+    return parts, max(height, _AVATAR)
+
+
+def _text(lines: Sequence[Sequence[Span]], left: int, top: int, look: Look) -> Iterator[str]:
+    for number, line in enumerate(lines):
+        spans = "".join(_tspan(span, look) for span in line)
+        yield f'<text x="{left}" y="{top + number * _LINE}" fill="{look.ink}" xml:space="preserve">{spans}</text>'
+
+
+def _button(button: Button, left: int, top: int, wide: int, look: Look) -> Iterator[str]:
+    yield (
+        f'<rect x="{left}" y="{top}" width="{wide}" height="{_BUTTON}" rx="{look.button_round}" '
+        f'fill="{look.button}" stroke="{look.button_edge}"/>'
+    )
+    yield (
+        f'<text x="{left + wide / 2:g}" y="{top + 22}" text-anchor="middle" font-weight="600" font-size="13" '
+        f'fill="{look.button_ink}">{escape(_label(button))}</text>'
+    )
 
 
 def _label(button: Button) -> str:
     return f"{button.label} ↗" if button.link else button.label
 
 
-def _tspan(span: Span, accent: str) -> str:
+def _label_width(button: Button) -> float:
+    return _width(_label(button), "bold") + 24
+
+
+def _tspan(span: Span, look: Look) -> str:
     looks = {
         "plain": "",
         "bold": ' font-weight="600"',
-        "code": f' font-family="{escape(_MONO)}" font-size="12.5" fill="#0b5d57"',
-        "link": f' fill="{accent}"',
+        "code": f' font-family="{escape(_MONO)}" font-size="12.5" fill="{look.code}"',
+        "link": f' fill="{look.link}"',
     }[span.style]
     return f"<tspan{looks}>{escape(span.text)}</tspan>"
 

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from scripts.pictures import Bubble, Button, Caption, Span, draw
+from scripts.pictures import DISCORD, Bubble, Button, Caption, Span, draw
 
 ROOT = Path(__file__).parents[1]
 SVG = "{http://www.w3.org/2000/svg}"
@@ -20,16 +20,15 @@ def texts(picture: str) -> list[str]:
 
 
 def test_a_conversation_has_its_words_and_no_markup_of_theirs() -> None:
-    picture = draw(
-        "Chat <1>",
-        [
-            Bubble([[Span("/mcp")]], mine=True),
-            Bubble([[Span("<b>"), Span("&", "bold")], []], author="Bot", buttons=[[Button("Sign in", link=True)]]),
-            Caption("later"),
-        ],
-    )
+    items = [
+        Bubble([[Span("/mcp")]], mine=True),
+        Bubble([[Span("<b>"), Span("&", "bold")], []], author="B<t", note="&c", buttons=[Button("Sign in", link=True)]),
+        Caption("later"),
+    ]
 
-    assert texts(picture) == ["Chat <1>", "/mcp", "Bot", "<b>&", "", "Sign in ↗", "later"]
+    assert texts(draw("Chat <1>", items)) == ["Chat <1>", "/mcp", "<b>&", "", "Sign in ↗", "later"]
+    entries = ["Chat <1>", "A", "Ada", "/mcp", "B", "B<t   &c", "<b>&", "", "Sign in ↗", "later"]
+    assert texts(draw("Chat <1>", items, look=DISCORD)) == entries
 
 
 def test_long_lines_are_wrapped_inside_the_bubble() -> None:

@@ -6,14 +6,14 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import discord
 from discord import app_commands
 
-from adapters import buttons
+from adapters import buttons, wire
 from adapters.base import (
     Capabilities,
     Driver,
@@ -27,6 +27,7 @@ from adapters.discord.commands import McpCommands
 from adapters.discord.forms import KeyForm, TextForm
 from adapters.discord.interactions import (
     TOKEN_SECONDS,
+    WIRE,
     Expired,
     Interactions,
     Live,
@@ -37,6 +38,7 @@ from adapters.discord.interactions import (
 )
 from adapters.discord.render import CHOICE_MAX, CHOICES_MAX, CONTENT_MAX, URL_MAX, render
 from adapters.text import clean
+from adapters.waiting import Waiting
 from gateway import incidents, sentences
 from gateway.access import is_allowed
 from gateway.grammar import looks_like_redirect
@@ -55,7 +57,7 @@ PLATFORM = "discord"
 _COMMAND = re.compile(r"(?P<mark>[/!])?mcp(?:\s+(?P<text>.*))?", re.IGNORECASE | re.DOTALL)
 _PERSON_WROTE = frozenset({discord.MessageType.default, discord.MessageType.reply})
 _PRESS = re.compile(r"mcp:[^:]*:[^:]*:[^:]*")
-_PROMPTS_KEPT, _MISSED_KEPT, _MISSED_EACH = 1000, 1000, 10
+_PROMPTS_KEPT = 1000
 
 
 class DiscordOptions(Settings, frozen=True):
@@ -98,7 +100,7 @@ class DiscordAdapter:
         self._client: discord.Client | None = None
         self._undo: list[Callable[[], object]] = []
         self._prompts: Recent[str, SecretPrompt] = Recent(_PROMPTS_KEPT)
-        self._missed: Recent[Principal, list[Reply]] = Recent(_MISSED_KEPT)
+        self._missed = Waiting(gateway.config.home / PLATFORM)
 
     # -- installing --------------------------------------------------------------------------
 
@@ -114,6 +116,7 @@ class DiscordAdapter:
         """
         if self._undo:
             raise RuntimeError("this adapter is installed already; make another one for another client")
+        wire.hide(*WIRE)
         tree = target if isinstance(target, app_commands.CommandTree) else _tree_of(target)
         client = self._client = tree.client
         group = McpCommands("mcp", self.take, self._choices)
@@ -417,23 +420,24 @@ class DiscordAdapter:
             # An edit that is lost costs nothing; its news also comes as a notice of its own.
             arrived = notice.message is not None
         if not arrived:
-            self._keep_missed(notice.principal, [notice.reply])
-
-    def _keep_missed(self, principal: Principal, replies: Sequence[Reply]) -> None:
-        self._missed[principal] = [*self._missed.get(principal, ()), *replies][-_MISSED_EACH:]
+            self._missed.add(notice.principal.user, notice.reply, is_news=True)
 
     async def _show_missed(self, invocation: Invocation) -> None:
         """What could not be told before, now that there is a way to tell it."""
-        if not invocation.private:
+        principal = invocation.principal
+        if not invocation.private or not is_allowed(principal, self._gateway.config.gateway):
             return
-        missed = self._missed.pop(invocation.principal, [])
-        for at, reply in enumerate(missed):
-            late = replace(reply, blocks=(Text(sentences.SENT_LATE), *reply.blocks))
+        stored, others = self._missed.take(principal.user)
+        missed = [*stored, *others]
+        while missed:
+            late = replace(missed[0], blocks=(Text(sentences.SENT_LATE), *missed[0].blocks))
             try:
-                await self.deliver_private(invocation.principal, late, invocation.chat)
-            except PrivateDeliveryUnavailable:
-                self._keep_missed(invocation.principal, missed[at:])
+                await self.deliver_private(principal, late, invocation.chat)
+            except (PrivateDeliveryUnavailable, NotDelivered):
+                for reply in missed:
+                    self._missed.add(principal.user, reply, is_news=True)
                 return
+            del missed[0]
 
 
 def _unavailable(error: discord.HTTPException) -> PrivateDeliveryUnavailable:

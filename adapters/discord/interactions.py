@@ -18,6 +18,8 @@ import discord
 
 Result = TypeVar("Result")
 
+# These write every body that is sent and received at DEBUG: tokens of interactions, links, entered keys.
+WIRE = ("discord.gateway", "discord.http", "discord.webhook.async_")
 ORIGINAL = "@original"
 # A token lives for 15 minutes; what is sent in the last seconds may arrive too late.
 TOKEN_SECONDS = 15 * 60 - 10.0

@@ -15,6 +15,7 @@ from discord.gateway import DiscordWebSocket
 from discord.http import Route
 
 from adapters.base import Finding, nobody_served
+from adapters.discord.interactions import WIRE
 from adapters.marks import BAD, GOOD, WARN
 from mcp_auth.errors import ConfigError, McpAuthError, Unreachable
 
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _AUTHENTICATION_FAILED = 4004
-# These write every body that is sent and received at DEBUG: tokens of interactions, links, entered keys.
-_WIRE_LOGGERS = ("discord.gateway", "discord.http", "discord.webhook.async_", "discord.client")
+_NOISY = (*WIRE, "discord.client")
 _RATE_LIMIT_SECONDS = 30.0
 _PORTAL = "https://discord.com/developers/applications"
 
@@ -38,7 +38,7 @@ async def run(adapter: DiscordAdapter, options: DiscordOptions) -> None:
         ConfigError: Discord refuses the token.
         Unreachable: there is no connection, or Discord closed it for good.
     """
-    keep_secrets_out_of_logs()
+    keep_logs_short()
     # Nobody speaks here: the library need not say that it lacks what voice takes.
     discord.VoiceClient.warn_nacl = discord.VoiceClient.warn_dave = False
     with endpoints(options.base_url, options.gateway_url), _failures_named():
@@ -188,12 +188,11 @@ def endpoints(base_url: str | None, gateway_url: str | None) -> Iterator[None]:
             Route.BASE, DiscordWebSocket.DEFAULT_GATEWAY = _default_endpoints
 
 
-def keep_secrets_out_of_logs() -> None:
-    for name in _WIRE_LOGGERS:
-        wire = logging.getLogger(name)
-        wire.setLevel(max(logging.INFO, wire.getEffectiveLevel()))
-        if not any(isinstance(one, _OneLine) for one in wire.filters):
-            wire.addFilter(_OneLine())
+def keep_logs_short() -> None:
+    for name in _NOISY:
+        noisy = logging.getLogger(name)
+        noisy.setLevel(max(logging.INFO, noisy.getEffectiveLevel()))
+        noisy.addFilter(_one_line)
 
 
 class _OneLine(logging.Filter):
@@ -202,3 +201,6 @@ class _OneLine(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         record.exc_info = record.exc_text = None
         return True
+
+
+_one_line = _OneLine()

@@ -13,6 +13,7 @@ import aiohttp
 from nio import AsyncClient, AsyncClientConfig, InviteMemberEvent, MatrixRoom, MegolmEvent, RoomMessageText
 from nio.responses import JoinResponse, RoomRedactResponse, RoomSendResponse, WhoamiError, WhoamiResponse
 
+from adapters import wire
 from adapters.base import (
     Capabilities,
     Driver,
@@ -34,6 +35,7 @@ from gateway.recent import Recent
 from gateway.replies import Deferred, Ignored, Notice, Reply, SecretPrompt, Text
 from mcp_auth.config import Settings
 from mcp_auth.errors import ConfigError, Unreachable
+from mcp_auth.limits import Rate
 
 if TYPE_CHECKING:
     from gateway.gateway import Gateway
@@ -47,12 +49,16 @@ _HISTORY_SECONDS = 300.0
 _BEFORE_JOINING_SECONDS = 60.0
 _TOLD_SECONDS = 3600.0
 _REMEMBERED = 1000
+# Invitations of strangers that are followed. Going into a room costs the homeserver more than an answer.
+_VISITS = Rate("matrix_visits", 10, 60)
+_VISITS_EACH = Rate("matrix_visits_each", 3, 3600)
 # nio's own retries of one request; without numbers it goes on for ever.
 _CLIENT = AsyncClientConfig(
     encryption_enabled=False, max_limit_exceeded=5, max_timeouts=3, backoff_factor=0.5, request_timeout=30
 )
-# At DEBUG they write whole events into the log.
 _TALKATIVE = ("nio", "aiohttp", "peewee")
+# It writes whole answers at DEBUG.
+_WIRE = "nio.responses"
 
 
 class MatrixOptions(Settings, frozen=True):
@@ -91,6 +97,7 @@ class MatrixAdapter:
         self._questions: dict[tuple[str, str], _Question] = {}
         self._told: Recent[str, float] = Recent(_REMEMBERED)
         self._joined: dict[str, float] = {}
+        self._visited: set[str] = set()
         self._alone = False
         self._undo: Callable[[], None] | None = None
 
@@ -126,6 +133,7 @@ class MatrixAdapter:
             ConfigError: the configuration cannot be used, or the homeserver refuses the token.
             Unreachable: it does not answer.
         """
+        wire.hide(_WIRE)
         for name in _TALKATIVE:
             logging.getLogger(name).setLevel(logging.WARNING)
         options = self._settings()
@@ -135,12 +143,20 @@ class MatrixAdapter:
             self._alone = True
             token = SyncToken(self._gateway.config.home, options.homeserver, me.user_id)
 
+            early: list[tuple[MatrixRoom, InviteMemberEvent]] = []
+
+            async def keep(room: MatrixRoom, event: InviteMemberEvent) -> None:
+                early.append((room, event))
+
             def begin() -> None:
                 self._attach(client, self._on_message)
+                client.event_callbacks = [one for one in client.event_callbacks if one.func is not keep]
                 client.add_event_callback(self._on_invite, InviteMemberEvent)
-                for room in list(client.invited_rooms.values()):
-                    self._tasks.start(self._consider(room))
+                for invitation in early:
+                    self._invited(*invitation)
 
+            # Invitations are no history: those from before the first start count.
+            client.add_event_callback(keep, InviteMemberEvent)
             _log.info("matrix: %s on %s", me.user_id, options.homeserver)
             await sync_forever(client, token, begin, self._sleep)
         finally:
@@ -231,6 +247,7 @@ class MatrixAdapter:
     def _attach(self, client: AsyncClient, on_message: Any) -> None:
         if self._undo is not None:
             raise RuntimeError("this adapter is installed already; make another one for another client")
+        wire.hide(_WIRE)
         self._client = client
         self._rooms = Rooms(client)
         client.add_event_callback(on_message, RoomMessageText)
@@ -252,6 +269,8 @@ class MatrixAdapter:
 
     async def _on_message(self, room: MatrixRoom, event: RoomMessageText) -> None:
         """Quick: the next event waits until all callbacks of this one are done."""
+        if room.room_id in self._visited:
+            return
         if time.time() - _age(event) < self._joined.get(room.room_id, 0.0) - _BEFORE_JOINING_SECONDS:
             # What people said to each other before the bot came.
             return
@@ -320,17 +339,57 @@ class MatrixAdapter:
         )
 
     async def _on_invite(self, room: MatrixRoom, event: InviteMemberEvent) -> None:
-        if event.membership == "invite" and event.state_key == self._nio.user_id:
-            self._tasks.start(self._consider(room, event.sender))
+        self._invited(room, event)
 
-    async def _consider(self, room: MatrixRoom, inviter: str | None = None) -> None:
-        """Join where somebody who is served asks; nobody else learns that the bot is there."""
-        inviter = inviter or getattr(room, "inviter", None)
-        if inviter is not None and self._is_allowed(inviter):
-            self._joined[room.room_id] = time.time()
-            answer = await call(self._nio.join(room.room_id))
-            if not isinstance(answer, JoinResponse):
-                _log.warning("an invitation could not be followed: the homeserver answers %s", answer.status_code)
+    def _invited(self, room: MatrixRoom, event: InviteMemberEvent) -> None:
+        if event.membership == "invite" and event.state_key == self._nio.user_id:
+            if self._is_allowed(event.sender):
+                self._tasks.start(self._follow(room))
+            elif event.content.get("is_direct") is True:
+                self._tasks.start(self._visit(room, event.sender))
+
+    async def _follow(self, room: MatrixRoom) -> None:
+        """Join where somebody who is served asks, and stay."""
+        self._joined[room.room_id] = time.time()
+        answer = await call(self._nio.join(room.room_id))
+        if not isinstance(answer, JoinResponse):
+            _log.warning("an invitation could not be followed: the homeserver answers %s", answer.status_code)
+
+    async def _visit(self, room: MatrixRoom, stranger: str) -> None:
+        """Tell a stranger the code to be let in with, in the direct room that they made, and leave it.
+
+        Only people of the bot's own homeserver: their rooms are there already, so nothing is fetched from another.
+        """
+        principal = Principal(PLATFORM, stranger)
+        place = _place(room.room_id, stranger, private=True)
+        name = room.user_name(stranger) or stranger
+        event_id = f"invitation {room.room_id} {time.time_ns()}"
+        invocation = Invocation(principal, ChatRef(PLATFORM, place), "", True, event_id, name)
+        if (
+            _server_of(stranger) != _server_of(self._nio.user_id)
+            or room.room_id in self._visited
+            or self._gateway.people.is_denied(principal)
+            or isinstance(self._gateway.decide(invocation, self.capabilities.abilities), Ignored)
+            or self._gateway.auth.limits.take(_VISITS_EACH, stranger)
+            or self._gateway.auth.limits.take(_VISITS, PLATFORM)
+        ):
+            return
+        self._visited.add(room.room_id)
+        try:
+            if isinstance(await call(self._nio.join(room.room_id)), JoinResponse):
+                await self._answer_and_leave(invocation, room.room_id)
+        finally:
+            self._visited.discard(room.room_id)
+
+    async def _answer_and_leave(self, invocation: Invocation, room_id: str) -> None:
+        try:
+            # Who is in it is known to those who are in it.
+            if await self._places.is_private(room_id, invocation.principal.user):
+                await self._driver.run_invocation(invocation)
+        except PrivateDeliveryUnavailable:
+            _log.info("a stranger's room was closed before it could be answered in")
+        finally:
+            await self._places.leave(room_id)
 
     async def _show_typing(self, room_id: str) -> None:
         await call(self._nio.room_typing(room_id, typing_state=True, timeout=20_000))
@@ -424,6 +483,10 @@ def _msgtype(place: dict[str, Any]) -> str:
     Alone with the person a text, because clients do not ring for a notice.
     """
     return "m.text" if place["private"] else "m.notice"
+
+
+def _server_of(user: str) -> str:
+    return user.partition(":")[2]
 
 
 def _words(event: RoomMessageText) -> str:

@@ -69,9 +69,22 @@ class Rooms:
         self._checked[room_id, user] = time.monotonic()
         return True
 
+    async def leave(self, room_id: str) -> None:
+        """Go, or do not come, and leave nothing of the room behind.
+
+        Raises:
+            NotSent: the homeserver does not answer.
+        """
+        self._forget_checks(room_id)
+        await call(self._client.room_leave(room_id))
+        await call(self._client.room_forget(room_id))
+
     async def on_state(self, room: MatrixRoom, event: object) -> None:
         """A callback for `STATE_EVENTS`: look again before the next private word."""
-        for key in [key for key in self._checked if key[0] == room.room_id]:
+        self._forget_checks(room.room_id)
+
+    def _forget_checks(self, room_id: str) -> None:
+        for key in [key for key in self._checked if key[0] == room_id]:
             del self._checked[key]
 
     async def with_person(self, user: str) -> str:

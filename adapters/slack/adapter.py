@@ -18,7 +18,7 @@ from slack_sdk.errors import SlackApiError
 from slack_sdk.web.async_client import AsyncWebClient
 from slack_sdk.webhook.async_client import AsyncWebhookClient
 
-from adapters import buttons
+from adapters import buttons, wire
 from adapters.base import (
     Capabilities,
     Driver,
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from gateway.gateway import Gateway
 
 _log = logging.getLogger("adapters.slack")
+# They write every message at DEBUG.
+_WIRE = ("slack_bolt.AsyncioListenerRunner", "slack_sdk.socket_mode.aiohttp", "slack_sdk.socket_mode.websockets")
 # An answer that will be better in a moment waits so long: what a slash command shows can be posted, not edited.
 HOLD_SECONDS = 1.5
 # Slack wants an acknowledgement within 3 s, and the way there takes some of it.
@@ -133,6 +135,7 @@ class SlackAdapter:
         """
         if self._undo is not None:
             raise RuntimeError("this adapter is installed already; make another one for another app")
+        wire.hide(app.logger.name, *_WIRE)
         self._installed = Workspaces(app, self._clock)
         app.use(_Middleware(self))
         self._undo = self._gateway.subscribe(PLATFORM, self._notify)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from telegram.error import BadRequest, Conflict, Forbidden, InvalidToken, Networ
 from telegram.ext import Application, ApplicationHandlerStop, TypeHandler
 from telegram.request import HTTPXRequest
 
-from adapters import buttons
+from adapters import buttons, wire
 from adapters.base import (
     Capabilities,
     Driver,
@@ -52,8 +53,11 @@ _REFUSAL_SECONDS = 60.0
 # What is being said when everything ends may be said to its end.
 _LAST_WORDS_SECONDS = 2.0
 _REMEMBERED = 1000
-# They log the token, as it is a part of every URL, or whole updates.
 _TALKATIVE = ("httpx", "httpcore", "telegram")
+# They write every message at DEBUG.
+_WIRE = ("telegram.Bot", "telegram.ext.ExtBot", "telegram.ext.Application", "telegram.ext.Updater")
+# The token is a part of every URL, and httpx writes each into the log.
+_TOKEN_IN_URL = re.compile(r"(?<=/bot)\d+:[\w-]+")
 
 
 class TelegramOptions(Settings, frozen=True):
@@ -121,6 +125,7 @@ class TelegramAdapter:
         """
         if self._application is not None:
             raise RuntimeError("this adapter is installed already; make another one for another application")
+        _keep_out_of_logs()
         self._application = application
         self._undo = self._gateway.subscribe(PLATFORM, self._driver.notify)
         # With block=False, ApplicationHandlerStop would be ignored.
@@ -156,6 +161,7 @@ class TelegramAdapter:
             Unreachable: Telegram does not answer.
         """
         options = self._settings()
+        _keep_out_of_logs()
         for name in _TALKATIVE:
             logging.getLogger(name).setLevel(logging.WARNING)
         try:
@@ -473,6 +479,11 @@ def _placed(where: dict[str, Any]) -> dict[str, Any]:
     if "message" in where:
         more["reply_parameters"] = ReplyParameters(where["message"], allow_sending_without_reply=True)
     return more
+
+
+def _keep_out_of_logs() -> None:
+    wire.hide(*_WIRE)
+    wire.mask(_TOKEN_IN_URL, "httpx")
 
 
 def _application(options: TelegramOptions) -> AnyApplication:

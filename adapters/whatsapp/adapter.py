@@ -25,10 +25,11 @@ from pywa_async.types.chat import ChatType
 from pywa_async.types.message_status import MessageStatusType
 from starlette.routing import Route
 
-from adapters import buttons
+from adapters import buttons, wire
 from adapters.base import Capabilities, Driver, EditWindowClosed, Finding, NotSupported, nobody_served, remark
 from adapters.marks import BAD, GOOD, WARN
 from adapters.tasks import NotSent, Tasks
+from adapters.waiting import Waiting
 from adapters.whatsapp.outbox import REFUSED, Outbox, is_temporary, reason
 from adapters.whatsapp.render import TEXT_MAX, URL_MAX, render
 from adapters.whatsapp.webhook import Webhook
@@ -51,9 +52,12 @@ _log = logging.getLogger(__name__)
 PLATFORM = "whatsapp"
 WEBHOOK = "/hooks/whatsapp"
 _NEEDED = ("whatsapp_business_messaging",)
+_SENT_LATE = Text(sentences.SENT_LATE)
 _TIMEOUT = httpx.Timeout(20.0, connect=10.0)
-# At DEBUG pywa writes whole messages into the log, links and all; at INFO all have a line for every message.
+# At INFO all have a line for every message.
 _PYWA = ("pywa", "pywa_async")
+# They write every message at DEBUG.
+_WIRE = ("pywa.api", "pywa.server", "pywa.handlers", "pywa.helpers")
 _HTTP = ("httpx", "httpcore")
 # Ahead of the host's own handlers, so that an agent behind them reads nothing of ours.
 _FIRST = 1000
@@ -91,6 +95,7 @@ class WhatsAppAdapter:
         self._options = options
         self._sleep = sleep
         self._driver = Driver(gateway, self)
+        self._waiting = Waiting(gateway.config.home / PLATFORM)
         self._outbox: Outbox | None = None
         self._session: httpx.AsyncClient | None = None
         self._undo: Callable[[], None] | None = None
@@ -177,15 +182,10 @@ class WhatsAppAdapter:
 
     async def reply(self, chat: ChatRef, reply: Reply) -> MessageRef:
         """Raises NotSent: it was given up; the log says why."""
-        if self._outbox is None:
-            raise NotSent
-        owner = Principal(PLATFORM, chat.data["user"])
-        pack = functools.partial(buttons.pack, owner=owner, servers=self._gateway.names())
-        messages = render(reply, now=time.time(), pack=pack)
-        return MessageRef(PLATFORM, {"id": await self._outbox.send(chat.data["to"], reply, messages)})
+        return await self._send(chat, reply)
 
     async def deliver_private(self, principal: Principal, reply: Reply, via: ChatRef | None) -> MessageRef:
-        return await self.reply(via or ChatRef(PLATFORM, {"to": principal.user, "user": principal.user}), reply)
+        return await self._send(via or _alone_with(principal), reply)
 
     async def update(self, message: MessageRef, reply: Reply) -> MessageRef:
         raise EditWindowClosed
@@ -208,12 +208,21 @@ class WhatsAppAdapter:
             findings.append(Finding(BAD, "WhatsApp calls us, and gateway.public_url is not set. Next: set it"))
         return findings + nobody_served(self._gateway, PLATFORM)
 
+    async def _send(self, chat: ChatRef, reply: Reply, *, is_news: bool = False) -> MessageRef:
+        if self._outbox is None:
+            raise NotSent
+        owner = Principal(PLATFORM, chat.data["user"])
+        pack = functools.partial(buttons.pack, owner=owner, servers=self._gateway.names())
+        messages = render(reply, now=time.time(), pack=pack)
+        return MessageRef(PLATFORM, {"id": await self._outbox.send(chat.data["to"], reply, messages, is_news=is_news)})
+
     # -- what arrives ------------------------------------------------------------------------
 
     def _attach(self, client: WhatsApp) -> Outbox:
         if self._undo is not None:
             raise RuntimeError("this adapter is installed already; make another one for another client")
-        self._outbox = Outbox(client, sleep=self._sleep)
+        wire.hide(*_WIRE)
+        self._outbox = Outbox(client, self._waiting, sleep=self._sleep)
         handlers: tuple[Handler[Any], ...] = (
             MessageHandler(self._on_update, priority=_FIRST),
             CallbackButtonHandler(self._on_update, priority=_FIRST),
@@ -284,21 +293,24 @@ class WhatsAppAdapter:
 
     async def _send_kept(self, update: Update) -> None:
         """Whoever writes can be written to again for 24 hours."""
-        if self._outbox is None:
-            return
         user = update.from_user
-        kept = self._outbox.take(*dict.fromkeys((user.bsuid, user.wa_id, user.preferred_id)))
-        if not kept:
-            return
         principal = principal_of(user, self._gateway.config.gateway)
-        if not access.is_allowed(principal, self._gateway.config.gateway):
+        addresses = dict.fromkeys((user.bsuid, user.wa_id, user.preferred_id, principal.user))
+        news, answers = self._waiting.take(*filter(None, addresses))
+        if not (news or answers) or not access.is_allowed(principal, self._gateway.config.gateway):
             return
-        late = (Text(sentences.SENT_LATE), *(block for reply in kept for block in reply.blocks))
-        await self.deliver_private(principal, Reply(late), _chat_of(update, principal))
+        # Without the beginning of one that was late already.
+        blocks = (block for reply in (*news, *answers) for block in reply.blocks if block != _SENT_LATE)
+        await self._send(_chat_of(update, principal), Reply((_SENT_LATE, *blocks)), is_news=not answers)
 
     async def _notify(self, notice: Notice) -> None:
+        """Nothing can be edited here, so all news is a message of its own."""
+        if notice.message is not None:
+            return
         try:
-            await self._driver.notify(notice)
+            await self._send(
+                notice.chat if notice.chat.data else _alone_with(notice.principal), notice.reply, is_news=True
+            )
         except NotSent:
             # It was logged and is kept for the person's next message.
             return
@@ -382,6 +394,10 @@ def principal_of(user: User, gateway: GatewayOptions) -> Principal:
 
 def _chat_of(update: Update, principal: Principal) -> ChatRef:
     return ChatRef(PLATFORM, {"to": update.from_user.preferred_id, "user": principal.user})
+
+
+def _alone_with(principal: Principal) -> ChatRef:
+    return ChatRef(PLATFORM, {"to": principal.user, "user": principal.user})
 
 
 def _quieten(libraries: tuple[str, ...]) -> None:

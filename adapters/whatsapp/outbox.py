@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -18,6 +18,7 @@ from pywa_async.errors import AuthorizationError, ReEngagementMessage, Throttlin
 from pywa_async.types import Button, Section, SectionList, SectionRow, URLButton
 
 from adapters.tasks import NotSent
+from adapters.waiting import Waiting
 from adapters.whatsapp.render import Outgoing
 from gateway.recent import Recent
 from gateway.replies import Checklist, Reply
@@ -29,8 +30,6 @@ _PAUSES = (1.0, 4.0, 16.0)
 # Errors that the page "Error codes" calls temporary: overloaded, unavailable, upgrade or maintenance.
 _TEMPORARY = frozenset({1, 2, 131000, 131016, 131057, 133004})
 REFUSED = "WhatsApp refuses the access token. Next: set a valid gateway.whatsapp.token"
-_KEPT_PER_PERSON = 5
-_PEOPLE_KEPT = 1000
 _WATCHED = 1000
 
 
@@ -41,16 +40,21 @@ class Outbox:
         sleep: waits that many seconds between two tries.
     """
 
-    def __init__(self, client: WhatsApp, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+    def __init__(
+        self, client: WhatsApp, waiting: Waiting, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    ) -> None:
         self._client = client
+        self._waiting = waiting
         self._sleep = sleep
         # Set when WhatsApp says so of a message.
         self.token_refused = asyncio.Event()
-        self._kept: Recent[str, deque[Reply]] = Recent(_PEOPLE_KEPT)
-        self._watched: Recent[str, tuple[str, Reply]] = Recent(_WATCHED)
+        self._watched: Recent[str, _Sent] = Recent(_WATCHED)
 
-    async def send(self, to: str, reply: Reply, messages: Sequence[Outgoing]) -> str:
+    async def send(self, to: str, reply: Reply, messages: Sequence[Outgoing], *, is_news: bool = False) -> str:
         """Send `messages`, which show `reply`, one after the other. Returns the id of the last.
+
+        Args:
+            is_news: nobody asked for it, and nobody will ask again.
 
         Raises:
             NotSent: it was given up, logged and kept.
@@ -60,24 +64,24 @@ class Outbox:
             try:
                 message_id = await self._with_patience(to, message)
             except (WhatsAppError, httpx.HTTPError) as error:
-                self._give_up(to, reply, error)
+                self._give_up(_Sent(to, reply, is_news), error)
                 raise NotSent from None
-            self._watched[message_id] = (to, reply)
+            except asyncio.CancelledError:
+                # The process ends while it tries again.
+                self._waiting.add(to, reply, is_news=is_news)
+                raise
+            self._watched[message_id] = _Sent(to, reply, is_news)
         return message_id
 
     def failed(self, message_id: str, error: WhatsAppError | None) -> None:
         """WhatsApp took a message and says now that it could not be delivered."""
-        to, reply = self._watched.pop(message_id, (None, None))
-        if to is not None and reply is not None:
-            self._give_up(to, reply, error)
+        sent = self._watched.pop(message_id, None)
+        if sent is not None:
+            self._give_up(sent, error)
 
     def arrived(self, message_id: str) -> None:
         """The message is on the person's phone: nothing about it can fail any more."""
         self._watched.pop(message_id, None)
-
-    def take(self, *addresses: str | None) -> tuple[Reply, ...]:
-        """What was kept for a person, oldest first, once. A person may be known under several addresses."""
-        return tuple(reply for one in addresses if one for reply in self._kept.pop(one, ()))
 
     async def _with_patience(self, to: str, message: Outgoing) -> str:
         for pause in (*_PAUSES, None):
@@ -92,17 +96,22 @@ class Outbox:
             await self._sleep(pause)
         raise AssertionError("unreachable")
 
-    def _give_up(self, to: str, reply: Reply, error: Exception | None) -> None:
+    def _give_up(self, sent: _Sent, error: Exception | None) -> None:
         if isinstance(error, AuthorizationError):
             self.token_refused.set()
         # A link would be over by then, and the person asks again anyway.
-        if any(isinstance(block, Checklist) and any(item.link for item in block.items) for block in reply.blocks):
+        if any(isinstance(block, Checklist) and any(item.link for item in block.items) for block in sent.reply.blocks):
             _log.warning("a sign-in link was not delivered: %s", reason(error))
             return
-        waiting = self._kept.setdefault(to, deque(maxlen=_KEPT_PER_PERSON))
-        if reply not in waiting:
-            waiting.append(reply)
+        self._waiting.add(sent.to, sent.reply, is_news=sent.is_news)
         _log.warning("a message was not delivered and waits for the person to write again: %s", reason(error))
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    to: str
+    reply: Reply
+    is_news: bool
 
 
 def reason(error: Exception | None) -> str:

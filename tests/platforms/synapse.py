@@ -185,7 +185,14 @@ class Member:
         found: dict[str, Any] = answer.json()
         return found
 
-    async def create_room(self, *invite: Member, preset: str = "private_chat", encrypted: bool = False) -> str:
+    async def create_room(
+        self,
+        *invite: Member,
+        preset: str = "private_chat",
+        encrypted: bool = False,
+        direct: bool | None = None,
+    ) -> str:
+        """`direct`: None: as clients have it, when there is one other."""
         state = []
         if encrypted:
             state.append(
@@ -194,7 +201,7 @@ class Member:
         body = {
             "preset": preset,
             "invite": [one.user_id for one in invite],
-            "is_direct": len(invite) == 1,
+            "is_direct": len(invite) == 1 if direct is None else direct,
             "initial_state": state,
         }
         return str((await self.api("POST", "/_matrix/client/v3/createRoom", body))["room_id"])

@@ -42,9 +42,15 @@ async def server() -> AsyncIterator[DiscordServer]:
 
 @contextlib.asynccontextmanager
 async def running_bot(
-    server: DiscordServer, folder: Path, *servers: Server, client: discord.Client | None = None, **options: Any
+    server: DiscordServer,
+    folder: Path,
+    *servers: Server,
+    client: discord.Client | None = None,
+    ada: User | None = None,
+    **options: Any,
 ) -> AsyncIterator[Bot]:
-    ada, eve = server.user("ada"), server.user("eve")
+    """`ada`: who is allowed; None: somebody new."""
+    ada, eve = ada or server.user("ada"), server.user("eve")
     also = options.pop("also", ())
     allow = (f"discord:{ada.id}", *also)
     if options.get("admins") is True:

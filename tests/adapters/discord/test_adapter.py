@@ -12,6 +12,8 @@ import pytest
 
 from adapters.discord import interactions
 from gateway import sentences
+from gateway.invocations import ChatRef, Principal
+from gateway.replies import Audience, Notice, Reply, Text
 from mcp_auth.config import CallbackOptions, Server
 from mcp_auth.records import encode
 from mcp_auth.stores.memory import MemoryStore
@@ -263,6 +265,42 @@ async def test_closed_direct_messages_the_next_command_shows_the_news(
         assert news.ephemeral_to is bot.ada
         assert server.in_place(server.channel) == []
         assert len(again.messages) == 1
+
+
+async def test_closed_direct_messages_the_news_is_there_after_a_restart(
+    server: DiscordServer, tmp_path: Path, oauth: OAuthServer
+) -> None:
+    ada = server.user("ada")
+    ada.takes_dms = False
+    async with running_bot(server, tmp_path, notes(oauth), ada=ada) as bot:
+        (link,) = (await server.reading(await server.slash(ada, "auth"), "open this link")).links()
+        server.clock.advance(15 * 60 + 1)
+        await sign_in_at(link)
+        await server.until(lambda: any("users/@me/channels" in one.path for one in server.requests))
+        assert await bot.gateway.settled(5)
+    server.sessions.clear()
+
+    async with running_bot(server, tmp_path, notes(oauth), ada=ada):
+        news = await server.reading(await server.slash(ada, "help"), "notes: signed in, 3 tools")
+
+        assert news.content.startswith("Earlier, this could not be sent to you:")
+        assert news.ephemeral_to is ada
+        assert not list((tmp_path / "discord").iterdir())
+
+
+async def test_news_is_not_shown_to_who_was_shut_out_meanwhile(server: DiscordServer, tmp_path: Path) -> None:
+    async with running_bot(server, tmp_path, DEAD) as bot:
+        reply = Reply((Text("notes: signed in as ada@example.com"),), audience=Audience.CALLER)
+        bot.eve.takes_dms = False
+        await bot.adapter._notified(Notice(Principal("discord", str(bot.eve.id)), ChatRef("discord"), reply))
+        bot.eve.takes_dms = True
+        asked = await server.slash(bot.eve, "help")
+        await server.reading(asked, "do not know you")
+        # What would be shown comes right behind; by then another person is answered.
+        for _ in range(2):
+            await server.reading(await server.slash(bot.ada, "help"), "What /mcp can do")
+
+        assert not [one for one in server.messages if "ada@example.com" in one.text]
 
 
 async def test_a_form_takes_the_address_of_the_last_page(
@@ -671,14 +709,11 @@ async def test_a_lost_session_is_begun_anew(
 async def test_no_log_holds_a_token_a_link_or_a_key(
     server: DiscordServer, tmp_path: Path, oauth: OAuthServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from adapters.discord.process import keep_secrets_out_of_logs
-
-    keep_secrets_out_of_logs()
     signed = OAuthServer()
     with signed.running(), caplog.at_level(logging.DEBUG):
-        for name in ("discord.gateway", "discord.http", "discord.webhook.async_"):
-            logging.getLogger(name).setLevel(logging.INFO)
         async with running_bot(server, tmp_path, weather(oauth), notes(signed), platforms=IN_CHAT) as bot:
+            for name in [one for one in logging.root.manager.loggerDict if one.startswith("discord")]:
+                caplog.set_level(logging.DEBUG, name)
             opened = await server.answered(await server.slash(bot.ada, "key", server="weather"))
             await server.reading(await server.submit(opened, KEY), "the key works")
             asked = await server.slash(bot.ada, "auth", server="notes")

@@ -5,22 +5,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from nio import AsyncClient, RoomMessageText
+from nio import AsyncClient, InviteMemberEvent, RoomMessageText
 from nio.responses import RoomCreateError
+from nio.rooms import MatrixInvitedRoom
 
 from adapters.marks import BAD, GOOD, WARN
 from adapters.matrix.adapter import MatrixAdapter
 from adapters.testing import unreadable_address
 from gateway.gateway import Gateway
-from gateway.invocations import ChatRef, Principal
+from gateway.invocations import LOCAL, ChatRef, Principal
+from gateway.people import People
 from gateway.replies import Audience, Notice, Reply, Text
+from mcp_auth.config import load
 from mcp_auth.errors import ConfigError, Unreachable
+from mcp_auth.limits import Rate
 from tests.homes import free_port, write_home
 from tests.platforms.cable import cable
 from tests.platforms.synapse import Homeserver, Member
@@ -54,7 +59,7 @@ async def account(synapse: Homeserver) -> Member:
 def home_for(folder: Path, account: Member, *allowed: Member, url: str | None = None, **options: Any) -> Path:
     section = {"homeserver": url or account.url, "token": "${MATRIX_TOKEN}", **options}
     allow = [f"matrix:{member.user_id}" for member in allowed] or ["cli:local"]
-    home = write_home(folder, SERVERS, {"allow": allow, "matrix": section})
+    home = write_home(folder, SERVERS, {"allow": allow, "admins": allow[:1], "matrix": section})
     (home / ".env").write_text(f"MATRIX_TOKEN={account.token}\n")
     return home
 
@@ -97,7 +102,7 @@ async def test_it_follows_those_who_are_served_and_nobody_else(
     tmp_path: Path, ann: Member, bob: Member, account: Member
 ) -> None:
     async with bot(home_for(tmp_path, account, ann)) as adapter:
-        strangers = await bob.create_room(account)
+        strangers = await bob.create_room(account, ann, direct=False)
         room = await two(ann, account)
         await adapter._tasks.idle()
 
@@ -106,15 +111,115 @@ async def test_it_follows_those_who_are_served_and_nobody_else(
         assert (await ann.sees("never-started")).room == room
 
 
+@pytest.mark.parametrize("encrypted", [False, True], ids=["open", "encrypted"])
+async def test_a_stranger_is_told_a_code_in_their_direct_room_which_the_bot_leaves_again(
+    tmp_path: Path, ann: Member, bob: Member, account: Member, encrypted: bool
+) -> None:
+    home = home_for(tmp_path, account, ann)
+    async with bot(home) as adapter:
+        room = await bob.create_room(account, encrypted=encrypted)
+        if not encrypted:
+            await bob.say(room, "!mcp")
+        told = await bob.sees("I do not know you yet. To be let in")
+        await bob.until(lambda: bob.members[room][account.user_id] == "leave")
+        assert told.room == room
+        assert len(bob.from_others()) == 1
+        assert await rooms_of(account) == []
+
+        code = re.search(r"slash-mcp allow ([A-Z0-9-]+)", told.text)
+        assert code is not None
+        People(load(None, home)).allow(code[1], LOCAL)
+
+        let_in = await bob.sees("You have been let in")
+        assert let_in.room != room
+        await bob.say(let_in.room, "!mcp")
+        await bob.sees("MCP Servers")
+        await adapter._tasks.idle()
+
+
+async def test_a_strangers_room_that_others_read_or_may_enter_is_left_without_a_word(
+    tmp_path: Path, ann: Member, bob: Member, account: Member
+) -> None:
+    async with bot(home_for(tmp_path, account, ann)):
+        crowded = await bob.create_room(account, ann, direct=True)
+        await bob.until(lambda: bob.members[crowded].get(account.user_id) == "leave")
+        unlocked = await bob.create_room(account, preset="public_chat", direct=True)
+        await bob.until(lambda: bob.members[unlocked].get(account.user_id) == "leave")
+
+        assert not [one for one in (*bob.from_others(), *ann.from_others()) if one.sender == account.user_id]
+        assert await rooms_of(account) == []
+
+
+async def test_a_flood_of_invitations_moves_the_bot_a_few_times_only(
+    tmp_path: Path, synapse: Homeserver, ann: Member, bob: Member, account: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adapters.matrix.adapter._VISITS", Rate("matrix_visits", 4, 60))
+    async with bot(home_for(tmp_path, account, ann)) as adapter:
+        crowded = [await bob.create_room(account, ann, direct=True) for _ in range(6)]
+        direct = [await bob.create_room(account) for _ in range(3)]
+        room = await two(ann, account)
+        await adapter._tasks.idle()
+        # Three in an hour for one person, whatever their rooms turn out to be.
+        gone = [one for one in (*crowded, *direct) if await membership(bob, one, account) == "leave"]
+        assert len(gone) == 3
+
+        async with (
+            (await synapse.register("eve")).listening() as eve,
+            (await synapse.register("mal")).listening() as mal,
+        ):
+            first = await eve.create_room(account)
+            await eve.sees("I do not know you yet")
+            await eve.until(lambda: eve.members[first][account.user_id] == "leave")
+            again = await eve.create_room(account)
+            # And four in a minute for all of them together.
+            last = await mal.create_room(account)
+            await ann.say(room, "!mcp")
+            await ann.sees("MCP Servers")
+            await adapter._tasks.idle()
+            assert await membership(eve, again, account) == "invite"
+            assert await membership(mal, last, account) == "invite"
+            assert len(eve.from_others()) == 1
+
+
+async def test_people_of_other_homeservers_and_the_shut_out_are_not_visited(
+    tmp_path: Path, ann: Member, bob: Member, account: Member
+) -> None:
+    home = home_for(tmp_path, account, ann)
+    people = People(load(None, home))
+    people.allow(f"matrix:{bob.user_id}", LOCAL)
+    people.deny(f"matrix:{bob.user_id}", LOCAL)
+    async with bot(home) as adapter:
+        denied = await bob.create_room(account)
+        remote = await bob.create_room(account, ann, direct=False)
+        content = {"membership": "invite", "is_direct": True}
+        event = InviteMemberEvent({}, "@eve:elsewhere.test", account.user_id, "invite", "leave", content)
+        await adapter._on_invite(MatrixInvitedRoom(remote, account.user_id), event)
+        await adapter._tasks.idle()
+
+        assert await membership(bob, denied, account) == "invite"
+        assert await membership(bob, remote, account) == "invite"
+        assert bob.from_others() == []
+
+
+async def membership(person: Member, room: str, account: Member) -> str:
+    return str((await person.state(room, "m.room.member", account.user_id))["membership"])
+
+
+async def rooms_of(account: Member) -> list[str]:
+    return list((await account.api("GET", "/_matrix/client/v3/joined_rooms"))["joined_rooms"])
+
+
 async def test_an_invitation_from_before_the_first_start_is_followed(
-    tmp_path: Path, ann: Member, account: Member
+    tmp_path: Path, ann: Member, bob: Member, account: Member
 ) -> None:
     room = await ann.create_room(account)
     await ann.say(room, "!mcp")
+    strangers = await bob.create_room(account)
 
     async with bot(home_for(tmp_path, account, ann)):
         await ann.until(lambda: ann.members.get(room, {}).get(account.user_id) == "join")
         await ann.sees("MCP Servers")
+        assert (await bob.sees("I do not know you yet")).room == strangers
 
 
 async def test_what_people_said_before_the_bot_came_is_history(

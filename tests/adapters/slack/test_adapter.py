@@ -674,16 +674,16 @@ async def test_the_acknowledgement_waits_for_nothing(tmp_path: Path, oauth: OAut
 async def test_no_response_url_is_stored_and_nothing_secret_is_logged(
     tmp_path: Path, keyed: OAuthServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With every logger of ours at its most talkative."""
+    """With every logger at its most talkative, the host's app and its library too."""
     servers = {**weather(keyed.url)}
     with caplog.at_level(logging.DEBUG):
-        logging.getLogger("slack_sdk").setLevel(logging.WARNING)
-        logging.getLogger("slack_bolt").setLevel(logging.WARNING)
         async with scene(tmp_path, servers, gateway=OPT_IN) as world:
-            world.app.logger.setLevel(logging.WARNING)
+            for name in list(logging.root.manager.loggerDict):
+                caplog.set_level(logging.DEBUG, name)
             await world.slack.types(world.ada, "/mcp key weather", world.general)
             form = await world.form("WEATHER_KEY")
             await world.slack.submits(world.ada, form, KEY)
+    assert "hidden by slash-mcp" in caplog.text
     assert "/commands/" not in caplog.text
     for secret in (KEY, "canarybottoken", "canaryapptoken"):
         assert secret not in caplog.text

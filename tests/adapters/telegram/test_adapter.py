@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import re
 from datetime import UTC, datetime
 from pathlib import Path
@@ -60,6 +61,27 @@ class TestPrivate:
 
         assert host.heard == []
         assert api.refused == []
+
+    async def test_a_host_that_logs_everything_logs_no_link_and_no_token(
+        self, start_host: StartHost, api: BotApi, ada: Person, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with start_host() as host:
+            # What it said before we were there is its own.
+            caplog.set_level(logging.DEBUG)
+            for name in ("httpx", "httpcore", "telegram", "telegram.ext.ExtBot", "telegram.ext.Application"):
+                caplog.set_level(logging.DEBUG, name)
+            ada.say("/mcp auth")
+            link = (await ada.message("open this link")).urls[0]
+            redirect = await asyncio.to_thread(authorize, link)
+            ada.say(redirect)
+            await ada.message("notes: signed in")
+            said = [one for one in caplog.records if one.name.startswith(("httpx.", "telegram")) or one.name == "httpx"]
+
+        text = "\n".join(one.getMessage() for one in said)
+        assert "/bot***/sendMessage" in text
+        assert "hidden by slash-mcp" in text
+        for secret in (host.application.bot.token, link, redirect):
+            assert secret not in text
 
     async def test_a_redirect_among_other_words_is_taken_too(self, start_host: StartHost, ada: Person) -> None:
         async with start_host() as host:

@@ -76,6 +76,8 @@ class TestPolling:
         async with start_bot() as bot:
             ada.start()
             await ada.message("What /mcp can do")
+            for name in ("httpx", "httpcore", "telegram", "telegram.ext.ExtBot", "telegram.ext.Updater"):
+                caplog.set_level(logging.DEBUG, name)
             ada.say("/mcp auth notes")
             link = (await ada.message("open this link")).urls[0]
             redirect = await asyncio.to_thread(authorize, link)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import stat
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -85,7 +86,7 @@ async def bot(
     api: CloudApi,
     relay: Relay,
     folder: Path,
-    pauses: Pauses | None = None,
+    pauses: Callable[[float], Awaitable[None]] | None = None,
     allow: Any = (BUSINESS_SCOPED,),
     **more: Any,
 ) -> AsyncIterator[WhatsAppAdapter]:
@@ -249,6 +250,76 @@ async def test_after_24_hours_a_notice_waits_for_the_next_message(
         await api.say("thanks")
         await quiet(adapter)
         assert len(api.sent) == 1
+
+
+async def test_a_notice_waits_in_the_home_for_the_next_process(api: CloudApi, relay: Relay, tmp_path: Path) -> None:
+    async with bot(api, relay, tmp_path) as adapter:
+        await api.say("hello")
+        now = time.time() + WINDOW_SECONDS + 60
+        api.clock = lambda: now
+        await adapter._notify(signed_in(api))
+    (kept,) = (tmp_path / "home" / "whatsapp").iterdir()
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert stat.S_IMODE(kept.parent.stat().st_mode) == 0o700
+    assert api.ada.user_id not in kept.name + kept.read_text()
+
+    async with bot(api, relay, tmp_path):
+        await api.say("are you there?")
+        await api.message("Earlier, this could not be sent to you:\n\n✓ notes: signed in, 2 tools")
+        await api.say("thanks")
+    assert len(api.sent) == 1
+    assert not list(kept.parent.iterdir())
+
+
+async def test_news_that_is_late_and_fails_again_goes_on_waiting(api: CloudApi, relay: Relay, tmp_path: Path) -> None:
+    async with bot(api, relay, tmp_path) as adapter:
+        await api.say("hello")
+        now = time.time() + WINDOW_SECONDS + 60
+        api.clock = lambda: now
+        await adapter._notify(signed_in(api))
+        api.faults = [131026]
+        await api.say("are you there?")
+        await quiet(adapter)
+        assert api.sent == []
+
+    async with bot(api, relay, tmp_path):
+        await api.say("and now?")
+        sent = await api.message("signed in")
+        assert sent.text.count("Earlier, this could not be sent to you") == 1
+
+
+async def test_news_is_kept_when_the_process_ends_while_it_tries_again(
+    api: CloudApi, relay: Relay, tmp_path: Path
+) -> None:
+    tried = asyncio.Event()
+
+    async def for_ever(seconds: float) -> None:
+        tried.set()
+        await asyncio.Event().wait()
+
+    async with bot(api, relay, tmp_path, for_ever) as adapter:
+        api.faults = [130429]
+        telling = asyncio.create_task(adapter._notify(signed_in(api)))
+        await tried.wait()
+        telling.cancel()
+        await asyncio.gather(telling, return_exceptions=True)
+
+    async with bot(api, relay, tmp_path):
+        await api.say("hello")
+        await api.message("Earlier, this could not be sent to you:\n\n✓ notes: signed in, 2 tools")
+
+
+async def test_who_was_shut_out_meanwhile_is_told_nothing(api: CloudApi, relay: Relay, tmp_path: Path) -> None:
+    async with bot(api, relay, tmp_path) as adapter:
+        await api.say("hello")
+        now = time.time() + WINDOW_SECONDS + 60
+        api.clock = lambda: now
+        await adapter._notify(signed_in(api))
+
+    async with bot(api, relay, tmp_path, allow=["whatsapp:US.2"]) as adapter:
+        await api.say("hello")
+        await quiet(adapter)
+    assert api.sent == []
 
 
 async def test_what_arrived_is_not_kept(api: CloudApi, relay: Relay, tmp_path: Path) -> None:
