@@ -151,7 +151,7 @@ async def test_a_form_whose_process_died_while_storing_can_be_asked_for_again(
 
         (busy,) = await chat.say("key my-api")
         assert "being stored right now" in words(busy)
-        assert (await browser.open(page.url)).heading == "Finishing the sign-in"
+        assert (await browser.open(page.url)).heading == "Storing the key"
         clock.later = 61
         link = await key_link_of(chat)
         page = await browser.press(await browser.press(await browser.open(link)), "key", key0=KEY)

@@ -91,6 +91,22 @@ async def test_it_is_mounted_in_a_fastapi_application(tmp_path: Path, oauth: OAu
         assert (await browser.open(f"{PUBLIC}/mcp/healthz")).source == "ok\n"
 
 
+async def test_a_web_socket_is_refused_politely(tmp_path: Path, oauth: OAuthServer) -> None:
+    """Said nothing to, the server around us would log a fault of ours for everybody who tries."""
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    async with opened(tmp_path, oauth) as auth:
+        scope = {"type": "websocket", "path": "/a/x", "headers": [], "query_string": b"", "scheme": "wss"}
+        await auth.asgi_app()(scope, receive, send)
+    assert sent == ["websocket.close"]
+
+
 async def test_without_a_public_url_there_is_nothing_to_mount(tmp_path: Path) -> None:
     async with McpAuth.open(home=write_home(tmp_path, {})) as auth:
         with pytest.raises(ConfigError, match="public_url"):
