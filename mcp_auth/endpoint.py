@@ -44,7 +44,7 @@ from mcp_auth.errors import (
     StoreError,
     TokenRequestFailed,
 )
-from mcp_auth.gate import Stage
+from mcp_auth.gate import Stage, again_for
 from mcp_auth.limits import AddressLimits
 from mcp_auth.network import is_loopback_url
 from mcp_auth.records import KeyForm, Linked, SignIn
@@ -573,12 +573,11 @@ def _facts(record: Linked) -> tuple[tuple[str, str], ...]:
 
 def _used_page(record: SignIn | KeyForm) -> Response:
     """For a browser that is not the one: that it is over, and nothing else."""
-    heading, status = {
-        "expired": (texts.EXPIRED_HEADING, 410),
-        "cancelled": (texts.CANCELLED_HEADING, 410),
-    }.get(record.status, (texts.USED_HEADING, 410))
-    command = f"/mcp key {record.server}" if isinstance(record, KeyForm) else f"/mcp auth {record.server}"
-    return pages.message_page(pages.Message(heading, (), "note", status=status, command=command))
+    heading, line = {
+        "expired": (texts.EXPIRED_HEADING, texts.EXPIRED_LINE),
+        "cancelled": (texts.CANCELLED_HEADING, texts.CANCELLED_LINE),
+    }.get(record.status, (texts.USED_HEADING, texts.USED_LINE))
+    return pages.message_page(pages.Message(heading, (line,), "note", status=410, command=again_for(record)))
 
 
 def _working_page(record: SignIn | KeyForm) -> Response:
@@ -587,7 +586,9 @@ def _working_page(record: SignIn | KeyForm) -> Response:
 
 
 def _unknown_link() -> Response:
-    return pages.message_page(pages.Message(texts.NOTHING_HEADING, (texts.UNKNOWN_LINK_LINE,), "note", status=404))
+    return pages.message_page(
+        pages.Message(texts.NOTHING_HEADING, (texts.UNKNOWN_LINK_LINE,), "note", status=404, command=texts.ASK_ANEW)
+    )
 
 
 def _refused_page(error: McpAuthError) -> Response:

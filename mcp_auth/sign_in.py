@@ -425,8 +425,8 @@ class SignIns:
             raise CallbackRejected("The answer arrived at another address than the one that was registered.")
         if not self._gatekeeper.is_bound(sign_in, binding.browser):
             raise OtherBrowser(
-                "This answer belongs to a sign-in that was begun there; it was not used.",
-                next_step="open the link in the browser in which you want to sign in",
+                "The sign-in was begun there, or this browser no longer has its cookie. Nothing was changed.",
+                next_step="go back to that browser, or ask for a new link in the chat",
             )
         if sign_in.status in ("started", "opened"):
             raise _unknown()

@@ -34,7 +34,7 @@ async def test_the_page_says_who_asked_for_what_and_until_when(tmp_path: Path, o
         page = await browser.open((await auth.sign_in("notes", "shared", ANN)).link)
 
     assert page.status == 200
-    for said in ("Ann", "Telegram", "…0001", "notes", "127.0.0.1", "10 more minutes", "UTC", "Continue"):
+    for said in ("Ann", "Telegram", "…0001", "notes", "127.0.0.1", "10 minutes", "UTC", "Continue"):
         assert said in page.text
     assert "100001" not in page.source
 
