@@ -45,7 +45,7 @@ from mcp_auth.keys import (
     try_keys,
 )
 from mcp_auth.limits import Limits
-from mcp_auth.network import NetworkRules, is_loopback_url
+from mcp_auth.network import NetworkRules, is_loopback_url, with_ipv6_forms
 from mcp_auth.records import OPEN, SHARED, Connection, Grant, KeyForm, Linked, Origin, SignIn, check_owner
 from mcp_auth.status import (
     ConnectionState,
@@ -1091,7 +1091,7 @@ class McpAuth:
             return app
         from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-        return cast("ASGIApp", ProxyHeadersMiddleware(cast("Any", app), list(trusted)))
+        return cast("ASGIApp", ProxyHeadersMiddleware(cast("Any", app), with_ipv6_forms(trusted)))
 
     def mount(self, path: str, app: ASGIApp) -> None:
         """Serve `app` below `path` (`/hooks/whatsapp`) of the endpoint. `app` sees the whole path."""

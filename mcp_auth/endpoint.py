@@ -269,7 +269,7 @@ class Endpoint:
         entry = await self._auth.fill_key_form(form, browser, values, untried=given.get("untried") == "yes")
         if entry.form.status == "exchanging":
             return _working_page(entry.form)
-        if entry.error is None or entry.form.status != "confirmed":
+        if entry.form.status != "confirmed":
             return _result_page(entry.form, entry.error)
         return self._with_form_cookie(
             request,
@@ -279,7 +279,7 @@ class Endpoint:
                 error=entry.error,
                 may_store=entry.may_store,
                 where=self._where_to_get_key(form),
-                status=422,
+                status=422 if entry.error else 200,
             ),
         )
 

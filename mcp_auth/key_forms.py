@@ -123,7 +123,7 @@ class KeyForms:
             return None
         if before.origin.principal != origin.principal:
             raise SignInError(
-                f"Somebody else is entering a key for {before.server} right now.",
+                f"Another account is entering a key for {before.server} right now.",
                 next_step=f"wait a few minutes, then /mcp key {before.server}",
             )
         if before.status == "exchanging":

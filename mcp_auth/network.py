@@ -8,6 +8,7 @@ itself is on loopback. Cloud metadata services are never asked.
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable
 from functools import lru_cache
 from urllib.parse import SplitResult, urlsplit
 
@@ -172,6 +173,13 @@ def origin_of(url: str) -> tuple[str, str, int]:
     """Scheme, lower-case host and port: what a credential is bound to."""
     parts = urlsplit(url)
     return parts.scheme.lower(), (parts.hostname or "").lower(), port_of(parts)
+
+
+def with_ipv6_forms(networks: Iterable[str]) -> list[str]:
+    """Addresses and networks, those of IPv4 also as a listener on `::` sees them (RFC 4291 section 2.5.5.2)."""
+    given = [ipaddress.ip_network(one, strict=False) for one in networks]
+    mapped = [f"::ffff:{one.network_address}/{96 + one.prefixlen}" for one in given if one.version == 4]
+    return [*(str(one) for one in given), *mapped]
 
 
 def shown_host(host: str) -> str:

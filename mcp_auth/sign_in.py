@@ -158,8 +158,10 @@ class SignIns:
             return None
         if sign_in.origin.principal != origin.principal:
             minutes = max(1, round((sign_in.expires_at - self._clock()) / 60))
+            left = "1 more minute" if minutes == 1 else f"{minutes} more minutes"
+            # Perhaps the same person's, on another platform
             raise SignInError(
-                f"Somebody else is signing {server.name} in right now; their link lives for {minutes} more minutes.",
+                f"Another account is signing {server.name} in right now; its link lives for {left}.",
                 next_step=f"/mcp cancel {server.name}",
             )
         if sign_in.status == "exchanging":

@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 
 from gateway.invocations import Principal
+from mcp_auth import McpAuth
 from mcp_auth.errors import CodeRejected
 from mcp_auth.gate import CODE_ATTEMPTS
 from mcp_auth.keys import KeyTrial
-from mcp_auth.records import SignIn
+from mcp_auth.records import Origin, SignIn
 from tests.attacks.scene import KEY, api, notes
 from tests.browser import Browser
 from tests.gateway.chat import Chat, words
+from tests.homes import write_home
 from tests.public import ANN, Clock, allow, key_link_of, link_of, public_gateway, team
 from tests.servers.oauth import OAuthServer
 
@@ -212,3 +214,39 @@ async def test_a_cancel_in_the_moment_of_continue_is_not_lost(tmp_path: Path, oa
         assert raced
         assert "Cancelled: notes" in words(reply)
         assert (await browser.open(start.url)).heading == "This was cancelled"
+
+
+async def test_two_replicas_that_get_the_same_answer_code_and_continue_at_once(
+    tmp_path: Path, oauth: OAuthServer
+) -> None:
+    """Behind a load balancer one browser's requests go here and there; only the store is common."""
+    home = write_home(
+        tmp_path,
+        {"notes": {"url": oauth.url, "auth": "oauth"}},
+        {"public_url": "https://bot.example.com", "allow": [str(ANN)], "verify": "code"},
+    )
+    async with McpAuth.open(home=home) as one, McpAuth.open(home=home) as two:
+        apps = [one.asgi_app(), two.asgi_app()]
+        async with Browser(apps[0]) as here, Browser(apps[1]) as there:
+            link = (await one.sign_in("notes", "shared", Origin(principal=str(ANN)))).link
+            start = await here.open(link)
+            there.client.cookies.update(here.client.cookies)
+            first, second = await asyncio.gather(here.press(start), there.press(start))
+            assert first.code == second.code
+
+            said = await asyncio.gather(
+                *(auth.confirm(first.code, str(ANN), private=True) for auth in (one, two)), return_exceptions=True
+            )
+            confirmed = [one for one in said if not isinstance(one, CodeRejected)]
+            assert {sign_in.status for sign_in in confirmed if isinstance(sign_in, SignIn)} == {"confirmed"}
+            assert all("No page of yours waits" in str(one) for one in said if one not in confirmed)
+            go, again = await here.open(link), await there.open(link)
+            assert go.next == again.next
+            redirect = await here.authorize(go)
+            there.client.cookies.update(here.client.cookies)
+
+            pages = await asyncio.gather(*(browser.open(redirect) for browser in (here, there) * 3))
+
+            assert {page.heading for page in pages} <= {"notes is connected", "Finishing the sign-in"}
+            assert len(oauth.requests("/token")) == 1
+            assert (await there.open(redirect)).heading == "notes is connected"

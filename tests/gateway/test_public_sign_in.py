@@ -178,14 +178,17 @@ async def test_after_a_restart_the_page_goes_on_and_the_checklist_offers_a_new_l
             for server in ("mail", "wiki"):
                 assert item(edit, server).state is ItemState.LINK
                 assert item(edit, server).link is None
-                assert item(edit, server).text == "open for 10 minutes; a page you have open goes on, or take a new link"
+                assert (
+                    item(edit, server).text == "open for 10 minutes; a page you have open goes on, or take a new link"
+                )
                 assert item(edit, server).command == f"auth {server}"
             shown = layout(edit, now=0.0)
             assert [(one.label, one.command) for one in shown.buttons] == [
                 ("Sign in to mail", "auth mail"),
                 ("Sign in to wiki", "auth wiki"),
             ]
-            assert (await browser.open(await browser.authorize(await browser.press(start)))).heading == "mail is connected"
+            redirect = await browser.authorize(await browser.press(start))
+            assert (await browser.open(redirect)).heading == "mail is connected"
             assert (await other.open(item(begun, "wiki").link or "")).heading == "Sign in to wiki"
             assert (await other.sign_in(await link_of(chat, "wiki"))).heading == "wiki is connected"
 

@@ -228,6 +228,26 @@ async def test_a_proxy_tells_the_address_only_when_it_is_trusted(tmp_path: Path,
     assert seen == ["127.0.0.1", "203.0.113.7"]
 
 
+@pytest.mark.parametrize("peer", ["127.0.0.9", "::ffff:127.0.0.9"])
+async def test_a_trusted_proxy_is_known_in_both_forms_of_its_address(
+    tmp_path: Path, oauth: OAuthServer, peer: str
+) -> None:
+    """A listener on `::` sees IPv4 peers in IPv6's clothes; believed to be this computer, nobody would be counted."""
+    seen: list[str] = []
+
+    async def witness(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["client"][0])
+        await PlainTextResponse("ok")(scope, receive, send)
+
+    auth = opened(tmp_path, oauth, {"trusted_proxies": ["127.0.0.0/8"]})
+    auth.mount("/hooks/witness", witness)
+    async with auth:
+        transport = httpx2.ASGITransport(app=auth.asgi_app(), client=(peer, 1))
+        async with httpx2.AsyncClient(transport=transport) as client:
+            await client.get(f"{PUBLIC}/hooks/witness", headers={"X-Forwarded-For": "203.0.113.7"})
+    assert seen == ["203.0.113.7"]
+
+
 async def test_an_address_that_asks_too_often_waits_and_somebody_elses_webhook_does_not(
     tmp_path: Path, oauth: OAuthServer
 ) -> None:
