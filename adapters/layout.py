@@ -245,8 +245,10 @@ def _item_button(item: ChecklistItem, urls: _Urls) -> Button | None:
         return Button(sentences.button_open(name), url=link_text(item.link)) if urls.fit(item.link) else None
     if item.command is None:
         return None
-    label = sentences.button_key(name) if item.state is ItemState.KEY else sentences.button_again(name)
-    return Button(label, command=item.command)
+    label = {ItemState.KEY: sentences.button_key, ItemState.LINK: sentences.button_open}.get(
+        item.state, sentences.button_again
+    )
+    return Button(label(name), command=item.command)
 
 
 def _line(*spans: Span) -> Line:

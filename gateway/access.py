@@ -52,9 +52,11 @@ def may_sign_in(principal: Principal, gateway: GatewayOptions) -> bool:
     """May OAuth sign-ins begin here? From a chat while one person is allowed, or with the same-person proof.
 
     Whoever opens a forwarded link would bind an own account to the sender's: without the proof of the public
-    endpoint nothing tells the two apart (design, section 7).
+    endpoint nothing tells the two apart (design, section 7). `allow_paste`: the operator takes that risk.
     """
-    return principal == LOCAL or len(persons(gateway)) <= 1 or gateway.public_url is not None
+    if principal == LOCAL or len(persons(gateway)) <= 1:
+        return True
+    return gateway.public_url is not None or gateway.allow_paste
 
 
 def may_paste(principal: Principal, private: bool, gateway: GatewayOptions) -> bool:

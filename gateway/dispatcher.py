@@ -39,8 +39,8 @@ from gateway.sign_ins import Board, SignInWatcher, origin_of
 from gateway.strangers import Strangers
 from mcp_auth.audit import Event
 from mcp_auth.config import Config, Server
-from mcp_auth.errors import Busy, McpAuthError, StoreError, WrongPerson
-from mcp_auth.limits import CODES, COMMANDS, SERVER_SIGN_INS, SIGN_INS, too_often
+from mcp_auth.errors import Busy, McpAuthError, SignInError, StoreError, WrongPerson
+from mcp_auth.limits import CODES, COMMANDS, CONFIRMS, SERVER_SIGN_INS, SIGN_INS, too_often
 from mcp_auth.status import AuthState, ConnectionState, ConnectionStatus, ServerStatus
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ _PRIVATE = (
     *_PEOPLE,
 )
 # What carries a code: tried a few times, not guessed.
-_CODES = (grammar.Confirm, grammar.Allow, grammar.Deny, grammar.Paste)
+_CODES = (grammar.Allow, grammar.Deny, grammar.Paste)
 _BARE_PASTE, _BARE_CONFIRM = grammar.ArgumentMissing("paste"), grammar.ArgumentMissing("confirm")
 _SLOW = (
     grammar.Auth,
@@ -449,14 +449,21 @@ class Dispatcher:
             self._note_refusal(ask, "cancel", command.server)
             yield _say(sentences.ONLY_ADMINS if servers else sentences.CANCELLED_NONE, ok=False)
             return
-        cancelled = []
+        cancelled, too_late = [], []
         async with self._watcher.answering(ask.principal):
             for server in mine:
-                owner = self._owner(server, ask)
-                sign_in = await self._auth.cancel(server.name, owner)
-                if await self._auth.cancel_key_form(server.name, owner) or sign_in:
-                    cancelled.append(server.name)
-        yield _say(sentences.cancelled(cancelled) if cancelled else sentences.CANCELLED_NONE)
+                try:
+                    if await self._cancel_one(server, ask):
+                        cancelled.append(server.name)
+                except SignInError as error:
+                    too_late.append(sentences.error(error))
+        said = [sentences.cancelled(cancelled)] if cancelled else []
+        yield _say("\n".join([*said, *too_late]) or sentences.CANCELLED_NONE, ok=not too_late)
+
+    async def _cancel_one(self, server: Server, ask: _Ask) -> bool:
+        owner = self._owner(server, ask)
+        form = await self._auth.cancel_key_form(server.name, owner)
+        return await self._auth.cancel(server.name, owner) or form
 
     async def _logout(self, command: grammar.Logout, ask: _Ask) -> AsyncGenerator[Reply, None]:
         server = self.config.servers[command.server]
@@ -615,6 +622,8 @@ class Dispatcher:
         wait = limits.take(COMMANDS, str(principal))
         if isinstance(command, _CODES):
             wait = wait or limits.take(CODES, str(principal))
+        if isinstance(command, grammar.Confirm):
+            wait = wait or limits.take(CONFIRMS, str(principal))
         return wait
 
     def _wait_to_begin(self, principal: Principal, server: str) -> float:

@@ -141,7 +141,6 @@ KEY_EMPTY = "Nothing was entered."
 STORE_ANYWAY = "Store it anyway"
 REPLACED = "replaced by a newer link"
 NO_LINK = "there is no link any more"
-LINK_AGAIN = "sign-in open; ask for its link again"
 NOTE_LOCAL = (
     "Open a link in a browser on this computer. On another one, copy the address of the last page and paste it here."
 )
@@ -310,6 +309,11 @@ def team_sign_in(server: str) -> str:
 
 def link_ready(expires_at: float, now: float) -> str:
     return f"open this link within {minutes(expires_at - now)}"
+
+
+def link_again(expires_at: float, now: float) -> str:
+    """After a restart, in place of a link that we no longer know ourselves."""
+    return f"open for {minutes(expires_at - now)}; a page you have open goes on, or take a new link"
 
 
 def link_too_long(server: str) -> str:

@@ -418,7 +418,7 @@ def _recalled_item(server: str, sign_in: SignIn | None, now: float) -> Checklist
         until = sign_in.expires_at
         # Of a link of our own only the hash is stored, and what it leads to works in one browser only.
         link = sign_in.authorization_url if sign_in.gate is None else None
-        text = sentences.link_ready(until, now) if link else sentences.LINK_AGAIN
+        text = sentences.link_ready(until, now) if link else sentences.link_again(until, now)
         return ChecklistItem(server, ItemState.LINK, text, link=link, command=again, expires_at=until)
     if sign_in.status == "done":
         return ChecklistItem(server, ItemState.DONE, sentences.SIGNED_IN)

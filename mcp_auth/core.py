@@ -45,7 +45,7 @@ from mcp_auth.keys import (
     try_keys,
 )
 from mcp_auth.limits import Limits
-from mcp_auth.network import NetworkRules, is_loopback_url
+from mcp_auth.network import NetworkRules, is_loopback_url, with_ipv6_forms
 from mcp_auth.records import OPEN, SHARED, Connection, Grant, KeyForm, Linked, Origin, SignIn, check_owner
 from mcp_auth.status import (
     ConnectionState,
@@ -315,6 +315,8 @@ class McpAuth:
         await self._check_wants_sign_in(entry)
         sign_ins = self._sign_ins()
         gated = self._is_gated(entry, origin)
+        if not gated:
+            await self._check_unproven(entry, owner, origin)
         open_one = await sign_ins.reusable(entry, owner, origin)
         if open_one is not None and not fresh and gated and open_one.gate is not None:
             return await self._linked(open_one, listen, reused=True)
@@ -342,11 +344,34 @@ class McpAuth:
 
     def _is_gated(self, entry: Server, origin: Origin) -> bool:
         """Whether the link is to be our own page. A client registered by hand has one redirect URI: the public one."""
-        if self.config.gateway.public_url is None or entry.oauth.redirect_uri is not None:
+        public_url, redirect_uri = self.config.gateway.public_url, entry.oauth.redirect_uri
+        if public_url is None:
             return False
+        if redirect_uri is not None:
+            return redirect_uri.startswith(f"{public_url}/")
         return not origin.principal.startswith("cli:") or entry.oauth.client_id is not None
 
+    async def _check_unproven(self, entry: Server, owner: str, origin: Origin) -> None:
+        """Refuse the authorization server's own link where it has to be proven who opens it: nothing there could."""
+        judgement = await self.judge.judge(origin.principal, entry.name, owner)
+        if not judgement.allowed:
+            raise NotAllowed(f"You may not sign {entry.name} in.")
+        gateway = self.config.gateway
+        if not judgement.needs_proof or gateway.allow_paste:
+            return
+        if gateway.public_url is None:
+            raise SignInError(
+                "It has to be proven who opens the link, and without gateway.public_url there is no page to do so on.",
+                next_step=f"set gateway.public_url, or `slash-mcp auth {entry.name}` on the host",
+            )
+        raise SignInError(
+            f"It has to be proven who opens the link, and the redirect URI of {entry.name} does not lead to our pages.",
+            next_step="remove oauth.redirect_uri, and register the address that /mcp auth says then",
+        )
+
     def _public_redirect(self, entry: Server, connection: Connection) -> str:
+        if entry.oauth.redirect_uri is not None:
+            return entry.oauth.redirect_uri
         if connection.metadata is None:
             raise ValueError("the connection must have been looked up")
         return f"{self.config.gateway.public_url}/callback/{connection_id(entry.url or '', connection.metadata.issuer)}"
@@ -476,6 +501,12 @@ class McpAuth:
         """
         callback = self.config.gateway.callback
         return await self._callback_endpoint().listen(callback.host, callback.port if port is None else port)
+
+    async def ends_on_page(self, state: str) -> bool:
+        """Whether the answer with this `state` belongs to a sign-in behind a link of ours."""
+        slot = CallbackAnswer(state=state).slot
+        sign_in = await self.store.sign_ins.get(slot) if slot is not None else None
+        return sign_in is not None and sign_in.gate is not None
 
     async def finish(self, answer: CallbackAnswer, binding: Binding) -> SignIn:
         """The second half of a sign-in; see `SignIns.finish`."""
@@ -615,8 +646,10 @@ class McpAuth:
         return await self._forms().fill(form, browser, values, untried=untried)
 
     async def identity(self, request: Request) -> str | None:
-        """The principal who is proven to sit at this browser, or None."""
-        return await self.verify_browser(request) if self.verify_browser is not None else None
+        """The principal who is proven to sit at this browser, or None; None where `gateway.verify` wants the code."""
+        if self.verify_browser is None or self.config.gateway.verify == "code":
+            return None
+        return await self.verify_browser(request)
 
     def confirm_link(self, principal: str, code: str) -> str | None:
         """The link that carries a code into the chat of this principal's platform, where there is one."""
@@ -1058,7 +1091,7 @@ class McpAuth:
             return app
         from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-        return cast("ASGIApp", ProxyHeadersMiddleware(cast("Any", app), list(trusted)))
+        return cast("ASGIApp", ProxyHeadersMiddleware(cast("Any", app), with_ipv6_forms(trusted)))
 
     def mount(self, path: str, app: ASGIApp) -> None:
         """Serve `app` below `path` (`/hooks/whatsapp`) of the endpoint. `app` sees the whole path."""

@@ -18,7 +18,7 @@ from mcp_auth.config import Server
 from mcp_auth.errors import DiscoveryFailed, IssuerMismatch, PkceNotSupported, ResourceMismatch, Unreachable
 from mcp_auth.http import Answer, Http
 from mcp_auth.network import NetworkRules, is_loopback_host, shown_host
-from mcp_auth.records import Connection, ServerMetadata
+from mcp_auth.records import Connection, ServerMetadata, convert
 
 # What is looked up is good for a day; a failed sign-in or a changed challenge ends it earlier.
 METADATA_LIFETIME = 24 * 3600.0
@@ -267,7 +267,7 @@ def read_metadata(document: dict[str, Any], rules: NetworkRules) -> ServerMetada
         if (value := document.get(name)) not in (None, "")
     }
     try:
-        metadata = msgspec.convert(known, ServerMetadata)
+        metadata = convert(ServerMetadata, known)
     except msgspec.ValidationError:
         raise DiscoveryFailed(
             "The authorization server's metadata is incomplete or of the wrong form (RFC 8414 section 2).",

@@ -5,7 +5,8 @@
     .../login/<token>         where a platform's login sends the browser back to
     /callback/<connection>    the redirect of a sign-in that began at /a
     /client/<connection>.json the client ID metadata document
-    /callback                 the redirect in loopback mode (and the configured redirect URIs' paths)
+    /callback                 the redirect in loopback mode
+    configured redirect URIs  their own paths, in either mode
     /healthz, /readyz
 
 GET never changes a thing, except where OAuth wants it: a callback. Addresses are built from `gateway.public_url`
@@ -43,7 +44,7 @@ from mcp_auth.errors import (
     StoreError,
     TokenRequestFailed,
 )
-from mcp_auth.gate import Stage
+from mcp_auth.gate import Stage, again_for
 from mcp_auth.limits import AddressLimits
 from mcp_auth.network import is_loopback_url
 from mcp_auth.records import KeyForm, Linked, SignIn
@@ -111,6 +112,8 @@ class Endpoint:
         self._app = _with_headers(AddressLimits(self._application(), auth.limits))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close"})
         if scope["type"] != "http":
             return
         scope = self._without_prefix(scope)
@@ -150,7 +153,7 @@ class Endpoint:
                 Route("/callback/{connection}", self._callback, methods=["GET"]),
                 Route("/client/{connection}.json", self._client_document, methods=["GET"]),
             ]
-        return [*routes, Route("/{path:path}", self._loopback_callback, methods=["GET"])]
+        return [*routes, Route("/{path:path}", self._elsewhere, methods=["GET"])]
 
     def _application(self) -> Starlette:
         app = Starlette(
@@ -184,8 +187,11 @@ class Endpoint:
 
     async def _callback(self, request: Request) -> Response:
         """The redirect of a sign-in that began at /a: path, cookie, state and iss must agree."""
+        return await self._answered(request, f"{self._public_url}/callback/{request.path_params['connection']}")
+
+    async def _answered(self, request: Request, url: str) -> Response:
+        """The answer of the authorization server, at `url`."""
         _check_own_visit(request)
-        url = f"{self._public_url}/callback/{request.path_params['connection']}"
         binding = Binding(browser=self._browser(request))
         try:
             answer = parse_query(request.url.query, url)
@@ -201,6 +207,12 @@ class Endpoint:
         except McpAuthError as error:
             return _rejected_page(error)
         return _working_page(sign_in) if sign_in.status == "exchanging" else _result_page(sign_in)
+
+    async def _elsewhere(self, request: Request) -> Response:
+        """A redirect URI of the configuration below `public_url`, or one in loopback mode: `state` tells."""
+        if self._public_url is not None and await self._auth.ends_on_page(request.query_params.get("state", "")):
+            return await self._answered(request, f"{self._public_url}{request.url.path}")
+        return await self._loopback_callback(request)
 
     async def _loopback_callback(self, request: Request) -> Response:
         """The redirect in loopback mode, found by its `state`."""
@@ -255,7 +267,9 @@ class Endpoint:
     async def _fill(self, request: Request, form: KeyForm, given: Mapping[str, str], browser: str) -> Response:
         values = {field.name: given.get(f"key{index}", "") for index, field in enumerate(form.fields)}
         entry = await self._auth.fill_key_form(form, browser, values, untried=given.get("untried") == "yes")
-        if entry.error is None or entry.form.status != "confirmed":
+        if entry.form.status == "exchanging":
+            return _working_page(entry.form)
+        if entry.form.status != "confirmed":
             return _result_page(entry.form, entry.error)
         return self._with_form_cookie(
             request,
@@ -265,7 +279,7 @@ class Endpoint:
                 error=entry.error,
                 may_store=entry.may_store,
                 where=self._where_to_get_key(form),
-                status=422,
+                status=422 if entry.error else 200,
             ),
         )
 
@@ -559,22 +573,22 @@ def _facts(record: Linked) -> tuple[tuple[str, str], ...]:
 
 def _used_page(record: SignIn | KeyForm) -> Response:
     """For a browser that is not the one: that it is over, and nothing else."""
-    heading, status = {
-        "expired": (texts.EXPIRED_HEADING, 410),
-        "cancelled": (texts.CANCELLED_HEADING, 410),
-    }.get(record.status, (texts.USED_HEADING, 410))
-    command = f"/mcp key {record.server}" if isinstance(record, KeyForm) else f"/mcp auth {record.server}"
-    return pages.message_page(pages.Message(heading, (), "note", status=status, command=command))
+    heading, line = {
+        "expired": (texts.EXPIRED_HEADING, texts.EXPIRED_LINE),
+        "cancelled": (texts.CANCELLED_HEADING, texts.CANCELLED_LINE),
+    }.get(record.status, (texts.USED_HEADING, texts.USED_LINE))
+    return pages.message_page(pages.Message(heading, (line,), "note", status=410, command=again_for(record)))
 
 
 def _working_page(record: SignIn | KeyForm) -> Response:
-    return pages.message_page(
-        pages.Message(texts.WORKING_HEADING, (), "note", names={"server": record.server}, refresh=2)
-    )
+    heading = texts.KEY_WORKING_HEADING if isinstance(record, KeyForm) else texts.WORKING_HEADING
+    return pages.message_page(pages.Message(heading, (), "note", names={"server": record.server}, refresh=2))
 
 
 def _unknown_link() -> Response:
-    return pages.message_page(pages.Message(texts.NOTHING_HEADING, (texts.UNKNOWN_LINK_LINE,), "note", status=404))
+    return pages.message_page(
+        pages.Message(texts.NOTHING_HEADING, (texts.UNKNOWN_LINK_LINE,), "note", status=404, command=texts.ASK_ANEW)
+    )
 
 
 def _refused_page(error: McpAuthError) -> Response:

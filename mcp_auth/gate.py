@@ -205,16 +205,20 @@ class Gatekeeper:
         await self._check_nobody_elses(code, principal, waiting)
         mine = [record for record in waiting if record.origin.principal == principal]
         if not mine:
-            raise CodeRejected("No page of yours waits for a code.", next_step="/mcp auth")
+            raise _no_page()
         if not private:
             raise CodeRejected(
                 "A code counts only in a private chat; it was not used.", next_step="send it to me there"
             )
         counted = [one for one in [await self._counted(record) for record in mine] if one is not None]
+        meant = next((record for record in counted if tickets.is_same(code, _gate(record).code)), None)
+        if meant is None:
+            raise await self._wrong(counted) if counted else _no_page()
+        # The right code of one page is no guess at the others: whoever signs in to many servers sends many codes.
         for record in counted:
-            if tickets.is_same(code, _gate(record).code):
-                return cast("SignIn | KeyForm", await self._confirmed(record))
-        raise await self._wrong(counted)
+            if record is not meant:
+                await self._uncount(record)
+        return cast("SignIn | KeyForm", await self._confirmed(meant, code))
 
     async def burn(self, text: str, principal: str) -> None:
         """End what shows the code that `principal` sent, who may confirm nothing. Any other text changes nothing.
@@ -235,8 +239,16 @@ class Gatekeeper:
         gate = _gate(record)
         if browser is None or not tickets.is_same(browser, gate.browser):
             raise _other_browser()
+        await self.check_still(record, may_be_unproven=gate.proof is not None)
+
+    async def check_still(self, record: Linked, *, may_be_unproven: bool) -> None:
+        """Judge once more, at the end: an allowed person, and the proof if one is needed by now.
+
+        Raises:
+            NotAllowed, NotProven. Both end the record.
+        """
         judgement = await self._judged(record)
-        if judgement.needs_proof and gate.proof is None:
+        if judgement.needs_proof and not may_be_unproven:
             sentence = (
                 "More than one person is allowed by now, so it has to be proven who sits at the browser; "
                 "nothing was finished."
@@ -361,16 +373,34 @@ class Gatekeeper:
             record = await self.again(record)
         raise _busy(record)
 
-    async def _confirmed(self, record: L) -> L:
-        gate = _gate(record)
-        if self._clock() >= gate.code_expires_at:
-            raise CodeRejected("That code is older than five minutes.", next_step="take the new one from the page")
-        await self._judged(record)
-        proven = msgspec.structs.replace(record, gate=msgspec.structs.replace(gate, proof="code"))
-        stored = await self._put(await self._released(proven))
-        if stored is None:
-            raise _busy(record)
-        return stored
+    async def _uncount(self, record: L) -> None:
+        for _ in range(_RACES):
+            gate = _gate(record)
+            if record.status != "opened" or gate.attempts == 0:
+                return
+            fewer = msgspec.structs.replace(gate, attempts=gate.attempts - 1)
+            if await self._put(msgspec.structs.replace(record, gate=fewer)) is not None:
+                return
+            record = await self.again(record)
+        raise _busy(record)
+
+    async def _confirmed(self, record: L, code: str) -> L:
+        for _ in range(_RACES):
+            gate = _gate(record)
+            if record.status == "confirmed" and gate.proof == "code":
+                # The same code was sent twice in one moment.
+                return record
+            if record.status != "opened" or not tickets.is_same(code, gate.code):
+                raise _no_page()
+            if self._clock() >= gate.code_expires_at:
+                raise CodeRejected("That code is older than five minutes.", next_step="take the new one from the page")
+            await self._judged(record)
+            proven = msgspec.structs.replace(record, gate=msgspec.structs.replace(gate, proof="code"))
+            stored = await self._put(await self._released(proven))
+            if stored is not None:
+                return stored
+            record = await self.again(record)
+        raise _busy(record)
 
     async def _wrong(self, counted: list[Linked]) -> CodeRejected:
         left = 0
@@ -429,6 +459,10 @@ def _other_browser() -> OtherBrowser:
         "The link was opened there first, or this browser no longer has its cookie. Nothing was changed.",
         next_step="ask for a new link in the chat",
     )
+
+
+def _no_page() -> CodeRejected:
+    return CodeRejected("No page of yours waits for a code.", next_step="/mcp auth")
 
 
 def _busy(record: Linked) -> StoreError:

@@ -123,14 +123,11 @@ class KeyForms:
             return None
         if before.origin.principal != origin.principal:
             raise SignInError(
-                f"Somebody else is entering a key for {before.server} right now.",
+                f"Another account is entering a key for {before.server} right now.",
                 next_step=f"wait a few minutes, then /mcp key {before.server}",
             )
         if before.status == "exchanging":
-            raise SignInError(
-                f"A key for {before.server} is being stored right now.",
-                next_step=f"wait a moment, then /mcp {before.server}",
-            )
+            raise _storing(before.server)
         return msgspec.structs.replace(before, origin=origin) if before.fields == fields else None
 
     async def current(self, slot: str) -> KeyForm | None:
@@ -189,7 +186,8 @@ class KeyForms:
         claimed = stepped(form, "exchanging", self._clock(), claimed_at=self._clock())
         stored = await self._store.key_forms.put_if(claimed) if claimed is not None else None
         if stored is None:
-            raise AlreadyFinished("This form was used before.", next_step=f"/mcp key {form.server}")
+            # Sent twice, or cancelled meanwhile: what became of it counts.
+            return Entry(await self._gatekeeper.again(form))
         try:
             await self._keys.set_keys(form.server, given, form.owner, by=form.origin.principal)
         except KeyInvalid as error:
@@ -213,10 +211,16 @@ class KeyForms:
         return Entry(counted or await self._gatekeeper.again(form), why)
 
     async def cancel(self, server: str, owner: str) -> bool:
-        """End the open form of (owner, server). False when there is none."""
+        """End the open form of (owner, server). False when there is none.
+
+        Raises:
+            SignInError: its key is being stored right now.
+        """
         form = await self.current(await self._store.sign_ins.slot(owner, server))
         if form is None or form.status not in OPEN:
             return False
+        if form.status == "exchanging":
+            raise _storing(server)
         return await self._end(form, "cancelled", f"The key form of {server} was cancelled.", None) is not None
 
     async def _end(self, form: KeyForm, status: SignInStatus, outcome: str, next_step: str | None) -> KeyForm | None:
@@ -225,6 +229,10 @@ class KeyForms:
         if ended is not None:
             self._changed(ended)
         return ended
+
+
+def _storing(server: str) -> SignInError:
+    return SignInError(f"A key for {server} is being stored right now.", next_step=f"wait a moment, then /mcp {server}")
 
 
 def stored_sentence(server: str, trial: KeyTrial) -> str:

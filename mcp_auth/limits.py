@@ -32,8 +32,10 @@ class Rate:
 COMMANDS = Rate("commands", 40, 60)
 SIGN_INS = Rate("sign_ins", 40, 600)
 KEY_TRIES = Rate("key_tries", 10, 600)
-# Pairing codes and confirmation codes that a person types.
+# Pairing codes and pasted addresses, and what strangers take for a confirmation code.
 CODES = Rate("codes", 10, 600)
+# Confirmation codes: as many as sign-ins, because each needs one; each page has its own five tries.
+CONFIRMS = Rate("confirms", 40, 600)
 # A server, all people together: its authorization server has limits of its own.
 SERVER_SIGN_INS = Rate("server_sign_ins", 60, 600)
 SERVER_KEY_TRIES = Rate("server_key_tries", 30, 600)

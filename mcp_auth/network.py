@@ -8,6 +8,7 @@ itself is on loopback. Cloud metadata services are never asked.
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable
 from functools import lru_cache
 from urllib.parse import SplitResult, urlsplit
 
@@ -17,20 +18,26 @@ from mcp_auth.errors import AddressRefused, ConfigError
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-# AWS/GCP/Azure/OpenStack, AWS ECS and EKS, Alibaba, Oracle, AWS over IPv6.
+# AWS/GCP/Azure/OpenStack, AWS ECS and EKS, Tencent, Alibaba, Oracle, Azure's host agent, AWS and GCP over IPv6.
 _CLOUD_METADATA = frozenset(
     ipaddress.ip_address(text)
     for text in (
         "169.254.169.254",
         "169.254.170.2",
         "169.254.170.23",
+        "169.254.0.23",
         "100.100.100.200",
         "192.0.0.192",
+        "168.63.129.16",
         "fd00:ec2::254",
         "fd00:ec2::23",
+        "fd20:ce::254",
     )
 )
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# All that is given out to the world (RFC 4291). What `is_global` takes for it besides leads inside where it leads
+# anywhere: site-local fec0::/10, IPv4 behind :: and ::ffff:0:0:0/96, a network's own translator at 64:ff9b:1::/48.
+_IPV6_WORLD = ipaddress.ip_network("2000::/3")
 
 
 class NetworkRules(msgspec.Struct, frozen=True):
@@ -108,7 +115,7 @@ class NetworkRules(msgspec.Struct, frozen=True):
             return
         if any(ip in network for network in self.allow_networks if network.version == ip.version):
             return
-        if ip.is_global and not ip.is_multicast:
+        if ip.is_global and not ip.is_multicast and (ip.version == 4 or ip in _IPV6_WORLD):
             return
         if ip.is_loopback and self.on_loopback:
             return
@@ -166,6 +173,13 @@ def origin_of(url: str) -> tuple[str, str, int]:
     """Scheme, lower-case host and port: what a credential is bound to."""
     parts = urlsplit(url)
     return parts.scheme.lower(), (parts.hostname or "").lower(), port_of(parts)
+
+
+def with_ipv6_forms(networks: Iterable[str]) -> list[str]:
+    """Addresses and networks, those of IPv4 also as a listener on `::` sees them (RFC 4291 section 2.5.5.2)."""
+    given = [ipaddress.ip_network(one, strict=False) for one in networks]
+    mapped = [f"::ffff:{one.network_address}/{96 + one.prefixlen}" for one in given if one.version == 4]
+    return [*(str(one) for one in given), *mapped]
 
 
 def shown_host(host: str) -> str:

@@ -9,7 +9,7 @@ BRAND = "sign-ins for your chat"
 CONTINUE = "Continue"
 GO_ON = "Go on"
 NOT_YOU = "Somebody sent you this link? Then close the page: going on would give them access to your account."
-IN_THE_CHAT = "In the chat:"
+IN_THE_CHAT = "Next, type in the chat:"
 CLOSE = "You can close this page and go back to the chat."
 STILL_WORKING = "Just a moment…"
 
@@ -22,7 +22,7 @@ KEY_START_LEAD = "You asked for this in a chat. Continue to type the key on the 
 WHO = "Asked by"
 WHERE = "Server"
 ISSUER = "You sign in at"
-UNTIL = "Valid until"
+UNTIL = "Valid for"
 FORM_STALE = "This page was open for too long, or was not opened by you. Check it once more, then continue."
 
 # -- the code --------------------------------------------------------------------------------
@@ -32,7 +32,7 @@ CODE_LEAD = "Send this code to the bot from the account that asked: {who}. This 
 TYPE_IT = "In your private chat with the bot, type:"
 OR_TYPE = "Or type in your private chat with the bot:"
 CODE_WARNING_SHORT = "Never give this code to anybody."
-CODE_WARNING = "Who asks you for it wants access to your account."
+CODE_WARNING = "Whoever asks you for it wants access to your account."
 LOGIN_LEAD = "Show that you are the one who asked: {who}. This page then goes on by itself."
 LOGIN_HEADING = "Almost there"
 LOGIN_BACK = "Go on to show that the account you chose is the one that asked in the chat."
@@ -49,6 +49,7 @@ KEY_LEAD = "It is tried at the server before it is stored, and it never appears 
 STORE_KEY = "Try and store"
 STORE_UNTRIED = "Store it although it cannot be tried now."
 GET_A_KEY = "Get a key at"
+KEY_WHERE = "goes into {where}"
 KEY_SAFE = "The page works once and only in this browser."
 
 # -- results ---------------------------------------------------------------------------------
@@ -58,13 +59,18 @@ KEY_DONE_HEADING = "The key for {server} is stored"
 REFUSED_HEADING = "{server} is not connected"
 FAILED_HEADING = "{server} is not connected"
 EXPIRED_HEADING = "This link has expired"
+EXPIRED_LINE = "A link lives for a few minutes only. A new one takes a moment."
 CANCELLED_HEADING = "This was cancelled"
+CANCELLED_LINE = "The link no longer works. You can begin again at any time."
 USED_HEADING = "This link was used before"
+USED_LINE = "A link works once, and in one browser."
 OTHER_BROWSER_HEADING = "This goes on in another browser"
 NOTHING_HEADING = "Nothing is here"
 NOTHING_LINE = "This address belongs to no open sign-in. It may be old, or was not copied whole."
 UNKNOWN_LINK_LINE = "This link is not known: it may be old, replaced by a newer one, or was not copied whole."
+ASK_ANEW = "ask for a new link in the chat"
 WORKING_HEADING = "Finishing the sign-in"
+KEY_WORKING_HEADING = "Storing the key"
 METHOD_HEADING = "This cannot be done here"
 TROUBLE_HEADING = "Something went wrong"
 TROUBLE_LINE = "Nothing was changed on purpose. Try again in a moment."
@@ -114,15 +120,15 @@ def asked_by(principal: str, display_name: str) -> tuple[str, str]:
 
 
 def until(at: float, now: float) -> tuple[str, str]:
-    """`9 more minutes` and the time in UTC: the server does not know the reader's clock."""
+    """`9 minutes` and the time in UTC: the server does not know the reader's clock."""
     minutes = max(1, math.ceil((at - now) / 60))
-    more = "1 more minute" if minutes == 1 else f"{minutes} more minutes"
-    return more, time.strftime("%H:%M UTC", time.gmtime(at))
+    left = "1 minute" if minutes == 1 else f"{minutes} minutes"
+    return left, time.strftime("until %H:%M UTC", time.gmtime(at))
 
 
 def waiting(at: float, now: float) -> str:
     """Below the code."""
-    return f"Waiting for you, for {until(at, now)[0]}."
+    return f"Waiting for you: {until(at, now)[0]} left."
 
 
 def connection(state: str, detail: str | None) -> str:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+import threading
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
@@ -328,6 +330,7 @@ class Connection(Record):
 
 
 R = TypeVar("R", bound=Record)
+V = TypeVar("V", bound=msgspec.Struct)
 
 _encoder = msgspec.json.Encoder()
 
@@ -337,20 +340,37 @@ def encode(record: Record) -> bytes:
     return _encoder.encode(record)
 
 
-_decoders: dict[type[Record], msgspec.json.Decoder[Any]] = {}
+_decoders: dict[type[Any], msgspec.json.Decoder[Any]] = {}
+_describing = threading.Lock()
 
 
 def decode(kind: type[R], data: bytes) -> R:
-    """The record in `data`.
+    """The record in `data`. From any thread.
 
     Raises:
         ValueError: not a record of this kind. The text names the field and never a value.
     """
-    decoder = _decoders.get(kind)
-    if decoder is None:
-        decoder = _decoders[kind] = msgspec.json.Decoder(kind)
     try:
-        record: R = decoder.decode(data)
+        record: R = _decoder(kind).decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"not a {kind.__name__} record: {type(error).__name__}") from None
     return record
+
+
+def convert(kind: type[V], known: Mapping[str, Any]) -> V:
+    """The value that these fields make. From any thread.
+
+    Raises:
+        msgspec.ValidationError: one is missing or of another type.
+    """
+    _decoder(kind)
+    return msgspec.convert(known, kind)
+
+
+def _decoder(kind: type[Any]) -> msgspec.json.Decoder[Any]:
+    """msgspec describes a type to itself at its first use, and two threads in the midst of that end the process."""
+    decoder = _decoders.get(kind)
+    if decoder is None:
+        with _describing:
+            decoder = _decoders.get(kind) or _decoders.setdefault(kind, msgspec.json.Decoder(kind))
+    return decoder

@@ -158,14 +158,14 @@ class SignIns:
             return None
         if sign_in.origin.principal != origin.principal:
             minutes = max(1, round((sign_in.expires_at - self._clock()) / 60))
+            left = "1 more minute" if minutes == 1 else f"{minutes} more minutes"
+            # Perhaps the same person's, on another platform
             raise SignInError(
-                f"Somebody else is signing {server.name} in right now; their link lives for {minutes} more minutes.",
+                f"Another account is signing {server.name} in right now; its link lives for {left}.",
                 next_step=f"/mcp cancel {server.name}",
             )
         if sign_in.status == "exchanging":
-            raise SignInError(
-                f"{server.name} is being signed in right now.", next_step=f"wait a moment, then /mcp {server.name}"
-            )
+            raise _exchanging(server.name)
         if sign_in.origin == origin:
             return sign_in
         # The answer goes to where the link was asked for last.
@@ -373,6 +373,9 @@ class SignIns:
         _check_issuer(sign_in, answer)
         if sign_in.gate is not None:
             await self._gatekeeper.check_end(sign_in, binding.browser)
+        else:
+            # No page of ours, so no proof was to be had: it was begun for one person, or the operator takes the risk.
+            await self._gatekeeper.check_still(sign_in, may_be_unproven=self._config.gateway.allow_paste)
         if answer.error is not None:
             return await self._refused(sign_in, answer)
         if answer.code is None:
@@ -424,8 +427,8 @@ class SignIns:
             raise CallbackRejected("The answer arrived at another address than the one that was registered.")
         if not self._gatekeeper.is_bound(sign_in, binding.browser):
             raise OtherBrowser(
-                "This answer belongs to a sign-in that was begun there; it was not used.",
-                next_step="open the link in the browser in which you want to sign in",
+                "The sign-in was begun there, or this browser no longer has its cookie. Nothing was changed.",
+                next_step="go back to that browser, or ask for a new link in the chat",
             )
         if sign_in.status in ("started", "opened"):
             raise _unknown()
@@ -552,15 +555,22 @@ class SignIns:
     # -- ends --------------------------------------------------------------------------------
 
     async def cancel(self, server: str, owner: str) -> bool:
-        """End the open sign-in of (owner, server). False when there is none."""
-        sign_in = await self.current(server, owner)
-        if sign_in is None or sign_in.status not in OPEN:
-            return False
-        ended = await self._step(sign_in, "cancelled", outcome=f"The sign-in to {server} was cancelled.")
-        if ended is None:
-            return False
-        self._changed(ended)
-        return True
+        """End the open sign-in of (owner, server). False when there is none.
+
+        Raises:
+            SignInError: its answer is being exchanged right now, which nothing calls back.
+        """
+        for _ in range(_RACES):
+            sign_in = await self.current(server, owner)
+            if sign_in is None or sign_in.status not in OPEN:
+                return False
+            if sign_in.status == "exchanging":
+                raise _exchanging(server)
+            ended = await self._step(sign_in, "cancelled", outcome=f"The sign-in to {server} was cancelled.")
+            if ended is not None:
+                self._changed(ended)
+                return True
+        raise SignInError(f"The record of {server} changes all the time.", next_step="try again")
 
     async def open(self, owner: str | None = None) -> list[SignIn]:
         """Every open sign-in; the dead are written down on the way."""
@@ -788,6 +798,10 @@ def _is_loopback_redirect(uri: str) -> bool:
     from mcp_auth.network import is_loopback_url
 
     return is_loopback_url(uri)
+
+
+def _exchanging(server: str) -> SignInError:
+    return SignInError(f"{server} is being signed in right now.", next_step=f"wait a moment, then /mcp {server}")
 
 
 def _unknown() -> UnknownSignIn:

@@ -14,10 +14,11 @@ from adapters.terminal.listing import find_server, owner_of
 from adapters.terminal.screen import Progress, say
 from adapters.text import clean
 from gateway.invocations import LOCAL
+from gateway.sentences import error as sentence_of
 from gateway.sentences import refused_after_sign_in, tested, tools
 from mcp_auth.config import Config, load
 from mcp_auth.core import McpAuth
-from mcp_auth.errors import KeyRefused, UnknownServer, Unreachable
+from mcp_auth.errors import KeyRefused, SignInError, UnknownServer, Unreachable
 from mcp_auth.keys import KeyTrial, KeyVariable, Verdict
 from mcp_auth.status import ConnectionState, ConnectionStatus, ServerStatus
 
@@ -86,10 +87,17 @@ def run_cancel(options: Namespace) -> int:
     names = [_whole_name(config, options.server)] if options.server else list(config.servers)
 
     async def cancel() -> int:
+        ended, too_late = [], []
         async with McpAuth.open(config) as auth:
-            ended = [name for name in names if await auth.cancel(name, owner_of(config, name, options))]
-        print(f"Cancelled: {', '.join(ended)}." if ended else "No sign-in is open.")
-        return OK
+            for name in names:
+                try:
+                    if await auth.cancel(name, owner_of(config, name, options)):
+                        ended.append(name)
+                except SignInError as error:
+                    too_late.append(sentence_of(error))
+        for line in ([f"Cancelled: {', '.join(ended)}."] if ended else []) + too_late or ["No sign-in is open."]:
+            say(line)
+        return FAILED if too_late else OK
 
     return asyncio.run(cancel())
 

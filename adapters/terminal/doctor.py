@@ -132,7 +132,7 @@ async def _running(config: Config) -> list[Finding]:
     """What needs a socket: the callback port, and each server."""
     from mcp_auth.core import McpAuth
 
-    findings = [_port(config)]
+    findings = [_port(config), *await _public(config)]
     async with McpAuth.open(config) as auth:
         try:
             await auth.open_sign_ins()
@@ -149,6 +149,30 @@ async def _running(config: Config) -> list[Finding]:
         else:
             findings.append(Finding(GOOD, f"{name} answers"))
     return findings
+
+
+async def _public(config: Config) -> list[Finding]:
+    """Whether `gateway.public_url` leads to our pages. A network that hides a host from itself answers no as well."""
+    from mcp_auth.http import Http
+    from mcp_auth.network import NetworkRules
+
+    url = config.gateway.public_url
+    if url is None:
+        return []
+    callback = config.gateway.callback
+    http = Http(proxy=config.gateway.network.proxy)
+    try:
+        answer = await http.fetch(NetworkRules.for_url(url), "GET", f"{url}/healthz")
+    except McpAuthError as error:
+        why = error.message
+    else:
+        if (answer.status, answer.body) == (200, b"ok\n"):
+            return [Finding(GOOD, f"{url} leads to the pages of slash-mcp")]
+        why = f"it answers HTTP {answer.status}, and not with our pages."
+    finally:
+        await http.close()
+    next_step = f"run slash-mcp serve, and let the proxy pass everything on to {callback.host}:{callback.port}"
+    return [Finding(WARN, f"{url} does not lead to slash-mcp: {why} Next: {next_step}")]
 
 
 async def _platforms(config: Config) -> list[Finding]:

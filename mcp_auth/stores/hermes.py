@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mcp_auth.config import mirror_name
-from mcp_auth.records import SHARED, Grant, Registration, ServerMetadata, Tokens
+from mcp_auth.records import SHARED, Grant, Registration, ServerMetadata, Tokens, convert
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -293,7 +293,7 @@ def _read_metadata(path: Path) -> ServerMetadata | None:
     try:
         document = msgspec.json.decode(path.read_bytes())
         known = {k: v for k, v in document.items() if k in ServerMetadata.__struct_fields__ and v not in (None, "")}
-        metadata: ServerMetadata = msgspec.convert(known, ServerMetadata)
+        metadata = convert(ServerMetadata, known)
     except (OSError, ValueError, AttributeError, RecursionError):
         return None
     return metadata

@@ -124,5 +124,5 @@ async def test_somebody_elses_open_sign_in_to_a_shared_server_is_not_taken_over(
 
         (*_, last) = await Chat(gateway, BOB).say("auth notes")
 
-        assert "Somebody else is signing notes in" in words(last)
+        assert "Another account is signing notes in" in words(last)
         assert await stored(gateway) == before

@@ -77,6 +77,7 @@ def test_sign_in_from_a_chat_is_off_for_several_people() -> None:
     assert access.may_sign_in(ANN, ONE_WITH_TWO_ACCOUNTS.gateway)
     assert not access.may_sign_in(ANN, TEAM.gateway)
     assert access.may_sign_in(LOCAL, TEAM.gateway)
+    assert access.may_sign_in(ANN, config(allow=("telegram:1", "telegram:2"), allow_paste=True).gateway)
 
 
 def test_paste_is_for_private_chats_of_the_only_person() -> None:

@@ -60,6 +60,19 @@ async def test_a_refused_key_is_said_in_place_and_never_shown_again(tmp_path: Pa
         assert (await browser.press(page, "key", key0=KEY)).status == 200
 
 
+async def test_the_page_says_where_a_known_vendor_hands_out_keys(tmp_path: Path, oauth: OAuthServer) -> None:
+    headers = {"Authorization": "Bearer ${STRIPE_KEY}"}
+    known = Server(name="stripe", url="https://mcp.stripe.com/", headers=headers)
+    async with public_gateway(tmp_path, known, api(oauth)) as gateway, Browser() as browser:
+        chat = Chat(gateway, ANN)
+        page = await browser.press(await browser.open(await key_link_of(chat, "stripe")))
+        assert "STRIPE_KEY goes into Authorization" in page.text
+        assert "Get a key at https://dashboard.stripe.com/apikeys" in page.text
+        assert 'href="https://dashboard.stripe.com/apikeys" rel="noreferrer noopener"' in page.source
+        page = await browser.press(await browser.open(await key_link_of(chat)))
+        assert "Get a key at" not in page.text
+
+
 async def test_five_refused_keys_close_the_form(tmp_path: Path, oauth: OAuthServer) -> None:
     async with public_gateway(tmp_path, api(oauth)) as gateway, Browser() as browser:
         chat = Chat(gateway, ANN)
@@ -151,7 +164,7 @@ async def test_a_form_whose_process_died_while_storing_can_be_asked_for_again(
 
         (busy,) = await chat.say("key my-api")
         assert "being stored right now" in words(busy)
-        assert (await browser.open(page.url)).heading == "Finishing the sign-in"
+        assert (await browser.open(page.url)).heading == "Storing the key"
         clock.later = 61
         link = await key_link_of(chat)
         page = await browser.press(await browser.press(await browser.open(link)), "key", key0=KEY)

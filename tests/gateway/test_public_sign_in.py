@@ -5,22 +5,29 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from gateway.invocations import Principal
+from adapters.layout import layout
+from gateway.invocations import Abilities, Principal
 from gateway.replies import Audience, ItemState
-from mcp_auth.config import OAuthOptions, Server
+from mcp_auth.config import CallbackOptions, OAuthOptions, Server
 from mcp_auth.status import AuthState
+from mcp_auth.stores.memory import MemoryStore
 from tests.browser import Browser
-from tests.gateway.chat import Chat, item, words
-from tests.homes import query_of
+from tests.gateway.chat import Chat, configure, item, open_gateway, words
+from tests.homes import free_port, query_of
 from tests.public import ANN, BOB, Clock, allow, link_of, public_gateway, team
 from tests.servers.oauth import OAuthServer
 
 
 def notes(oauth: OAuthServer, **options: object) -> Server:
     return Server(name="notes", url=oauth.url, auth="oauth", oauth=OAuthOptions(**options))  # type: ignore[arg-type]
+
+
+def named(oauth: OAuthServer, name: str) -> Server:
+    return Server(name=name, url=oauth.url, auth="oauth")
 
 
 async def test_one_person_signs_in_from_a_chat_and_the_agent_calls_a_tool(tmp_path: Path, oauth: OAuthServer) -> None:
@@ -148,6 +155,42 @@ async def test_a_person_removed_meanwhile_ends_with_nothing(tmp_path: Path, oaut
         assert page.heading == "notes is not connected"
         assert "may no longer do this" in page.text
         assert oauth.requests("/token") == []
+
+
+async def test_after_a_restart_the_page_goes_on_and_the_checklist_offers_a_new_link(
+    tmp_path: Path, oauth: OAuthServer
+) -> None:
+    """Of a link only the hash is stored, so an edited checklist cannot repeat it: it says what is true instead."""
+    lasting = Abilities(edits=True, secret_input=True, lasting_edits=True)
+    store, port = MemoryStore(), free_port()
+    options: dict[str, Any] = {"callback": CallbackOptions(port=port), "public_url": f"http://127.0.0.1:{port}"}
+    config = configure(tmp_path, notes(oauth), named(oauth, "mail"), named(oauth, "wiki"), allow=(str(ANN),), **options)
+    async with Browser() as browser, Browser() as other:
+        async with open_gateway(config, store) as first:
+            begun = (await Chat(first, ANN, abilities=lasting).say("auth"))[-1]
+            start = await browser.open(item(begun, "mail").link or "")
+        async with open_gateway(config, store) as second:
+            await second.auth.listen()
+            chat = Chat(second, ANN, abilities=lasting)
+            await browser.sign_in(item(begun, "notes").link or "")
+            edit = (await chat.edit("notes: signed in")).reply
+
+            for server in ("mail", "wiki"):
+                assert item(edit, server).state is ItemState.LINK
+                assert item(edit, server).link is None
+                assert (
+                    item(edit, server).text == "open for 10 minutes; a page you have open goes on, or take a new link"
+                )
+                assert item(edit, server).command == f"auth {server}"
+            shown = layout(edit, now=0.0)
+            assert [(one.label, one.command) for one in shown.buttons] == [
+                ("Sign in to mail", "auth mail"),
+                ("Sign in to wiki", "auth wiki"),
+            ]
+            redirect = await browser.authorize(await browser.press(start))
+            assert (await browser.open(redirect)).heading == "mail is connected"
+            assert (await other.open(item(begun, "wiki").link or "")).heading == "Sign in to wiki"
+            assert (await other.sign_in(await link_of(chat, "wiki"))).heading == "wiki is connected"
 
 
 @pytest.mark.parametrize("said", ["ACDE-FGHJ", "hello", "", "1" * 5000])

@@ -34,7 +34,7 @@ async def test_the_page_says_who_asked_for_what_and_until_when(tmp_path: Path, o
         page = await browser.open((await auth.sign_in("notes", "shared", ANN)).link)
 
     assert page.status == 200
-    for said in ("Ann", "Telegram", "…0001", "notes", "127.0.0.1", "10 more minutes", "UTC", "Continue"):
+    for said in ("Ann", "Telegram", "…0001", "notes", "127.0.0.1", "10 minutes", "UTC", "Continue"):
         assert said in page.text
     assert "100001" not in page.source
 
@@ -89,6 +89,22 @@ async def test_it_is_mounted_in_a_fastapi_application(tmp_path: Path, oauth: OAu
         assert page.heading == "notes is connected"
         assert (await browser.open(f"{PUBLIC}/hello")).source == '"hello"'
         assert (await browser.open(f"{PUBLIC}/mcp/healthz")).source == "ok\n"
+
+
+async def test_a_web_socket_is_refused_politely(tmp_path: Path, oauth: OAuthServer) -> None:
+    """Said nothing to, the server around us would log a fault of ours for everybody who tries."""
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    async with opened(tmp_path, oauth) as auth:
+        scope = {"type": "websocket", "path": "/a/x", "headers": [], "query_string": b"", "scheme": "wss"}
+        await auth.asgi_app()(scope, receive, send)
+    assert sent == ["websocket.close"]
 
 
 async def test_without_a_public_url_there_is_nothing_to_mount(tmp_path: Path) -> None:
@@ -210,6 +226,26 @@ async def test_a_proxy_tells_the_address_only_when_it_is_trusted(tmp_path: Path,
                 "GET", f"{PUBLIC}/hooks/witness", headers={"X-Forwarded-For": "203.0.113.7, 127.0.0.9"}
             )
     assert seen == ["127.0.0.1", "203.0.113.7"]
+
+
+@pytest.mark.parametrize("peer", ["127.0.0.9", "::ffff:127.0.0.9"])
+async def test_a_trusted_proxy_is_known_in_both_forms_of_its_address(
+    tmp_path: Path, oauth: OAuthServer, peer: str
+) -> None:
+    """A listener on `::` sees IPv4 peers in IPv6's clothes; believed to be this computer, nobody would be counted."""
+    seen: list[str] = []
+
+    async def witness(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["client"][0])
+        await PlainTextResponse("ok")(scope, receive, send)
+
+    auth = opened(tmp_path, oauth, {"trusted_proxies": ["127.0.0.0/8"]})
+    auth.mount("/hooks/witness", witness)
+    async with auth:
+        transport = httpx2.ASGITransport(app=auth.asgi_app(), client=(peer, 1))
+        async with httpx2.AsyncClient(transport=transport) as client:
+            await client.get(f"{PUBLIC}/hooks/witness", headers={"X-Forwarded-For": "203.0.113.7"})
+    assert seen == ["203.0.113.7"]
 
 
 async def test_an_address_that_asks_too_often_waits_and_somebody_elses_webhook_does_not(

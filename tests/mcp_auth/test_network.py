@@ -27,7 +27,15 @@ LOCAL = NetworkRules.for_url("http://127.0.0.1:9000/mcp")
         "::ffff:10.0.0.1",
         "::ffff:127.0.0.1",
         "64:ff9b::a00:1",
+        "64:ff9b:1::a00:1",
         "2002:7f00:1::",
+        "2001:0:7f00:1::",
+        "::7f00:1",
+        "::a00:1",
+        "::ffff:0:7f00:1",
+        "fec0::1",
+        "5f00::1",
+        "240.0.0.1",
         "224.0.0.1",
         "ff02::1",
     ],
@@ -37,7 +45,18 @@ def test_ssrf_metadata_of_a_public_server_may_not_lead_to_a_private_address(addr
         PUBLIC.check_address("as.example.com", 443, address)
 
 
-@pytest.mark.parametrize("address", ["169.254.169.254", "::ffff:169.254.169.254", "fd00:ec2::254", "100.100.100.200"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "169.254.169.254",
+        "::ffff:169.254.169.254",
+        "64:ff9b::a9fe:a9fe",
+        "fd00:ec2::254",
+        "fd20:ce::254",
+        "100.100.100.200",
+        "168.63.129.16",
+    ],
+)
 @pytest.mark.parametrize("rules", [PUBLIC, LAN, LOCAL])
 def test_ssrf_cloud_metadata_is_never_contacted_even_where_all_is_allowed(rules: NetworkRules, address: str) -> None:
     wide_open = NetworkRules.for_url("https://169.254.169.254/mcp", allow=("0.0.0.0/0", "::/0"))

@@ -25,8 +25,8 @@ def test_who_asked_is_a_name_and_what_tells_two_of_that_name_apart(
 
 
 def test_the_time_left_is_rounded_up() -> None:
-    assert page_texts.until(1_000_061.0, 1_000_000.0) == ("2 more minutes", "13:47 UTC")
-    assert page_texts.until(1_000_001.0, 1_000_000.0)[0] == "1 more minute"
+    assert page_texts.until(1_000_061.0, 1_000_000.0) == ("2 minutes", "until 13:47 UTC")
+    assert page_texts.until(1_000_001.0, 1_000_000.0)[0] == "1 minute"
 
 
 def test_a_next_step_in_words_is_a_sentence_and_a_command_is_set_apart() -> None:

@@ -197,7 +197,7 @@ async def test_pain_19_a_link_lives_ten_minutes(tmp_path: Path, oauth: OAuthServ
 async def test_an_open_sign_in_of_somebody_else_is_left_alone(tmp_path: Path, oauth: OAuthServer) -> None:
     async with opened(tmp_path, oauth) as auth:
         await auth.sign_in("notes", "shared", Origin(principal="telegram:1"))
-        with pytest.raises(SignInError, match="Somebody else"):
+        with pytest.raises(SignInError, match="Another account"):
             await auth.sign_in("notes", "shared", ME, listen=False)
 
 

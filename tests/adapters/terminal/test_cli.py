@@ -21,10 +21,12 @@ import pexpect
 import pytest
 import yaml
 
+from mcp_auth import McpAuth
 from tests.adapters.terminal.typed import Run
 from tests.e2e.processes import heed_interrupts
 from tests.homes import free_port, write_home
 from tests.servers.oauth import OAuthServer, authorize, visit
+from tests.servers.threads import loopback_socket, serving
 
 ROOT = Path(__file__).parents[3]
 COMMAND = [sys.executable, "-m", "adapters.terminal"]
@@ -479,6 +481,21 @@ class TestConfiguration:
     def test_doctor_sees_a_busy_callback_port(self, run: Run, tmp_path: Path, oauth: OAuthServer) -> None:
         home = write_home(tmp_path, {}, {"callback": {"port": oauth.port}})
         assert "Next: set gateway.callback.port" in run("--home", home, "doctor").out
+
+    def test_doctor_sees_whether_the_public_address_leads_to_the_pages(
+        self, run: Run, tmp_path: Path, oauth: OAuthServer
+    ) -> None:
+        bound = loopback_socket()
+        served = f"http://127.0.0.1:{bound.getsockname()[1]}/mcp"
+        home = write_home(tmp_path, {}, {"public_url": served})
+        with serving(McpAuth.open(home=home).asgi_app(), bound):
+            assert f"✓ {served} leads to the pages of slash-mcp" in run("--home", home, "doctor").out
+
+        gone = run("--home", home, "doctor").out
+        assert f"! {served} does not lead to slash-mcp: 127.0.0.1 cannot be reached" in gone
+        assert "Next: run slash-mcp serve" in gone
+        foreign = write_home(tmp_path / "foreign", {}, {"public_url": oauth.origin})
+        assert "it answers HTTP 404, and not with our pages" in run("--home", foreign, "doctor").out
 
 
 class TestExitCodes:
