@@ -22,9 +22,9 @@ from mcp_auth.errors import (
     CodeRejected,
     ConfigError,
     CredentialsNeeded,
-    DiscoveryFailed,
     KeyMissing,
     McpAuthError,
+    NoMetadata,
     NotAllowed,
     PortBusy,
     ReauthorizationNeeded,
@@ -48,6 +48,8 @@ from mcp_auth.limits import Limits
 from mcp_auth.network import NetworkRules, is_loopback_url
 from mcp_auth.records import OPEN, SHARED, Connection, Grant, KeyForm, Linked, Origin, SignIn, check_owner
 from mcp_auth.status import (
+    GIVE_CREDENTIAL,
+    NO_SIGN_IN,
     ConnectionState,
     ConnectionStatus,
     ServerStatus,
@@ -275,23 +277,28 @@ class McpAuth:
         entry = self._usable_entry(server)
         return (await probe_without_credentials(self._http(), self._rules(entry), entry, {})).status
 
-    async def _look(self, entry: Server) -> Connection:
-        """Find out once whether a server without `auth` and `headers` wants a sign-in, and keep the finding."""
-        from mcp_auth.discovery import discover
+    async def _look(self, entry: Server, *, is_refused: bool = False) -> Connection:
+        """Find out whether a server without `auth` and `headers` wants a sign-in, and keep the finding.
 
+        `is_refused`: it has just refused a request without a credential.
+        """
         sign_ins = self._sign_ins()
-        try:
-            found = await discover(self._http(), self._rules(entry), entry)
-        except Unreachable:
-            raise
-        except DiscoveryFailed:
-            return await sign_ins.remember(entry.url or "", lambda connection: _keep_finding(connection, False))
-        except SignInError as error:
-            logger.debug("%s wants a sign-in that cannot start: %s", entry.name, error.code)
-            return await sign_ins.remember(entry.url or "", lambda connection: _keep_finding(connection, True))
-        if not found.needs_sign_in:
-            return await sign_ins.remember(entry.url or "", lambda connection: _keep_finding(connection, False))
-        return await sign_ins.connection(entry, fresh=False)
+        asked = await sign_ins.ask(entry)
+        needs_sign_in, trouble = False, None
+        if is_refused or asked.wants_credential:
+            try:
+                return await sign_ins.connection(entry, fresh=False, asked=asked)
+            except Unreachable:
+                raise
+            except NoMetadata:
+                trouble = NO_SIGN_IN
+            except SignInError as error:
+                needs_sign_in, trouble = True, error.message
+
+        def keep(connection: Connection) -> None:
+            connection.needs_sign_in, connection.trouble = needs_sign_in, trouble
+
+        return await sign_ins.remember(entry.url or "", keep)
 
     # -- sign-in -----------------------------------------------------------------------------
 
@@ -403,6 +410,8 @@ class McpAuth:
             connection = await self._look(entry)
         if uses_oauth(entry, connection):
             return
+        if connection is not None and connection.trouble is not None:
+            raise NotAllowed(f"{entry.name} cannot be signed in to: {connection.trouble}.", next_step=GIVE_CREDENTIAL)
         if key_variables(entry, self._variables, None):
             raise NotAllowed(f"{entry.name} uses an API key, not a sign-in.", next_step=f"/mcp key {entry.name}")
         raise NotAllowed(f"{entry.name} needs no sign-in.", next_step=f"/mcp test {entry.name}")
@@ -875,12 +884,29 @@ class McpAuth:
         oauth = uses_oauth(entry, connection)
         if not oauth and (entry.headers or entry.auth is not None):
             return ServerRefused(f"{entry.name} refused the key (HTTP {status}).", next_step=f"/mcp key {entry.name}")
+        if not oauth:
+            return await self._open_no_more(entry, status, challenge)
         if status == 403:
             return await self._too_small(entry, owner, challenge, sent)
         await self._sign_ins().remember(entry.url or "", lambda known: _keep_challenge(known, challenge))
-        if not oauth or sent is None:
+        if sent is None:
             return SignInNeeded(f"{entry.name} asks for a sign-in.", next_step=f"/mcp auth {entry.name}")
         return await self._token_refused(entry, owner, sent.removeprefix("Bearer "))
+
+    async def _open_no_more(self, entry: Server, status: int, challenge: BearerChallenge | None) -> McpAuthError:
+        """A server that was taken for open said no, so it is looked at anew."""
+        known = await self.store.connections.get(entry.url or "")
+        if known is None or known.trouble is None:
+            await self._sign_ins().remember(entry.url or "", lambda known: _keep_challenge(known, challenge))
+            try:
+                known = await self._look(entry, is_refused=status == 401)
+            except Unreachable as error:
+                return error
+        if known.needs_sign_in:
+            return SignInNeeded(f"{entry.name} asks for a sign-in.", next_step=f"/mcp auth {entry.name}")
+        if known.trouble is not None:
+            return ServerRefused(f"{entry.name}: {known.trouble}.", next_step=GIVE_CREDENTIAL)
+        return ServerRefused(f"{entry.name} refused the request (HTTP {status}).", next_step=f"/mcp {entry.name}")
 
     async def _token_refused(self, entry: Server, owner: str, token: str) -> McpAuthError:
         reason = "the server refuses its access token"
@@ -1159,10 +1185,6 @@ def _restored(grant: Grant) -> Grant:
     return msgspec.structs.replace(
         grant, **fields, previous=None, refresh_mark=None, refresh_not_before=None, refresh_failures=0, last_error=None
     )
-
-
-def _keep_finding(connection: Connection, needs_sign_in: bool) -> None:
-    connection.needs_sign_in = needs_sign_in
 
 
 def _keep_challenge(connection: Connection, challenge: BearerChallenge | None) -> None:

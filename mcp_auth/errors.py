@@ -115,6 +115,10 @@ class DiscoveryFailed(SignInError):
     code = "discovery_failed"
 
 
+class NoMetadata(DiscoveryFailed):
+    """The server publishes no OAuth metadata at all."""
+
+
 class IssuerMismatch(SignInError):
     """The metadata names another issuer than the one asked for (RFC 8414 section 3.3)."""
 

@@ -24,7 +24,7 @@ import msgspec
 from mcp_auth.answers import Binding, CallbackAnswer
 from mcp_auth.challenge import BearerChallenge
 from mcp_auth.config import Config, Server
-from mcp_auth.discovery import discover, is_warm
+from mcp_auth.discovery import Asked, ask, discover, is_warm
 from mcp_auth.errors import (
     AlreadyFinished,
     AuthorizationRefused,
@@ -171,21 +171,19 @@ class SignIns:
         # The answer goes to where the link was asked for last.
         return await self._store.sign_ins.put_if(msgspec.structs.replace(sign_in, origin=origin)) or sign_in
 
-    async def connection(self, server: Server, *, fresh: bool) -> Connection:
-        """What is known of the server, looked up when it is cold.
+    async def connection(self, server: Server, *, fresh: bool, asked: Asked | None = None) -> Connection:
+        """What is known of the server, looked up when it is cold, or when it was `asked` just now.
 
         Raises:
             SignInError, Unreachable: as `discover`.
         """
         url = server.url or ""
         known = await self._store.connections.get(url)
-        if not fresh and known is not None and is_warm(known, self._clock()):
+        if not fresh and asked is None and known is not None and is_warm(known, self._clock()):
             return known
-        challenge = None
-        if known is not None and known.challenge_scope:
-            challenge = BearerChallenge(known.challenge_scope, known.challenge_metadata_url)
         prefer = known.metadata.issuer if known is not None and known.metadata is not None else None
-        found = await discover(self._http, self._rules(server), server, known=challenge, prefer=prefer)
+        asked = asked or await self.ask(server)
+        found = await discover(self._http, self._rules(server), server, asked, prefer=prefer)
 
         def remember(connection: Connection) -> None:
             connection.metadata = found.metadata
@@ -193,6 +191,7 @@ class SignIns:
             connection.resource_scopes = found.resource_scopes
             connection.resource_name = plain(found.resource_name, 80) if found.resource_name else None
             connection.needs_sign_in = True
+            connection.trouble = None
             connection.fetched_at = self._clock()
             if found.challenge is not None:
                 connection.challenge_scope = found.challenge.scope
@@ -202,6 +201,18 @@ class SignIns:
                 connection.registrations = [r for r in connection.registrations if r.issuer == found.metadata.issuer]
 
         return await self.remember(url, remember)
+
+    async def ask(self, server: Server) -> Asked:
+        """What the server says of itself; the challenge of an earlier refusal counts while it sends none.
+
+        Raises:
+            Unreachable: no answer.
+        """
+        known = await self._store.connections.get(server.url or "")
+        challenge = None
+        if known is not None and (known.challenge_scope or known.challenge_metadata_url):
+            challenge = BearerChallenge(known.challenge_scope, known.challenge_metadata_url)
+        return await ask(self._http, self._rules(server), server, known=challenge)
 
     async def remember(self, server_url: str, change: Callable[[Connection], None]) -> Connection:
         """Apply `change` to what is stored of a server, again after every lost race.

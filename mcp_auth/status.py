@@ -12,6 +12,11 @@ import msgspec
 from mcp_auth.config import Server
 from mcp_auth.records import OPEN, Connection, Grant, SignIn
 
+NO_SIGN_IN = "it refuses requests without a credential and offers no sign-in"
+GIVE_CREDENTIAL = (
+    "give its entry headers with its API key, or auth: oauth with oauth.legacy: true for a server of 2025-03-26"
+)
+
 
 class AuthState(StrEnum):
     NONE_NEEDED = "none_needed"
@@ -105,14 +110,14 @@ def uses_oauth(server: Server, connection: Connection | None) -> bool:
 
 
 def needs_a_look(server: Server, connection: Connection | None) -> bool:
-    """Whether nothing says if this server wants a sign-in, so that it is probed once."""
+    """Whether nothing says if this server wants a sign-in, so that it is probed once; after trouble, each time."""
     return (
         server.enabled
         and server.problem is None
         and server.url is not None
         and server.auth is None
         and not server.headers
-        and (connection is None or connection.needs_sign_in is None)
+        and (connection is None or connection.needs_sign_in is None or connection.trouble is not None)
     )
 
 
@@ -142,6 +147,8 @@ def _auth(
         return _oauth(server, grant, sign_in, connection, now)
     if _has_variables(server):
         return _Auth(AuthState.KEY_SET, next=f"test {server.name}")
+    if connection is not None and connection.trouble is not None and server.url is not None:
+        return _Auth(AuthState.MISCONFIGURED, f"{connection.trouble}; {GIVE_CREDENTIAL}")
     return _Auth(AuthState.NONE_NEEDED, next=f"test {server.name}")
 
 
@@ -163,7 +170,8 @@ def _oauth(
         return _Auth(AuthState.CLIENT_REGISTRATION_NEEDED, connection.registration_needed, next=sign_in_next)
     if sign_in is not None and sign_in.server_url == server.url and sign_in.status == "failed":
         return _Auth(AuthState.SIGN_IN_NEEDED, sign_in.outcome, next=sign_in_next)
-    return _Auth(AuthState.SIGN_IN_NEEDED, next=sign_in_next)
+    trouble = connection.trouble if connection is not None and server.auth is None else None
+    return _Auth(AuthState.SIGN_IN_NEEDED, trouble, next=sign_in_next)
 
 
 def _good_grant(server: Server, grant: Grant | None, now: float) -> _Auth | None:

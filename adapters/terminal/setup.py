@@ -16,6 +16,7 @@ from adapters.terminal.listing import shell_command
 from adapters.terminal.screen import Progress, say
 from mcp_auth.config import Config, Server, find_home, load, url_problem
 from mcp_auth.errors import ConfigError, NotAllowed, Unreachable
+from mcp_auth.status import AuthState
 
 _TEMPLATE = """# slash-mcp: which MCP servers there are, and who may use them from where.
 # Values in ${...} come from the file .env beside this one, then from the environment.
@@ -102,7 +103,8 @@ async def _look(config: Config, name: str, url: str) -> _Finding:
         try:
             if await auth.look(name):
                 return _Finding.SIGN_IN
-            return _Finding.CREDENTIAL if await auth.reachable(name) in (401, 403) else _Finding.NOTHING
+            closed = (await auth.status(name)).auth is AuthState.MISCONFIGURED
+            return _Finding.CREDENTIAL if closed else _Finding.NOTHING
         except Unreachable as error:
             raise Unreachable(
                 f"{error.message} Nothing was added.", next_step=f"check the address, then: slash-mcp add {name} URL"

@@ -130,6 +130,20 @@ class TestList:
         assert (servers["open"]["state"], servers["open"]["tools"]) == ("ready", 3)
         assert servers["dead"]["state"] == "unreachable"
 
+    def test_a_server_that_takes_only_a_key_is_said_to_lack_one(
+        self, run: Run, tmp_path: Path, oauth: OAuthServer
+    ) -> None:
+        oauth.knobs.prm_path, oauth.knobs.well_known, oauth.knobs.api_key = None, "none", "sk-1"
+        home = write_home(tmp_path, {"notes": {"url": oauth.url}})
+        probed = run("--home", home, "list", "--probe", "--json")
+        (server,) = probed.events[0]["servers"]
+        assert (probed.code, server["connection"]["state"]) == (1, "refused")
+        assert server["auth"]["state"] == "misconfigured"
+        assert "headers" in server["auth"]["detail"]
+        # And so says every later list, from local state
+        (later,) = run("--home", home, "list", "--json").events[0]["servers"]
+        assert later["auth"] == server["auth"]
+
     def test_without_servers_the_next_step_is_said(self, run: Run, tmp_path: Path) -> None:
         done = run("--home", tmp_path / "empty", "list")
         assert (done.code, "slash-mcp add NAME URL" in done.out) == (0, True)
