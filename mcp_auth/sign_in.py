@@ -198,7 +198,12 @@ class SignIns:
                 connection.challenge_metadata_url = found.challenge.resource_metadata
             if fresh:
                 connection.refused_scopes = []
-                connection.registrations = [r for r in connection.registrations if r.issuer == found.metadata.issuer]
+                # Where a configured client belongs changes when a sign-in is finished elsewhere, not when it is begun.
+                connection.registrations = [
+                    r
+                    for r in connection.registrations
+                    if r.issuer == found.metadata.issuer or r.source == "configured"
+                ]
 
         return await self.remember(url, remember)
 
@@ -781,6 +786,7 @@ def _keep(connection: Connection, sign_in: SignIn, answer: TokenAnswer) -> None:
         r
         for r in connection.registrations
         if (r.issuer, r.redirect_uri, r.source) != (used.issuer, used.redirect_uri, used.source)
+        and not (used.source == r.source == "configured" and r.client_id == used.client_id)
     ]
     # The configured secret stays in the configuration; only the binding to the issuer is remembered.
     kept = msgspec.structs.replace(used, client_secret=None) if used.source == "configured" else used

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, RedirectResponse
 
 from mcp_auth.errors import (
     CredentialsNeeded,
@@ -53,15 +53,30 @@ async def test_duty_a_token_is_not_sent_to_another_server(tmp_path: Path, oauth:
     with OAuthServer().running() as other:
         async with open_auth(tmp_path, entry(oauth)) as auth:
             await signed_in(auth)
-            async with httpx2.AsyncClient(auth=auth.http_auth("notes"), verify=False) as client:
-                await client.post(other.url, json=call())
-                await client.post(f"{oauth.origin}/other/mcp", json=call())
-                await client.post(f"{oauth.origin}/mcp/../admin", json=call())
-                await client.post(f"{oauth.origin}/mcpx", json=call())
-                answer = await client.post(oauth.url, json=call())
-    assert answer.status_code == 200
-    assert "authorization" not in other.seen[0].headers
-    assert all("authorization" not in s.headers for s in oauth.seen if s.path in ("/other/mcp", "/admin", "/mcpx"))
+            oauth.forget()
+            foreign = [
+                other.url,
+                f"http://127.0.0.1:{oauth.port}@127.0.0.1:{other.port}/mcp",
+                f"http://localhost:{oauth.port}/mcp",
+                *(f"{oauth.origin}{path}" for path in ("/", "/other/mcp", "/mcpx", "/MCP", "//mcp", "/mcp/../admin")),
+                *(f"{oauth.origin}/mcp{path}" for path in ("/%2e%2e/admin", "/..%2fadmin", "%2f..%2fadmin", "/x/%2E./a")),
+            ]
+            async with httpx2.AsyncClient(auth=auth.http_auth("notes"), verify=False, follow_redirects=True) as client:
+                for url in foreign:
+                    await client.post(url, json=call())
+                assert len(other.seen) == 2
+                assert len(oauth.seen) == len(foreign) - 2
+                assert not any("authorization" in seen.headers for seen in (*oauth.seen, *other.seen))
+                # And when the server itself sends the client there
+                oauth.knobs.mcp_answers = [RedirectResponse(other.url, 307)]
+                await client.post(oauth.url, json=call())
+                assert len(other.seen) == 3
+                assert not any("authorization" in seen.headers for seen in other.seen)
+                assert [seen.path for seen in oauth.seen if "authorization" in seen.headers] == ["/mcp"]
+                # Whose 401 says nothing of our token
+                assert oauth.refreshes == 0
+                assert (await auth.status("notes")).auth is AuthState.SIGNED_IN
+                assert (await client.post(oauth.url, json=call())).status_code == 200
 
 
 async def test_defect_3_concurrent_requests_never_wait_for_each_other(tmp_path: Path, oauth: OAuthServer) -> None:

@@ -139,6 +139,10 @@ async def test_duty_the_2025_03_26_fallback_without_pkce_metadata_is_an_explicit
     with pytest.raises(PkceNotSupported):
         await link(tmp_path, oauth)
     assert "code_challenge=" in await link(tmp_path, oauth, oauth={"legacy": True})
+    # What is advertised counts with that choice too
+    oauth.knobs.metadata["code_challenge_methods_supported"] = ["plain"]
+    with pytest.raises(PkceNotSupported):
+        await link(tmp_path / "plain", oauth, oauth={"legacy": True})
 
 
 async def test_duty_a_legacy_server_without_any_metadata_needs_the_choice_too(

@@ -175,6 +175,15 @@ async def test_duty_a_pre_registered_client_does_not_follow_a_changed_issuer(
             with pytest.raises(SignInError, match="moved"):
                 await auth.sign_in("notes", "shared", ME, listen=False)
             assert other.requests("/authorize") == []
+            # Somebody who looks everything up anew, and turns back at the other server's page, has agreed to nothing
+            await auth.sign_in("notes", "shared", ME, fresh=True, listen=False)
+            await auth.cancel("notes")
+            with pytest.raises(SignInError, match="moved"):
+                await auth.sign_in("notes", "shared", ME, listen=False)
+            # Whoever finishes has
+            started = await auth.sign_in("notes", "shared", ME, fresh=True, listen=False)
+            await auth.paste(await asyncio.to_thread(authorize, started.link), ME.principal)
+            assert (await auth.sign_in("notes", "shared", ME, listen=False)).link.startswith(other.issuer)
 
 
 @pytest.mark.parametrize(

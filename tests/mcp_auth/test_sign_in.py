@@ -88,6 +88,17 @@ async def test_duty_resource_stands_in_authorization_and_token_requests(tmp_path
         assert oauth.requests("/token")[0].form["resource"] == oauth.url
 
 
+async def test_duty_resource_stands_in_authorization_and_token_requests_as_the_metadata_names_it(
+    tmp_path: Path, oauth: OAuthServer
+) -> None:
+    # Given a server below the resource that its metadata speaks for
+    oauth.knobs.prm["resource"] = oauth.origin
+    async with opened(tmp_path, oauth) as auth:
+        await signed_in(auth)
+    assert oauth.requests("/authorize")[0].query["resource"] == oauth.origin
+    assert oauth.requests("/token")[0].form["resource"] == oauth.origin
+
+
 async def test_duty_resource_can_be_turned_off_per_server(tmp_path: Path, oauth: OAuthServer) -> None:
     async with opened(tmp_path, oauth, resource=False) as auth:
         await signed_in(auth)
@@ -331,10 +342,11 @@ async def test_duty_iss_is_compared_without_normalisation(tmp_path: Path, oauth:
         assert oauth.requests("/token") == []
 
 
+@pytest.mark.parametrize("iss", ["wrong", "missing"])
 async def test_duty_an_error_with_a_foreign_iss_is_neither_shown_nor_acted_on(
-    tmp_path: Path, oauth: OAuthServer
+    tmp_path: Path, oauth: OAuthServer, iss: str
 ) -> None:
-    oauth.knobs.iss = "wrong"
+    oauth.knobs.iss = iss
     oauth.knobs.authorize_error = {"error": "access_denied", "error_description": "visit evil.example"}
     async with opened(tmp_path, oauth) as auth:
         redirect = await redirect_of(auth)
@@ -394,7 +406,17 @@ async def test_a_bare_code_is_refused_where_the_issuer_advertises_iss(tmp_path: 
 
 @pytest.mark.parametrize(
     "body",
-    [{"error": "invalid_code"}, {"ok": False, "error": "bad_redirect"}, {}, {"access_token": ""}, {"access_token": 7}],
+    [
+        {"error": "invalid_code"},
+        {"ok": False, "error": "bad_redirect"},
+        {},
+        {"access_token": ""},
+        {"access_token": 7},
+        {"access_token": "two words", "token_type": "bearer"},
+        {"access_token": "at\r\nX-Evil: 1", "token_type": "bearer"},
+        {"access_token": "at", "token_type": "DPoP"},
+        {"access_token": "at", "token_type": ["bearer"]},
+    ],
 )
 async def test_pain_24_an_error_with_http_200_is_an_error(
     tmp_path: Path, oauth: OAuthServer, body: dict[str, Any]
