@@ -55,6 +55,7 @@ from mcp_auth.status import (
     ServerStatus,
     local_status,
     needs_a_look,
+    shown_scope,
     uses_oauth,
 )
 from mcp_auth.tickets import connection_id, slot_of
@@ -949,7 +950,7 @@ class McpAuth:
         if await self._change_grant(entry, owner, ask) is not None:
             self._tell(Change("reauthorization_needed", entry.name, owner))
         return ReauthorizationNeeded(
-            f"{entry.name} asks for more access: {wanted}.", next_step=f"/mcp auth {entry.name}"
+            f"{entry.name} asks for more access: {shown_scope(wanted)}.", next_step=f"/mcp auth {entry.name}"
         )
 
     async def _worked(self, entry: Server, owner: str) -> None:

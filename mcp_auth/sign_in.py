@@ -65,7 +65,7 @@ from mcp_auth.registration import (
     register,
     usable_dynamic_registration,
 )
-from mcp_auth.status import ConnectionStatus
+from mcp_auth.status import ConnectionStatus, shown_scope
 from mcp_auth.stores.base import Store
 from mcp_auth.tokens import TOKEN_TIMEOUT, TokenAnswer, plain, request_tokens
 from mcp_auth.vendors import authorize_params
@@ -685,7 +685,8 @@ def _step_up(server: Server, connection: Connection, grant: Grant | None) -> str
     refused = [scope for scope in grant.step_up_scope.split() if scope in connection.refused_scopes]
     if refused:
         raise SignInError(
-            f"{server.name} asks for access that the authorization server did not grant before: {' '.join(refused)}.",
+            f"{server.name} asks for access that the authorization server did not grant before: "
+            f"{shown_scope(' '.join(refused))}.",
             next_step=f"ask for that access there, then `slash-mcp auth {server.name} --fresh`",
         )
     return grant.step_up_scope

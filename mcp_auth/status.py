@@ -16,6 +16,7 @@ NO_SIGN_IN = "it refuses requests without a credential and offers no sign-in"
 GIVE_CREDENTIAL = (
     "give its entry headers with its API key, or auth: oauth with oauth.legacy: true for a server of 2025-03-26"
 )
+_SCOPE_SHOWN = 160
 
 
 class AuthState(StrEnum):
@@ -204,7 +205,7 @@ def _refreshable(grant: Grant | None) -> bool:
 
 def _why_dead(grant: Grant) -> str:
     if grant.step_up_scope is not None:
-        return f"it asks for more access: {grant.step_up_scope}"
+        return f"it asks for more access: {shown_scope(grant.step_up_scope)}"
     if grant.reauthorization is not None:
         return grant.reauthorization
     if grant.registration_dead:
@@ -212,6 +213,11 @@ def _why_dead(grant: Grant) -> str:
     if grant.refresh_mark is not None and grant.refresh_mark.count >= 2:
         return "two refresh requests got no answer"
     return "the access has ended, and there is no refresh token"
+
+
+def shown_scope(scope: str) -> str:
+    """The scopes that a sentence names; a server may list any number."""
+    return scope if len(scope) <= _SCOPE_SHOWN else f"{scope[:_SCOPE_SHOWN].rpartition(' ')[0]} …".lstrip()
 
 
 def _has_variables(server: Server) -> bool:

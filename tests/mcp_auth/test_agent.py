@@ -155,6 +155,16 @@ async def test_duty_step_up_asks_for_the_union_of_scopes(tmp_path: Path, oauth: 
             await client.list_tools()
 
 
+async def test_a_server_that_asks_for_endless_access_gets_a_short_sentence(tmp_path: Path, oauth: OAuthServer) -> None:
+    async with open_auth(tmp_path, entry(oauth)) as auth:
+        await signed_in(auth)
+        oauth.knobs.need_scope = " ".join(f"scope-{number}" for number in range(300))
+        found = await auth.probe("notes")
+        status = await auth.status("notes")
+    for text in (found.detail or "", status.detail or ""):
+        assert "scope-0 scope-1" in text and len(text) < 250
+
+
 async def test_duty_a_refused_upgrade_is_remembered(tmp_path: Path, oauth: OAuthServer) -> None:
     oauth.knobs.challenge_scope = "read"
     async with open_auth(tmp_path, entry(oauth)) as auth:
