@@ -58,7 +58,9 @@ NO_SERVERS = (
     "No MCP servers are configured. Add one under mcp_servers in the configuration, or with: slash-mcp add NAME URL"
 )
 HINT_AUTH = "Use /mcp auth to authenticate servers"
-NOTHING_TO_SIGN_IN = "Every server that needs a sign-in or a key has one. /mcp auth SERVER signs in again."
+NOTHING_TO_SIGN_IN = (
+    "No server is known to lack a sign-in or a key. /mcp shows them all; /mcp auth SERVER signs in again."
+)
 NOT_SERVED = "This assistant does not serve you: its operator has not put your account on the list."
 STRANGER_IN_PUBLIC = "I do not know you yet. Write to me in private: /mcp"
 STRANGERS_WAITING = (
@@ -189,7 +191,7 @@ def command(text: str) -> str:
 
 def error(problem: McpAuthError) -> str:
     """One sentence and what to do next."""
-    return f"{problem.message} Next: {problem.next_step}" if problem.next_step else problem.message
+    return str(problem)
 
 
 def unexpected(reference: str) -> str:
@@ -229,7 +231,7 @@ def argument_missing(verb: str, commands: Sequence[str]) -> str:
 
 def auth_state(status: ServerStatus, now: float) -> str:
     """The auth axis in the design's words, with its evidence."""
-    detail = f" ({status.detail})" if status.detail else ""
+    detail = f" ({status.detail.rstrip('.')})" if status.detail else ""
     match status.auth:
         case AuthState.NONE_NEEDED:
             return "none needed"
@@ -251,7 +253,7 @@ def connection_state(connection: ConnectionStatus) -> str:
         took = f", {connection.ms} ms" if connection.ms is not None else ""
         return f"ready ({tools(count)}{took})"
     word = connection.state.value.replace("_", " ")
-    return f"{word} ({connection.detail})" if connection.detail else word
+    return f"{word} ({connection.detail.rstrip('.')})" if connection.detail else word
 
 
 def facts(status: ServerStatus, now: float) -> tuple[tuple[str, str], ...]:

@@ -199,7 +199,7 @@ class McpAuth:
         grant, sign_in, connection = None, None, None
         if entry.url is not None:
             grant = await self.store.grants.get(owner, server, entry.url)
-            sign_in = await self.store.sign_ins.get(await self.store.sign_ins.slot(owner, server))
+            sign_in = await self.store.sign_ins.latest(owner, server)
             connection = await self.store.connections.get(entry.url)
         return local_status(
             entry,
@@ -535,7 +535,7 @@ class McpAuth:
 
         Where the endpoint has made that call already, its result.
         """
-        sign_in = await self.store.sign_ins.get(await self.store.sign_ins.slot(owner, server))
+        sign_in = await self.store.sign_ins.latest(owner, server)
         if sign_in is not None and sign_in.status == "done" and sign_in.check is not None:
             check = sign_in.check
             return ConnectionStatus(ConnectionState(check.state), check.tools, check.ms, check.detail)

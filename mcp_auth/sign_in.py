@@ -144,7 +144,7 @@ class SignIns:
 
     async def current(self, server: str, owner: str) -> SignIn | None:
         """The latest sign-in of (owner, server), with a death that nobody wrote down yet."""
-        sign_in = await self._store.sign_ins.get(await self._store.sign_ins.slot(owner, server))
+        sign_in = await self._store.sign_ins.latest(owner, server)
         return None if sign_in is None else await self._settled(sign_in)
 
     async def reusable(self, server: Server, owner: str, origin: Origin) -> SignIn | None:
@@ -200,9 +200,7 @@ class SignIns:
                 connection.refused_scopes = []
                 # Where a configured client belongs changes when a sign-in is finished elsewhere, not when it is begun.
                 connection.registrations = [
-                    r
-                    for r in connection.registrations
-                    if r.issuer == found.metadata.issuer or r.source == "configured"
+                    r for r in connection.registrations if r.issuer == found.metadata.issuer or r.source == "configured"
                 ]
 
         return await self.remember(url, remember)

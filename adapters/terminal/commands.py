@@ -17,7 +17,7 @@ from gateway.invocations import LOCAL
 from gateway.sentences import refused_after_sign_in, tested, tools
 from mcp_auth.config import Config, load
 from mcp_auth.core import McpAuth
-from mcp_auth.errors import KeyRefused, UnknownServer, Unreachable
+from mcp_auth.errors import ConfigError, KeyRefused, UnknownServer, Unreachable
 from mcp_auth.keys import KeyTrial, KeyVariable, Verdict
 from mcp_auth.status import ConnectionState, ConnectionStatus, ServerStatus
 
@@ -58,6 +58,8 @@ def run_key(options: Namespace) -> int:
         async with McpAuth.open(config) as auth:
             await auth.set_keys(name, values, owner, by=str(LOCAL))
 
+    if config.servers[name].problem is not None:
+        raise ConfigError(config.servers[name].problem or "")
     # Questions are asked between the event loops: inside one, the first Ctrl-C would go unnoticed.
     variables = asyncio.run(needed())
     asked = _asked_for(variables, options.variable)

@@ -21,7 +21,7 @@ from adapters.terminal.screen import Progress, say
 from adapters.text import clean
 from gateway.people import People, Standing
 from mcp_auth.config import Config, load
-from mcp_auth.errors import ConfigError, McpAuthError
+from mcp_auth.errors import ConfigError, McpAuthError, StoreError
 
 if TYPE_CHECKING:
     from gateway.serve import MakePlatform
@@ -143,7 +143,8 @@ async def _running(config: Config) -> list[Finding]:
         answers = await asyncio.gather(*(auth.reachable(name) for name in names), return_exceptions=True)
     for name, answer in zip(names, answers, strict=True):
         if isinstance(answer, McpAuthError):
-            findings.append(Finding(BAD, f"{name}: {for_shell(str(answer))}"))
+            step = answer.next_step or "check its url, and the network of this host"
+            findings.append(Finding(BAD, f"{name}: {for_shell(f'{answer.message} Next: {step}')}"))
         elif isinstance(answer, BaseException):
             raise answer
         else:
@@ -186,9 +187,7 @@ def _port(config: Config) -> Finding:
         try:
             probe.bind((host, port))
         except OSError as error:
-            from mcp_auth.loopback import is_ours
-
-            if is_ours(config.home, port):
+            if _is_ours(config.home, port):
                 return Finding(GOOD, f"port {port} is listened on by slash-mcp of this home")
             return Finding(
                 WARN,
@@ -196,3 +195,13 @@ def _port(config: Config) -> Finding:
                 "Next: set gateway.callback.port to a free port",
             )
     return Finding(GOOD, f"port {port} on {host} is free for the callback")
+
+
+def _is_ours(home: Path, port: int) -> bool:
+    from mcp_auth.loopback import is_ours
+
+    try:
+        return is_ours(home, port)
+    except StoreError:
+        # That the home cannot be written is said above.
+        return False

@@ -59,7 +59,10 @@ async def test_duty_a_token_is_not_sent_to_another_server(tmp_path: Path, oauth:
                 f"http://127.0.0.1:{oauth.port}@127.0.0.1:{other.port}/mcp",
                 f"http://localhost:{oauth.port}/mcp",
                 *(f"{oauth.origin}{path}" for path in ("/", "/other/mcp", "/mcpx", "/MCP", "//mcp", "/mcp/../admin")),
-                *(f"{oauth.origin}/mcp{path}" for path in ("/%2e%2e/admin", "/..%2fadmin", "%2f..%2fadmin", "/x/%2E./a")),
+                *(
+                    f"{oauth.origin}/mcp{path}"
+                    for path in ("/%2e%2e/admin", "/..%2fadmin", "%2f..%2fadmin", "/x/%2E./a")
+                ),
             ]
             async with httpx2.AsyncClient(auth=auth.http_auth("notes"), verify=False, follow_redirects=True) as client:
                 for url in foreign:

@@ -144,6 +144,14 @@ class TestList:
         (later,) = run("--home", home, "list", "--json").events[0]["servers"]
         assert later["auth"] == server["auth"]
 
+    def test_probing_needs_no_home_that_can_be_written(self, run: Run, tmp_path: Path, oauth: OAuthServer) -> None:
+        home = write_home(tmp_path, {name: {"url": oauth.url, "headers": {"X": "y"}} for name in ("a", "b")})
+        oauth.knobs.protected = False
+        (home / "sign-ins").write_text("no folder")
+        done = run("--home", home, "list", "--probe", "--json")
+        assert (done.code, done.err) == (0, "")
+        assert [one["connection"]["state"] for one in done.events[0]["servers"]] == ["ready", "ready"]
+
     def test_without_servers_the_next_step_is_said(self, run: Run, tmp_path: Path) -> None:
         done = run("--home", tmp_path / "empty", "list")
         assert (done.code, "slash-mcp add NAME URL" in done.out) == (0, True)
@@ -308,11 +316,22 @@ class TestAuth:
         assert events["weather"] == {"event": "key_needed", "server": "weather", "variables": ["WEATHER_KEY"]}
         assert (events["dead"]["event"], set(events["dead"])) == ("failed", {"event", "server", "reason", "next"})
 
+    def test_what_cannot_be_asked_is_not_called_signed_in(self, run: Run, tmp_path: Path) -> None:
+        # Given a server of which nobody knows yet whether it wants a sign-in, and which does not answer
+        home = write_home(tmp_path, {"open": {"url": f"http://127.0.0.1:{free_port()}/mcp"}})
+        done = run("--home", home, "auth")
+        assert (done.code, done.out) == (1, "")
+        assert "open could not be asked" in done.err and "Next: slash-mcp test open" in done.err
+
+    def test_without_servers_there_is_nobody_to_sign_in_to(self, run: Run, tmp_path: Path) -> None:
+        done = run("--home", tmp_path / "empty", "auth")
+        assert (done.code, done.out) == (0, "No MCP servers are configured. Next: slash-mcp add NAME URL\n")
+
     def test_nothing_to_do_is_said_and_is_no_failure(self, run: Run, tmp_path: Path) -> None:
         home = write_home(tmp_path, {"local": {"command": "true"}})
         done = run("--home", home, "auth")
         assert done.code == 0
-        assert "has one" in done.out
+        assert "No server is known to lack" in done.out
         assert run("--home", home, "auth", "--json").out == ""
 
     def test_cancel_ends_what_is_open(self, run: Run, home: Path) -> None:
@@ -460,6 +479,11 @@ class TestConfiguration:
             ("NOTES", "https://other.example.com/mcp", 1, "already"),
             ("plain", "http://example.com/mcp", 2, "https"),
             ("gone", "http://127.0.0.1:{free_port}/mcp", 1, "reached"),
+            ("my notes", "http://127.0.0.1:{free_port}/mcp", 1, "slash-mcp add 'my notes' URL"),
+            ("", "https://other.example.com/mcp", 2, "name"),
+            ("a\x1b[31m", "https://other.example.com/mcp", 2, "name"),
+            ("plain", "notes", 2, "https://"),
+            ("plain", "other.example.com:443/mcp", 2, "https://"),
         ],
     )
     def test_add_refuses_and_changes_nothing(
@@ -490,6 +514,17 @@ class TestConfiguration:
         assert "✗ gone: " in done.out
         assert "✗ broken: " in done.out
 
+    def test_doctor_and_serve_say_that_a_home_cannot_be_written(
+        self, run: Run, tmp_path: Path, oauth: OAuthServer
+    ) -> None:
+        # Given a busy port, whose lock file cannot be had
+        home = write_home(tmp_path, {}, {"callback": {"port": oauth.port}})
+        (home / f"callback-{oauth.port}.lock").mkdir()
+        assert "Next: set gateway.callback.port" in run("--home", home, "doctor").out
+        served = run("--home", home, "serve")
+        assert (served.code, served.err.count("\n")) == (1, 1)
+        assert f"callback-{oauth.port}.lock cannot be locked" in served.err
+
     def test_doctor_sees_a_busy_callback_port(self, run: Run, tmp_path: Path, oauth: OAuthServer) -> None:
         home = write_home(tmp_path, {}, {"callback": {"port": oauth.port}})
         assert "Next: set gateway.callback.port" in run("--home", home, "doctor").out
@@ -512,6 +547,18 @@ class TestExitCodes:
         done = run(*arguments)
         assert (done.code, done.out) == (2, "")
         assert "usage: slash-mcp" in done.err
+        assert re.search(r"\. Next: slash-mcp( \w+)? --help\n$", done.err)
+
+    def test_help_is_a_command_as_in_every_chat(self, run: Run) -> None:
+        assert run("help") == run("--help")
+
+    @pytest.mark.parametrize("command", ["init", "list", "doctor", "cancel"])
+    def test_a_home_that_cannot_be_is_one_sentence(self, run: Run, command: str) -> None:
+        done = run("--home", f"/tmp/{'x' * 300}", command)
+        said = done.out + done.err
+        assert done.code in (1, 2)
+        assert "File name too long" in said and "Next: " in said
+        assert "Traceback" not in said
 
     @pytest.mark.parametrize("text", ["mcp_servers: [", "gateway: {allow: 7}", "mcp_servers:\n\t- a"])
     def test_a_wrong_configuration_is_2_and_one_sentence(self, run: Run, tmp_path: Path, text: str) -> None:
