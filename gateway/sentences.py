@@ -439,8 +439,9 @@ def cancelled(servers: Sequence[str]) -> str:
 # -- keys ------------------------------------------------------------------------------------
 
 
-def key_prompt(server: str, variable: str, where: str) -> str:
-    return f"{server} needs {variable} ({where}). The value is tried before it is stored."
+def key_prompt(server: str, variable: str, where: str, *, is_tried: bool) -> str:
+    """`is_tried`: not a command's, which would have to be started for it."""
+    return f"{server} needs {variable} ({where}).{f' {KEY_MODAL_NOTE}' if is_tried else ''}"
 
 
 def key_form(server: str, expires_at: float, now: float) -> str:

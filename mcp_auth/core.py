@@ -22,6 +22,7 @@ from mcp_auth.errors import (
     CodeRejected,
     ConfigError,
     CredentialsNeeded,
+    KeyInvalid,
     KeyMissing,
     McpAuthError,
     NoMetadata,
@@ -226,7 +227,7 @@ class McpAuth:
         try:
             async with asyncio.timeout(timeout):
                 tools = await self._tools(entry, owner)
-        except KeyMissing as error:
+        except (KeyMissing, KeyInvalid) as error:
             return ConnectionStatus(detail=error.message)
         except (CredentialsNeeded, ServerRefused) as error:
             return ConnectionStatus(ConnectionState.REFUSED, detail=error.message)
@@ -906,7 +907,7 @@ class McpAuth:
         if known.needs_sign_in:
             return SignInNeeded(f"{entry.name} asks for a sign-in.", next_step=f"/mcp auth {entry.name}")
         if known.trouble is not None:
-            return ServerRefused(f"{entry.name}: {known.trouble}.", next_step=GIVE_CREDENTIAL)
+            return ServerRefused(f"{entry.name} wants a credential.", next_step=GIVE_CREDENTIAL)
         return ServerRefused(f"{entry.name} refused the request (HTTP {status}).", next_step=f"/mcp {entry.name}")
 
     async def _token_refused(self, entry: Server, owner: str, token: str) -> McpAuthError:

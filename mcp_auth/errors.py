@@ -277,9 +277,10 @@ class KeyRefused(McpAuthError):
 
 
 class KeyInvalid(McpAuthError):
-    """The value or the variable's name cannot be stored (placeholders, line breaks, a protected name)."""
+    """The value or the variable's name cannot be stored or sent (placeholders, line breaks, a protected name)."""
 
     code = "key_invalid"
+    usual_next_step = "copy the key once more, whole, and enter that"
 
 
 class ServerRefused(McpAuthError):

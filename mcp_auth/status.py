@@ -13,9 +13,8 @@ from mcp_auth.config import Server
 from mcp_auth.records import OPEN, Connection, Grant, SignIn
 
 NO_SIGN_IN = "it refuses requests without a credential and offers no sign-in"
-GIVE_CREDENTIAL = (
-    "give its entry headers with its API key, or auth: oauth with oauth.legacy: true for a server of 2025-03-26"
-)
+GIVE_KEY = "give its entry headers with its API key"
+GIVE_CREDENTIAL = f"{GIVE_KEY}, or auth: oauth with oauth.legacy: true for a server of 2025-03-26"
 _SCOPE_SHOWN = 160
 
 
@@ -149,7 +148,7 @@ def _auth(
     if _has_variables(server):
         return _Auth(AuthState.KEY_SET, next=f"test {server.name}")
     if connection is not None and connection.trouble is not None and server.url is not None:
-        return _Auth(AuthState.MISCONFIGURED, f"{connection.trouble}; {GIVE_CREDENTIAL}")
+        return _Auth(AuthState.MISCONFIGURED, f"{connection.trouble}; {GIVE_KEY}")
     return _Auth(AuthState.NONE_NEEDED, next=f"test {server.name}")
 
 

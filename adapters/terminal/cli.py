@@ -9,7 +9,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from adapters.terminal.screen import line_width, say
+from adapters.terminal.screen import line_width, say, settle_streams
 from adapters.text import clean
 from mcp_auth.errors import ConfigError, McpAuthError, StoreError
 
@@ -21,6 +21,7 @@ OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0 done, 1 something failed, 2 usage or configuration, 130 interrupted."""
+    settle_streams()
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser(_command_in(arguments)).parse_args(arguments)
     command = options.command or "list"
@@ -35,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\ninterrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader went away, as `head` does; nothing is wrong, and nothing more can be written.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader went away, as `head` does; nothing is wrong.
+        _give_output_up()
         return OK
     except ConfigError as error:
         complain(error)
@@ -45,10 +46,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         complain(error)
         return FAILED
     except OSError as error:
-        # What no place below foresaw: a folder that may not be entered, a disk that breaks.
-        complain(StoreError(f"{error.filename or 'The system'}: {error.strerror or type(error).__name__}."))
+        # What no place below foresaw: a folder that may not be entered, output to a full disk.
+        what = f"{error.filename} cannot be used" if error.filename else "The output cannot be written"
+        complain(StoreError(f"{what} ({error.strerror or type(error).__name__})."))
+        if not error.filename:
+            _give_output_up()
         return FAILED
     return code
+
+
+def _give_output_up() -> None:
+    """Nothing more can be written, also not what is left when the program ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def complain(error: McpAuthError) -> None:

@@ -186,7 +186,12 @@ def _read_secret(server: str, variable: KeyVariable, from_stdin: bool) -> str:
     """One value, without an echo. On standard input one line each, in the order of the entry."""
     if from_stdin or not sys.stdin.isatty():
         return sys.stdin.readline().strip()
-    return getpass(f"{variable.name} for {server} ({variable.where}): ").strip()
+    try:
+        return getpass(f"{variable.name} for {server} ({variable.where}): ").strip()
+    except EOFError:
+        # Ctrl-D
+        print(file=sys.stderr)
+        return ""
 
 
 def _store_anyway(detail: str, options: Namespace) -> bool:
@@ -195,4 +200,8 @@ def _store_anyway(detail: str, options: Namespace) -> bool:
     if options.stdin or not sys.stdin.isatty():
         return False
     say(f"{for_shell(detail)} So the key could not be tried.")
-    return input("Store it anyway? [y/N] ").strip().lower() in ("y", "yes")
+    try:
+        return input("Store it anyway? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        print()
+        return False

@@ -579,6 +579,34 @@ class TestExitCodes:
         assert "nobody of this name" in behind.err
         assert run("list", "local", "--home", home).out == run("--home", home, "list", "local").out
 
+    @pytest.mark.parametrize(
+        ("command", "closed"),
+        [("paste", "<&-"), ("key weather", "<&-"), ("chat", "<&-"), ("auth --timeout 0", "<&-"), ("list", ">&- 2>&-")],
+    )
+    def test_closed_streams_end_no_command_in_a_traceback(self, key_home: Path, command: str, closed: str) -> None:
+        line = f'exec "$0" -m adapters.terminal.cli --home "$1" {command} {closed}'
+        done = subprocess.run(
+            ["sh", "-c", line, sys.executable, str(key_home)], cwd=ROOT, capture_output=True, timeout=PAGE_SECONDS
+        )
+        assert done.returncode in (0, 1)
+        assert b"Traceback" not in done.stdout + done.stderr
+
+    def test_output_that_cannot_be_written_is_a_failure_of_one_sentence(self, key_home: Path) -> None:
+        with Path("/dev/full").open("w") as full:
+            command = [*COMMAND, "--home", str(key_home), "list"]
+            done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        assert done.returncode == 1
+        assert (
+            done.stderr == "slash-mcp: The output cannot be written (No space left on device). Next: slash-mcp doctor\n"
+        )
+
+    def test_a_terminal_without_unicode_gets_what_it_can_show(self, key_home: Path) -> None:
+        command = [*COMMAND, "--home", str(key_home), "list"]
+        environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "? key missing: WEATHER_KEY" in done.stdout
+
     def test_the_version_is_told(self, run: Run) -> None:
         done = run("--version")
         assert (done.code, done.out) == (0, f"slash-mcp {version('slash-mcp')}\n")
@@ -725,6 +753,14 @@ class TestAtATerminal:
             typed.sendintr()
             assert ended(typed) == 130
             assert b"Traceback" not in typed.before
+
+    def test_ctrl_d_at_the_question_for_a_key_enters_nothing(self, key_home: Path) -> None:
+        with self.typed("--home", key_home, "key", "weather") as typed:
+            typed.expect_exact("WEATHER_KEY for weather")
+            typed.waitnoecho()
+            typed.sendeof()
+            assert ended(typed) == 1
+            assert b"nothing was stored" in typed.before and b"Traceback" not in typed.before
 
 
 def ended(typed: pexpect.spawn[bytes]) -> int | None:
