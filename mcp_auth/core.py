@@ -907,7 +907,7 @@ class McpAuth:
         if known.needs_sign_in:
             return SignInNeeded(f"{entry.name} asks for a sign-in.", next_step=f"/mcp auth {entry.name}")
         if known.trouble is not None:
-            return ServerRefused(f"{entry.name} wants a credential.", next_step=GIVE_CREDENTIAL)
+            return ServerRefused(f"{entry.name} refuses requests without a credential.", next_step=GIVE_CREDENTIAL)
         return ServerRefused(f"{entry.name} refused the request (HTTP {status}).", next_step=f"/mcp {entry.name}")
 
     async def _token_refused(self, entry: Server, owner: str, token: str) -> McpAuthError:

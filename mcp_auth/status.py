@@ -12,7 +12,7 @@ import msgspec
 from mcp_auth.config import Server
 from mcp_auth.records import OPEN, Connection, Grant, SignIn
 
-NO_SIGN_IN = "it refuses requests without a credential and offers no sign-in"
+NO_SIGN_IN = "it wants a credential and offers no sign-in"
 GIVE_KEY = "give its entry headers with its API key"
 GIVE_CREDENTIAL = f"{GIVE_KEY}, or auth: oauth with oauth.legacy: true for a server of 2025-03-26"
 _SCOPE_SHOWN = 160

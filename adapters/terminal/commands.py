@@ -10,7 +10,7 @@ from argparse import Namespace
 from getpass import getpass
 
 from adapters.terminal.cli import FAILED, OK, USAGE, for_shell
-from adapters.terminal.listing import find_server, owner_of
+from adapters.terminal.listing import find_server, owner_of, shell_command
 from adapters.terminal.screen import Progress, say
 from adapters.text import clean
 from gateway.invocations import LOCAL
@@ -69,7 +69,8 @@ def run_key(options: Namespace) -> int:
         return USAGE
     values = {variable.name: _read_secret(name, variable, options.stdin) for variable in asked}
     if not all(values.values()):
-        print("slash-mcp: nothing was entered, and nothing was stored.", file=sys.stderr)
+        again = shell_command(f"key {name}")
+        say(f"slash-mcp: Nothing was entered, and nothing was stored. Next: {again}", sys.stderr)
         return FAILED
     with Progress(f"trying it at {name}..."):
         trial = asyncio.run(tried(values))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import socket
 import stat
 import sys
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from gateway.serve import MakePlatform
 
 _PLATFORM_SECONDS = 20.0
+# Bytes. A record has at most a few thousand.
+_ROOM = 100_000
 
 
 def run_doctor(options: Namespace) -> int:
@@ -115,6 +118,8 @@ def _home(config: Config) -> Iterator[Finding]:
         yield Finding(GOOD, f"nobody else can write into {config.home}")
     if not os.access(config.home, os.W_OK):
         yield Finding(BAD, f"{config.home} cannot be written. Next: run slash-mcp as the user who owns it")
+    elif shutil.disk_usage(config.home).free < _ROOM:
+        yield Finding(BAD, f"the disk of {config.home} is full. Next: make room there; nothing can be stored")
     yield from _secret_file(config.env_file)
 
 

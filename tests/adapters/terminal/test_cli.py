@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pexpect
@@ -524,6 +525,12 @@ class TestConfiguration:
         served = run("--home", home, "serve")
         assert (served.code, served.err.count("\n")) == (1, 1)
         assert f"callback-{oauth.port}.lock cannot be locked" in served.err
+
+    def test_doctor_sees_a_full_disk(self, run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        # A disk of its own cannot be had here, so what the system says of one is replaced.
+        monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=0))
+        done = run("--home", home, "doctor")
+        assert (done.code, f"✗ the disk of {home} is full. Next: make room" in done.out) == (1, True)
 
     def test_doctor_sees_a_busy_callback_port(self, run: Run, tmp_path: Path, oauth: OAuthServer) -> None:
         home = write_home(tmp_path, {}, {"callback": {"port": oauth.port}})
