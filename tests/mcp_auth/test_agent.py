@@ -25,6 +25,7 @@ from mcp_auth.errors import (
 from mcp_auth.status import AuthState, ConnectionState
 from tests.homes import ME, open_auth, query_of, signed_in
 from tests.servers.oauth import OAuthServer
+from tests.servers.sse import sse_server
 
 
 def entry(oauth: OAuthServer, **more: object) -> dict[str, object]:
@@ -260,6 +261,24 @@ async def test_duty_stdio_servers_take_their_environment_and_no_oauth(tmp_path: 
         assert (await auth.probe("clock")).state is ConnectionState.NOT_CHECKED
         result = await auth.test("clock")
         assert (result.state, result.tools) == (ConnectionState.READY, ("now",))
+
+
+async def test_a_session_over_sse_is_signed_in_too(tmp_path: Path, oauth: OAuthServer) -> None:
+    with sse_server(oauth) as url:
+        # Given an entry that leaves open whether the server wants a sign-in
+        async with open_auth(tmp_path, {"old": {"url": url, "transport": "sse"}}) as auth:
+            assert (await auth.probe("old")).state is ConnectionState.REFUSED
+            assert (await auth.status("old")).auth is AuthState.SIGN_IN_NEEDED
+            await signed_in(auth, "old")
+            found = await auth.test("old")
+            assert (found.state, found.tools) == (ConnectionState.READY, ("greet",))
+            async with auth.session("old") as client:
+                result = await client.call_tool("greet", {"name": "Ada"})
+                assert [getattr(part, "text", "") for part in result.content] == ["Hello, Ada."]
+            # A token that the server no longer takes is renewed once here as well
+            oauth.access.clear()
+            assert (await auth.probe("old")).state is ConnectionState.READY
+    assert oauth.refreshes == 1
 
 
 async def test_a_command_that_does_not_start_is_unreachable(tmp_path: Path) -> None:

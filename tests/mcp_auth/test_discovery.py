@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -303,6 +304,35 @@ async def test_a_repeat_sign_in_needs_nothing_on_the_wire(tmp_path: Path, oauth:
         started = await auth.sign_in("notes", "shared", ME, listen=False)
         assert oauth.seen == []
         assert not started.reused
+
+
+async def test_what_was_looked_up_is_good_for_a_day_at_most(tmp_path: Path, oauth: OAuthServer) -> None:
+    ahead = 0.0
+    servers = {"notes": {"url": oauth.url, "auth": "oauth"}}
+    async with open_auth(tmp_path, servers, clock=lambda: time.time() + ahead) as auth:
+        await signed_in(auth)
+        for hours, looked_up in ((23, False), (25, True)):
+            ahead = hours * 3600.0
+            oauth.forget()
+            await auth.sign_in("notes", "shared", ME, listen=False)
+            assert bool(oauth.requests("/.well-known/oauth-authorization-server")) is looked_up
+            assert oauth.requests("/register") == []
+            await auth.cancel("notes")
+
+
+async def test_a_server_that_refuses_a_good_token_is_looked_up_again(tmp_path: Path, oauth: OAuthServer) -> None:
+    with OAuthServer().running() as other:
+        async with open_auth(tmp_path, {"notes": {"url": oauth.url, "auth": "oauth"}}) as auth:
+            await signed_in(auth)
+            # Given a server that moved: it names another authorization server, and asks for another scope
+            oauth.knobs.prm["authorization_servers"] = [other.issuer]
+            oauth.knobs.challenge_scope = "new"
+            oauth.access.clear()
+            oauth.refresh.clear()
+            await auth.probe("notes")
+            started = await auth.sign_in("notes", "shared", ME, listen=False)
+            assert started.link.startswith(f"{other.issuer}/authorize?")
+            assert query_of(started.link)["scope"] == "new"
 
 
 async def test_fresh_looks_everything_up_again(tmp_path: Path, oauth: OAuthServer) -> None:

@@ -10,7 +10,11 @@ from typing import Any
 import pytest
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from mcp_auth.config import Server
 from mcp_auth.errors import ClientRegistrationNeeded, ConfigError, RegistrationRefused, SignInError
+from mcp_auth.records import ServerMetadata
+from mcp_auth.registration import client_registration_needed
+from mcp_auth.vendors import where_to_register
 from tests.homes import ME, open_auth, query_of, signed_in, write_home
 from tests.servers.oauth import OAuthServer, authorize
 
@@ -53,6 +57,31 @@ async def test_duty_order_at_last_the_person_is_asked_and_pain_12(tmp_path: Path
     assert caught.value.redirect_uri == f"http://127.0.0.1:{port}/callback"
     assert caught.value.redirect_uri in str(caught.value.next_step)
     assert "client_id" in str(caught.value.next_step)
+
+
+@pytest.mark.parametrize(
+    ("issuer", "place"),
+    [
+        ("https://github.com/login/oauth", "OAuth Apps"),
+        ("https://slack.com", "api.slack.com/apps"),
+        ("https://mcp.slack.com", "api.slack.com/apps"),
+        ("https://accounts.google.com", "Google Cloud console"),
+        ("https://mcp.hubspot.com", "HubSpot"),
+        ("https://mcp.asana.com", "my-apps"),
+        ("https://login.microsoftonline.com/tenant/v2.0", "App registrations"),
+    ],
+)
+def test_pain_12_a_vendor_that_registers_nobody_is_named_with_its_steps(issuer: str, place: str) -> None:
+    metadata = ServerMetadata(issuer=issuer, authorization_endpoint=f"{issuer}/a", token_endpoint=f"{issuer}/t")
+    uri = "https://bot.example.com/callback/x1"
+    needed = client_registration_needed(Server(name="notes", url="https://notes.example/mcp"), metadata, uri)
+    assert place in str(needed.next_step)
+    assert f"redirect URI {uri} " in str(needed.next_step)
+
+
+def test_pain_12_a_look_alike_gets_nobody_elses_steps() -> None:
+    assert where_to_register("https://evil-hubspot.com") is None
+    assert where_to_register("https://github.com.evil.example") is None
 
 
 @pytest.mark.parametrize("status", [401, 403])
