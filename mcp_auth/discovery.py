@@ -82,11 +82,15 @@ async def probe_without_credentials(
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a server itself says: whether it refuses who has no credential, and its protected resource metadata."""
+    """What a server itself says: whether it refuses who has no credential, and its protected resource metadata.
+
+    `trouble`: the metadata could not be had, which says nothing of whether it is published.
+    """
 
     is_refused: bool
     challenge: BearerChallenge | None
     document: dict[str, Any] | None
+    trouble: Unreachable | None = None
 
     @property
     def wants_credential(self) -> bool:
@@ -100,7 +104,7 @@ async def ask(http: Http, rules: NetworkRules, server: Server, *, known: BearerC
     `known`: a challenge that it sent before.
 
     Raises:
-        Unreachable: no answer.
+        Unreachable: no answer to the probe.
     """
     from mcp.client.auth.utils import build_protected_resource_metadata_discovery_urls as resource_urls
 
@@ -114,8 +118,12 @@ async def ask(http: Http, rules: NetworkRules, server: Server, *, known: BearerC
     challenge = probe.challenge or known
     asked: dict[str, Answer | BaseException] = {guesses[0]: first}
     named = challenge.resource_metadata if challenge else None
-    document = await _resource_metadata(http, rules, resource_urls(named, url), asked)
-    return Asked(probe.status in (401, 403), challenge, document)
+    document, trouble = None, None
+    try:
+        document = await _resource_metadata(http, rules, resource_urls(named, url), asked)
+    except Unreachable as error:
+        trouble = error
+    return Asked(probe.status in (401, 403), challenge, document, trouble)
 
 
 async def discover(
@@ -130,6 +138,8 @@ async def discover(
             not be used. Unreachable: no answer.
     """
     document = asked.document
+    if asked.trouble is not None:
+        raise asked.trouble
     if document is None:
         metadata = await _legacy_metadata(http, rules, server)
         return Found(metadata, None, None, None, asked.challenge)

@@ -11,9 +11,10 @@ import pytest
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from mcp_auth.config import Server
-from mcp_auth.errors import ClientRegistrationNeeded, ConfigError, RegistrationRefused, SignInError
+from mcp_auth.errors import ClientRegistrationNeeded, ConfigError, RegistrationRefused, SignInError, Unreachable
 from mcp_auth.records import ServerMetadata
 from mcp_auth.registration import client_registration_needed
+from mcp_auth.status import AuthState
 from mcp_auth.vendors import where_to_register
 from tests.homes import ME, open_auth, query_of, signed_in, write_home
 from tests.servers.oauth import OAuthServer, authorize
@@ -112,6 +113,18 @@ async def test_duty_a_refused_or_unusable_registration_has_a_meaningful_message(
         with pytest.raises(RegistrationRefused) as caught:
             await auth.sign_in("notes", "shared", ME, listen=False)
     assert "redirect URI" in str(caught.value.next_step) or "client_id" in str(caught.value.next_step)
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+async def test_trouble_at_the_registration_is_no_refusal(tmp_path: Path, oauth: OAuthServer, status: int) -> None:
+    oauth.knobs.registration = PlainTextResponse("come back later", status)
+    async with open_auth(tmp_path, entry(oauth)) as auth:
+        with pytest.raises(Unreachable, match=str(status)) as caught:
+            await auth.sign_in("notes", "shared", ME, listen=False)
+        assert "/mcp auth notes" in str(caught.value.next_step)
+        assert (await auth.status("notes")).auth is AuthState.SIGN_IN_NEEDED
+        oauth.knobs.registration = None
+        await auth.sign_in("notes", "shared", ME, listen=False)
 
 
 async def test_duty_application_type_is_native_for_a_loopback_redirect(tmp_path: Path, oauth: OAuthServer) -> None:

@@ -348,6 +348,22 @@ async def test_an_open_server_beside_somebody_elses_sign_in_is_open(tmp_path: Pa
         assert (await auth.status("notes")).auth is A.NONE_NEEDED
 
 
+@pytest.mark.parametrize("status", [429, 500, 503])
+async def test_an_open_server_whose_website_is_in_trouble_is_open(
+    tmp_path: Path, oauth: OAuthServer, status: int
+) -> None:
+    oauth.knobs.protected, oauth.knobs.prm_status = False, status
+    async with open_auth(tmp_path, {"notes": {"url": oauth.url}}) as auth:
+        assert (await auth.probe("notes")).state is ConnectionState.READY
+    # One that is closed is not known while its metadata cannot be had
+    oauth.knobs.protected = True
+    async with open_auth(tmp_path / "closed", {"notes": {"url": oauth.url}}) as auth:
+        assert (await auth.probe("notes")).state is ConnectionState.UNREACHABLE
+        oauth.knobs.prm_status = 200
+        assert (await auth.probe("notes")).state is ConnectionState.REFUSED
+        assert (await auth.status("notes")).auth is A.SIGN_IN_NEEDED
+
+
 async def test_a_server_that_protects_a_tool_only_is_signed_in_to_once_it_asks(
     tmp_path: Path, oauth: OAuthServer
 ) -> None:
