@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from starlette.responses import JSONResponse, Response
 
+from mcp_auth.discovery import read_metadata
 from mcp_auth.errors import (
     AddressRefused,
     DiscoveryFailed,
@@ -204,6 +205,18 @@ async def test_duty_a_url_that_is_no_web_address_never_becomes_a_link(
         await link(tmp_path, oauth)
 
 
+@pytest.mark.parametrize("host", ["http://127.0.0.1:7777", "http://localhost:7777", "https://[::1]:7777"])
+@pytest.mark.parametrize("member", ["authorization_endpoint", "token_endpoint", "revocation_endpoint"])
+def test_duty_ssrf_metadata_may_not_lead_to_private_addresses_of_this_machine_either(member: str, host: str) -> None:
+    issuer = "https://as.example"
+    document = {"issuer": issuer, "authorization_endpoint": f"{issuer}/a", "token_endpoint": f"{issuer}/t"}
+    document[member] = f"{host}/x"
+    with pytest.raises((DiscoveryFailed, AddressRefused)):
+        read_metadata(document, NetworkRules.for_url("https://public.example/mcp"))
+    # A server of this machine has its authorization server there too
+    read_metadata(document, NetworkRules.for_url("http://127.0.0.1:7000/mcp"))
+
+
 @pytest.mark.parametrize("issuer", ["https://192.168.1.1", "https://169.254.169.254", "https://[fd00:ec2::254]"])
 async def test_duty_ssrf_metadata_may_not_lead_to_private_addresses(
     tmp_path: Path, oauth: OAuthServer, issuer: str
@@ -333,6 +346,8 @@ async def test_a_server_that_refuses_a_good_token_is_looked_up_again(tmp_path: P
             started = await auth.sign_in("notes", "shared", ME, listen=False)
             assert started.link.startswith(f"{other.issuer}/authorize?")
             assert query_of(started.link)["scope"] == "new"
+            # Where nobody knows the client of before
+            assert query_of(started.link)["client_id"] in other.clients
 
 
 async def test_fresh_looks_everything_up_again(tmp_path: Path, oauth: OAuthServer) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +243,28 @@ async def test_the_token_endpoint_gets_the_authentication_it_asks_for(
     async with open_auth(tmp_path, entry(oauth)) as auth:
         await signed_in(auth)
         assert (await auth.access_token("notes")).startswith("at-")
+
+
+async def test_a_client_whose_secret_has_ended_is_registered_anew(tmp_path: Path, oauth: OAuthServer) -> None:
+    for ends_in, registered in ((3600, 1), (30, 2)):
+        oauth.reset()
+        oauth.knobs.registration_extra = {
+            "client_secret": "s3cret",
+            "client_secret_expires_at": int(time.time()) + ends_in,
+        }
+        async with open_auth(tmp_path / str(ends_in), entry(oauth)) as auth:
+            await signed_in(auth)
+            await signed_in(auth)
+        assert len(oauth.requests("/register")) == registered
+
+
+async def test_a_configured_secret_is_kept_with_no_connection(tmp_path: Path, oauth: OAuthServer) -> None:
+    async with open_auth(tmp_path, entry(oauth, client_id="mine", client_secret="s3cret-of-mine")) as auth:
+        await signed_in(auth)
+        home = auth.config.home
+    (stored,) = (home / "connections").glob("*.json")
+    assert '"client_id":"mine"' in stored.read_text()
+    assert "s3cret" not in stored.read_text()
 
 
 async def test_pain_24_a_secret_without_a_method_is_client_secret_post(tmp_path: Path, oauth: OAuthServer) -> None:
