@@ -251,6 +251,7 @@ async def test_a_client_whose_secret_has_ended_is_registered_anew(tmp_path: Path
         oauth.knobs.registration_extra = {
             "client_secret": "s3cret",
             "client_secret_expires_at": int(time.time()) + ends_in,
+            "token_endpoint_auth_method": "client_secret_post",
         }
         async with open_auth(tmp_path / str(ends_in), entry(oauth)) as auth:
             await signed_in(auth)

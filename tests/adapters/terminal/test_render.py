@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from adapters.terminal.render import render, render_list
+from adapters.terminal.render import render
 from adapters.text import clean, cut, width, wrap
 from gateway.replies import Button, Checklist, ChecklistItem, ItemState, Reply, ServerDetail, ServerList, Table, Text
 from mcp_auth.status import AuthState, ConnectionState, ConnectionStatus, ServerStatus
@@ -267,8 +267,11 @@ def test_a_next_step_that_is_a_command_stays_whole_and_a_sentence_is_broken() ->
 
 
 def test_the_hint_of_a_list_is_broken_between_words() -> None:
-    shown = render_list((SUPABASE,), "Use slash-mcp auth to authenticate servers", columns=40, color=False, now=NOW)
-    assert shown.splitlines()[-2:] == ["  Use slash-mcp auth to authenticate", "  servers"]
+    listed = Reply((ServerList((SUPABASE,), "Use slash-mcp auth to authenticate servers"),))
+    assert render(listed, columns=40, color=False, now=NOW).splitlines()[-2:] == [
+        "  Use slash-mcp auth to authenticate",
+        "  servers",
+    ]
 
 
 @given(st.text(st.characters(codec="utf-8"), max_size=200), st.integers(4, 60))
