@@ -397,6 +397,25 @@ async def test_a_bare_code_is_taken_when_it_can_belong_to_one_sign_in_only(tmp_p
         assert (await auth.paste(code, ME.principal)).status == "done"
 
 
+async def test_a_bare_code_belongs_to_the_sign_in_of_who_pastes_it(tmp_path: Path, oauth: OAuthServer) -> None:
+    oauth.knobs.metadata["authorization_response_iss_parameter_supported"] = None
+    entry = {"url": oauth.url, "auth": "oauth"}
+    async with open_auth(tmp_path, {"notes": entry, "others": entry}) as auth:
+        # Given somebody else's open sign-in beside mine
+        await auth.sign_in("others", "shared", Origin(principal="telegram:7"), listen=False)
+        code = query_of(await redirect_of(auth))["code"]
+        done = await auth.paste(code, ME.principal)
+        assert (done.server, done.status) == ("notes", "done")
+
+
+async def test_what_ends_on_a_page_of_its_own_is_never_pasted(tmp_path: Path, oauth: OAuthServer) -> None:
+    async with opened(tmp_path, oauth, redirect_uri="https://bot.example.com/callback") as auth:
+        redirect = await redirect_of(auth)
+        with pytest.raises(CallbackRejected, match="nothing to paste"):
+            await auth.paste(redirect, ME.principal)
+        assert oauth.requests("/token") == []
+
+
 async def test_a_bare_code_is_refused_where_the_issuer_advertises_iss(tmp_path: Path, oauth: OAuthServer) -> None:
     async with opened(tmp_path, oauth) as auth:
         code = query_of(await redirect_of(auth))["code"]
