@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 from gateway import sentences
 from mcp_auth.status import ConnectionState, ServerStatus
 
 _STATUS = 300
+_COMMAND = r"(?<!\S)(/mcp|slash-mcp|chmod|uv|pip) "
 # Bidirectional controls can make a name read as another one (Unicode TR 36).
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
@@ -39,19 +41,27 @@ def cut(text: str, columns: int) -> str:
 def wrap(text: str, columns: int | None, indent: str = "") -> str:
     """`text` in lines of at most `columns` columns (None: as many as it takes), broken between words.
 
-    Later lines begin with `indent`. What stands after `Next: ` gets a line of its own and stays whole, as every
-    word does that is longer than a line: commands and addresses are there to be copied.
+    Later lines begin with `indent`. What stands after `Next: ` gets a line of its own. A command there stays whole,
+    as every word does that is longer than a line: commands and addresses are there to be copied.
     """
     if columns is None or width(text) <= columns:
         return text
     sentence, _, step = text.partition(" Next: ")
+    lines = _lines(sentence, columns, "", indent)
+    if not step:
+        return "\n".join(lines)
+    whole = f"{indent}Next: {step}"
+    return "\n".join([*lines, *([whole] if re.search(_COMMAND, step) else _lines(whole, columns, indent, indent))])
+
+
+def _lines(text: str, columns: int, first: str, indent: str) -> list[str]:
     lines: list[str] = []
-    for word in sentence.split(" "):
+    for word in text.split():
         if lines and width(f"{lines[-1]} {word}") <= columns:
             lines[-1] += f" {word}"
         else:
-            lines.append(f"{indent}{word}" if lines else word)
-    return "\n".join([*lines, f"{indent}Next: {step}"] if step else lines)
+            lines.append(f"{indent if lines else first}{word}")
+    return lines
 
 
 def status_words(server: ServerStatus, now: float) -> str:

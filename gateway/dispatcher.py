@@ -236,7 +236,12 @@ class Dispatcher:
 
     def _is_probed(self, status: ServerStatus) -> bool:
         """Live results never start a command, and without a sign-in there is nothing to find out."""
-        return self.config.servers[status.name].url is not None and status.auth in _USABLE
+        server = self.config.servers[status.name]
+        return server.url is not None and (status.auth in _USABLE or self._may_have_changed(status))
+
+    def _may_have_changed(self, status: ServerStatus) -> bool:
+        """What a look at the server found wrong, and not the configuration: the next look may find otherwise."""
+        return status.auth is AuthState.MISCONFIGURED and self.config.servers[status.name].problem is None
 
     async def _probe(
         self, names: list[str], ask: _Ask, results: dict[str, ConnectionStatus]
@@ -339,7 +344,7 @@ class Dispatcher:
         from mcp_auth.status import needs_a_look
 
         server = self.config.servers[status.name]
-        if server.url is None or status.auth is not AuthState.NONE_NEEDED:
+        if server.url is None:
             return False
         return needs_a_look(server, await self._auth.store.connections.get(server.url))
 
@@ -353,7 +358,8 @@ class Dispatcher:
             text = sentences.checklist_key(status.variables)
             return ChecklistItem(status.name, ItemState.KEY, text, command=grammar.command_for("key", status.name))
         oauth = status.auth in _SIGN_IN or status.auth is AuthState.SIGNED_IN
-        look = status.auth is AuthState.NONE_NEEDED and server.url is not None
+        open_so_far = status.auth is AuthState.NONE_NEEDED and server.url is not None
+        look = open_so_far or self._may_have_changed(status)
         if not oauth and not look:
             state = ItemState.FAILED if status.auth is AuthState.MISCONFIGURED else ItemState.DONE
             return ChecklistItem(status.name, state, sentences.nothing_to_do(status))

@@ -178,7 +178,8 @@ class KeyPrompts:
 
     def _prompt(self, prompt_id: str, pending: _Pending) -> Reply:
         asked = next(variable for variable in pending.variables if variable.name not in pending.values)
-        text = sentences.key_prompt(pending.server, asked.name, asked.where)
+        is_tried = self._auth.config.servers[pending.server].url is not None
+        text = sentences.key_prompt(pending.server, asked.name, asked.where, is_tried=is_tried)
         prompt = SecretPrompt(prompt_id, pending.server, asked.name, text, pending.expires_at)
         return Reply((prompt,), audience=Audience.CALLER, summary=sentences.PRIVATE_ANSWER)
 

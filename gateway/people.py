@@ -267,7 +267,7 @@ class People:
         if asked is None:
             raise WrongCode(
                 "No request has this code; a code works once and for an hour.",
-                next_step="ask the person to write /mcp to the bot again",
+                next_step="ask the person to write to the bot again",
             )
         name = asked.principal
         paired = Paired(principal=name, display_name=asked.display_name, at=self._clock(), by=str(by))

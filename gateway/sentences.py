@@ -58,7 +58,9 @@ NO_SERVERS = (
     "No MCP servers are configured. Add one under mcp_servers in the configuration, or with: slash-mcp add NAME URL"
 )
 HINT_AUTH = "Use /mcp auth to authenticate servers"
-NOTHING_TO_SIGN_IN = "Every server that needs a sign-in or a key has one. /mcp auth SERVER signs in again."
+NOTHING_TO_SIGN_IN = (
+    "No server is known to lack a sign-in or a key. /mcp shows them all; /mcp auth SERVER signs in again."
+)
 NOT_SERVED = "This assistant does not serve you: its operator has not put your account on the list."
 STRANGER_IN_PUBLIC = "I do not know you yet. Write to me in private: /mcp"
 STRANGERS_WAITING = (
@@ -188,7 +190,7 @@ def command(text: str) -> str:
 
 def error(problem: McpAuthError) -> str:
     """One sentence and what to do next."""
-    return f"{problem.message} Next: {problem.next_step}" if problem.next_step else problem.message
+    return str(problem)
 
 
 def unexpected(reference: str) -> str:
@@ -228,7 +230,7 @@ def argument_missing(verb: str, commands: Sequence[str]) -> str:
 
 def auth_state(status: ServerStatus, now: float) -> str:
     """The auth axis in the design's words, with its evidence."""
-    detail = f" ({status.detail})" if status.detail else ""
+    detail = f" ({status.detail.rstrip('.')})" if status.detail else ""
     match status.auth:
         case AuthState.NONE_NEEDED:
             return "none needed"
@@ -250,7 +252,7 @@ def connection_state(connection: ConnectionStatus) -> str:
         took = f", {connection.ms} ms" if connection.ms is not None else ""
         return f"ready ({tools(count)}{took})"
     word = connection.state.value.replace("_", " ")
-    return f"{word} ({connection.detail})" if connection.detail else word
+    return f"{word} ({connection.detail.rstrip('.')})" if connection.detail else word
 
 
 def facts(status: ServerStatus, now: float) -> tuple[tuple[str, str], ...]:
@@ -441,8 +443,9 @@ def cancelled(servers: Sequence[str]) -> str:
 # -- keys ------------------------------------------------------------------------------------
 
 
-def key_prompt(server: str, variable: str, where: str) -> str:
-    return f"{server} needs {variable} ({where}). The value is tried before it is stored."
+def key_prompt(server: str, variable: str, where: str, *, is_tried: bool) -> str:
+    """`is_tried`: not a command's, which would have to be started for it."""
+    return f"{server} needs {variable} ({where}).{f' {KEY_MODAL_NOTE}' if is_tried else ''}"
 
 
 def key_form(server: str, expires_at: float, now: float) -> str:

@@ -373,7 +373,7 @@ class SignInWatcher:
         """Tell the chat where this grant was last asked for; without one, the list says it."""
         try:
             sign_ins = self._auth.store.sign_ins
-            last = await sign_ins.get(await sign_ins.slot(owner, server))
+            last = await sign_ins.latest(owner, server)
             status = await self._auth.status(server, owner)
         except McpAuthError as error:
             _log.warning("nobody was told that %s wants a new sign-in: %s", server, error.code)

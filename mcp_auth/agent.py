@@ -82,6 +82,9 @@ class ServerAuth(httpx2.Auth):
         _set(request, headers)
         sent = headers.get("Authorization")
         response = yield request
+        if response.status_code not in (401, 403) or not self.belongs(response.url):
+            # Somebody else's no, where the client follows redirects, says nothing of what was sent to the server.
+            return
         if response.status_code == 401 and sent is not None:
             again = await self._again(sent)
             if again is not None and again.get("Authorization") != sent:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _TOKEN68 = re.compile(r"[A-Za-z0-9\-._~+/]+=*")
+_SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 _MAX = 8192
 
 
@@ -34,11 +35,16 @@ def bearer_challenge(headers: Iterable[str]) -> BearerChallenge | None:
         for scheme, parameters in _challenges(header[:_MAX]):
             if scheme.lower() == "bearer":
                 return BearerChallenge(
-                    scope=parameters.get("scope") or None,
+                    scope=_scope(parameters.get("scope", "")),
                     resource_metadata=parameters.get("resource_metadata") or None,
                     error=parameters.get("error") or None,
                 )
     return None
+
+
+def _scope(value: str) -> str | None:
+    """The scopes of RFC 6749 section 3.3; what is none is left out."""
+    return " ".join(scope for scope in value.split() if _SCOPE.fullmatch(scope)) or None
 
 
 def _challenges(text: str) -> list[tuple[str, dict[str, str]]]:

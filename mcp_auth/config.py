@@ -234,6 +234,11 @@ def url_problem(url: str, *, allow_http: bool = False, oauth: bool = False) -> s
     return None if allow_http else "is plain http beyond loopback; allowed is https, or http with allow_http: true"
 
 
+def is_name(text: str) -> bool:
+    """Whether a server may be called so."""
+    return bool(text.strip()) and text.isprintable() and len(text) <= 200
+
+
 def public_url_problem(url: str) -> str | None:
     """Why `url` is neither https nor http on loopback."""
     problem, parts = split_url(url)
@@ -255,6 +260,8 @@ def split_url(url: str) -> tuple[str | None, SplitResult | None]:
         port = parts.port
     except ValueError:
         return "is no URL that can be read", None
+    if "://" not in plain:
+        return "is no address that begins with https://", None
     if parts.scheme not in {"http", "https"}:
         return "has another scheme; allowed are https and http", None
     if "@" in parts.netloc:

@@ -24,6 +24,7 @@ from mcp_auth.config import (
     Transport,
     absolute,
     exists,
+    is_name,
     mirror_name,
     people_problem,
     public_url_problem,
@@ -226,11 +227,11 @@ def _server(place: _Place, name: str, raw: Any, warnings: list[str]) -> Server:
         return _checked_server(place, name, raw, warnings)
     except ConfigError as error:
         off = isinstance(raw, dict) and (raw.get("enabled") is False or raw.get("disabled") is True)
-        return Server(name=name, enabled=not off, problem=str(error))
+        return Server(name=name, enabled=not off, problem=error.message)
 
 
 def _checked_server(place: _Place, name: str, raw: Any, warnings: list[str]) -> Server:
-    if not name.strip() or not name.isprintable() or len(name) > 200:
+    if not is_name(name):
         raise place.error("has a name that is empty, too long or holds control characters")
     given = _present(place, raw)
     unknown = sorted(given.keys() - _SERVER_KEYS - _FOREIGN_KEYS)
@@ -605,7 +606,8 @@ def _explained(place: _Place, raw: Any, model: type[Settings], text: str) -> Con
     choices = _choices(model, steps)
     allowed = " or ".join(choices or kinds) + (expected["bound"] or "")
     hint = "; put it in quotes" if "text" in kinds and found in {"int", "float", "bool"} and not choices else ""
-    return where.error(f"is {_found(value)}; allowed is {allowed}{hint}")
+    is_ = "out of range" if expected["bound"] and found is None else _found(value)
+    return where.error(f"is {is_}; allowed is {allowed}{hint}")
 
 
 def _resolved(pattern: list[str], value: Any, found: str | None) -> KeyPath | None:

@@ -22,9 +22,10 @@ from mcp_auth.errors import (
     CodeRejected,
     ConfigError,
     CredentialsNeeded,
-    DiscoveryFailed,
+    KeyInvalid,
     KeyMissing,
     McpAuthError,
+    NoMetadata,
     NotAllowed,
     PortBusy,
     ReauthorizationNeeded,
@@ -48,11 +49,14 @@ from mcp_auth.limits import Limits
 from mcp_auth.network import NetworkRules, is_loopback_url, with_ipv6_forms
 from mcp_auth.records import OPEN, SHARED, Connection, Grant, KeyForm, Linked, Origin, SignIn, check_owner
 from mcp_auth.status import (
+    GIVE_CREDENTIAL,
+    NO_SIGN_IN,
     ConnectionState,
     ConnectionStatus,
     ServerStatus,
     local_status,
     needs_a_look,
+    shown_scope,
     uses_oauth,
 )
 from mcp_auth.tickets import connection_id, slot_of
@@ -196,7 +200,7 @@ class McpAuth:
         grant, sign_in, connection = None, None, None
         if entry.url is not None:
             grant = await self.store.grants.get(owner, server, entry.url)
-            sign_in = await self.store.sign_ins.get(await self.store.sign_ins.slot(owner, server))
+            sign_in = await self.store.sign_ins.latest(owner, server)
             connection = await self.store.connections.get(entry.url)
         return local_status(
             entry,
@@ -223,7 +227,7 @@ class McpAuth:
         try:
             async with asyncio.timeout(timeout):
                 tools = await self._tools(entry, owner)
-        except KeyMissing as error:
+        except (KeyMissing, KeyInvalid) as error:
             return ConnectionStatus(detail=error.message)
         except (CredentialsNeeded, ServerRefused) as error:
             return ConnectionStatus(ConnectionState.REFUSED, detail=error.message)
@@ -275,23 +279,28 @@ class McpAuth:
         entry = self._usable_entry(server)
         return (await probe_without_credentials(self._http(), self._rules(entry), entry, {})).status
 
-    async def _look(self, entry: Server) -> Connection:
-        """Find out once whether a server without `auth` and `headers` wants a sign-in, and keep the finding."""
-        from mcp_auth.discovery import discover
+    async def _look(self, entry: Server, *, is_refused: bool = False) -> Connection:
+        """Find out whether a server without `auth` and `headers` wants a sign-in, and keep the finding.
 
+        `is_refused`: it has just refused a request without a credential.
+        """
         sign_ins = self._sign_ins()
-        try:
-            found = await discover(self._http(), self._rules(entry), entry)
-        except Unreachable:
-            raise
-        except DiscoveryFailed:
-            return await sign_ins.remember(entry.url or "", lambda connection: _keep_finding(connection, False))
-        except SignInError as error:
-            logger.debug("%s wants a sign-in that cannot start: %s", entry.name, error.code)
-            return await sign_ins.remember(entry.url or "", lambda connection: _keep_finding(connection, True))
-        if not found.needs_sign_in:
-            return await sign_ins.remember(entry.url or "", lambda connection: _keep_finding(connection, False))
-        return await sign_ins.connection(entry, fresh=False)
+        asked = await sign_ins.ask(entry)
+        needs_sign_in, trouble = False, None
+        if is_refused or asked.wants_credential:
+            try:
+                return await sign_ins.connection(entry, fresh=False, asked=asked)
+            except Unreachable:
+                raise
+            except NoMetadata:
+                trouble = NO_SIGN_IN
+            except SignInError as error:
+                needs_sign_in, trouble = True, error.message
+
+        def keep(connection: Connection) -> None:
+            connection.needs_sign_in, connection.trouble = needs_sign_in, trouble
+
+        return await sign_ins.remember(entry.url or "", keep)
 
     # -- sign-in -----------------------------------------------------------------------------
 
@@ -428,6 +437,8 @@ class McpAuth:
             connection = await self._look(entry)
         if uses_oauth(entry, connection):
             return
+        if connection is not None and connection.trouble is not None:
+            raise NotAllowed(f"{entry.name} cannot be signed in to: {connection.trouble}.", next_step=GIVE_CREDENTIAL)
         if key_variables(entry, self._variables, None):
             raise NotAllowed(f"{entry.name} uses an API key, not a sign-in.", next_step=f"/mcp key {entry.name}")
         raise NotAllowed(f"{entry.name} needs no sign-in.", next_step=f"/mcp test {entry.name}")
@@ -556,7 +567,7 @@ class McpAuth:
 
         Where the endpoint has made that call already, its result.
         """
-        sign_in = await self.store.sign_ins.get(await self.store.sign_ins.slot(owner, server))
+        sign_in = await self.store.sign_ins.latest(owner, server)
         if sign_in is not None and sign_in.status == "done" and sign_in.check is not None:
             check = sign_in.check
             return ConnectionStatus(ConnectionState(check.state), check.tools, check.ms, check.detail)
@@ -908,12 +919,29 @@ class McpAuth:
         oauth = uses_oauth(entry, connection)
         if not oauth and (entry.headers or entry.auth is not None):
             return ServerRefused(f"{entry.name} refused the key (HTTP {status}).", next_step=f"/mcp key {entry.name}")
+        if not oauth:
+            return await self._open_no_more(entry, status, challenge)
         if status == 403:
             return await self._too_small(entry, owner, challenge, sent)
         await self._sign_ins().remember(entry.url or "", lambda known: _keep_challenge(known, challenge))
-        if not oauth or sent is None:
+        if sent is None:
             return SignInNeeded(f"{entry.name} asks for a sign-in.", next_step=f"/mcp auth {entry.name}")
         return await self._token_refused(entry, owner, sent.removeprefix("Bearer "))
+
+    async def _open_no_more(self, entry: Server, status: int, challenge: BearerChallenge | None) -> McpAuthError:
+        """A server that was taken for open said no, so it is looked at anew."""
+        known = await self.store.connections.get(entry.url or "")
+        if known is None or known.trouble is None:
+            await self._sign_ins().remember(entry.url or "", lambda known: _keep_challenge(known, challenge))
+            try:
+                known = await self._look(entry, is_refused=status == 401)
+            except Unreachable as error:
+                return error
+        if known.needs_sign_in:
+            return SignInNeeded(f"{entry.name} asks for a sign-in.", next_step=f"/mcp auth {entry.name}")
+        if known.trouble is not None:
+            return ServerRefused(f"{entry.name} refuses requests without a credential.", next_step=GIVE_CREDENTIAL)
+        return ServerRefused(f"{entry.name} refused the request (HTTP {status}).", next_step=f"/mcp {entry.name}")
 
     async def _token_refused(self, entry: Server, owner: str, token: str) -> McpAuthError:
         reason = "the server refuses its access token"
@@ -956,7 +984,7 @@ class McpAuth:
         if await self._change_grant(entry, owner, ask) is not None:
             self._tell(Change("reauthorization_needed", entry.name, owner))
         return ReauthorizationNeeded(
-            f"{entry.name} asks for more access: {wanted}.", next_step=f"/mcp auth {entry.name}"
+            f"{entry.name} asks for more access: {shown_scope(wanted)}.", next_step=f"/mcp auth {entry.name}"
         )
 
     async def _worked(self, entry: Server, owner: str) -> None:
@@ -1192,10 +1220,6 @@ def _restored(grant: Grant) -> Grant:
     return msgspec.structs.replace(
         grant, **fields, previous=None, refresh_mark=None, refresh_not_before=None, refresh_failures=0, last_error=None
     )
-
-
-def _keep_finding(connection: Connection, needs_sign_in: bool) -> None:
-    connection.needs_sign_in = needs_sign_in
 
 
 def _keep_challenge(connection: Connection, challenge: BearerChallenge | None) -> None:

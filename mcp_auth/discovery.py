@@ -15,7 +15,7 @@ import msgspec
 
 from mcp_auth.challenge import BearerChallenge, bearer_challenge
 from mcp_auth.config import Server
-from mcp_auth.errors import DiscoveryFailed, IssuerMismatch, PkceNotSupported, ResourceMismatch, Unreachable
+from mcp_auth.errors import DiscoveryFailed, IssuerMismatch, NoMetadata, PkceNotSupported, ResourceMismatch, Unreachable
 from mcp_auth.http import Answer, Http
 from mcp_auth.network import NetworkRules, is_loopback_host, shown_host
 from mcp_auth.records import Connection, ServerMetadata, convert
@@ -36,7 +36,6 @@ class Found:
     resource_scopes: list[str] | None
     resource_name: str | None
     challenge: BearerChallenge | None
-    needs_sign_in: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +80,31 @@ async def probe_without_credentials(
     return ProbeAnswer(answer.status, challenge)
 
 
-async def discover(
-    http: Http, rules: NetworkRules, server: Server, *, known: BearerChallenge | None = None, prefer: str | None = None
-) -> Found:
-    """Find the authorization server of `server`.
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a server itself says: whether it refuses who has no credential, and its protected resource metadata.
 
-    The probe and the request for the protected resource metadata go out together. `known` is a
-    challenge that the server sent before; `prefer` the issuer to take where the server names several.
+    `trouble`: the metadata could not be had, which says nothing of whether it is published.
+    """
+
+    is_refused: bool
+    challenge: BearerChallenge | None
+    document: dict[str, Any] | None
+    trouble: Unreachable | None = None
+
+    @property
+    def wants_credential(self) -> bool:
+        """Metadata of the website around it says nothing of an open server."""
+        return self.is_refused or self.document is not None
+
+
+async def ask(http: Http, rules: NetworkRules, server: Server, *, known: BearerChallenge | None = None) -> Asked:
+    """Ask a server what it wants. The probe and the request for its metadata go out together.
+
+    `known`: a challenge that it sent before.
 
     Raises:
-        DiscoveryFailed: no usable metadata. ResourceMismatch, IssuerMismatch, PkceNotSupported: it must
-            not be used. Unreachable: no answer.
+        Unreachable: no answer to the probe.
     """
     from mcp.client.auth.utils import build_protected_resource_metadata_discovery_urls as resource_urls
 
@@ -105,22 +118,41 @@ async def discover(
     challenge = probe.challenge or known
     asked: dict[str, Answer | BaseException] = {guesses[0]: first}
     named = challenge.resource_metadata if challenge else None
-    document = await _resource_metadata(http, rules, resource_urls(named, url), asked)
-    needs_sign_in = probe.status in (401, 403) or document is not None
+    document, trouble = None, None
+    try:
+        document = await _resource_metadata(http, rules, resource_urls(named, url), asked)
+    except Unreachable as error:
+        trouble = error
+    return Asked(probe.status in (401, 403), challenge, document, trouble)
+
+
+async def discover(
+    http: Http, rules: NetworkRules, server: Server, asked: Asked, *, prefer: str | None = None
+) -> Found:
+    """Find the authorization server of `server`, which was `asked`.
+
+    `prefer`: the issuer to take where the server names several.
+
+    Raises:
+        DiscoveryFailed: no usable metadata. ResourceMismatch, IssuerMismatch, PkceNotSupported: it must
+            not be used. Unreachable: no answer.
+    """
+    document = asked.document
+    if asked.trouble is not None:
+        raise asked.trouble
     if document is None:
         metadata = await _legacy_metadata(http, rules, server)
-        return Found(metadata, None, None, None, challenge, needs_sign_in)
-    resource = _check_resource(document, url)
+        return Found(metadata, None, None, None, asked.challenge)
+    resource = _check_resource(document, server.url or "")
     issuer = _choose_issuer(document, prefer)
-    metadata = await _server_metadata(http, rules, issuer, url)
+    metadata = await _server_metadata(http, rules, issuer, server.url or "")
     _check_pkce(metadata, server)
     return Found(
         metadata=metadata,
         resource=resource,
         resource_scopes=_strings(document.get("scopes_supported")),
         resource_name=document.get("resource_name") if isinstance(document.get("resource_name"), str) else None,
-        challenge=challenge,
-        needs_sign_in=needs_sign_in,
+        challenge=asked.challenge,
     )
 
 
@@ -241,7 +273,7 @@ async def _legacy_metadata(http: Http, rules: NetworkRules, server: Server) -> S
         _check_pkce(metadata, server)
         return metadata
     if not server.oauth.legacy:
-        raise DiscoveryFailed(
+        raise NoMetadata(
             "The server publishes no OAuth metadata, so there is nothing to sign in at.",
             next_step="check the url; for a server of the 2025-03-26 revision set oauth.legacy: true",
         )

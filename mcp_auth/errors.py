@@ -13,26 +13,29 @@ class McpAuthError(Exception):
 
     Args:
         message: one sentence for the person: what happened and why. Never a secret, never a link.
-        next_step: what to do now, as a command (`/mcp auth github`) or a short sentence.
+        next_step: what to do now, as a command (`/mcp auth github`) or a short sentence. Left out: the class's own.
     """
 
     code: ClassVar[str] = "error"
+    usual_next_step: ClassVar[str | None] = None
 
     def __init__(self, message: str, *, next_step: str | None = None) -> None:
         super().__init__(message)
         self.message = message
-        self.next_step = next_step
+        self.next_step = next_step or self.usual_next_step
 
     def __str__(self) -> str:
         if not self.next_step:
             return self.message
-        return f"{self.message} Next: {self.next_step}"
+        end = "" if self.message.endswith((".", "!", "?")) else "."
+        return f"{self.message}{end} Next: {self.next_step}"
 
 
 class ConfigError(McpAuthError):
     """A configuration that cannot be used. Names file, line (from 1) and key where known."""
 
     code = "configuration"
+    usual_next_step = "correct the configuration, then: slash-mcp doctor"
 
     def __init__(
         self,
@@ -71,6 +74,7 @@ class StoreError(McpAuthError):
     """The store could not be read or written (a full disk, a damaged file, missing rights)."""
 
     code = "store"
+    usual_next_step = "slash-mcp doctor"
 
 
 class Busy(McpAuthError):
@@ -113,6 +117,10 @@ class DiscoveryFailed(SignInError):
     """No usable metadata (RFC 9728, RFC 8414)."""
 
     code = "discovery_failed"
+
+
+class NoMetadata(DiscoveryFailed):
+    """The server publishes no OAuth metadata at all."""
 
 
 class IssuerMismatch(SignInError):
@@ -269,9 +277,10 @@ class KeyRefused(McpAuthError):
 
 
 class KeyInvalid(McpAuthError):
-    """The value or the variable's name cannot be stored (placeholders, line breaks, a protected name)."""
+    """The value or the variable's name cannot be stored or sent (placeholders, line breaks, a protected name)."""
 
     code = "key_invalid"
+    usual_next_step = "copy the key once more, whole, and enter that"
 
 
 class ServerRefused(McpAuthError):

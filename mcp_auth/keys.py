@@ -68,6 +68,7 @@ def resolved_headers(server: Server, variables: Variables, keys: Mapping[str, st
 
     Raises:
         KeyMissing: a placeholder has no value; nothing with a placeholder is ever sent.
+        KeyInvalid: a value holds what no header can carry.
     """
     if not server.headers:
         return {}
@@ -78,7 +79,13 @@ def resolved_headers(server: Server, variables: Variables, keys: Mapping[str, st
             variables=missing,
             next_step=f"/mcp key {server.name}",
         )
-    return {name: variables.resolve(template, keys=keys) for name, template in server.headers.items()}
+    headers = {name: variables.resolve(template, keys=keys) for name, template in server.headers.items()}
+    for name, value in headers.items():
+        if not value.isascii():
+            raise KeyInvalid(
+                f"The header {name} of {server.name} would hold a letter or sign that no header can carry."
+            )
+    return headers
 
 
 class _Overlay(Mapping[str, str]):
@@ -115,7 +122,7 @@ async def try_keys(
     """Send one request with the candidate values and one without any, and compare.
 
     Raises:
-        KeyMissing: another variable of the same headers has no value yet.
+        KeyMissing: another variable of the same headers has no value yet. KeyInvalid: as `resolved_headers`.
     """
     from mcp_auth.discovery import probe_without_credentials
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mcp_auth.errors import Busy, PortBusy
+from mcp_auth.errors import Busy, PortBusy, StoreError
 
 if TYPE_CHECKING:
     import uvicorn
@@ -47,7 +47,7 @@ class LoopbackListeners:
         """Take redirects to `path` on `host:port` (0: any free port) unless this home does already. Returns the port.
 
         Raises:
-            PortBusy: another program has it.
+            PortBusy: another program has it. StoreError: the home cannot be written.
         """
         self._paths.add(path)
         if (host, port) in self._servers:
@@ -68,8 +68,12 @@ class LoopbackListeners:
             ) from None
         actual: int = bound.getsockname()[1]
         if lock is None:
-            lock = self._lock(actual)
-            acquired(lock)
+            try:
+                lock = self._lock(actual)
+                acquired(lock)
+            except StoreError:
+                bound.close()
+                raise
         running = await _serve(self._app, bound, lock)
         self._servers[host, actual] = running
         return actual
@@ -91,7 +95,11 @@ class LoopbackListeners:
 
 
 def is_ours(home: Path, port: int) -> bool:
-    """Whether a process of this home holds the port's lock, and so listens on it."""
+    """Whether a process of this home holds the port's lock, and so listens on it.
+
+    Raises:
+        StoreError: the home cannot be written.
+    """
     from mcp_auth.stores.files import locked
 
     path = _port_lock(home, port)

@@ -313,6 +313,8 @@ class Connection(Record):
     version: int = 0
     # The answer of the keyless probe: does it ask for OAuth? None: not probed yet.
     needs_sign_in: bool | None = None
+    # Why no sign-in can begin although the server refuses who has no credential; each look is a new one then.
+    trouble: str | None = None
     # `WWW-Authenticate` of the last 401/403: scope and resource_metadata.
     challenge_scope: str | None = None
     challenge_metadata_url: str | None = None

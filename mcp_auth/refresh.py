@@ -228,7 +228,7 @@ class Refresher:
         self, server: Server, grant: Grant, error: TokenError, sent_before: int, fallback: str | None
     ) -> str:
         if error.error == "invalid_grant":
-            await self._check_still_ours(grant)
+            # About the token that was sent, and not about a newer one in the store: `_write` looks.
             reason = "the authorization server ended the grant"
             await self._write(grant, reauthorization=reason, refresh_mark=None, last_error=error.sentence())
             self._changed("reauthorization_needed", grant.owner, grant.server)
@@ -247,12 +247,6 @@ class Refresher:
                 next_step=f"/mcp auth {server.name}",
             )
         return await self._failed(server, grant, error.sentence(), error.retry_after, sent_before, fallback)
-
-    async def _check_still_ours(self, grant: Grant) -> None:
-        """A late `invalid_grant` is about the token that was sent, not about a newer one in the store."""
-        current = await self._store.grants.get(grant.owner, grant.server, grant.server_url)
-        if current is None or current.tokens != grant.tokens:
-            raise _Superseded
 
     async def _failed(
         self,

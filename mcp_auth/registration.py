@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mcp_auth.config import Server
-from mcp_auth.errors import ClientRegistrationNeeded, RegistrationRefused, SignInError
+from mcp_auth.errors import ClientRegistrationNeeded, RegistrationRefused, SignInError, Unreachable
 from mcp_auth.http import Answer, Http
 from mcp_auth.network import NetworkRules, is_loopback_url, shown_host
 from mcp_auth.records import Registration, ServerMetadata
@@ -126,7 +126,7 @@ async def register(
 
     Raises:
         ClientRegistrationNeeded: there is no registration endpoint. RegistrationRefused: it said no.
-        Unreachable: no answer.
+        Unreachable: no answer, or one that says nothing of us.
     """
     if metadata.registration_endpoint is None:
         raise client_registration_needed(server, metadata, redirect_uri)
@@ -137,6 +137,12 @@ async def register(
         headers={"Content-Type": "application/json"},
         content=json.dumps(_request(server, metadata, redirect_uri, scope)).encode(),
     )
+    if answer.status == 429 or answer.status >= 500:
+        host = shown_host(urlsplit(metadata.issuer).hostname or "")
+        raise Unreachable(
+            f"{host} cannot register a client right now (HTTP {answer.status}).",
+            next_step=f"wait a moment, then /mcp auth {server.name}",
+        )
     if answer.status not in (200, 201):
         raise _refusal(server, metadata, redirect_uri, answer)
     return _accepted(server, metadata, redirect_uri, answer)

@@ -24,7 +24,7 @@ import msgspec
 from mcp_auth.answers import Binding, CallbackAnswer
 from mcp_auth.challenge import BearerChallenge
 from mcp_auth.config import Config, Server
-from mcp_auth.discovery import discover, is_warm
+from mcp_auth.discovery import Asked, ask, discover, is_warm
 from mcp_auth.errors import (
     AlreadyFinished,
     AuthorizationRefused,
@@ -65,7 +65,7 @@ from mcp_auth.registration import (
     register,
     usable_dynamic_registration,
 )
-from mcp_auth.status import ConnectionStatus
+from mcp_auth.status import ConnectionStatus, shown_scope
 from mcp_auth.stores.base import Store
 from mcp_auth.tokens import TOKEN_TIMEOUT, TokenAnswer, plain, request_tokens
 from mcp_auth.vendors import authorize_params
@@ -144,7 +144,7 @@ class SignIns:
 
     async def current(self, server: str, owner: str) -> SignIn | None:
         """The latest sign-in of (owner, server), with a death that nobody wrote down yet."""
-        sign_in = await self._store.sign_ins.get(await self._store.sign_ins.slot(owner, server))
+        sign_in = await self._store.sign_ins.latest(owner, server)
         return None if sign_in is None else await self._settled(sign_in)
 
     async def reusable(self, server: Server, owner: str, origin: Origin) -> SignIn | None:
@@ -171,21 +171,19 @@ class SignIns:
         # The answer goes to where the link was asked for last.
         return await self._store.sign_ins.put_if(msgspec.structs.replace(sign_in, origin=origin)) or sign_in
 
-    async def connection(self, server: Server, *, fresh: bool) -> Connection:
-        """What is known of the server, looked up when it is cold.
+    async def connection(self, server: Server, *, fresh: bool, asked: Asked | None = None) -> Connection:
+        """What is known of the server, looked up when it is cold, or when it was `asked` just now.
 
         Raises:
             SignInError, Unreachable: as `discover`.
         """
         url = server.url or ""
         known = await self._store.connections.get(url)
-        if not fresh and known is not None and is_warm(known, self._clock()):
+        if not fresh and asked is None and known is not None and is_warm(known, self._clock()):
             return known
-        challenge = None
-        if known is not None and known.challenge_scope:
-            challenge = BearerChallenge(known.challenge_scope, known.challenge_metadata_url)
         prefer = known.metadata.issuer if known is not None and known.metadata is not None else None
-        found = await discover(self._http, self._rules(server), server, known=challenge, prefer=prefer)
+        asked = asked or await self.ask(server)
+        found = await discover(self._http, self._rules(server), server, asked, prefer=prefer)
 
         def remember(connection: Connection) -> None:
             connection.metadata = found.metadata
@@ -193,15 +191,31 @@ class SignIns:
             connection.resource_scopes = found.resource_scopes
             connection.resource_name = plain(found.resource_name, 80) if found.resource_name else None
             connection.needs_sign_in = True
+            connection.trouble = None
             connection.fetched_at = self._clock()
             if found.challenge is not None:
                 connection.challenge_scope = found.challenge.scope
                 connection.challenge_metadata_url = found.challenge.resource_metadata
             if fresh:
                 connection.refused_scopes = []
-                connection.registrations = [r for r in connection.registrations if r.issuer == found.metadata.issuer]
+                # Where a configured client belongs changes when a sign-in is finished elsewhere, not when it is begun.
+                connection.registrations = [
+                    r for r in connection.registrations if r.issuer == found.metadata.issuer or r.source == "configured"
+                ]
 
         return await self.remember(url, remember)
+
+    async def ask(self, server: Server) -> Asked:
+        """What the server says of itself; the challenge of an earlier refusal counts while it sends none.
+
+        Raises:
+            Unreachable: no answer.
+        """
+        known = await self._store.connections.get(server.url or "")
+        challenge = None
+        if known is not None and (known.challenge_scope or known.challenge_metadata_url):
+            challenge = BearerChallenge(known.challenge_scope, known.challenge_metadata_url)
+        return await ask(self._http, self._rules(server), server, known=challenge)
 
     async def remember(self, server_url: str, change: Callable[[Connection], None]) -> Connection:
         """Apply `change` to what is stored of a server, again after every lost race.
@@ -679,7 +693,8 @@ def _step_up(server: Server, connection: Connection, grant: Grant | None) -> str
     refused = [scope for scope in grant.step_up_scope.split() if scope in connection.refused_scopes]
     if refused:
         raise SignInError(
-            f"{server.name} asks for access that the authorization server did not grant before: {' '.join(refused)}.",
+            f"{server.name} asks for access that the authorization server did not grant before: "
+            f"{shown_scope(' '.join(refused))}.",
             next_step=f"ask for that access there, then `slash-mcp auth {server.name} --fresh`",
         )
     return grant.step_up_scope
@@ -780,6 +795,7 @@ def _keep(connection: Connection, sign_in: SignIn, answer: TokenAnswer) -> None:
         r
         for r in connection.registrations
         if (r.issuer, r.redirect_uri, r.source) != (used.issuer, used.redirect_uri, used.source)
+        and not (used.source == r.source == "configured" and r.client_id == used.client_id)
     ]
     # The configured secret stays in the configuration; only the binding to the issuer is remembered.
     kept = msgspec.structs.replace(used, client_secret=None) if used.source == "configured" else used

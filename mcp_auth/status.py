@@ -12,6 +12,11 @@ import msgspec
 from mcp_auth.config import Server
 from mcp_auth.records import OPEN, Connection, Grant, SignIn
 
+NO_SIGN_IN = "it wants a credential and offers no sign-in"
+GIVE_KEY = "give its entry headers with its API key"
+GIVE_CREDENTIAL = f"{GIVE_KEY}, or auth: oauth with oauth.legacy: true for a server of 2025-03-26"
+_SCOPE_SHOWN = 160
+
 
 class AuthState(StrEnum):
     NONE_NEEDED = "none_needed"
@@ -105,14 +110,14 @@ def uses_oauth(server: Server, connection: Connection | None) -> bool:
 
 
 def needs_a_look(server: Server, connection: Connection | None) -> bool:
-    """Whether nothing says if this server wants a sign-in, so that it is probed once."""
+    """Whether nothing says if this server wants a sign-in, so that it is probed once; after trouble, each time."""
     return (
         server.enabled
         and server.problem is None
         and server.url is not None
         and server.auth is None
         and not server.headers
-        and (connection is None or connection.needs_sign_in is None)
+        and (connection is None or connection.needs_sign_in is None or connection.trouble is not None)
     )
 
 
@@ -142,6 +147,8 @@ def _auth(
         return _oauth(server, grant, sign_in, connection, now)
     if _has_variables(server):
         return _Auth(AuthState.KEY_SET, next=f"test {server.name}")
+    if connection is not None and connection.trouble is not None and server.url is not None:
+        return _Auth(AuthState.MISCONFIGURED, f"{connection.trouble}; {GIVE_KEY}")
     return _Auth(AuthState.NONE_NEEDED, next=f"test {server.name}")
 
 
@@ -163,7 +170,8 @@ def _oauth(
         return _Auth(AuthState.CLIENT_REGISTRATION_NEEDED, connection.registration_needed, next=sign_in_next)
     if sign_in is not None and sign_in.server_url == server.url and sign_in.status == "failed":
         return _Auth(AuthState.SIGN_IN_NEEDED, sign_in.outcome, next=sign_in_next)
-    return _Auth(AuthState.SIGN_IN_NEEDED, next=sign_in_next)
+    trouble = connection.trouble if connection is not None and server.auth is None else None
+    return _Auth(AuthState.SIGN_IN_NEEDED, trouble, next=sign_in_next)
 
 
 def _good_grant(server: Server, grant: Grant | None, now: float) -> _Auth | None:
@@ -196,7 +204,7 @@ def _refreshable(grant: Grant | None) -> bool:
 
 def _why_dead(grant: Grant) -> str:
     if grant.step_up_scope is not None:
-        return f"it asks for more access: {grant.step_up_scope}"
+        return f"it asks for more access: {shown_scope(grant.step_up_scope)}"
     if grant.reauthorization is not None:
         return grant.reauthorization
     if grant.registration_dead:
@@ -204,6 +212,11 @@ def _why_dead(grant: Grant) -> str:
     if grant.refresh_mark is not None and grant.refresh_mark.count >= 2:
         return "two refresh requests got no answer"
     return "the access has ended, and there is no refresh token"
+
+
+def shown_scope(scope: str) -> str:
+    """The scopes that a sentence names; a server may list any number."""
+    return scope if len(scope) <= _SCOPE_SHOWN else f"{scope[:_SCOPE_SHOWN].rpartition(' ')[0]} …".lstrip()
 
 
 def _has_variables(server: Server) -> bool:

@@ -9,12 +9,13 @@ _AUTHORIZE_PARAMS: dict[str, dict[str, str]] = {
     "accounts.google.com": {"access_type": "offline", "prompt": "consent"},
 }
 
+# By the domain that the issuer is, or lies below.
 _WHERE_TO_REGISTER: dict[str, str] = {
     "github.com": "GitHub: Settings, Developer settings, OAuth Apps, New OAuth App",
     "slack.com": "Slack: api.slack.com/apps, Create New App, OAuth & Permissions, Redirect URLs",
     "accounts.google.com": "Google Cloud console: APIs & Services, Credentials, Create OAuth client ID, Web app",
-    "app.hubspot.com": "HubSpot: developer account, Apps, Create app, Auth",
-    "app.asana.com": "Asana: app.asana.com/0/my-apps, Create new app, OAuth",
+    "hubspot.com": "HubSpot: developer account, Apps, Create app, Auth",
+    "asana.com": "Asana: app.asana.com/0/my-apps, Create new app, OAuth",
     "login.microsoftonline.com": "Microsoft Entra admin center: App registrations, New registration, Redirect URI",
 }
 

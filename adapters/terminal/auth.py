@@ -62,10 +62,14 @@ class _Run:
     progress: Progress = field(default_factory=lambda: Progress("preparing the links..."))
 
     async def all(self, names: list[str]) -> int:
+        if not self.auth.config.servers:
+            self._say("No MCP servers are configured. Next: slash-mcp add NAME URL")
+            return OK
         wanted = names or await self._needed()
         if not wanted:
-            self._say("Every server that needs a sign-in or a key has one.")
-            return OK
+            if not self.failed:
+                self._say("No server is known to lack a sign-in or a key. Next: slash-mcp list --probe")
+            return FAILED if self.failed else OK
         with self.progress:
             await asyncio.gather(*(self._begin(name) for name in dict.fromkeys(wanted)))
         if self.started and not self.options.no_wait:
@@ -80,7 +84,10 @@ class _Run:
             for server in config.servers.values()
             if server.url is not None and needs_a_look(server, await self.auth.store.connections.get(server.url))
         ]
-        await asyncio.gather(*(self.auth.probe(name, self._owner(name)) for name in unknown))
+        found = await asyncio.gather(*(self.auth.probe(name, self._owner(name)) for name in unknown))
+        for name, connection in zip(unknown, found, strict=True):
+            if connection.state is ConnectionState.UNREACHABLE:
+                self._fail(name, f"{name} could not be asked: {connection.detail}", f"/mcp test {name}")
         statuses = await self.auth.statuses(self._owner)
         return [one.name for one in statuses if one.auth in _SIGN_IN or one.auth is AuthState.KEY_MISSING]
 

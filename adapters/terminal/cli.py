@@ -7,11 +7,11 @@ import os
 import re
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from adapters.terminal.screen import line_width, say
+from adapters.terminal.screen import line_width, say, settle_streams
 from adapters.text import clean
-from mcp_auth.errors import ConfigError, McpAuthError
+from mcp_auth.errors import ConfigError, McpAuthError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,9 +21,13 @@ OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0 done, 1 something failed, 2 usage or configuration, 130 interrupted."""
+    settle_streams()
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser(_command_in(arguments)).parse_args(arguments)
     command = options.command or "list"
+    if command == "help":
+        _parser().print_help()
+        return OK
     try:
         run = getattr(import_module(f"adapters.terminal.{_COMMANDS[command][0]}"), f"run_{command}")
         code: int = run(options)
@@ -32,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\ninterrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader went away, as `head` does; nothing is wrong, and nothing more can be written.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader went away, as `head` does; nothing is wrong.
+        _give_output_up()
         return OK
     except ConfigError as error:
         complain(error)
@@ -41,7 +45,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except McpAuthError as error:
         complain(error)
         return FAILED
+    except OSError as error:
+        # What no place below foresaw: a folder that may not be entered, output to a full disk.
+        what = f"{error.filename} cannot be used" if error.filename else "The output cannot be written"
+        complain(StoreError(f"{what} ({error.strerror or type(error).__name__})."))
+        if not error.filename:
+            _give_output_up()
+        return FAILED
     return code
+
+
+def _give_output_up() -> None:
+    """Nothing more can be written, also not what is left when the program ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def complain(error: McpAuthError) -> None:
@@ -152,6 +168,7 @@ _COMMANDS: dict[str, tuple[str, str, Callable[[_CommandParser], None]]] = {
     "allow": ("people", "let somebody in, by the code that the bot gave them", _allow),
     "deny": ("people", "shut somebody out, at once", _deny),
     "audit": ("audit", "what happened: sign-ins, keys, people, refusals", _audit),
+    "help": ("", "this list", _no_options),
     "doctor": ("doctor", "check this installation and say what to fix", _no_options),
     "init": ("setup", "write a commented configuration", _no_options),
     "add": ("setup", "add a server to the configuration", _add),
@@ -195,6 +212,13 @@ def _command_in(arguments: Sequence[str]) -> str | None:
 
 
 class _Parser(argparse.ArgumentParser):
+    """Says what was wrong, and where to read on."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        say(clean(f"{self.prog}: {message}. Next: {self.prog} --help"), sys.stderr)
+        raise SystemExit(USAGE)
+
     def _get_formatter(self) -> argparse.HelpFormatter:
         # argparse makes one for every argument, and loads `shutil` to learn how wide the terminal is.
         return argparse.HelpFormatter(self.prog, width=line_width() - 2)

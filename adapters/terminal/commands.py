@@ -10,7 +10,7 @@ from argparse import Namespace
 from getpass import getpass
 
 from adapters.terminal.cli import FAILED, OK, USAGE, for_shell
-from adapters.terminal.listing import find_server, owner_of
+from adapters.terminal.listing import find_server, owner_of, shell_command
 from adapters.terminal.screen import Progress, say
 from adapters.text import clean
 from gateway.invocations import LOCAL
@@ -18,7 +18,7 @@ from gateway.sentences import error as sentence_of
 from gateway.sentences import refused_after_sign_in, tested, tools
 from mcp_auth.config import Config, load
 from mcp_auth.core import McpAuth
-from mcp_auth.errors import KeyRefused, SignInError, UnknownServer, Unreachable
+from mcp_auth.errors import ConfigError, KeyRefused, SignInError, UnknownServer, Unreachable
 from mcp_auth.keys import KeyTrial, KeyVariable, Verdict
 from mcp_auth.status import ConnectionState, ConnectionStatus, ServerStatus
 
@@ -59,6 +59,8 @@ def run_key(options: Namespace) -> int:
         async with McpAuth.open(config) as auth:
             await auth.set_keys(name, values, owner, by=str(LOCAL))
 
+    if config.servers[name].problem is not None:
+        raise ConfigError(config.servers[name].problem or "")
     # Questions are asked between the event loops: inside one, the first Ctrl-C would go unnoticed.
     variables = asyncio.run(needed())
     asked = _asked_for(variables, options.variable)
@@ -68,7 +70,8 @@ def run_key(options: Namespace) -> int:
         return USAGE
     values = {variable.name: _read_secret(name, variable, options.stdin) for variable in asked}
     if not all(values.values()):
-        print("slash-mcp: nothing was entered, and nothing was stored.", file=sys.stderr)
+        again = shell_command(f"key {name}")
+        say(f"slash-mcp: Nothing was entered, and nothing was stored. Next: {again}", sys.stderr)
         return FAILED
     with Progress(f"trying it at {name}..."):
         trial = asyncio.run(tried(values))
@@ -192,7 +195,12 @@ def _read_secret(server: str, variable: KeyVariable, from_stdin: bool) -> str:
     """One value, without an echo. On standard input one line each, in the order of the entry."""
     if from_stdin or not sys.stdin.isatty():
         return sys.stdin.readline().strip()
-    return getpass(f"{variable.name} for {server} ({variable.where}): ").strip()
+    try:
+        return getpass(f"{variable.name} for {server} ({variable.where}): ").strip()
+    except EOFError:
+        # Ctrl-D
+        print(file=sys.stderr)
+        return ""
 
 
 def _store_anyway(detail: str, options: Namespace) -> bool:
@@ -201,4 +209,8 @@ def _store_anyway(detail: str, options: Namespace) -> bool:
     if options.stdin or not sys.stdin.isatty():
         return False
     say(f"{for_shell(detail)} So the key could not be tried.")
-    return input("Store it anyway? [y/N] ").strip().lower() in ("y", "yes")
+    try:
+        return input("Store it anyway? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        print()
+        return False

@@ -13,6 +13,7 @@ from pathlib import Path
 from adapters.terminal.adapter import TerminalAdapter
 from adapters.terminal.chat import chat
 from adapters.terminal.cli import FAILED, OK
+from adapters.terminal.screen import say
 from gateway.demo.browser import press
 from gateway.demo.run import Demo
 from gateway.gateway import Gateway
@@ -29,12 +30,9 @@ async def _open_chat() -> int:
     with tempfile.TemporaryDirectory(prefix="slash-mcp-demo-") as folder:
         async with Demo() as demo:
             home = demo.write_home(Path(folder) / "home")
-            print(
-                "Three MCP servers are running: notes (OAuth), weather (API key), clock (open).\n"
-                f"Type /mcp to see them, then /mcp auth. The key of weather is {demo.weather_key}.\n"
-                "Open the link in a browser, or paste its last page's address. Ctrl-D leaves.\n",
-                flush=True,
-            )
+            say("Three MCP servers are running: notes (OAuth), weather (API key), clock (open).")
+            say(f"Type /mcp to see them, then /mcp auth. The key of weather is {demo.weather_key}.")
+            say("Open the link in a browser, or paste its last page's address. Ctrl-D leaves.\n")
             async with Gateway.from_config(home=home) as gateway:
                 await chat(gateway)
     return OK

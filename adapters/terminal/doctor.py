@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import socket
 import stat
 import sys
@@ -21,12 +22,14 @@ from adapters.terminal.screen import Progress, say
 from adapters.text import clean
 from gateway.people import People, Standing
 from mcp_auth.config import Config, load
-from mcp_auth.errors import ConfigError, McpAuthError
+from mcp_auth.errors import ConfigError, McpAuthError, StoreError
 
 if TYPE_CHECKING:
     from gateway.serve import MakePlatform
 
 _PLATFORM_SECONDS = 20.0
+# Bytes. A record has at most a few thousand.
+_ROOM = 100_000
 
 
 def run_doctor(options: Namespace) -> int:
@@ -115,6 +118,8 @@ def _home(config: Config) -> Iterator[Finding]:
         yield Finding(GOOD, f"nobody else can write into {config.home}")
     if not os.access(config.home, os.W_OK):
         yield Finding(BAD, f"{config.home} cannot be written. Next: run slash-mcp as the user who owns it")
+    elif shutil.disk_usage(config.home).free < _ROOM:
+        yield Finding(BAD, f"the disk of {config.home} is full. Next: make room there; nothing can be stored")
     yield from _secret_file(config.env_file)
 
 
@@ -143,7 +148,8 @@ async def _running(config: Config) -> list[Finding]:
         answers = await asyncio.gather(*(auth.reachable(name) for name in names), return_exceptions=True)
     for name, answer in zip(names, answers, strict=True):
         if isinstance(answer, McpAuthError):
-            findings.append(Finding(BAD, f"{name}: {for_shell(str(answer))}"))
+            step = answer.next_step or "check its url, and the network of this host"
+            findings.append(Finding(BAD, f"{name}: {for_shell(f'{answer.message} Next: {step}')}"))
         elif isinstance(answer, BaseException):
             raise answer
         else:
@@ -210,9 +216,7 @@ def _port(config: Config) -> Finding:
         try:
             probe.bind((host, port))
         except OSError as error:
-            from mcp_auth.loopback import is_ours
-
-            if is_ours(config.home, port):
+            if _is_ours(config.home, port):
                 return Finding(GOOD, f"port {port} is listened on by slash-mcp of this home")
             return Finding(
                 WARN,
@@ -220,3 +224,13 @@ def _port(config: Config) -> Finding:
                 "Next: set gateway.callback.port to a free port",
             )
     return Finding(GOOD, f"port {port} on {host} is free for the callback")
+
+
+def _is_ours(home: Path, port: int) -> bool:
+    from mcp_auth.loopback import is_ours
+
+    try:
+        return is_ours(home, port)
+    except StoreError:
+        # That the home cannot be written is said above.
+        return False

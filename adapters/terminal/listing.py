@@ -177,14 +177,17 @@ def _probed(config: Config, statuses: list[ServerStatus], options: Namespace) ->
             tasks = [asyncio.create_task(one(status)) for status in statuses]
             if tasks:
                 await asyncio.wait(tasks, timeout=_PROBES_SECONDS)
-            late = ConnectionStatus(ConnectionState.UNREACHABLE, detail=f"no answer within {_PROBES_SECONDS:.0f} s")
-            found = [
-                task.result() if task.done() else replace(status, connection=late)
-                for task, status in zip(tasks, statuses, strict=True)
-            ]
             for task in tasks:
                 task.cancel()
-            return found
+            found = await asyncio.gather(*tasks, return_exceptions=True)
+            for result in found:
+                if isinstance(result, Exception):
+                    raise result
+            late = ConnectionStatus(ConnectionState.UNREACHABLE, detail=f"no answer within {_PROBES_SECONDS:.0f} s")
+            return [
+                replace(status, connection=late) if isinstance(result, BaseException) else result
+                for result, status in zip(found, statuses, strict=True)
+            ]
 
     with Progress("connecting..."):
         return asyncio.run(probe_all())

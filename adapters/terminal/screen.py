@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,16 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from adapters.text import wrap
+
+
+def settle_streams() -> None:
+    """What a caller closed reads as ended and is written to nobody; a character that cannot be had is a `?`."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+        elif name != "stderr" and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def columns(out: TextIO) -> int | None:
@@ -68,7 +79,8 @@ class Progress:
         if self._shown:
             self._draw("")
         yield
-        if self._shown:
+        # Beside a pipe nobody knows when the lines arrive on the same screen.
+        if self._shown and sys.stdout.isatty():
             self._draw(self._text)
 
     def _draw(self, text: str) -> None:

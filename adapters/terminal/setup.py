@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 from adapters.terminal.cli import OK
 from adapters.terminal.listing import shell_command
 from adapters.terminal.screen import Progress, say
-from mcp_auth.config import Config, Server, find_home, load, url_problem
+from mcp_auth.config import Config, Server, find_home, is_name, load, url_problem
 from mcp_auth.errors import ConfigError, NotAllowed, Unreachable
+from mcp_auth.status import AuthState
 
 _TEMPLATE = """# slash-mcp: which MCP servers there are, and who may use them from where.
 # Values in ${...} come from the file .env beside this one, then from the environment.
@@ -64,9 +65,14 @@ def run_add(options: Namespace) -> int:
         raise NotAllowed(
             f"{taken[0]} is in the configuration already.", next_step=f"choose another name, or edit {path}"
         )
+    if not is_name(options.name):
+        raise ConfigError(
+            "The name is empty, too long or holds control characters.",
+            next_step="choose another: slash-mcp add NAME URL",
+        )
     problem = url_problem(options.url)
     if problem is not None:
-        raise ConfigError(f"{options.url.partition('?')[0]}: {problem}.", next_step="give an https URL")
+        raise ConfigError(f"{options.url.partition('?')[0]} {problem}.", next_step="give an https URL")
     with Progress(f"asking {urlsplit(options.url).hostname}..."):
         finding = asyncio.run(_look(config, options.name, options.url))
     wants_sign_in = finding is _Finding.SIGN_IN
@@ -102,10 +108,12 @@ async def _look(config: Config, name: str, url: str) -> _Finding:
         try:
             if await auth.look(name):
                 return _Finding.SIGN_IN
-            return _Finding.CREDENTIAL if await auth.reachable(name) in (401, 403) else _Finding.NOTHING
+            closed = (await auth.status(name)).auth is AuthState.MISCONFIGURED
+            return _Finding.CREDENTIAL if closed else _Finding.NOTHING
         except Unreachable as error:
             raise Unreachable(
-                f"{error.message} Nothing was added.", next_step=f"check the address, then: slash-mcp add {name} URL"
+                f"{error.message} Nothing was added.",
+                next_step=f"check the address, then: {shell_command(f'add {name}')} URL",
             ) from None
 
 

@@ -50,7 +50,7 @@ def server_list(
     else:
         lines += [*_rows(servers, columns, paint, now), ""]
     if hint:
-        return "\n".join([*lines, f"  {hint}"])
+        return "\n".join([*lines, f"  {wrap(hint, columns - 2, indent='  ')}"])
     return "\n".join(lines[:-1])
 
 

@@ -40,6 +40,10 @@ class SignInStore(Protocol):
 
     async def get(self, id: str) -> SignIn | None: ...
 
+    async def latest(self, owner: str, server: str) -> SignIn | None:
+        """What the slot of (owner, server) holds. Writes nothing, also where nothing was ever written."""
+        ...
+
     async def put_if(self, sign_in: SignIn) -> SignIn | None: ...
 
     async def list(self) -> list[SignIn]:

@@ -330,6 +330,9 @@ class FileSignIns:
     async def get(self, id: str) -> SignIn | None:
         return self._store.read_slot(id)
 
+    async def latest(self, owner: str, server: str) -> SignIn | None:
+        return self._store.read_sign_in(owner, server)
+
     async def put_if(self, sign_in: SignIn) -> SignIn | None:
         return await _at_once(self._store.write_sign_in, sign_in)
 

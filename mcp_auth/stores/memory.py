@@ -102,6 +102,9 @@ class MemorySignIns:
     async def get(self, id: str) -> SignIn | None:
         return self._records.read(id)
 
+    async def latest(self, owner: str, server: str) -> SignIn | None:
+        return self._records.read(await self.slot(owner, server))
+
     async def put_if(self, sign_in: SignIn) -> SignIn | None:
         return self._records.write(sign_in.id, sign_in)
 

@@ -29,7 +29,9 @@ async def test_one_failure_is_logged_without_its_text_and_leaves_the_others(capl
     assert done == [True]
     assert "unexpected RuntimeError" in caplog.text
     assert "canary" not in caplog.text
-    assert [one.message for one in caplog.records if one.levelno == logging.WARNING] == ["The disk is full."]
+    assert [one.message for one in caplog.records if one.levelno == logging.WARNING] == [
+        "The disk is full. Next: slash-mcp doctor"
+    ]
 
 
 async def test_what_a_task_starts_is_waited_for_and_what_does_not_end_is_ended() -> None:

@@ -161,6 +161,23 @@ async def test_live_results_of_all_servers_are_asked_for_at_once(tmp_path: Path,
     assert words(replies[-1]).count("key_set ready") == 6
 
 
+async def test_a_server_that_takes_only_a_key_is_never_listed_as_open(tmp_path: Path, oauth: OAuthServer) -> None:
+    # Given an entry with neither auth nor headers, for a server that answers 401 and publishes no OAuth metadata
+    oauth.knobs.prm_path, oauth.knobs.well_known, oauth.knobs.api_key = None, "none", KEY
+    async with open_gateway(configure(tmp_path, Server(name="notes", url=oauth.url))) as gateway:
+        chat = Chat(gateway)
+        found = words((await chat.say(""))[-1])
+        assert found == "notes misconfigured refused"
+        # Later lists say so at once, and look again
+        assert [words(reply) for reply in await chat.say("")] == ["notes misconfigured not_checked", found]
+        assert "headers" in words((await chat.say("test notes"))[-1])
+        line = item((await chat.say("auth notes"))[-1], "notes")
+        assert (line.state, "offers no sign-in" in line.text) == (ItemState.FAILED, True)
+        # When it learns OAuth, the same command begins a sign-in
+        oauth.knobs.prm_path, oauth.knobs.well_known, oauth.knobs.api_key = "path", "oauth", None
+        assert item((await chat.say("auth"))[-1], "notes").state is ItemState.LINK
+
+
 async def test_the_list_hangs_on_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given a server that accepts and never answers, the list is final when its time is over."""
     monkeypatch.setattr("gateway.dispatcher.PROBES_SECONDS", 0.4)

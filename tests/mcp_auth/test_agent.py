@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, RedirectResponse
 
 from mcp_auth.errors import (
     CredentialsNeeded,
@@ -25,6 +25,7 @@ from mcp_auth.errors import (
 from mcp_auth.status import AuthState, ConnectionState
 from tests.homes import ME, open_auth, query_of, signed_in
 from tests.servers.oauth import OAuthServer
+from tests.servers.sse import sse_server
 
 
 def entry(oauth: OAuthServer, **more: object) -> dict[str, object]:
@@ -53,15 +54,33 @@ async def test_duty_a_token_is_not_sent_to_another_server(tmp_path: Path, oauth:
     with OAuthServer().running() as other:
         async with open_auth(tmp_path, entry(oauth)) as auth:
             await signed_in(auth)
-            async with httpx2.AsyncClient(auth=auth.http_auth("notes"), verify=False) as client:
-                await client.post(other.url, json=call())
-                await client.post(f"{oauth.origin}/other/mcp", json=call())
-                await client.post(f"{oauth.origin}/mcp/../admin", json=call())
-                await client.post(f"{oauth.origin}/mcpx", json=call())
-                answer = await client.post(oauth.url, json=call())
-    assert answer.status_code == 200
-    assert "authorization" not in other.seen[0].headers
-    assert all("authorization" not in s.headers for s in oauth.seen if s.path in ("/other/mcp", "/admin", "/mcpx"))
+            oauth.forget()
+            foreign = [
+                other.url,
+                f"http://127.0.0.1:{oauth.port}@127.0.0.1:{other.port}/mcp",
+                f"http://localhost:{oauth.port}/mcp",
+                *(f"{oauth.origin}{path}" for path in ("/", "/other/mcp", "/mcpx", "/MCP", "//mcp", "/mcp/../admin")),
+                *(
+                    f"{oauth.origin}/mcp{path}"
+                    for path in ("/%2e%2e/admin", "/..%2fadmin", "%2f..%2fadmin", "/x/%2E./a")
+                ),
+            ]
+            async with httpx2.AsyncClient(auth=auth.http_auth("notes"), verify=False, follow_redirects=True) as client:
+                for url in foreign:
+                    await client.post(url, json=call())
+                assert len(other.seen) == 2
+                assert len(oauth.seen) == len(foreign) - 2
+                assert not any("authorization" in seen.headers for seen in (*oauth.seen, *other.seen))
+                # And when the server itself sends the client there
+                oauth.knobs.mcp_answers = [RedirectResponse(other.url, 307)]
+                await client.post(oauth.url, json=call())
+                assert len(other.seen) == 3
+                assert not any("authorization" in seen.headers for seen in other.seen)
+                assert [seen.path for seen in oauth.seen if "authorization" in seen.headers] == ["/mcp"]
+                # Whose 401 says nothing of our token
+                assert oauth.refreshes == 0
+                assert (await auth.status("notes")).auth is AuthState.SIGNED_IN
+                assert (await client.post(oauth.url, json=call())).status_code == 200
 
 
 async def test_defect_3_concurrent_requests_never_wait_for_each_other(tmp_path: Path, oauth: OAuthServer) -> None:
@@ -138,6 +157,16 @@ async def test_duty_step_up_asks_for_the_union_of_scopes(tmp_path: Path, oauth: 
         await signed_in(auth)
         async with auth.session("notes") as client:
             await client.list_tools()
+
+
+async def test_a_server_that_asks_for_endless_access_gets_a_short_sentence(tmp_path: Path, oauth: OAuthServer) -> None:
+    async with open_auth(tmp_path, entry(oauth)) as auth:
+        await signed_in(auth)
+        oauth.knobs.need_scope = " ".join(f"scope-{number}" for number in range(300))
+        found = await auth.probe("notes")
+        status = await auth.status("notes")
+    for text in (found.detail or "", status.detail or ""):
+        assert "scope-0 scope-1" in text and len(text) < 250
 
 
 async def test_duty_a_refused_upgrade_is_remembered(tmp_path: Path, oauth: OAuthServer) -> None:
@@ -232,6 +261,24 @@ async def test_duty_stdio_servers_take_their_environment_and_no_oauth(tmp_path: 
         assert (await auth.probe("clock")).state is ConnectionState.NOT_CHECKED
         result = await auth.test("clock")
         assert (result.state, result.tools) == (ConnectionState.READY, ("now",))
+
+
+async def test_a_session_over_sse_is_signed_in_too(tmp_path: Path, oauth: OAuthServer) -> None:
+    with sse_server(oauth) as url:
+        # Given an entry that leaves open whether the server wants a sign-in
+        async with open_auth(tmp_path, {"old": {"url": url, "transport": "sse"}}) as auth:
+            assert (await auth.probe("old")).state is ConnectionState.REFUSED
+            assert (await auth.status("old")).auth is AuthState.SIGN_IN_NEEDED
+            await signed_in(auth, "old")
+            found = await auth.test("old")
+            assert (found.state, found.tools) == (ConnectionState.READY, ("greet",))
+            async with auth.session("old") as client:
+                result = await client.call_tool("greet", {"name": "Ada"})
+                assert [getattr(part, "text", "") for part in result.content] == ["Hello, Ada."]
+            # A token that the server no longer takes is renewed once here as well
+            oauth.access.clear()
+            assert (await auth.probe("old")).state is ConnectionState.READY
+    assert oauth.refreshes == 1
 
 
 async def test_a_command_that_does_not_start_is_unreachable(tmp_path: Path) -> None:

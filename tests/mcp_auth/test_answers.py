@@ -37,8 +37,9 @@ def test_pain_20_a_bare_code_is_a_code() -> None:
 
 @pytest.mark.parametrize("text", ["", "  ", "two words", "a", "http://[bad/?code=1", "x" * 9000])
 def test_pain_20_anything_else_gets_an_answer_that_says_what_to_copy(text: str) -> None:
-    with pytest.raises(CallbackRejected):
+    with pytest.raises(CallbackRejected) as caught:
         parse_paste(text)
+    assert "copy" in str(caught.value.next_step)
 
 
 @pytest.mark.parametrize("name", ["code", "state", "iss", "error"])

@@ -24,6 +24,8 @@ def test_www_authenticate_error_scope_is_not_read_as_scope() -> None:
         ('Bearer scope = "spaced"', BearerChallenge(scope="spaced")),
         ('Bearer scope="first", scope="second"', BearerChallenge(scope="first")),
         ('Bearer scope=""', BearerChallenge()),
+        # RFC 6749 section 3.3: what is no scope is not asked for and not shown
+        ('Bearer scope="read wr\x9b31mite \xad@x  files:*"', BearerChallenge(scope="read files:*")),
     ],
 )
 def test_bearer_challenge_is_read_by_the_grammar(header: str, expected: BearerChallenge) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.responses import JSONResponse, Response
 
+from mcp_auth.discovery import read_metadata
 from mcp_auth.errors import (
     AddressRefused,
     DiscoveryFailed,
@@ -139,6 +141,10 @@ async def test_duty_the_2025_03_26_fallback_without_pkce_metadata_is_an_explicit
     with pytest.raises(PkceNotSupported):
         await link(tmp_path, oauth)
     assert "code_challenge=" in await link(tmp_path, oauth, oauth={"legacy": True})
+    # What is advertised counts with that choice too
+    oauth.knobs.metadata["code_challenge_methods_supported"] = ["plain"]
+    with pytest.raises(PkceNotSupported):
+        await link(tmp_path / "plain", oauth, oauth={"legacy": True})
 
 
 async def test_duty_a_legacy_server_without_any_metadata_needs_the_choice_too(
@@ -197,6 +203,18 @@ async def test_duty_a_url_that_is_no_web_address_never_becomes_a_link(
     oauth.knobs.metadata["authorization_endpoint"] = endpoint
     with pytest.raises(AddressRefused):
         await link(tmp_path, oauth)
+
+
+@pytest.mark.parametrize("host", ["http://127.0.0.1:7777", "http://localhost:7777", "https://[::1]:7777"])
+@pytest.mark.parametrize("member", ["authorization_endpoint", "token_endpoint", "revocation_endpoint"])
+def test_duty_ssrf_metadata_may_not_lead_to_private_addresses_of_this_machine_either(member: str, host: str) -> None:
+    issuer = "https://as.example"
+    document = {"issuer": issuer, "authorization_endpoint": f"{issuer}/a", "token_endpoint": f"{issuer}/t"}
+    document[member] = f"{host}/x"
+    with pytest.raises((DiscoveryFailed, AddressRefused)):
+        read_metadata(document, NetworkRules.for_url("https://public.example/mcp"))
+    # A server of this machine has its authorization server there too
+    read_metadata(document, NetworkRules.for_url("http://127.0.0.1:7000/mcp"))
 
 
 @pytest.mark.parametrize("issuer", ["https://192.168.1.1", "https://169.254.169.254", "https://[fd00:ec2::254]"])
@@ -299,6 +317,37 @@ async def test_a_repeat_sign_in_needs_nothing_on_the_wire(tmp_path: Path, oauth:
         started = await auth.sign_in("notes", "shared", ME, listen=False)
         assert oauth.seen == []
         assert not started.reused
+
+
+async def test_what_was_looked_up_is_good_for_a_day_at_most(tmp_path: Path, oauth: OAuthServer) -> None:
+    ahead = 0.0
+    servers = {"notes": {"url": oauth.url, "auth": "oauth"}}
+    async with open_auth(tmp_path, servers, clock=lambda: time.time() + ahead) as auth:
+        await signed_in(auth)
+        for hours, looked_up in ((23, False), (25, True)):
+            ahead = hours * 3600.0
+            oauth.forget()
+            await auth.sign_in("notes", "shared", ME, listen=False)
+            assert bool(oauth.requests("/.well-known/oauth-authorization-server")) is looked_up
+            assert oauth.requests("/register") == []
+            await auth.cancel("notes")
+
+
+async def test_a_server_that_refuses_a_good_token_is_looked_up_again(tmp_path: Path, oauth: OAuthServer) -> None:
+    with OAuthServer().running() as other:
+        async with open_auth(tmp_path, {"notes": {"url": oauth.url, "auth": "oauth"}}) as auth:
+            await signed_in(auth)
+            # Given a server that moved: it names another authorization server, and asks for another scope
+            oauth.knobs.prm["authorization_servers"] = [other.issuer]
+            oauth.knobs.challenge_scope = "new"
+            oauth.access.clear()
+            oauth.refresh.clear()
+            await auth.probe("notes")
+            started = await auth.sign_in("notes", "shared", ME, listen=False)
+            assert started.link.startswith(f"{other.issuer}/authorize?")
+            assert query_of(started.link)["scope"] == "new"
+            # Where nobody knows the client of before
+            assert query_of(started.link)["client_id"] in other.clients
 
 
 async def test_fresh_looks_everything_up_again(tmp_path: Path, oauth: OAuthServer) -> None:

@@ -111,6 +111,18 @@ async def test_values_that_cannot_be_kept_are_refused(tmp_path: Path, oauth: OAu
         assert not auth.config.env_file.exists()
 
 
+async def test_a_key_that_no_header_can_carry_is_said_to_be_one(tmp_path: Path, oauth: OAuthServer) -> None:
+    async with open_auth(tmp_path, api(oauth)) as auth:
+        with pytest.raises(KeyInvalid, match="no header can carry") as caught:
+            await auth.try_keys("api", {"MCP_API_KEY": "schl\u00fcssel-0123456789"})
+        assert "ssel" not in str(caught.value) and caught.value.next_step
+        # One that somebody wrote into the file by hand
+        auth.config.env_file.write_text("MCP_API_KEY=schl\u00fcssel-0123456789\n")
+        found = await auth.probe("api")
+        assert (found.state, "no header can carry" in (found.detail or "")) == (ConnectionState.NOT_CHECKED, True)
+    assert oauth.seen == []
+
+
 @pytest.mark.parametrize("name", ["PATH", "LD_PRELOAD", "SLASH_MCP_HOME", "HERMES_HOME", "PYTHONPATH", "OTHER"])
 async def test_only_the_variables_of_the_entry_can_be_stored(tmp_path: Path, oauth: OAuthServer, name: str) -> None:
     entry = {"api": {"url": oauth.url, "headers": {"X-Key": f"${{{name}}}" if name != "OTHER" else "${MCP_API_KEY}"}}}

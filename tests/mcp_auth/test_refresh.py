@@ -174,6 +174,19 @@ async def test_defect_7_and_pain_8_only_invalid_grant_is_final(
         assert (await auth.access_token("notes")) != before.access_token
 
 
+@pytest.mark.parametrize(("said", "wait"), [("7", 7), ("0", 1), ("99999", 3600), ("soon", 5)])
+async def test_retry_after_is_honoured_for_an_hour_at_most(
+    tmp_path: Path, oauth: OAuthServer, clock: Clock, said: str, wait: float
+) -> None:
+    async with opened(tmp_path, oauth, clock) as auth:
+        await signed_in(auth)
+        oauth.knobs.token_answers = [PlainTextResponse("", 429, headers={"Retry-After": said})]
+        clock.ahead = 4000
+        with pytest.raises(RefreshUnavailable) as caught:
+            await auth.access_token("notes")
+        assert caught.value.retry_after == wait
+
+
 async def test_a_failed_refresh_ahead_of_time_gives_the_token_that_still_works(
     tmp_path: Path, oauth: OAuthServer, clock: Clock
 ) -> None:

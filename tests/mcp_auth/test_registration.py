@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from mcp_auth.errors import ClientRegistrationNeeded, ConfigError, RegistrationRefused, SignInError
+from mcp_auth.config import Server
+from mcp_auth.errors import ClientRegistrationNeeded, ConfigError, RegistrationRefused, SignInError, Unreachable
+from mcp_auth.records import ServerMetadata
+from mcp_auth.registration import client_registration_needed
+from mcp_auth.status import AuthState
+from mcp_auth.vendors import where_to_register
 from tests.homes import ME, open_auth, query_of, signed_in, write_home
 from tests.servers.oauth import OAuthServer, authorize
 
@@ -55,6 +61,31 @@ async def test_duty_order_at_last_the_person_is_asked_and_pain_12(tmp_path: Path
     assert "client_id" in str(caught.value.next_step)
 
 
+@pytest.mark.parametrize(
+    ("issuer", "place"),
+    [
+        ("https://github.com/login/oauth", "OAuth Apps"),
+        ("https://slack.com", "api.slack.com/apps"),
+        ("https://mcp.slack.com", "api.slack.com/apps"),
+        ("https://accounts.google.com", "Google Cloud console"),
+        ("https://mcp.hubspot.com", "HubSpot"),
+        ("https://mcp.asana.com", "my-apps"),
+        ("https://login.microsoftonline.com/tenant/v2.0", "App registrations"),
+    ],
+)
+def test_pain_12_a_vendor_that_registers_nobody_is_named_with_its_steps(issuer: str, place: str) -> None:
+    metadata = ServerMetadata(issuer=issuer, authorization_endpoint=f"{issuer}/a", token_endpoint=f"{issuer}/t")
+    uri = "https://bot.example.com/callback/x1"
+    needed = client_registration_needed(Server(name="notes", url="https://notes.example/mcp"), metadata, uri)
+    assert place in str(needed.next_step)
+    assert f"redirect URI {uri} " in str(needed.next_step)
+
+
+def test_pain_12_a_look_alike_gets_nobody_elses_steps() -> None:
+    assert where_to_register("https://evil-hubspot.com") is None
+    assert where_to_register("https://github.com.evil.example") is None
+
+
 @pytest.mark.parametrize("status", [401, 403])
 async def test_pain_13_registration_behind_an_allow_list_is_called_so(
     tmp_path: Path, oauth: OAuthServer, status: int
@@ -83,6 +114,18 @@ async def test_duty_a_refused_or_unusable_registration_has_a_meaningful_message(
         with pytest.raises(RegistrationRefused) as caught:
             await auth.sign_in("notes", "shared", ME, listen=False)
     assert "redirect URI" in str(caught.value.next_step) or "client_id" in str(caught.value.next_step)
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+async def test_trouble_at_the_registration_is_no_refusal(tmp_path: Path, oauth: OAuthServer, status: int) -> None:
+    oauth.knobs.registration = PlainTextResponse("come back later", status)
+    async with open_auth(tmp_path, entry(oauth)) as auth:
+        with pytest.raises(Unreachable, match=str(status)) as caught:
+            await auth.sign_in("notes", "shared", ME, listen=False)
+        assert "/mcp auth notes" in str(caught.value.next_step)
+        assert (await auth.status("notes")).auth is AuthState.SIGN_IN_NEEDED
+        oauth.knobs.registration = None
+        await auth.sign_in("notes", "shared", ME, listen=False)
 
 
 async def test_duty_application_type_is_native_for_a_loopback_redirect(tmp_path: Path, oauth: OAuthServer) -> None:
@@ -175,6 +218,15 @@ async def test_duty_a_pre_registered_client_does_not_follow_a_changed_issuer(
             with pytest.raises(SignInError, match="moved"):
                 await auth.sign_in("notes", "shared", ME, listen=False)
             assert other.requests("/authorize") == []
+            # Somebody who looks everything up anew, and turns back at the other server's page, has agreed to nothing
+            await auth.sign_in("notes", "shared", ME, fresh=True, listen=False)
+            await auth.cancel("notes")
+            with pytest.raises(SignInError, match="moved"):
+                await auth.sign_in("notes", "shared", ME, listen=False)
+            # Whoever finishes has
+            started = await auth.sign_in("notes", "shared", ME, fresh=True, listen=False)
+            await auth.paste(await asyncio.to_thread(authorize, started.link), ME.principal)
+            assert (await auth.sign_in("notes", "shared", ME, listen=False)).link.startswith(other.issuer)
 
 
 @pytest.mark.parametrize(
@@ -191,6 +243,29 @@ async def test_the_token_endpoint_gets_the_authentication_it_asks_for(
     async with open_auth(tmp_path, entry(oauth)) as auth:
         await signed_in(auth)
         assert (await auth.access_token("notes")).startswith("at-")
+
+
+async def test_a_client_whose_secret_has_ended_is_registered_anew(tmp_path: Path, oauth: OAuthServer) -> None:
+    for ends_in, registered in ((3600, 1), (30, 2)):
+        oauth.reset()
+        oauth.knobs.registration_extra = {
+            "client_secret": "s3cret",
+            "client_secret_expires_at": int(time.time()) + ends_in,
+            "token_endpoint_auth_method": "client_secret_post",
+        }
+        async with open_auth(tmp_path / str(ends_in), entry(oauth)) as auth:
+            await signed_in(auth)
+            await signed_in(auth)
+        assert len(oauth.requests("/register")) == registered
+
+
+async def test_a_configured_secret_is_kept_with_no_connection(tmp_path: Path, oauth: OAuthServer) -> None:
+    async with open_auth(tmp_path, entry(oauth, client_id="mine", client_secret="s3cret-of-mine")) as auth:
+        await signed_in(auth)
+        home = auth.config.home
+    (stored,) = (home / "connections").glob("*.json")
+    assert '"client_id":"mine"' in stored.read_text()
+    assert "s3cret" not in stored.read_text()
 
 
 async def test_pain_24_a_secret_without_a_method_is_client_secret_post(tmp_path: Path, oauth: OAuthServer) -> None:

@@ -88,6 +88,17 @@ async def test_duty_resource_stands_in_authorization_and_token_requests(tmp_path
         assert oauth.requests("/token")[0].form["resource"] == oauth.url
 
 
+async def test_duty_resource_stands_in_authorization_and_token_requests_as_the_metadata_names_it(
+    tmp_path: Path, oauth: OAuthServer
+) -> None:
+    # Given a server below the resource that its metadata speaks for
+    oauth.knobs.prm["resource"] = oauth.origin
+    async with opened(tmp_path, oauth) as auth:
+        await signed_in(auth)
+    assert oauth.requests("/authorize")[0].query["resource"] == oauth.origin
+    assert oauth.requests("/token")[0].form["resource"] == oauth.origin
+
+
 async def test_duty_resource_can_be_turned_off_per_server(tmp_path: Path, oauth: OAuthServer) -> None:
     async with opened(tmp_path, oauth, resource=False) as auth:
         await signed_in(auth)
@@ -331,10 +342,11 @@ async def test_duty_iss_is_compared_without_normalisation(tmp_path: Path, oauth:
         assert oauth.requests("/token") == []
 
 
+@pytest.mark.parametrize("iss", ["wrong", "missing"])
 async def test_duty_an_error_with_a_foreign_iss_is_neither_shown_nor_acted_on(
-    tmp_path: Path, oauth: OAuthServer
+    tmp_path: Path, oauth: OAuthServer, iss: str
 ) -> None:
-    oauth.knobs.iss = "wrong"
+    oauth.knobs.iss = iss
     oauth.knobs.authorize_error = {"error": "access_denied", "error_description": "visit evil.example"}
     async with opened(tmp_path, oauth) as auth:
         redirect = await redirect_of(auth)
@@ -385,6 +397,25 @@ async def test_a_bare_code_is_taken_when_it_can_belong_to_one_sign_in_only(tmp_p
         assert (await auth.paste(code, ME.principal)).status == "done"
 
 
+async def test_a_bare_code_belongs_to_the_sign_in_of_who_pastes_it(tmp_path: Path, oauth: OAuthServer) -> None:
+    oauth.knobs.metadata["authorization_response_iss_parameter_supported"] = None
+    entry = {"url": oauth.url, "auth": "oauth"}
+    async with open_auth(tmp_path, {"notes": entry, "others": entry}) as auth:
+        # Given somebody else's open sign-in beside mine
+        await auth.sign_in("others", "shared", Origin(principal="telegram:7"), listen=False)
+        code = query_of(await redirect_of(auth))["code"]
+        done = await auth.paste(code, ME.principal)
+        assert (done.server, done.status) == ("notes", "done")
+
+
+async def test_what_ends_on_a_page_of_its_own_is_never_pasted(tmp_path: Path, oauth: OAuthServer) -> None:
+    async with opened(tmp_path, oauth, redirect_uri="https://bot.example.com/callback") as auth:
+        redirect = await redirect_of(auth)
+        with pytest.raises(CallbackRejected, match="nothing to paste"):
+            await auth.paste(redirect, ME.principal)
+        assert oauth.requests("/token") == []
+
+
 async def test_a_bare_code_is_refused_where_the_issuer_advertises_iss(tmp_path: Path, oauth: OAuthServer) -> None:
     async with opened(tmp_path, oauth) as auth:
         code = query_of(await redirect_of(auth))["code"]
@@ -394,7 +425,17 @@ async def test_a_bare_code_is_refused_where_the_issuer_advertises_iss(tmp_path: 
 
 @pytest.mark.parametrize(
     "body",
-    [{"error": "invalid_code"}, {"ok": False, "error": "bad_redirect"}, {}, {"access_token": ""}, {"access_token": 7}],
+    [
+        {"error": "invalid_code"},
+        {"ok": False, "error": "bad_redirect"},
+        {},
+        {"access_token": ""},
+        {"access_token": 7},
+        {"access_token": "two words", "token_type": "bearer"},
+        {"access_token": "at\r\nX-Evil: 1", "token_type": "bearer"},
+        {"access_token": "at", "token_type": "DPoP"},
+        {"access_token": "at", "token_type": ["bearer"]},
+    ],
 )
 async def test_pain_24_an_error_with_http_200_is_an_error(
     tmp_path: Path, oauth: OAuthServer, body: dict[str, Any]

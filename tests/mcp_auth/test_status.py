@@ -19,7 +19,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from mcp_auth import McpAuth
 from mcp_auth.config import OAuthOptions, Server, ToolFilter
 from mcp_auth.core import PROBE_TIMEOUT
-from mcp_auth.errors import ClientRegistrationNeeded
+from mcp_auth.errors import ClientRegistrationNeeded, NotAllowed, SignInNeeded
 from mcp_auth.records import (
     Connection,
     Grant,
@@ -282,6 +282,103 @@ async def test_a_failed_registration_is_kept_until_a_client_is_found(
         assert (await auth.status("notes")).auth is A.SIGN_IN_OPEN
         await auth.cancel("notes")
         assert (await auth.status("notes")).auth is A.SIGN_IN_NEEDED
+
+
+def closed(oauth: OAuthServer) -> None:
+    """The server takes a key and nothing else."""
+    oauth.knobs.prm_path, oauth.knobs.well_known, oauth.knobs.api_key = None, "none", "sk-1"
+
+
+async def test_a_server_that_wants_a_credential_and_offers_no_sign_in_is_misconfigured(
+    tmp_path: Path, oauth: OAuthServer
+) -> None:
+    closed(oauth)
+    async with open_auth(tmp_path, {"notes": {"url": oauth.url}}) as auth:
+        found = await auth.probe("notes")
+        assert found.state is ConnectionState.REFUSED
+        status = await auth.status("notes")
+        assert (status.auth, status.next) == (A.MISCONFIGURED, None)
+        assert "headers" in (status.detail or "") and "offers no sign-in" in (status.detail or "")
+        with pytest.raises(NotAllowed, match="offers no sign-in") as caught:
+            await auth.sign_in("notes", "shared", ME, listen=False)
+        assert "headers" in (caught.value.next_step or "")
+        # Each look is a new one: the server may change its mind
+        oauth.knobs.api_key, oauth.knobs.protected = None, False
+        assert (await auth.probe("notes")).state is ConnectionState.READY
+        assert (await auth.status("notes")).auth is A.NONE_NEEDED
+
+
+async def test_a_server_that_closes_later_is_not_open_any_more(tmp_path: Path, oauth: OAuthServer) -> None:
+    oauth.knobs.protected = False
+    oauth.knobs.prm_path, oauth.knobs.well_known = None, "none"
+    async with open_auth(tmp_path, {"notes": {"url": oauth.url}}) as auth:
+        assert (await auth.probe("notes")).state is ConnectionState.READY
+        assert (await auth.status("notes")).auth is A.NONE_NEEDED
+        closed(oauth)
+        assert (await auth.probe("notes")).state is ConnectionState.REFUSED
+        assert (await auth.status("notes")).auth is A.MISCONFIGURED
+        # And when it learns OAuth, it is signed in to
+        oauth.knobs.api_key, oauth.knobs.protected = None, True
+        oauth.knobs.prm_path, oauth.knobs.well_known = "path", "oauth"
+        assert (await auth.probe("notes")).state is ConnectionState.REFUSED
+        assert (await auth.status("notes")).auth is A.SIGN_IN_NEEDED
+        await signed_in(auth)
+        assert (await auth.status("notes")).auth is A.SIGNED_IN
+
+
+async def test_a_sign_in_that_cannot_begin_says_why(tmp_path: Path, oauth: OAuthServer) -> None:
+    # Given a server that names an authorization server, which publishes nothing
+    oauth.knobs.well_known = "none"
+    async with open_auth(tmp_path, {"notes": {"url": oauth.url}}) as auth:
+        assert (await auth.probe("notes")).state is ConnectionState.REFUSED
+        status = await auth.status("notes")
+        assert (status.auth, status.next) == (A.SIGN_IN_NEEDED, "auth notes")
+        assert "publishes no metadata" in (status.detail or "")
+        oauth.knobs.well_known = "oauth"
+        await auth.probe("notes")
+        assert (await auth.status("notes")).detail is None
+
+
+async def test_an_open_server_beside_somebody_elses_sign_in_is_open(tmp_path: Path, oauth: OAuthServer) -> None:
+    # Given a website whose own sign-in is published at the origin, and is of no use to us
+    oauth.knobs.protected, oauth.knobs.prm_path = False, None
+    oauth.knobs.metadata["issuer"] = "https://accounts.example"
+    async with open_auth(tmp_path, {"notes": {"url": oauth.url}}) as auth:
+        assert (await auth.probe("notes")).state is ConnectionState.READY
+        assert (await auth.status("notes")).auth is A.NONE_NEEDED
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+async def test_an_open_server_whose_website_is_in_trouble_is_open(
+    tmp_path: Path, oauth: OAuthServer, status: int
+) -> None:
+    oauth.knobs.protected, oauth.knobs.prm_status = False, status
+    async with open_auth(tmp_path, {"notes": {"url": oauth.url}}) as auth:
+        assert (await auth.probe("notes")).state is ConnectionState.READY
+    # One that is closed is not known while its metadata cannot be had
+    oauth.knobs.protected = True
+    async with open_auth(tmp_path / "closed", {"notes": {"url": oauth.url}}) as auth:
+        assert (await auth.probe("notes")).state is ConnectionState.UNREACHABLE
+        oauth.knobs.prm_status = 200
+        assert (await auth.probe("notes")).state is ConnectionState.REFUSED
+        assert (await auth.status("notes")).auth is A.SIGN_IN_NEEDED
+
+
+async def test_a_server_that_protects_a_tool_only_is_signed_in_to_once_it_asks(
+    tmp_path: Path, oauth: OAuthServer
+) -> None:
+    oauth.knobs.open_methods = ("initialize", "notifications/initialized", "server/discover", "tools/list")
+    oauth.knobs.prm_path = "header"
+    async with open_auth(tmp_path, {"notes": {"url": oauth.url}}) as auth:
+        assert (await auth.probe("notes")).state is ConnectionState.READY
+        assert (await auth.status("notes")).auth is A.NONE_NEEDED
+        with pytest.raises(SignInNeeded):
+            async with auth.session("notes") as client:
+                await client.call_tool("add", {})
+        assert (await auth.status("notes")).auth is A.SIGN_IN_NEEDED
+        await signed_in(auth)
+        async with auth.session("notes") as client:
+            assert not (await client.call_tool("add", {})).is_error
 
 
 # -- the connection axis ---------------------------------------------------------------------

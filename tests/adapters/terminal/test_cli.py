@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pexpect
@@ -131,6 +132,28 @@ class TestList:
         assert done.code == 1
         assert (servers["open"]["state"], servers["open"]["tools"]) == ("ready", 3)
         assert servers["dead"]["state"] == "unreachable"
+
+    def test_a_server_that_takes_only_a_key_is_said_to_lack_one(
+        self, run: Run, tmp_path: Path, oauth: OAuthServer
+    ) -> None:
+        oauth.knobs.prm_path, oauth.knobs.well_known, oauth.knobs.api_key = None, "none", "sk-1"
+        home = write_home(tmp_path, {"notes": {"url": oauth.url}})
+        probed = run("--home", home, "list", "--probe", "--json")
+        (server,) = probed.events[0]["servers"]
+        assert (probed.code, server["connection"]["state"]) == (1, "refused")
+        assert server["auth"]["state"] == "misconfigured"
+        assert "headers" in server["auth"]["detail"]
+        # And so says every later list, from local state
+        (later,) = run("--home", home, "list", "--json").events[0]["servers"]
+        assert later["auth"] == server["auth"]
+
+    def test_probing_needs_no_home_that_can_be_written(self, run: Run, tmp_path: Path, oauth: OAuthServer) -> None:
+        home = write_home(tmp_path, {name: {"url": oauth.url, "headers": {"X": "y"}} for name in ("a", "b")})
+        oauth.knobs.protected = False
+        (home / "sign-ins").write_text("no folder")
+        done = run("--home", home, "list", "--probe", "--json")
+        assert (done.code, done.err) == (0, "")
+        assert [one["connection"]["state"] for one in done.events[0]["servers"]] == ["ready", "ready"]
 
     def test_without_servers_the_next_step_is_said(self, run: Run, tmp_path: Path) -> None:
         done = run("--home", tmp_path / "empty", "list")
@@ -296,11 +319,22 @@ class TestAuth:
         assert events["weather"] == {"event": "key_needed", "server": "weather", "variables": ["WEATHER_KEY"]}
         assert (events["dead"]["event"], set(events["dead"])) == ("failed", {"event", "server", "reason", "next"})
 
+    def test_what_cannot_be_asked_is_not_called_signed_in(self, run: Run, tmp_path: Path) -> None:
+        # Given a server of which nobody knows yet whether it wants a sign-in, and which does not answer
+        home = write_home(tmp_path, {"open": {"url": f"http://127.0.0.1:{free_port()}/mcp"}})
+        done = run("--home", home, "auth")
+        assert (done.code, done.out) == (1, "")
+        assert "open could not be asked" in done.err and "Next: slash-mcp test open" in done.err
+
+    def test_without_servers_there_is_nobody_to_sign_in_to(self, run: Run, tmp_path: Path) -> None:
+        done = run("--home", tmp_path / "empty", "auth")
+        assert (done.code, done.out) == (0, "No MCP servers are configured. Next: slash-mcp add NAME URL\n")
+
     def test_nothing_to_do_is_said_and_is_no_failure(self, run: Run, tmp_path: Path) -> None:
         home = write_home(tmp_path, {"local": {"command": "true"}})
         done = run("--home", home, "auth")
         assert done.code == 0
-        assert "has one" in done.out
+        assert "No server is known to lack" in done.out
         assert run("--home", home, "auth", "--json").out == ""
 
     def test_cancel_ends_what_is_open(self, run: Run, home: Path) -> None:
@@ -448,6 +482,11 @@ class TestConfiguration:
             ("NOTES", "https://other.example.com/mcp", 1, "already"),
             ("plain", "http://example.com/mcp", 2, "https"),
             ("gone", "http://127.0.0.1:{free_port}/mcp", 1, "reached"),
+            ("my notes", "http://127.0.0.1:{free_port}/mcp", 1, "slash-mcp add 'my notes' URL"),
+            ("", "https://other.example.com/mcp", 2, "name"),
+            ("a\x1b[31m", "https://other.example.com/mcp", 2, "name"),
+            ("plain", "notes", 2, "https://"),
+            ("plain", "other.example.com:443/mcp", 2, "https://"),
         ],
     )
     def test_add_refuses_and_changes_nothing(
@@ -477,6 +516,23 @@ class TestConfiguration:
         assert f"✗ {home} can be written by others. Next: chmod 700" in done.out
         assert "✗ gone: " in done.out
         assert "✗ broken: " in done.out
+
+    def test_doctor_and_serve_say_that_a_home_cannot_be_written(
+        self, run: Run, tmp_path: Path, oauth: OAuthServer
+    ) -> None:
+        # Given a busy port, whose lock file cannot be had
+        home = write_home(tmp_path, {}, {"callback": {"port": oauth.port}})
+        (home / f"callback-{oauth.port}.lock").mkdir()
+        assert "Next: set gateway.callback.port" in run("--home", home, "doctor").out
+        served = run("--home", home, "serve")
+        assert (served.code, served.err.count("\n")) == (1, 1)
+        assert f"callback-{oauth.port}.lock cannot be locked" in served.err
+
+    def test_doctor_sees_a_full_disk(self, run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        # A disk of its own cannot be had here, so what the system says of one is replaced.
+        monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=0))
+        done = run("--home", home, "doctor")
+        assert (done.code, f"✗ the disk of {home} is full. Next: make room" in done.out) == (1, True)
 
     def test_doctor_sees_a_busy_callback_port(self, run: Run, tmp_path: Path, oauth: OAuthServer) -> None:
         home = write_home(tmp_path, {}, {"callback": {"port": oauth.port}})
@@ -515,6 +571,18 @@ class TestExitCodes:
         done = run(*arguments)
         assert (done.code, done.out) == (2, "")
         assert "usage: slash-mcp" in done.err
+        assert re.search(r"\. Next: slash-mcp( \w+)? --help\n$", done.err)
+
+    def test_help_is_a_command_as_in_every_chat(self, run: Run) -> None:
+        assert run("help") == run("--help")
+
+    @pytest.mark.parametrize("command", ["init", "list", "doctor", "cancel"])
+    def test_a_home_that_cannot_be_is_one_sentence(self, run: Run, command: str) -> None:
+        done = run("--home", f"/tmp/{'x' * 300}", command)
+        said = done.out + done.err
+        assert done.code in (1, 2)
+        assert "File name too long" in said and "Next: " in said
+        assert "Traceback" not in said
 
     @pytest.mark.parametrize("text", ["mcp_servers: [", "gateway: {allow: 7}", "mcp_servers:\n\t- a"])
     def test_a_wrong_configuration_is_2_and_one_sentence(self, run: Run, tmp_path: Path, text: str) -> None:
@@ -534,6 +602,34 @@ class TestExitCodes:
         behind = run("list", "local", "--home", home, "--config", home / "config.yaml", "--as", "nobody")
         assert "nobody of this name" in behind.err
         assert run("list", "local", "--home", home).out == run("--home", home, "list", "local").out
+
+    @pytest.mark.parametrize(
+        ("command", "closed"),
+        [("paste", "<&-"), ("key weather", "<&-"), ("chat", "<&-"), ("auth --timeout 0", "<&-"), ("list", ">&- 2>&-")],
+    )
+    def test_closed_streams_end_no_command_in_a_traceback(self, key_home: Path, command: str, closed: str) -> None:
+        line = f'exec "$0" -m adapters.terminal.cli --home "$1" {command} {closed}'
+        done = subprocess.run(
+            ["sh", "-c", line, sys.executable, str(key_home)], cwd=ROOT, capture_output=True, timeout=PAGE_SECONDS
+        )
+        assert done.returncode in (0, 1)
+        assert b"Traceback" not in done.stdout + done.stderr
+
+    def test_output_that_cannot_be_written_is_a_failure_of_one_sentence(self, key_home: Path) -> None:
+        with Path("/dev/full").open("w") as full:
+            command = [*COMMAND, "--home", str(key_home), "list"]
+            done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        assert done.returncode == 1
+        assert (
+            done.stderr == "slash-mcp: The output cannot be written (No space left on device). Next: slash-mcp doctor\n"
+        )
+
+    def test_a_terminal_without_unicode_gets_what_it_can_show(self, key_home: Path) -> None:
+        command = [*COMMAND, "--home", str(key_home), "list"]
+        environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "? key missing: WEATHER_KEY" in done.stdout
 
     def test_the_version_is_told(self, run: Run) -> None:
         done = run("--version")
@@ -681,6 +777,14 @@ class TestAtATerminal:
             typed.sendintr()
             assert ended(typed) == 130
             assert b"Traceback" not in typed.before
+
+    def test_ctrl_d_at_the_question_for_a_key_enters_nothing(self, key_home: Path) -> None:
+        with self.typed("--home", key_home, "key", "weather") as typed:
+            typed.expect_exact("WEATHER_KEY for weather")
+            typed.waitnoecho()
+            typed.sendeof()
+            assert ended(typed) == 1
+            assert b"nothing was stored" in typed.before and b"Traceback" not in typed.before
 
 
 def ended(typed: pexpect.spawn[bytes]) -> int | None:

@@ -252,6 +252,28 @@ def test_the_second_column_of_a_table_is_broken_under_its_beginning() -> None:
     assert len(render(table, columns=None, color=False, now=NOW).splitlines()) == 2
 
 
+def test_a_next_step_that_is_a_command_stays_whole_and_a_sentence_is_broken() -> None:
+    command = "It failed for a reason. Next: slash-mcp auth a-server-with-a-long-name"
+    assert wrap(command, 30, indent="  ").splitlines() == [
+        "It failed for a reason.",
+        "  Next: slash-mcp auth a-server-with-a-long-name",
+    ]
+    sentence = "It failed for a reason. Next: give its entry headers with its API key"
+    assert wrap(sentence, 30, indent="  ").splitlines() == [
+        "It failed for a reason.",
+        "  Next: give its entry headers",
+        "  with its API key",
+    ]
+
+
+def test_the_hint_of_a_list_is_broken_between_words() -> None:
+    listed = Reply((ServerList((SUPABASE,), "Use slash-mcp auth to authenticate servers"),))
+    assert render(listed, columns=40, color=False, now=NOW).splitlines()[-2:] == [
+        "  Use slash-mcp auth to authenticate",
+        "  servers",
+    ]
+
+
 @given(st.text(st.characters(codec="utf-8"), max_size=200), st.integers(4, 60))
 @settings(deadline=None)
 def test_breaking_lines_loses_no_word(text: str, columns: int) -> None:

@@ -187,6 +187,8 @@ async def test_a_sign_in_comes_back_whole_and_steps_on_from_its_version_only(bac
     assert len(claimed) == 1 and claimed[0].version == 2
     assert await store.sign_ins.put_if(new) is None
     assert await other.sign_ins.get(slot) == claimed[0]
+    assert await other.sign_ins.latest("shared", "notes") == claimed[0]
+    assert await other.sign_ins.latest("person:ann", "notes") is None
 
 
 async def test_every_slot_is_listed_ended_ones_too(store: Store) -> None:

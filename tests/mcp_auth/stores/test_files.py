@@ -298,6 +298,7 @@ async def every_call(store: FileStore) -> dict[str, Exception | None]:
         "grants.list": lambda: store.grants.list(),
         "sign_ins.slot": lambda: store.sign_ins.slot("shared", "notes"),
         "sign_ins.get": lambda: store.sign_ins.get("0" * 32),
+        "sign_ins.latest": lambda: store.sign_ins.latest("shared", "notes"),
         "sign_ins.put_if": lambda: store.sign_ins.put_if(sign_in("0" * 32)),
         "sign_ins.list": lambda: store.sign_ins.list(),
         "key_forms.get": lambda: store.key_forms.get("0" * 32),
