@@ -103,6 +103,9 @@ def is_ours(home: Path, port: int) -> bool:
     from mcp_auth.stores.files import locked
 
     path = _port_lock(home, port)
+    if not path.exists():
+        # Nobody ever did.
+        return False
     try:
         with locked(path, path.name, wait=0):
             return False

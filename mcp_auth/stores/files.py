@@ -251,17 +251,11 @@ class FileStore:
         return self._salt
 
     def _make_salt(self) -> bytes:
-        folder = make_folder(self._home / "sign-ins")
-        with _as_store_error(folder):
-            temporary = write_temporary(folder, os.urandom(32))
-            try:
-                _sync(temporary, os.O_RDONLY)
-                # A link fails where a name exists: of racing processes the first one's salt counts.
-                with suppress(FileExistsError):
-                    os.link(temporary, folder / ".salt")
-            finally:
-                temporary.unlink()
-            sync_folder(folder)
+        folder = self._home / "sign-ins"
+        with locked(folder / ".locks" / "salt", ".salt"):
+            # Of racing processes the first one's salt counts.
+            if not (folder / ".salt").exists():
+                replace_file(folder / ".salt", os.urandom(32))
         salt = self._read_salt()
         if salt is None:
             raise StoreError(
@@ -440,10 +434,12 @@ class _Folder(Generic[R]):
         return record.version if record is not None else 0
 
     def put_if(self, path: Path, record: R, wait: float = _WRITE_WAIT) -> R | None:
+        stored = msgspec.structs.replace(record, version=record.version + 1)
+        if record.version == 0 and not self._synced and create_file(path, encode(stored)):
+            return stored
         with self.locked(path, wait):
             if self.version(path) != record.version:
                 return None
-            stored = msgspec.structs.replace(record, version=record.version + 1)
             self.replace(path, stored)
             return stored
 
@@ -465,8 +461,8 @@ class _Folder(Generic[R]):
     @contextmanager
     def locked(self, path: Path, wait: float = _WRITE_WAIT) -> Iterator[None]:
         """Exclusive right to replace this record, for the time of one write."""
-        # 256 locks serve all records: the first two digits of a key choose one.
-        with locked(self._folder / ".locks" / path.name[:2], path.name, wait):
+        # 256 locks serve all records, by the first two digits of a key; one does where nobody waits for the disk.
+        with locked(self._folder / ".locks" / (path.name[:2] if self._synced else "all"), path.name, wait):
             yield
 
 
@@ -531,6 +527,27 @@ def begin_replace_file(path: Path, data: bytes, *, synced: bool = True) -> Calla
                 sync_folder(folder)
 
     return put_in_place
+
+
+def create_file(path: Path, data: bytes) -> bool:
+    """Make `path` of `data`, readable by its owner alone and not yet on the disk, without a lock.
+
+    False: it is there already, or this file system cannot give a file two names. Where files are created by this alone,
+    and replaced under a lock, no write is lost to another.
+
+    Raises:
+        StoreError: the disk is full, or may not be written.
+    """
+    folder = make_folder(path.parent)
+    with _as_store_error(path):
+        temporary = write_temporary(folder, data)
+        try:
+            os.link(temporary, path)
+        except OSError:
+            return False
+        finally:
+            temporary.unlink()
+    return True
 
 
 def remove_file(path: Path) -> bool:

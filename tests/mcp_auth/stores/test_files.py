@@ -346,6 +346,43 @@ async def test_where_no_folder_can_be_made_every_call_answers_or_raises_a_store_
         assert error is None or str(home) in str(error)
 
 
+_RACE = """
+import asyncio, sys
+from pathlib import Path
+from mcp_auth.stores.files import FileStore
+from tests.mcp_auth.stores.backends import connection, sign_in
+
+async def main():
+    store = FileStore(Path(sys.argv[1]))
+    slots = [await store.sign_ins.slot("shared", f"server-{number}") for number in range(50)]
+    print("ready", flush=True)
+    sys.stdin.readline()
+    won = 0
+    for slot in slots:
+        won += await store.sign_ins.put_if(sign_in(slot)) is not None
+    won += await store.connections.put_if(connection()) is not None
+    print(won)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("has_hard_links", [True, False], ids=["hard links", "no hard links"])
+def test_of_processes_that_create_the_same_records_each_has_one_winner(home: Path, has_hard_links: bool) -> None:
+    without = "import os\ndef link(*_): raise PermissionError(1, 'no hard links here')\nos.link = link\n"
+    racers = [python(_RACE if has_hard_links else without + _RACE, home) for _ in range(4)]
+    for racer in racers:
+        assert racer.stdout is not None and racer.stdout.readline() == "ready\n"
+    for racer in racers:
+        assert racer.stdin is not None
+        racer.stdin.write("\n")
+        racer.stdin.flush()
+    answers = [racer.communicate(timeout=30) for racer in racers]
+
+    assert sum(int(won) for won, _ in answers) == 51, answers
+    assert not list(home.rglob("*.tmp"))
+
+
 @pytest.fixture
 def plain_user() -> Iterator[Path]:
     """A folder of an account that rights apply to: root reads everything."""
