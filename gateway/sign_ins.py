@@ -26,7 +26,8 @@ from mcp_auth.records import OPEN, SHARED, KeyForm, Linked, Origin, SignIn
 from mcp_auth.status import ConnectionState
 
 if TYPE_CHECKING:
-    from mcp_auth.core import Change, McpAuth
+    from mcp_auth.changes import Change
+    from mcp_auth.core import McpAuth
 
 _log = logging.getLogger("gateway")
 _POLL_SECONDS = 1.0

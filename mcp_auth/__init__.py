@@ -8,16 +8,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mcp_auth.changes import Change as Change
     from mcp_auth.config import Config as Config
     from mcp_auth.config import load as load
-    from mcp_auth.core import Change as Change
     from mcp_auth.core import LogoutResult as LogoutResult
     from mcp_auth.core import McpAuth as McpAuth
     from mcp_auth.errors import McpAuthError as McpAuthError
     from mcp_auth.records import Origin as Origin
 
 _HOMES = {
-    "Change": "mcp_auth.core",
+    "Change": "mcp_auth.changes",
     "Config": "mcp_auth.config",
     "LogoutResult": "mcp_auth.core",
     "McpAuth": "mcp_auth.core",

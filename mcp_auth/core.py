@@ -10,13 +10,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 from urllib.parse import urlsplit
 
 import msgspec
 
 from mcp_auth.answers import Binding, CallbackAnswer, parse_paste, pasted_slot
 from mcp_auth.audit import Audit, Event
+from mcp_auth.changes import Change, ChangeKind, Changes, ticket_of
 from mcp_auth.config import Config, Server, Settings, load
 from mcp_auth.errors import (
     CodeRejected,
@@ -28,10 +29,8 @@ from mcp_auth.errors import (
     NoMetadata,
     NotAllowed,
     PortBusy,
-    ReauthorizationNeeded,
     ServerRefused,
     SignInError,
-    SignInNeeded,
     UnknownServer,
     Unreachable,
 )
@@ -56,7 +55,6 @@ from mcp_auth.status import (
     ServerStatus,
     local_status,
     needs_a_look,
-    shown_scope,
     uses_oauth,
 )
 from mcp_auth.tickets import connection_id, slot_of
@@ -75,6 +73,7 @@ if TYPE_CHECKING:
     from mcp_auth.key_forms import Entry, KeyForms, StartedKeyForm
     from mcp_auth.loopback import LoopbackListeners
     from mcp_auth.refresh import Refresher
+    from mcp_auth.refusals import Refusals
     from mcp_auth.sign_in import SignIns, StartedSignIn
     from mcp_auth.stores.base import Store
 
@@ -84,31 +83,6 @@ Options = TypeVar("Options", bound=Settings)
 PROBE_TIMEOUT = 10.0
 TEST_TIMEOUT = 30.0
 _POLL = 0.3
-
-ChangeKind = Literal[
-    "sign_in_begun",
-    "signed_in",
-    "sign_in_ended",
-    "signed_out",
-    "refreshed",
-    "reauthorization_needed",
-    "key_set",
-    "key_form_ended",
-]
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """Something happened to the credentials of (owner, server).
-
-    `sign_in` is the record that began or ended, if one did. `by`: the principal who did it, when known.
-    """
-
-    kind: ChangeKind
-    server: str
-    owner: str
-    sign_in: SignIn | None = None
-    by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +108,7 @@ class McpAuth:
         self._clock = clock
         self._variables = Variables(config)
         self._rules_by_server: dict[str, NetworkRules] = {}
-        self._listeners_told: list[Callable[[Change], None]] = []
+        self._changes = Changes(self.audit)
         # What the host of this package supplies: who may do what, who sits at a browser (the principal, or None),
         # and for a platform the link that carries a code into its chat.
         self.judge: Judge = ConfigJudge(config.gateway)
@@ -145,6 +119,7 @@ class McpAuth:
         self._http_client: Http | None = None
         self._sign_in_half: SignIns | None = None
         self._refresh_half: Refresher | None = None
+        self._grant_keeper: Refusals | None = None
         self._gatekeeper: Gatekeeper | None = None
         self._key_forms: KeyForms | None = None
         self._listeners: LoopbackListeners | None = None
@@ -238,7 +213,7 @@ class McpAuth:
         except Exception as error:  # noqa: BLE001 - a foreign server can make the SDK raise anything
             logger.debug("%s answered something that is no MCP: %s", server, type(error).__name__)
             return ConnectionStatus(ConnectionState.UNREACHABLE, detail="it does not answer as an MCP server does")
-        await self._worked(entry, owner)
+        await self._refusals().worked(entry, owner)
         ms = round((time.perf_counter() - started) * 1000)
         return ConnectionStatus(ConnectionState.READY, tuple(filter(entry.tools.selects, tools)), ms)
 
@@ -710,7 +685,7 @@ class McpAuth:
             whom=record.origin.principal,
             server=record.server,
             owner=record.owner,
-            ticket=_ticket_of(record),
+            ticket=ticket_of(record),
         )
 
     def _key_form_ended(self, form: KeyForm) -> None:
@@ -875,22 +850,11 @@ class McpAuth:
 
     def on_change(self, callback: Callable[[Change], None]) -> Callable[[], None]:
         """Call `callback` after every change made through this instance. Returns the undo."""
-        self._listeners_told.append(callback)
-
-        def undo() -> None:
-            if callback in self._listeners_told:
-                self._listeners_told.remove(callback)
-
-        return undo
+        return self._changes.on_change(callback)
 
     def _tell(self, change: Change) -> None:
         self._woken.set()
-        _record(self.audit, change)
-        for callback in list(self._listeners_told):
-            try:
-                callback(change)
-            except Exception as error:  # noqa: BLE001 - somebody else's code must not undo a finished sign-in
-                logger.error("a listener to %s failed: %s", change.kind, type(error).__name__)
+        self._changes.tell(change)
 
     # -- inside ------------------------------------------------------------------------------
 
@@ -910,109 +874,6 @@ class McpAuth:
         if owner == SHARED or not (entry.headers or entry.env or entry.args):
             return None
         return _owner_keys(owner, await self.store.grants.get(owner, entry.name, entry.url or ""))
-
-    async def _refused(
-        self, entry: Server, owner: str, status: int, challenge: BearerChallenge | None, sent: str | None
-    ) -> McpAuthError:
-        """The server said no to what we sent: remember what it wants, and say what a person can do."""
-        connection = await self.store.connections.get(entry.url or "")
-        oauth = uses_oauth(entry, connection)
-        if not oauth and (entry.headers or entry.auth is not None):
-            return ServerRefused(f"{entry.name} refused the key (HTTP {status}).", next_step=f"/mcp key {entry.name}")
-        if not oauth:
-            return await self._open_no_more(entry, status, challenge)
-        if status == 403:
-            return await self._too_small(entry, owner, challenge, sent)
-        await self._sign_ins().remember(entry.url or "", lambda known: _keep_challenge(known, challenge))
-        if sent is None:
-            return SignInNeeded(f"{entry.name} asks for a sign-in.", next_step=f"/mcp auth {entry.name}")
-        return await self._token_refused(entry, owner, sent.removeprefix("Bearer "))
-
-    async def _open_no_more(self, entry: Server, status: int, challenge: BearerChallenge | None) -> McpAuthError:
-        """A server that was taken for open said no, so it is looked at anew."""
-        known = await self.store.connections.get(entry.url or "")
-        if known is None or known.trouble is None:
-            await self._sign_ins().remember(entry.url or "", lambda known: _keep_challenge(known, challenge))
-            try:
-                known = await self._look(entry, is_refused=status == 401)
-            except Unreachable as error:
-                return error
-        if known.needs_sign_in:
-            return SignInNeeded(f"{entry.name} asks for a sign-in.", next_step=f"/mcp auth {entry.name}")
-        if known.trouble is not None:
-            return ServerRefused(f"{entry.name} refuses requests without a credential.", next_step=GIVE_CREDENTIAL)
-        return ServerRefused(f"{entry.name} refused the request (HTTP {status}).", next_step=f"/mcp {entry.name}")
-
-    async def _token_refused(self, entry: Server, owner: str, token: str) -> McpAuthError:
-        reason = "the server refuses its access token"
-
-        def refuse(grant: Grant) -> Grant | None:
-            if grant.tokens is None or grant.tokens.access_token != token:
-                return None
-            if grant.previous is not None:
-                return _restored(grant)
-            return msgspec.structs.replace(grant, reauthorization=reason, reauthorization_now=True)
-
-        changed = await self._change_grant(entry, owner, refuse)
-        if changed is not None and changed.reauthorization is None:
-            return ServerRefused(
-                f"{entry.name} refused the new access, so the sign-in of before is kept.",
-                next_step=f"/mcp auth {entry.name}",
-            )
-        if changed is not None:
-            self._tell(Change("reauthorization_needed", entry.name, owner))
-        return ReauthorizationNeeded(f"{entry.name}: {reason}.", next_step=f"/mcp auth {entry.name}")
-
-    async def _too_small(
-        self, entry: Server, owner: str, challenge: BearerChallenge | None, sent: str | None
-    ) -> McpAuthError:
-        """403 `insufficient_scope` (RFC 6750 section 3.1): a step-up, unless the token has those scopes already."""
-        wanted = challenge.scope if challenge is not None else None
-        grant = await self.store.grants.get(owner, entry.name, entry.url or "")
-        granted = (grant.tokens.scope or "").split() if grant is not None and grant.tokens is not None else []
-        if wanted is None or not set(wanted.split()) - set(granted):
-            return ServerRefused(
-                f"{entry.name} refused the request although it was granted what it asks for.",
-                next_step=f"/mcp {entry.name}",
-            )
-
-        def ask(grant: Grant) -> Grant | None:
-            if grant.tokens is None or sent != f"Bearer {grant.tokens.access_token}" or grant.step_up_scope == wanted:
-                return None
-            return msgspec.structs.replace(grant, step_up_scope=wanted)
-
-        if await self._change_grant(entry, owner, ask) is not None:
-            self._tell(Change("reauthorization_needed", entry.name, owner))
-        return ReauthorizationNeeded(
-            f"{entry.name} asks for more access: {shown_scope(wanted)}.", next_step=f"/mcp auth {entry.name}"
-        )
-
-    async def _worked(self, entry: Server, owner: str) -> None:
-        """An authenticated call was answered: the grant before is not needed any more, and doubts are over."""
-
-        def settle(grant: Grant) -> Grant | None:
-            if grant.previous is None and not grant.reauthorization_now:
-                return None
-            settled = msgspec.structs.replace(grant, previous=None, reauthorization_now=False)
-            if grant.reauthorization_now:
-                settled.reauthorization = None
-            return settled
-
-        if entry.url is not None:
-            await self._change_grant(entry, owner, settle)
-
-    async def _change_grant(self, entry: Server, owner: str, change: Callable[[Grant], Grant | None]) -> Grant | None:
-        """Write what `change` makes of the grant, again after every lost race. None: nothing to change."""
-        for _ in range(20):
-            grant = await self.store.grants.get(owner, entry.name, entry.url or "")
-            changed = change(grant) if grant is not None else None
-            if changed is None:
-                return None
-            stored = await self.store.grants.put_if(changed)
-            if stored is not None:
-                return stored
-        logger.warning("the grant of %s changes all the time", entry.name)
-        return None
 
     def _entry(self, name: str) -> Server:
         entry = self.config.servers.get(name)
@@ -1077,6 +938,13 @@ class McpAuth:
                 self.config, self.store, self._http(), self._sign_ins(), self._rules, self._refreshed, self._clock
             )
         return self._refresh_half
+
+    def _refusals(self) -> Refusals:
+        if self._grant_keeper is None:
+            from mcp_auth.refusals import Refusals
+
+            self._grant_keeper = Refusals(self.store, self._sign_ins(), self._look, self._tell)
+        return self._grant_keeper
 
     def _refreshed(self, kind: ChangeKind, owner: str, server: str) -> None:
         self._tell(Change(kind, server, owner))
@@ -1148,7 +1016,7 @@ class _OwnerCredentials:
         return await self._core._headers(self._entry, self._owner, refused)
 
     async def refused(self, status: int, challenge: BearerChallenge | None, sent: str | None) -> McpAuthError:
-        return await self._core._refused(self._entry, self._owner, status, challenge, sent)
+        return await self._core._refusals().refused(self._entry, self._owner, status, challenge, sent)
 
 
 def _store_for(config: Config) -> Store:
@@ -1163,69 +1031,7 @@ def _store_for(config: Config) -> Store:
     )
 
 
-# The end of a key form says nothing that its keys have not said.
-_EVENTS: dict[ChangeKind, Event] = {
-    "sign_in_begun": Event.SIGN_IN_BEGUN,
-    "signed_in": Event.SIGN_IN_ENDED,
-    "sign_in_ended": Event.SIGN_IN_ENDED,
-    "signed_out": Event.SIGNED_OUT,
-    "refreshed": Event.REFRESHED,
-    "reauthorization_needed": Event.REAUTHORIZATION_NEEDED,
-    "key_set": Event.KEY_SET,
-}
-
-
-def _record(audit: Audit, change: Change) -> None:
-    if change.kind not in _EVENTS:
-        return
-    who, whom, outcome, ticket = change.by, None, None, None
-    if change.sign_in is not None:
-        ticket = _ticket_of(change.sign_in)
-    if change.sign_in is not None and change.kind != "sign_in_begun":
-        outcome = change.sign_in.status
-        if outcome == "cancelled":
-            # Somebody did it, and not necessarily the one who began.
-            whom = change.sign_in.origin.principal
-        else:
-            who = who or change.sign_in.origin.principal
-    audit.write(
-        _EVENTS[change.kind],
-        who=who,
-        whom=whom,
-        server=change.server,
-        owner=change.owner,
-        outcome=outcome,
-        ticket=ticket,
-    )
-
-
-def _ticket_of(record: Linked) -> str | None:
-    """The hash of the ticket that was opened, or of the newest."""
-    gate = record.gate
-    return None if gate is None else gate.opened or next(reversed(gate.tickets), None)
-
-
 def _owner_keys(owner: str, grant: Grant | None) -> Mapping[str, str] | None:
     if owner == SHARED:
         return None
     return grant.keys if grant is not None else {}
-
-
-def _restored(grant: Grant) -> Grant:
-    """The grant as it was before a re-authorization that did not work."""
-    before = grant.previous
-    if before is None:
-        return grant
-    fields = {name: getattr(before, name) for name in before.__struct_fields__}
-    return msgspec.structs.replace(
-        grant, **fields, previous=None, refresh_mark=None, refresh_not_before=None, refresh_failures=0, last_error=None
-    )
-
-
-def _keep_challenge(connection: Connection, challenge: BearerChallenge | None) -> None:
-    """A 401 to a valid token: the authorization server may have changed, so it is looked up at the next sign-in."""
-    connection.needs_sign_in = True
-    connection.fetched_at = None
-    if challenge is not None:
-        connection.challenge_scope = challenge.scope
-        connection.challenge_metadata_url = challenge.resource_metadata

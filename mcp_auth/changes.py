@@ -1,0 +1,107 @@
+"""What happened to credentials: told to whoever listens, and written into the audit log."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from mcp_auth.audit import Audit, Event
+from mcp_auth.records import Linked, SignIn
+
+logger = logging.getLogger(__name__)
+
+ChangeKind = Literal[
+    "sign_in_begun",
+    "signed_in",
+    "sign_in_ended",
+    "signed_out",
+    "refreshed",
+    "reauthorization_needed",
+    "key_set",
+    "key_form_ended",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something happened to the credentials of (owner, server).
+
+    `sign_in` is the record that began or ended, if one did. `by`: the principal who did it, when known.
+    """
+
+    kind: ChangeKind
+    server: str
+    owner: str
+    sign_in: SignIn | None = None
+    by: str | None = None
+
+
+class Changes:
+    """The listeners to the changes made through one `McpAuth`."""
+
+    def __init__(self, audit: Audit) -> None:
+        self._audit = audit
+        self._callbacks: list[Callable[[Change], None]] = []
+
+    def on_change(self, callback: Callable[[Change], None]) -> Callable[[], None]:
+        """Call `callback` after every change. Returns the undo."""
+        self._callbacks.append(callback)
+
+        def undo() -> None:
+            if callback in self._callbacks:
+                self._callbacks.remove(callback)
+
+        return undo
+
+    def tell(self, change: Change) -> None:
+        """Record it and call everybody; a callback that fails is logged and holds nobody up."""
+        _record(self._audit, change)
+        for callback in list(self._callbacks):
+            try:
+                callback(change)
+            except Exception as error:  # noqa: BLE001 - somebody else's code must not undo a finished sign-in
+                logger.error("a listener to %s failed: %s", change.kind, type(error).__name__)
+
+
+# The end of a key form says nothing that its keys have not said.
+_EVENTS: dict[ChangeKind, Event] = {
+    "sign_in_begun": Event.SIGN_IN_BEGUN,
+    "signed_in": Event.SIGN_IN_ENDED,
+    "sign_in_ended": Event.SIGN_IN_ENDED,
+    "signed_out": Event.SIGNED_OUT,
+    "refreshed": Event.REFRESHED,
+    "reauthorization_needed": Event.REAUTHORIZATION_NEEDED,
+    "key_set": Event.KEY_SET,
+}
+
+
+def _record(audit: Audit, change: Change) -> None:
+    if change.kind not in _EVENTS:
+        return
+    who, whom, outcome, ticket = change.by, None, None, None
+    if change.sign_in is not None:
+        ticket = ticket_of(change.sign_in)
+    if change.sign_in is not None and change.kind != "sign_in_begun":
+        outcome = change.sign_in.status
+        if outcome == "cancelled":
+            # Somebody did it, and not necessarily the one who began.
+            whom = change.sign_in.origin.principal
+        else:
+            who = who or change.sign_in.origin.principal
+    audit.write(
+        _EVENTS[change.kind],
+        who=who,
+        whom=whom,
+        server=change.server,
+        owner=change.owner,
+        outcome=outcome,
+        ticket=ticket,
+    )
+
+
+def ticket_of(record: Linked) -> str | None:
+    """The hash of the ticket that was opened, or of the newest."""
+    gate = record.gate
+    return None if gate is None else gate.opened or next(reversed(gate.tickets), None)
