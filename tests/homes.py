@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -12,16 +11,10 @@ import yaml
 
 from mcp_auth import McpAuth
 from mcp_auth.records import Origin
+from tests.ports import free_port
 from tests.servers.oauth import authorize
 
 ME = Origin(principal="cli:local")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def write_home(folder: Path, servers: dict[str, Any], gateway: dict[str, Any] | None = None) -> Path:

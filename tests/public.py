@@ -14,7 +14,7 @@ from gateway.people import People
 from gateway.replies import Reply
 from mcp_auth.config import CallbackOptions, Server
 from tests.gateway.chat import Chat, configure, item, open_gateway
-from tests.homes import free_port
+from tests.ports import free_port
 
 ANN = Principal("telegram", "100001")
 BOB = Principal("telegram", "200002")

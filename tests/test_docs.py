@@ -25,7 +25,8 @@ from mcp_auth.core import McpAuth
 from mcp_auth.records import ServerMetadata
 from mcp_auth.registration import client_registration_needed
 from tests.adapters.terminal.typed import Run
-from tests.homes import free_port, write_home
+from tests.homes import write_home
+from tests.ports import free_port
 from tests.servers.oauth import OAuthServer, authorize
 
 ROOT = Path(__file__).parents[1]

@@ -14,7 +14,7 @@ from mcp_auth.stores.memory import MemoryStore
 from tests.attacks.scene import KEY, notes, stored
 from tests.browser import Browser
 from tests.gateway.chat import Chat, configure, open_gateway, prompt_of, words
-from tests.homes import free_port
+from tests.ports import free_port
 from tests.public import ANN, BOB, link_of, public_gateway, team
 from tests.servers.oauth import OAuthServer, authorize, visit
 

@@ -12,7 +12,7 @@ from mcp_auth.keys import KeyTrial
 from tests.attacks.scene import KEY, api, notes
 from tests.browser import Browser
 from tests.gateway.chat import Chat, configure, open_gateway, prompt_of, words
-from tests.homes import free_port
+from tests.ports import free_port
 from tests.public import ANN, BOB, allow, key_link_of, link_of, public_gateway, team
 from tests.servers.oauth import OAuthServer
 

@@ -14,7 +14,7 @@ from mcp_auth.config import CallbackOptions
 from tests.attacks.scene import notes
 from tests.browser import Browser
 from tests.gateway.chat import Chat, configure, item, open_gateway, words
-from tests.homes import free_port
+from tests.ports import free_port
 from tests.public import ANN, BOB, allow, link_of, public_gateway, team
 from tests.servers.oauth import OAuthServer, authorize
 

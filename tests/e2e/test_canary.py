@@ -23,7 +23,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 
 from tests.browser import Browser, Page
 from tests.e2e.processes import ROOT, Running, environment, slash_mcp
-from tests.homes import free_port
+from tests.ports import free_port
 from tests.servers.oauth import OAuthServer, authorize, visit
 
 PLANTED = {

@@ -28,7 +28,8 @@ from mcp_auth.sign_in import STALE_CLAIM
 from mcp_auth.status import AuthState, ConnectionState
 from tests.e2e.crash_child import ANN, NEW_KEY, key_form, public_sign_in
 from tests.e2e.processes import ROOT, environment
-from tests.homes import free_port, signed_in, write_home
+from tests.homes import signed_in, write_home
+from tests.ports import free_port
 from tests.servers.oauth import OAuthServer
 
 POINTS = int(os.environ.get("SLASH_MCP_CRASH_POINTS", "100"))

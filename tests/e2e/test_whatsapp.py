@@ -11,8 +11,9 @@ from adapters.whatsapp.adapter import WEBHOOK
 from mcp_auth import McpAuth
 from tests.browser import Browser
 from tests.e2e.processes import Running
-from tests.homes import free_port, write_home
+from tests.homes import write_home
 from tests.platforms.whatsapp import cloud_api
+from tests.ports import free_port
 from tests.servers.oauth import OAuthServer
 
 

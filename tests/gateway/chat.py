@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from mcp_auth.config import CallbackOptions, Config, GatewayOptions, Server
 from mcp_auth.core import McpAuth
 from mcp_auth.stores.base import Store
 from mcp_auth.stores.memory import MemoryStore
+from tests.ports import free_port
 
 TELEGRAM = Principal("telegram", "1")
 FULL = Abilities(edits=True, secret_input=True)
@@ -22,17 +22,12 @@ _events = itertools.count(1)
 
 
 def configure(home: Path, *servers: Server, **gateway: Any) -> Config:
-    options = GatewayOptions(**{"callback": CallbackOptions(port=_free_port()), **gateway})
+    options = GatewayOptions(**{"callback": CallbackOptions(port=free_port()), **gateway})
     return Config(home=home, path=None, servers={server.name: server for server in servers}, gateway=options)
 
 
 def open_gateway(config: Config, store: Store | None = None, **auth: Any) -> Gateway:
     return Gateway(McpAuth.open(config, store=store or MemoryStore(), **auth), **auth)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 class Chat:

@@ -12,7 +12,8 @@ from starlette.responses import PlainTextResponse
 from gateway.gateway import Gateway
 from mcp_auth.config import Settings
 from mcp_auth.errors import ConfigError
-from tests.homes import free_port, write_home
+from tests.homes import write_home
+from tests.ports import free_port
 
 
 class SmokeOptions(Settings, frozen=True):

@@ -17,7 +17,8 @@ from mcp_auth.status import AuthState
 from mcp_auth.stores.memory import MemoryStore
 from tests.browser import Browser
 from tests.gateway.chat import Chat, configure, item, open_gateway, words
-from tests.homes import free_port, query_of
+from tests.homes import query_of
+from tests.ports import free_port
 from tests.public import ANN, BOB, Clock, allow, link_of, public_gateway, team
 from tests.servers.oauth import OAuthServer
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import socket
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 from gateway.serve import load_platforms, run_until
 from mcp_auth.errors import ConfigError, StoreError
 from tests.gateway.chat import configure, open_gateway
+from tests.ports import free_port
 
 ADAPTER = """
 class Adapter:
@@ -107,8 +107,7 @@ async def test_a_failing_platform_is_started_again_and_the_others_go_on(
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_without_platforms_the_endpoint_serves_alone_until_a_signal(tmp_path: Path, number: int) -> None:
     (tmp_path / "config.yaml").write_text("mcp_servers: {}\n")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     program = (
         f"import asyncio; from gateway.serve import serve; asyncio.run(serve(home={str(tmp_path)!r}, port={port}))"
     )

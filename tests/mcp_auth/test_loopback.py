@@ -18,6 +18,7 @@ from mcp_auth.endpoint import Endpoint
 from mcp_auth.errors import PortBusy
 from mcp_auth.stores.memory import MemoryStore
 from tests.homes import ME, open_auth, query_of, signed_in, write_home
+from tests.ports import free_port
 from tests.servers.oauth import OAuthServer, authorize, visit
 
 
@@ -180,9 +181,7 @@ async def test_without_a_listener_the_link_says_that_nobody_listens(tmp_path: Pa
 
 
 async def test_a_configured_redirect_uri_is_used_verbatim(tmp_path: Path, oauth: OAuthServer) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     uri = f"http://localhost:{port}/oauth/done"
     async with open_auth(tmp_path, servers(oauth, redirect_uri=uri)) as auth:
         started = await auth.sign_in("notes", "shared", ME)

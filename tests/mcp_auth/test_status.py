@@ -32,7 +32,8 @@ from mcp_auth.records import (
     Tokens,
 )
 from mcp_auth.status import AuthState, ConnectionState, ConnectionStatus, ServerStatus, local_status
-from tests.homes import ME, free_port, open_auth, signed_in
+from tests.homes import ME, open_auth, signed_in
+from tests.ports import free_port
 from tests.servers.oauth import OAuthServer
 
 NOW = 1_900_000_000.0

@@ -23,7 +23,7 @@ from urllib.parse import quote
 import httpx2
 import yaml
 
-from tests.homes import free_port
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".cache" / "synapse" / "bin" / "python"

@@ -19,8 +19,8 @@ from mcp_auth.records import encode
 from mcp_auth.stores.memory import MemoryStore
 from tests.adapters.discord.conftest import running_bot
 from tests.browser import Browser
-from tests.homes import free_port
 from tests.platforms.discord import DiscordServer, Interaction
+from tests.ports import free_port
 from tests.servers.oauth import OAuthServer, authorize, visit
 
 DEAD = Server(name="dead", url="http://127.0.0.1:9/mcp", auth="oauth")

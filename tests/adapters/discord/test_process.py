@@ -20,8 +20,9 @@ from gateway.gateway import Gateway
 from mcp_auth.config import Server
 from mcp_auth.errors import ConfigError, Unreachable
 from tests.gateway.chat import configure, open_gateway
-from tests.homes import free_port, write_home
+from tests.homes import write_home
 from tests.platforms.discord import DiscordServer
+from tests.ports import free_port
 
 DEAD = Server(name="dead", url="http://127.0.0.1:9/mcp", auth="oauth")
 

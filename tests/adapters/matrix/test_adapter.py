@@ -26,9 +26,10 @@ from gateway.replies import Audience, Notice, Reply, Text
 from mcp_auth.config import load
 from mcp_auth.errors import ConfigError, Unreachable
 from mcp_auth.limits import Rate
-from tests.homes import free_port, write_home
+from tests.homes import write_home
 from tests.platforms.cable import cable
 from tests.platforms.synapse import Homeserver, Member
+from tests.ports import free_port
 
 pytestmark = pytest.mark.service
 

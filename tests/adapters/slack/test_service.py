@@ -19,8 +19,9 @@ from adapters.slack import service
 from adapters.slack.adapter import SlackAdapter, SlackOptions
 from gateway.gateway import Gateway
 from mcp_auth.errors import ConfigError, McpAuthError, Unreachable
-from tests.homes import free_port, write_home
+from tests.homes import write_home
 from tests.platforms.slack import Slack, User, Workspace
+from tests.ports import free_port
 
 
 class Office:

@@ -22,8 +22,8 @@ from mcp_auth.config import CallbackOptions, Server
 from mcp_auth.errors import ConfigError, Unreachable
 from tests.browser import Browser
 from tests.gateway.chat import configure, open_gateway
-from tests.homes import free_port
 from tests.platforms.telegram import BOT_ID, TOKEN, BotApi, Group, Person, Refusal, flood
+from tests.ports import free_port
 from tests.servers.oauth import OAuthServer, authorize
 
 StartBot = Callable[..., AbstractAsyncContextManager["Bot"]]

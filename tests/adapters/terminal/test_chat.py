@@ -15,7 +15,8 @@ import pexpect
 import pytest
 
 from tests.adapters.terminal.typed import Done, Run
-from tests.homes import free_port, write_home
+from tests.homes import write_home
+from tests.ports import free_port
 from tests.servers.oauth import OAuthServer, authorize, visit
 
 ROOT = Path(__file__).parents[3]

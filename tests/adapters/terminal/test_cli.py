@@ -25,7 +25,8 @@ import yaml
 from mcp_auth import McpAuth
 from tests.adapters.terminal.typed import Run
 from tests.e2e.processes import heed_interrupts
-from tests.homes import free_port, write_home
+from tests.homes import write_home
+from tests.ports import free_port
 from tests.servers.oauth import OAuthServer, authorize, visit
 from tests.servers.threads import loopback_socket, serving
 

@@ -27,8 +27,9 @@ from gateway.invocations import ChatRef, Principal
 from gateway.replies import Audience, Notice, Reply, Text
 from mcp_auth.errors import ConfigError
 from tests.browser import Browser
-from tests.homes import free_port, write_home
+from tests.homes import write_home
 from tests.platforms.whatsapp import WINDOW_SECONDS, CloudApi, Relay, cloud_api, listening, serving
+from tests.ports import free_port
 from tests.servers.oauth import OAuthServer
 
 SERVERS = {

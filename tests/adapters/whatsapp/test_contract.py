@@ -14,8 +14,8 @@ from adapters.testing import ANN, BOB, EVE, AdapterContract, Harness, SeenButton
 from adapters.whatsapp.adapter import WEBHOOK, WhatsAppAdapter
 from gateway.gateway import Gateway
 from gateway.invocations import Principal
-from tests.homes import free_port
 from tests.platforms.whatsapp import CloudApi, Person, Sent, as_read, listening, serving
+from tests.ports import free_port
 
 
 class WhatsAppHarness(Harness):
