@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mcp_auth.config import exists
 from mcp_auth.errors import Busy, PortBusy, StoreError
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def is_ours(home: Path, port: int) -> bool:
     from mcp_auth.stores.files import locked
 
     path = _port_lock(home, port)
-    if not path.exists():
+    if not exists(path):
         # Nobody ever did.
         return False
     try:

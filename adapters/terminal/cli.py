@@ -25,12 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser(_command_in(arguments)).parse_args(arguments)
     command = options.command or "list"
-    if command == "help":
-        _parser().print_help()
-        return OK
     try:
-        run = getattr(import_module(f"adapters.terminal.{_COMMANDS[command][0]}"), f"run_{command}")
-        code: int = run(options)
+        code = _run(command, options)
         sys.stdout.flush()
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
@@ -52,6 +48,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not error.filename:
             _give_output_up()
         return FAILED
+    return code
+
+
+def _run(command: str, options: argparse.Namespace) -> int:
+    if command == "help":
+        print(_parser().format_help(), end="")
+        return OK
+    run = getattr(import_module(f"adapters.terminal.{_COMMANDS[command][0]}"), f"run_{command}")
+    code: int = run(options)
     return code
 
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
 
+from mcp_auth.config import exists
 from mcp_auth.errors import Busy, StoreError
 from mcp_auth.records import SHARED, Connection, Grant, KeyForm, SignIn, decode, encode, grant_key
 from mcp_auth.stores.hermes import HermesMirror
@@ -254,7 +255,7 @@ class FileStore:
         folder = self._home / "sign-ins"
         with locked(folder / ".locks" / "salt", ".salt"):
             # Of racing processes the first one's salt counts.
-            if not (folder / ".salt").exists():
+            if not exists(folder / ".salt"):
                 replace_file(folder / ".salt", os.urandom(32))
         salt = self._read_salt()
         if salt is None:

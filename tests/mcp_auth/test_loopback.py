@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from mcp_auth import McpAuth
 from mcp_auth.endpoint import Endpoint
-from mcp_auth.errors import PortBusy
+from mcp_auth.errors import PortBusy, StoreError
+from mcp_auth.loopback import is_ours
 from mcp_auth.stores.memory import MemoryStore
 from tests.homes import ME, open_auth, query_of, signed_in, write_home
 from tests.ports import free_port
@@ -229,3 +230,8 @@ async def test_any_query_gets_a_page_and_never_an_error_of_ours(
             page = await browser.get(f"/callback?{query}")
         assert page.status_code in (200, 400, 404)
         assert "<h1" in page.text
+
+
+def test_a_home_that_cannot_be_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="cannot be written"):
+        is_ours(tmp_path / ("x" * 300), 8765)

@@ -616,10 +616,15 @@ class TestExitCodes:
         assert done.returncode in (0, 1)
         assert b"Traceback" not in done.stdout + done.stderr
 
-    def test_output_that_cannot_be_written_is_a_failure_of_one_sentence(self, key_home: Path) -> None:
+    @pytest.mark.parametrize("command", ["list", "help"])
+    def test_output_that_cannot_be_written_is_a_failure_of_one_sentence(self, key_home: Path, command: str) -> None:
+        # As it is for most people: output is gathered, and the disk is found full when it is written out.
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
         with Path("/dev/full").open("w") as full:
-            command = [*COMMAND, "--home", str(key_home), "list"]
-            done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+            arguments = [*COMMAND, "--home", str(key_home), command]
+            done = subprocess.run(
+                arguments, cwd=ROOT, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+            )
         assert done.returncode == 1
         assert (
             done.stderr == "slash-mcp: The output cannot be written (No space left on device). Next: slash-mcp doctor\n"
