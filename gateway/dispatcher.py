@@ -414,7 +414,7 @@ class Dispatcher:
         if ask.abilities.modal:
             verb = "confirm" if started.public else "paste"
             board.button = Button(sentences.BUTTON_FORMS[verb], command=verb)
-        text = sentences.link_ready(started.expires_at, self._clock())
+        text = sentences.link_ready(started.expires_at, self._clock(), started.host, started.issued_elsewhere)
         item = ChecklistItem(name, ItemState.LINK, text, link=started.link, expires_at=started.expires_at)
         board.set(item)
         self._watcher.follow(started.sign_in, board if ask.abilities.edits else None)

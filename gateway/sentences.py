@@ -309,8 +309,10 @@ def team_sign_in(server: str) -> str:
     )
 
 
-def link_ready(expires_at: float, now: float) -> str:
-    return f"open this link within {minutes(expires_at - now)}"
+def link_ready(expires_at: float, now: float, host: str, issued_elsewhere: Sequence[str] = ()) -> str:
+    """`host`: where the browser really goes. `issued_elsewhere`: hosts of other sites that the access comes from."""
+    others = f" (access is issued by {' and '.join(issued_elsewhere)})" if issued_elsewhere else ""
+    return f"open this link within {minutes(expires_at - now)} and sign in at {host}{others}"
 
 
 def link_again(expires_at: float, now: float) -> str:
@@ -585,6 +587,8 @@ def happened(line: AuditLine) -> str:
         case "sign_in_ended":
             begun = f", begun by {line.whom}" if line.whom else ""
             return f"sign-in {line.outcome or 'ended'}{begun}"
+        case "sign_in_begun" if line.hosts:
+            return f"{words} at {line.hosts[0]}, access from {' and '.join(line.hosts[1:])}"
         case "command_refused" | "wrong_code":
             return f"{words}: /mcp {line.outcome}" if line.outcome else words
         case _:

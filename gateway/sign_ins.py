@@ -23,6 +23,7 @@ from gateway.replies import Audience, Button, Checklist, ChecklistItem, ItemStat
 from mcp_auth.config import GatewayOptions
 from mcp_auth.errors import McpAuthError, StoreError
 from mcp_auth.records import OPEN, SHARED, KeyForm, Linked, Origin, SignIn
+from mcp_auth.sites import browser_host, issued_elsewhere
 from mcp_auth.status import ConnectionState
 
 if TYPE_CHECKING:
@@ -419,7 +420,9 @@ def _recalled_item(server: str, sign_in: SignIn | None, now: float) -> Checklist
         until = sign_in.expires_at
         # Of a link of our own only the hash is stored, and what it leads to works in one browser only.
         link = sign_in.authorization_url if sign_in.gate is None else None
-        text = sentences.link_ready(until, now) if link else sentences.link_again(until, now)
+        text = sentences.link_again(until, now)
+        if link:
+            text = sentences.link_ready(until, now, browser_host(sign_in.metadata), issued_elsewhere(sign_in.metadata))
         return ChecklistItem(server, ItemState.LINK, text, link=link, command=again, expires_at=until)
     if sign_in.status == "done":
         return ChecklistItem(server, ItemState.DONE, sentences.SIGNED_IN)

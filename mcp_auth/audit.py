@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -52,7 +52,8 @@ class AuditLine(Value, frozen=True):
     """One event.
 
     `time` is written as RFC 3339 in UTC. `who`: the principal who did it. `whom`: the principal to whom it was done.
-    `outcome`: a word. `ticket`: the SHA-256 of a link's ticket, which tells which link it was without being one.
+    `outcome`: a word. `hosts`: where the browser goes and where the access comes from, when these are different sites.
+    `ticket`: the SHA-256 of a link's ticket, which tells which link it was without being one.
     """
 
     time: datetime
@@ -63,6 +64,7 @@ class AuditLine(Value, frozen=True):
     owner: str | None = None
     outcome: str | None = None
     ticket: str | None = None
+    hosts: tuple[str, ...] = ()
 
     @property
     def at(self) -> float:
@@ -89,6 +91,7 @@ class Audit:
         owner: str | None = None,
         outcome: str | None = None,
         ticket: str | None = None,
+        hosts: Iterable[str] = (),
     ) -> None:
         """Append one event. A log that cannot be written is an error of ours and not of the person who acts."""
         line = AuditLine(
@@ -100,6 +103,7 @@ class Audit:
             owner=_name(owner),
             outcome=_word(outcome),
             ticket=ticket if ticket is not None and _DIGEST.fullmatch(ticket) else None,
+            hosts=tuple(_name(host) or "?" for host in hosts),
         )
         try:
             self._append(msgspec.json.encode(line) + b"\n")

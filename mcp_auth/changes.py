@@ -9,6 +9,7 @@ from typing import Literal
 
 from mcp_auth.audit import Audit, Event
 from mcp_auth.records import Linked, SignIn
+from mcp_auth.sites import browser_host, issued_elsewhere
 
 logger = logging.getLogger(__name__)
 
@@ -81,9 +82,13 @@ def _record(audit: Audit, change: Change) -> None:
     if change.kind not in _EVENTS:
         return
     who, whom, outcome, ticket = change.by, None, None, None
+    hosts: tuple[str, ...] = ()
     if change.sign_in is not None:
         ticket = ticket_of(change.sign_in)
-    if change.sign_in is not None and change.kind != "sign_in_begun":
+    if change.sign_in is not None and change.kind == "sign_in_begun":
+        elsewhere = issued_elsewhere(change.sign_in.metadata)
+        hosts = (browser_host(change.sign_in.metadata), *elsewhere) if elsewhere else ()
+    elif change.sign_in is not None:
         outcome = change.sign_in.status
         if outcome == "cancelled":
             # Somebody did it, and not necessarily the one who began.
@@ -98,6 +103,7 @@ def _record(audit: Audit, change: Change) -> None:
         owner=change.owner,
         outcome=outcome,
         ticket=ticket,
+        hosts=hosts,
     )
 
 

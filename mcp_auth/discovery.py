@@ -19,6 +19,7 @@ from mcp_auth.errors import DiscoveryFailed, IssuerMismatch, NoMetadata, PkceNot
 from mcp_auth.http import Answer, Http
 from mcp_auth.network import NetworkRules, is_loopback_host, shown_host
 from mcp_auth.records import Connection, ServerMetadata, convert
+from mcp_auth.sites import check_endpoints
 
 # What is looked up is good for a day; a failed sign-in or a changed challenge ends it earlier.
 METADATA_LIFETIME = 24 * 3600.0
@@ -147,6 +148,7 @@ async def discover(
     issuer = _choose_issuer(document, prefer)
     metadata = await _server_metadata(http, rules, issuer, server.url or "")
     _check_pkce(metadata, server)
+    check_endpoints(metadata)
     return Found(
         metadata=metadata,
         resource=resource,
@@ -271,6 +273,7 @@ async def _legacy_metadata(http: Http, rules: NetworkRules, server: Server) -> S
                 next_step="report it to whoever runs the server",
             )
         _check_pkce(metadata, server)
+        check_endpoints(metadata)
         return metadata
     if not server.oauth.legacy:
         raise NoMetadata(

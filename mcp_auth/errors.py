@@ -129,6 +129,12 @@ class IssuerMismatch(SignInError):
     code = "issuer_mismatch"
 
 
+class MixedEndpoints(SignInError):
+    """The metadata puts together endpoints of different sites, so that an answer could be mixed up (RFC 9207)."""
+
+    code = "mixed_endpoints"
+
+
 class ResourceMismatch(SignInError):
     """The protected resource metadata speaks for another server (RFC 9728 section 3.3)."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 
 BRAND = "sign-ins for your chat"
 CONTINUE = "Continue"
@@ -117,6 +118,11 @@ def asked_by(principal: str, display_name: str) -> tuple[str, str]:
     if name == "cli":
         return "the operator", place
     return (display_name, f"{place} {tail}") if display_name else (f"{place} {tail}", "")
+
+
+def issued_by(hosts: Sequence[str]) -> str:
+    """Below the host that the browser goes to, where the access comes from other sites."""
+    return f"access is issued by {' and '.join(hosts)}"
 
 
 def until(at: float, now: float) -> tuple[str, str]:

@@ -22,6 +22,7 @@ from starlette.responses import HTMLResponse
 from mcp_auth import page_texts as texts
 from mcp_auth.network import shown_host
 from mcp_auth.records import KeyForm, Linked, SignIn
+from mcp_auth.sites import browser_host, issued_elsewhere
 from mcp_auth.tickets import shown_code
 from mcp_auth.tokens import plain
 
@@ -79,14 +80,15 @@ def start_page(record: Linked, form: str, now: float, *, error: str | None = Non
         (texts.WHERE, plain(record.server, _LONGEST_NAME) or "?", _address(record)),
     ]
     if isinstance(record, SignIn):
-        facts.append((texts.ISSUER, _issuer_host(record), ""))
+        elsewhere = issued_elsewhere(record.metadata)
+        facts.append((texts.ISSUER, _browser_host(record), texts.issued_by(elsewhere) if elsewhere else ""))
     facts.append((texts.UNTIL, *texts.until(record.expires_at, now)))
     return _render(
         "start.html",
         status,
         heading=texts.KEY_HEADING if is_key else texts.SIGN_IN_HEADING,
         lead=texts.KEY_START_LEAD if is_key else texts.SIGN_IN_LEAD,
-        names=_shown({"server": record.server, "host": _issuer_host(record)}),
+        names=_shown({"server": record.server, "host": _browser_host(record)}),
         facts=facts,
         form=form,
         error=error,
@@ -151,7 +153,7 @@ def go_page(sign_in: SignIn) -> HTMLResponse:
         200,
         heading=texts.GO_HEADING,
         lead=texts.GO_LEAD,
-        names=_shown({"host": _issuer_host(sign_in)}),
+        names=_shown({"host": _browser_host(sign_in)}),
         url=sign_in.authorization_url,
     )
 
@@ -247,8 +249,8 @@ def _address(record: Linked) -> str:
     return _host(record.server_url) if isinstance(record, SignIn) else ""
 
 
-def _issuer_host(record: Linked) -> str:
-    return _host(record.issuer) if isinstance(record, SignIn) else ""
+def _browser_host(record: Linked) -> str:
+    return browser_host(record.metadata) if isinstance(record, SignIn) else ""
 
 
 def _host(url: str) -> str:

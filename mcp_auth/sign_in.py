@@ -65,6 +65,7 @@ from mcp_auth.registration import (
     register,
     usable_dynamic_registration,
 )
+from mcp_auth.sites import browser_host, issued_elsewhere
 from mcp_auth.status import ConnectionStatus, shown_scope
 from mcp_auth.stores.base import Store
 from mcp_auth.tokens import TOKEN_TIMEOUT, TokenAnswer, plain, request_tokens
@@ -105,6 +106,16 @@ class StartedSignIn:
     @property
     def expires_at(self) -> float:
         return self.sign_in.expires_at
+
+    @property
+    def host(self) -> str:
+        """Where the person signs in: the host that the browser is sent to."""
+        return browser_host(self.sign_in.metadata)
+
+    @property
+    def issued_elsewhere(self) -> tuple[str, ...]:
+        """Hosts on other sites from which the access comes."""
+        return issued_elsewhere(self.sign_in.metadata)
 
     def __repr__(self) -> str:
         return f"StartedSignIn(server={self.sign_in.server!r}, reused={self.reused}, listening={self.listening})"

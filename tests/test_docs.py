@@ -208,6 +208,7 @@ def test_the_examples_of_the_guide_come_out_as_shown(
         oauth.url: "https://notes.example.com/mcp",
         oauth.url.replace("127.0.0.1", "localhost"): "https://weather.example.com/mcp",
         oauth.url.replace("/mcp", "/authorize"): "https://as.example.com/authorize",
+        "sign in at 127.0.0.1": "sign in at as.example.com",
     }
     configuration = next(block.body for block in blocks(GUIDE) if block.language == "yaml")
     for real, name in shown_as.items():

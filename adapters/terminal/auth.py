@@ -20,7 +20,7 @@ from adapters.terminal.qr import qr_code
 from adapters.terminal.screen import Progress, is_colored, say
 from adapters.text import link_text
 from gateway.invocations import LOCAL
-from gateway.sentences import minutes, no_refresh_token, refused_after_sign_in, tools
+from gateway.sentences import link_ready, minutes, no_refresh_token, refused_after_sign_in, tools
 from mcp_auth.config import load
 from mcp_auth.core import McpAuth
 from mcp_auth.errors import McpAuthError
@@ -116,8 +116,8 @@ class _Run:
         self._show_link(name, started)
 
     def _show_link(self, name: str, started: StartedSignIn) -> None:
-        left = minutes(started.expires_at - time.time())
-        text = f"{name}: open this link within {left}\n{link_text(started.link)}"
+        ready = link_ready(started.expires_at, time.time(), started.host, started.issued_elsewhere)
+        text = f"{name}: {ready}\n{link_text(started.link)}"
         if sys.stdout.isatty() and not self.options.json:
             text = f"{text}\n{qr_code(started.link, color=is_colored(sys.stdout))}".rstrip()
         self._event(

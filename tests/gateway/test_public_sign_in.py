@@ -85,6 +85,14 @@ async def test_the_code_is_taken_in_any_spelling(tmp_path: Path, oauth: OAuthSer
         assert "that is you" in words(reply)
 
 
+async def test_the_chat_names_the_host_that_the_browser_goes_to(tmp_path: Path, oauth: OAuthServer) -> None:
+    oauth.knobs.metadata["authorization_endpoint"] = f"http://login.localhost:{oauth.port}/authorize"
+    async with public_gateway(tmp_path, notes(oauth)) as gateway:
+        last = (await Chat(gateway, ANN).say("auth notes"))[-1]
+        said = item(last, "notes").text
+    assert said.endswith("and sign in at login.localhost (access is issued by 127.0.0.1)")
+
+
 async def test_asking_again_gives_a_new_link_and_earlier_ones_work_until_one_is_opened(
     tmp_path: Path, oauth: OAuthServer
 ) -> None:
