@@ -30,15 +30,32 @@ class Failed(Exception):
 
 @dataclass
 class Figure:
-    """What one contestant reached: one value a round. `why`: it failed."""
+    """What one contestant reached: one value a round. `why`: it failed.
+
+    `series`: everything else that is a number, one a round. `notes`: what the last round said.
+    """
 
     values: list[float] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
     why: str | None = None
+    series: dict[str, list[float]] = field(default_factory=dict)
 
     @property
     def median(self) -> float | None:
         return statistics.median(self.values) if self.values else None
+
+    def of(self, name: str | None) -> list[float]:
+        """The values, or the series `name`; nothing of a contestant that failed in any round."""
+        if self.why is not None:
+            return []
+        return self.values if name is None else self.series.get(name, [])
+
+    def add(self, result: dict[str, Any], value: str) -> None:
+        self.values.append(result[value])
+        self.notes.update({key: said for key, said in result.items() if key != value})
+        for key, said in result.items():
+            if isinstance(said, int | float):
+                self.series.setdefault(key, []).append(said)
 
 
 class Arena:
@@ -93,12 +110,9 @@ class Arena:
                 if figure.why is not None:
                     continue
                 try:
-                    result = work()
+                    figure.add(work(), value)
                 except Failed as error:
                     figure.why = str(error)
-                    continue
-                figure.values.append(result[value])
-                figure.notes.update({key: said for key, said in result.items() if key != value})
         return figures
 
     def command(self, name: str, work: str, arguments: dict[str, Any]) -> list[str]:
@@ -111,8 +125,7 @@ class Arena:
         Raises:
             Failed: it ended badly, or took too long.
         """
-        if name != "limit":
-            arguments["folder"] = str(arguments.get("folder") or self.folder())
+        arguments["folder"] = str(arguments.get("folder") or self.folder())
         try:
             done = subprocess.run(
                 self.command(name, work, arguments),
@@ -167,7 +180,7 @@ def finished(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 def whole_process(command: Sequence[str], environment: dict[str, str]) -> dict[str, float]:
-    """Wall seconds and the largest resident size (MiB) of a process and what it waited for.
+    """Wall and processor seconds and the largest resident size (MiB) of a process and what it waited for.
 
     Raises:
         Failed: it ended with another code than 0.
@@ -181,7 +194,7 @@ def whole_process(command: Sequence[str], environment: dict[str, str]) -> dict[s
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise Failed(f"exit code {process.returncode}")
-    return {"seconds": seconds, "mib": usage.ru_maxrss / 1024}
+    return {"seconds": seconds, "processor": usage.ru_utime + usage.ru_stime, "mib": usage.ru_maxrss / 1024}
 
 
 def load(callback: str, host: str | None, states: list[str], concurrency: int = 16) -> float:

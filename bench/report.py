@@ -16,8 +16,9 @@ _COMMAND = "scripts/bench"
 _NAMES = {"sdk": "SDK", "fastmcp": "FastMCP", "hermes": "Hermes", "codex": "Codex", "mcporter": "mcporter"}
 
 
-def as_text(result: Result) -> str:
-    lines = [f"{result.row.title}: {result.verdict} ({'met' if result.within() else 'NOT met'}: {result.row.target})"]
+def as_text(result: Result, *, quick: bool = False) -> str:
+    met = "met" if result.holds(quick=quick) else "NOT met"
+    lines = [f"{result.row.title}: {result.verdict} ({met}: {result.row.target})"]
     lines += [f"    {name:<18} {_shown(result, figure)}" for name, figure in result.figures.items()]
     return "\n".join(lines)
 
@@ -61,7 +62,7 @@ def _row(result: Result) -> str:
     ours = [figures.pop(name) for name in list(figures) if name.startswith("ours")]
     own = "<br>".join(_shown(result, figure) for figure in ours)
     others = "<br>".join(f"{_NAMES.get(name, name)} {_shown(result, figure)}" for name, figure in figures.items())
-    reached = f"{'yes' if result.within() else '**no**'}: {result.verdict}"
+    reached = f"{'yes' if result.holds() else '**no**'}: {result.verdict}"
     cells = (result.row.title, _shown(result, limit) if limit else "", own, result.row.target, reached, others)
     return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
 

@@ -34,6 +34,7 @@ class Servers:
         self.base = base
         self.delay = 0.0
         self.requests: Counter[str] = Counter()
+        self.now = self.most = 0
         self.access: set[str] = set()
         self.families: dict[str, str] = {}
         self.spent: set[str] = set()
@@ -48,6 +49,8 @@ class Servers:
             Route("/{name}/register", self.register, methods=["POST"]),
             Route("/{name}/authorize", self.authorize),
             Route("/{name}/token", self.token, methods=["POST"]),
+            # Where those look for it who do not keep the metadata (the 2025-03-26 revision's default).
+            Route("/token", self.token, methods=["POST"]),
         ]
 
     async def control(self, request: Request) -> Response:
@@ -56,16 +59,24 @@ class Servers:
             self.delay = float(value) / 1000
         if what == "reset":
             self.requests.clear()
+            self.most = 0
         if what == "expire":
             self.access.clear()
         if what == "valid":
             return JSONResponse({"access_token": self._new_access()})
-        return JSONResponse({"requests": sum(self.requests.values()), **self.requests})
+        return JSONResponse(
+            {"requests": sum(self.requests.values()), "most at once": self.most, "by kind": self.requests}
+        )
 
     async def _answer(self, kind: str, response: Response) -> Response:
         self.requests[kind] += 1
-        if self.delay:
-            await asyncio.sleep(self.delay)
+        self.now += 1
+        self.most = max(self.most, self.now)
+        try:
+            if self.delay:
+                await asyncio.sleep(self.delay)
+        finally:
+            self.now -= 1
         return response
 
     async def resource(self, request: Request) -> Response:

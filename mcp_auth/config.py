@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import SplitResult, urlsplit
@@ -102,7 +103,7 @@ class NetworkOptions(Settings, frozen=True):
     proxy: str | None = None
 
 
-class GatewayOptions(Settings, frozen=True):
+class GatewayOptions(Settings, frozen=True, dict=True):
     """The `gateway:` section. `platforms` holds each platform's own section, e.g. `telegram`, as raw mappings."""
 
     __secret__: ClassVar[frozenset[str]] = frozenset({"store", "platforms"})
@@ -120,6 +121,19 @@ class GatewayOptions(Settings, frozen=True):
     trusted_proxies: tuple[str, ...] = ("127.0.0.1", "::1")
     network: NetworkOptions = NetworkOptions()
     platforms: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """Whose account each principal of `people` is. Asked for every server of every answer, hence the index."""
+        found: dict[str, str] = {}
+        for name, members in self.people.items():
+            for principal in members:
+                found.setdefault(principal, name)
+        return found
+
+    @cached_property
+    def persons(self) -> frozenset[str]:
+        return frozenset(person_of(one, self) for one in self.allow if not one.startswith("cli:"))
 
 
 class Config(Settings, frozen=True):
@@ -140,15 +154,13 @@ class Config(Settings, frozen=True):
 
 def person_of(principal: str, gateway: GatewayOptions) -> str:
     """The one human behind a principal, in the form of an owner: `person:ann`, else `principal:telegram:123`."""
-    for name, members in gateway.people.items():
-        if principal in members:
-            return f"person:{name}"
-    return f"principal:{principal}"
+    name = gateway.names.get(principal)
+    return f"principal:{principal}" if name is None else f"person:{name}"
 
 
 def persons(gateway: GatewayOptions) -> frozenset[str]:
     """Everybody in `allow`, joined by `people`. The operator at the terminal is not counted."""
-    return frozenset(person_of(one, gateway) for one in gateway.allow if not one.startswith("cli:"))
+    return gateway.persons
 
 
 def is_per_user(server: Server, gateway: GatewayOptions) -> bool:

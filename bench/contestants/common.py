@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import statistics
 import sys
 import time
@@ -41,19 +42,42 @@ async def timed(do: Callable[[], Awaitable[Any]]) -> float:
     return time.perf_counter() - start
 
 
-async def timed_again(do: Callable[[], Awaitable[Any]]) -> float:
-    """Seconds of the second time: connections are open, and the garbage collector has been through all imports."""
+async def processor_timed(do: Callable[[], Awaitable[Any]]) -> tuple[float, float]:
+    """Wall seconds, and seconds that this process had the processor."""
+    start, processor = time.perf_counter(), time.process_time()
     await do()
-    return await timed(do)
+    return time.perf_counter() - start, time.process_time() - processor
 
 
-async def each_request(auth: Any, url: str, httpx: Any, count: int) -> float:
-    """Microseconds that an `httpx` auth flow takes for one request, without any network: the median of ten batches."""
+def as_measured(measured: list[tuple[float, float]]) -> dict[str, float]:
+    """The medians of several `processor_timed`."""
+    walls, processors = zip(*measured, strict=True)
+    return {"seconds": statistics.median(walls), "processor": statistics.median(processors)}
+
+
+async def timed_twice(base: str, do: Callable[[], Awaitable[Any]]) -> dict[str, float]:
+    """Seconds of the first time and of the second: connections are open then, and the garbage collector has been
+    through all imports. `requests`, `most`: how many the servers saw in both, and at once."""
+    control(base, "reset")
+    first = await timed(do)
+    second = await timed(do)
+    seen = control(base, "count")
+    return {"first": first, "seconds": second, "requests": seen["requests"], "most": seen["most at once"]}
+
+
+# Modules of CPython whose functions are system calls.
+_SYSTEM = ("posix", "_io", "_socket", "select", "fcntl")
+
+
+async def each_request(auth: Any, url: str, httpx: Any, count: int) -> dict[str, float]:
+    """What an `httpx` auth flow takes for one request, without any network.
+
+    `microseconds` of the processor: the median of ten batches. `calls`: calls into the operating system, the clock not
+    among them, in as many requests as a batch has.
+    """
     response = httpx.Response(200)
-    batches = []
-    for _ in range(11):
-        requests = [httpx.Request("POST", url) for _ in range(count // 10)]
-        start = time.perf_counter()
+
+    async def batch() -> None:
         for request in requests:
             response.request = request
             flow = auth.async_auth_flow(request)
@@ -63,9 +87,55 @@ async def each_request(auth: Any, url: str, httpx: Any, count: int) -> float:
             except StopAsyncIteration:
                 continue
             raise RuntimeError("the flow wanted a second request")
-        batches.append((time.perf_counter() - start) / len(requests) * 1e6)
+
+    batches = []
+    for _ in range(11):
+        requests = [httpx.Request("POST", url) for _ in range(count // 10)]
+        _, processor = await processor_timed(batch)
+        batches.append(processor / len(requests) * 1e6)
+    requests = [httpx.Request("POST", url) for _ in range(count // 10)]
+    calls = await system_calls(batch)
     # The first batch warms what is made once.
-    return statistics.median(batches[1:])
+    return {"microseconds": statistics.median(batches[1:]), "calls": calls / len(requests)}
+
+
+async def system_calls(do: Callable[[], Awaitable[Any]]) -> int:
+    """How often `do` calls functions of CPython's that are system calls."""
+    count = 0
+
+    def seen(frame: Any, event: str, function: Any) -> None:
+        nonlocal count
+        if event == "c_call":
+            of = getattr(function, "__module__", None) or type(getattr(function, "__self__", None)).__module__
+            count += of in _SYSTEM
+
+    sys.setprofile(seen)
+    try:
+        await do()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def count_syncs() -> Callable[[], int]:
+    """Counts from now on how often this process waits for the disk."""
+    count, sync = 0, os.fsync
+
+    def counted(descriptor: int) -> None:
+        nonlocal count
+        count += 1
+        sync(descriptor)
+
+    os.fsync = counted
+    return lambda: count
+
+
+def stored(files: list[os.stat_result]) -> dict[str, float]:
+    """Bytes of one of `files`, and what the file system sets aside for it."""
+    return {
+        "stored": statistics.median(file.st_size for file in files),
+        "set aside": statistics.median(file.st_blocks * 512 for file in files),
+    }
 
 
 def resident() -> int:

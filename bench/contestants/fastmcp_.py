@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
 
 import httpx2
 from common import main
@@ -18,7 +17,6 @@ from mcp.shared.auth import AuthorizationCodeResult
 from provider import Works
 
 warnings.simplefilter("ignore")
-_EXPIRY = "mcp-oauth-token-expiry"
 
 
 def _store(folder: str) -> FileTreeStore:
@@ -34,18 +32,9 @@ def make(url: str, name: str, folder: str) -> OAuth:
     return OAuth(url, token_storage=_store(folder), callback_port=8765)
 
 
-class FastMCPWorks(Works):
-    async def storm_begin(self, base: str, folder: str) -> Any:
-        await super().storm_begin(base, folder)
-        # The access token has ended, by the clock that FastMCP keeps.
-        store = _store(folder)
-        await store.put(key=f"{base}/s0/mcp/token_expiry", value={"expires_at": 1.0}, collection=_EXPIRY)
-        return {}
-
-
 def answer(code: str, state: str) -> AuthorizationCodeResult:
     return AuthorizationCodeResult(code=code, state=state)
 
 
 if __name__ == "__main__":
-    main(FastMCPWorks(make, httpx2, answer).all())
+    main(Works(make, httpx2, answer).all())

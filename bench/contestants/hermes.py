@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -21,18 +19,9 @@ def make(url: str, name: str, folder: str) -> Any:
         return mcp_oauth.build_oauth_auth(name, url, {"redirect_port": 8765})
 
 
-class HermesWorks(Works):
-    async def storm_begin(self, base: str, folder: str) -> Any:
-        await super().storm_begin(base, folder)
-        # The access token has ended, by the clock that Hermes keeps.
-        file = Path(folder) / "mcp-tokens" / "s0.json"
-        file.write_text(json.dumps({**json.loads(file.read_text()), "expires_at": 1.0}))
-        return {}
-
-
 def answer(code: str, state: str) -> tuple[str, str]:
     return code, state
 
 
 if __name__ == "__main__":
-    main(HermesWorks(make, httpx, answer).all())
+    main(Works(make, httpx, answer).all())

@@ -5,14 +5,25 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import statistics
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import httpx2
-from common import control, each_request, main, resident, timed, timed_again, wait_for_the_start
+from common import (
+    as_measured,
+    control,
+    count_syncs,
+    each_request,
+    main,
+    processor_timed,
+    resident,
+    stored,
+    timed,
+    timed_twice,
+    wait_for_the_start,
+)
 
 from mcp_auth import McpAuth
 from mcp_auth.records import Origin
@@ -20,12 +31,12 @@ from mcp_auth.records import Origin
 ME = Origin(principal="cli:local")
 
 
-def _home(folder: str, base: str, names: list[str]) -> Path:
+def _home(folder: str, base: str, names: list[str], gateway: dict[str, Any] | None = None) -> Path:
     home = Path(folder)
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     servers = {name: {"url": f"{base}/{name}/mcp", "auth": "oauth"} for name in names}
     # JSON is YAML.
-    (home / "config.yaml").write_text(json.dumps({"mcp_servers": servers}))
+    (home / "config.yaml").write_text(json.dumps({"mcp_servers": servers, "gateway": gateway or {}}))
     return home
 
 
@@ -54,9 +65,9 @@ async def repeat(base: str, folder: str) -> Any:
         control(base, "reset")
         took = []
         for _ in range(21):
-            took.append(await timed(lambda: auth.sign_in("s0", "shared", ME, listen=False)))
+            took.append(await processor_timed(lambda: auth.sign_in("s0", "shared", ME, listen=False)))
             await auth.cancel("s0")
-    return {"seconds": statistics.median(took), "requests": control(base, "count")["requests"]}
+    return {**as_measured(took), "requests": control(base, "count")["requests"]}
 
 
 async def concurrent(base: str, count: int, folder: str) -> Any:
@@ -64,17 +75,16 @@ async def concurrent(base: str, count: int, folder: str) -> Any:
     async with McpAuth.open(home=home) as auth:
         await _finish(auth, "s0")
         async with httpx2.AsyncClient(trust_env=False, auth=auth.http_auth("s0")) as client:
-            seconds = await timed_again(
-                lambda: asyncio.gather(*(client.post(f"{base}/s0/mcp", json={}) for _ in range(count)))
+            return await timed_twice(
+                base, lambda: asyncio.gather(*(client.post(f"{base}/s0/mcp", json={}) for _ in range(count)))
             )
-    return {"seconds": seconds}
 
 
 async def layer(base: str, count: int, folder: str) -> Any:
     home = _home(folder, base, ["s0"])
     async with McpAuth.open(home=home) as auth:
         await _finish(auth, "s0")
-        return {"microseconds": await each_request(auth.http_auth("s0"), f"{base}/s0/mcp", httpx2, count)}
+        return await each_request(auth.http_auth("s0"), f"{base}/s0/mcp", httpx2, count)
 
 
 async def completions(base: str, count: int, folder: str) -> Any:
@@ -88,17 +98,17 @@ async def completions(base: str, count: int, folder: str) -> Any:
         callback = f"http://127.0.0.1:{port}{httpx2.URL(started[0].sign_in.redirect_uri).path}"
         host = httpx2.URL(started[0].sign_in.redirect_uri).netloc.decode()
         print(json.dumps({"callback": callback, "states": states, "host": host}), flush=True)
+        before, synced = time.process_time(), count_syncs()
         await asyncio.to_thread(sys.stdin.readline)
+        processor, syncs = time.process_time() - before, synced()
         done = [await auth.wait(one.sign_in, 0) for one in started]
-    return {"done": sum(one.status == "done" for one in done)}
+    return {"done": sum(one.status == "done" for one in done), "processor": processor, "syncs": syncs}
 
 
 async def waiting(base: str, count: int, folder: str) -> Any:
-    """Open sign-ins: memory and tasks while they wait, and bytes on disk."""
-    from mcp_auth.stores.memory import MemoryStore
-
+    """Open sign-ins: memory and tasks while they wait, and bytes on the disk."""
     home = _home(folder, base, ["s0"])
-    async with McpAuth.open(home=home, store=MemoryStore()) as auth:
+    async with McpAuth.open(home=home) as auth:
         await auth.sign_in("s0", "person:warm", ME, listen=False)
         gc.collect()
         tasks, memory = len(asyncio.all_tasks()), resident()
@@ -106,79 +116,71 @@ async def waiting(base: str, count: int, folder: str) -> Any:
             await auth.sign_in("s0", f"person:p{number}", ME, listen=False)
         gc.collect()
         grown, more = resident() - memory, len(asyncio.all_tasks()) - tasks
-    async with McpAuth.open(home=home) as auth:
-        for number in range(min(count, 200)):
-            await auth.sign_in("s0", f"person:p{number}", ME, listen=False)
-    files = [file.stat().st_size for file in (home / "sign-ins").glob("*.json")]
-    return {"bytes": grown / count, "tasks": more, "stored": statistics.median(files)}
+    files = [file.stat() for file in (home / "sign-ins").glob("*.json")]
+    return {"bytes": grown / count, "tasks": more, **stored(files)}
 
 
 async def storm_begin(base: str, folder: str) -> Any:
-    """Sign in, and let the access token end."""
-    import msgspec
-
     home = _home(folder, base, ["s0"])
     async with McpAuth.open(home=home) as auth:
         await _finish(auth, "s0")
-        grant = await auth.store.grants.get("shared", "s0", f"{base}/s0/mcp")
-        if grant is None or grant.tokens is None:
-            raise RuntimeError("nothing was stored")
-        old = msgspec.structs.replace(grant.tokens, access_token="ended", expires_at=1.0)
-        await auth.store.grants.put_if(msgspec.structs.replace(grant, tokens=old))
-    control(base, "expire")
     return {}
 
 
 async def storm(base: str, folder: str) -> Any:
     async with McpAuth.open(home=folder) as auth:
         async with httpx2.AsyncClient(trust_env=False, auth=auth.http_auth("s0"), timeout=60) as client:
+            before = await client.post(f"{base}/s0/mcp", json={})
             wait_for_the_start()
             answer = await client.post(f"{base}/s0/mcp", json={})
-    return {"status": answer.status_code}
+    return {"before": before.status_code, "status": answer.status_code}
 
 
 async def answers(count: int, folder: str) -> Any:
-    """`/mcp` answered from local state: milliseconds to the first reply."""
-    from gateway.gateway import Gateway
-    from gateway.invocations import LOCAL, ChatRef, Invocation
+    """`/mcp` answered from local state, to the first reply."""
+    from gateway.invocations import LOCAL
 
     home = _home(folder, "https://mcp.example", [f"s{number}" for number in range(count)])
-    took = []
-    async with Gateway.from_config(home=home) as gateway:
-        for number in range(30):
-            invocation = Invocation(LOCAL, ChatRef("cli"), "", True, str(number))
-            start = time.perf_counter()
-            replies = gateway.handle(invocation)
-            await anext(replies)
-            took.append(time.perf_counter() - start)
-            await replies.aclose()
-    return {"seconds": statistics.median(took)}
+    return await _answered(home, LOCAL)
 
 
 async def people(count: int, folder: str) -> Any:
-    """The same with ten servers, while so many people have grants of their own."""
-    from gateway.gateway import Gateway
-    from gateway.invocations import LOCAL, ChatRef, Invocation
+    """The same with ten servers, for one of so many people who all hold a grant of their own."""
+    from gateway.invocations import Principal
     from mcp_auth.records import Grant, Tokens
+    from mcp_auth.stores.files import FileStore
 
-    home = _home(folder, "https://mcp.example", [f"s{number}" for number in range(10)])
+    principals = [f"telegram:{number}" for number in range(count)]
+    everybody = {f"p{number}": [principal] for number, principal in enumerate(principals)}
+    gateway = {"identity": "per_user", "allow": principals, "people": everybody}
+    home = _home(folder, "https://mcp.example", [f"s{number}" for number in range(10)], gateway)
+    store = FileStore(home)
+    for name in everybody:
+        tokens = Tokens(access_token="token", expires_at=time.time() + 86_400)
+        store.write_grant(
+            Grant(server="s0", owner=f"person:{name}", server_url="https://mcp.example/s0/mcp", tokens=tokens)
+        )
+    return await _answered(home, Principal.parse(principals[-1]), "signed in")
+
+
+async def _answered(home: Path, who: Any, wanted: str = "") -> dict[str, float]:
+    from gateway.gateway import Gateway
+    from gateway.invocations import ChatRef, Invocation
+
     took = []
     async with Gateway.from_config(home=home) as gateway:
-        for number in range(count):
-            grant = Grant(
-                server="s0",
-                owner=f"person:p{number}",
-                server_url="https://mcp.example/s0/mcp",
-                tokens=Tokens(access_token="token"),
-            )
-            await gateway.auth.store.grants.put_if(grant)
         for number in range(30):
-            start = time.perf_counter()
-            replies = gateway.handle(Invocation(LOCAL, ChatRef("cli"), "", True, str(number)))
-            await anext(replies)
-            took.append(time.perf_counter() - start)
+            replies = gateway.handle(Invocation(who, ChatRef(who.platform), "", True, str(number)))
+            first: list[Any] = []
+
+            async def answer(replies: Any = replies, first: list[Any] = first) -> None:
+                first.append(await anext(replies))
+
+            took.append(await processor_timed(answer))
             await replies.aclose()
-    return {"seconds": statistics.median(took)}
+            if wanted not in repr(first[0]).replace("_", " ").lower():
+                raise RuntimeError(f"the answer does not say: {wanted}")
+    return as_measured(took)
 
 
 if __name__ == "__main__":
