@@ -12,8 +12,9 @@ from typing import ClassVar, Literal
 
 from gateway.recent import Recent
 from gateway.replies import Audience, Reply, Text
-from mcp_auth.errors import StoreError
+from mcp_auth.errors import StoreError, cannot_be_read
 from mcp_auth.records import Record, decode, encode
+from mcp_auth.small_files import read_small_file
 from mcp_auth.stores.files import remove_file, replace_file
 
 _log = logging.getLogger(__name__)
@@ -97,11 +98,11 @@ class Waiting:
     def _read(self, path: Path) -> list[News]:
         """Raises StoreError: it is damaged or may not be read."""
         try:
-            kept = decode(Kept, path.read_bytes())
+            kept = decode(Kept, read_small_file(path)[0])
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise StoreError(f"{path} cannot be read ({error.strerror}).") from None
+            raise cannot_be_read(path, error) from None
         except ValueError:
             raise StoreError(f"{path} is damaged.", next_step=f"remove {path}") from None
         since = self._clock() - _DAYS * 86400

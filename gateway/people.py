@@ -20,8 +20,9 @@ from gateway.invocations import LOCAL, Principal
 from mcp_auth import tickets
 from mcp_auth.audit import Audit, Event
 from mcp_auth.config import Config, people_problem, person_of
-from mcp_auth.errors import ConfigError, NotAllowed, StoreError, WrongCode
+from mcp_auth.errors import ConfigError, NotAllowed, StoreError, WrongCode, cannot_be_read
 from mcp_auth.records import Record, Value, decode, encode, sha256
+from mcp_auth.small_files import read_small_file
 from mcp_auth.stores.files import locked, replace_file
 
 _log = logging.getLogger("gateway")
@@ -330,13 +331,12 @@ class People:
 
     def _read(self) -> tuple[Signature, PeopleRecord]:
         try:
-            with self._path.open("rb") as file:
-                found = os.fstat(file.fileno())
-                record = decode(PeopleRecord, file.read())
+            data, found = read_small_file(self._path)
+            record = decode(PeopleRecord, data)
         except FileNotFoundError:
             return None, PeopleRecord()
         except OSError as error:
-            raise StoreError(f"{self._path} cannot be read ({error.strerror}).") from None
+            raise cannot_be_read(self._path, error) from None
         except ValueError:
             raise StoreError(
                 f"{self._path} is damaged.", next_step="move it away, then let people in again with slash-mcp allow"
@@ -349,7 +349,7 @@ class People:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise StoreError(f"{self._path} cannot be read ({error.strerror}).") from None
+            raise cannot_be_read(self._path, error) from None
         return found.st_ino, found.st_mtime_ns, found.st_size
 
     def _adopt(self, signature: Signature, record: PeopleRecord) -> None:

@@ -6,9 +6,11 @@ a server gave. Appended with one write, so that processes never mix their lines.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -18,8 +20,9 @@ from pathlib import Path
 
 import msgspec
 
-from mcp_auth.errors import McpAuthError, StoreError
+from mcp_auth.errors import McpAuthError, cannot_be_read
 from mcp_auth.records import Value
+from mcp_auth.small_files import NotRegularFile, read_small_file
 from mcp_auth.stores.files import locked, make_folder
 
 logger = logging.getLogger(__name__)
@@ -27,6 +30,8 @@ logger = logging.getLogger(__name__)
 # Five files of this size: months of a team, and an end.
 MAX_BYTES = 4 * 1024 * 1024
 OLD_FILES = 4
+# What an older version or a hand may have made of one.
+MAX_READ = 64_000_000
 _TEXT_LENGTH = 200
 
 
@@ -119,18 +124,22 @@ class Audit:
         """Everything that is kept, oldest first. A line that a full disk tore is left out and logged.
 
         Raises:
-            StoreError: a file cannot be read.
+            StoreError: after all that can be read, of a file that cannot.
         """
+        trouble: McpAuthError | None = None
         for path in [*(self._old(number) for number in range(OLD_FILES, 0, -1)), self._path]:
             try:
-                with path.open("rb") as file:
-                    yield from self._parsed(path, file)
+                data, _ = read_small_file(path, MAX_READ)
             except FileNotFoundError:
                 continue
             except OSError as error:
-                raise StoreError(f"{path} cannot be read ({error.strerror}).") from None
+                trouble = trouble or cannot_be_read(path, error)
+                continue
+            yield from self._parsed(path, data.splitlines())
+        if trouble is not None:
+            raise trouble
 
-    def _parsed(self, path: Path, raw: Iterator[bytes]) -> Iterator[AuditLine]:
+    def _parsed(self, path: Path, raw: Iterable[bytes]) -> Iterator[AuditLine]:
         for number, line in enumerate(raw, 1):
             try:
                 yield _decoder.decode(line)
@@ -142,8 +151,12 @@ class Audit:
         with suppress(FileNotFoundError):
             if self._path.stat().st_size + len(line) > MAX_BYTES:
                 self._rotate(len(line))
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # Without O_NONBLOCK, opening a FIFO waits for a reader for ever.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0)
+        descriptor = os.open(self._path, flags, 0o600)
         try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise NotRegularFile(errno.EINVAL, "it is not a regular file")
             os.write(descriptor, line)
         finally:
             os.close(descriptor)

@@ -26,6 +26,12 @@ Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
 
 
+# The stores that there are.
+STORES = ("files",)
+# Never the value: it may hold a password.
+STORE_CLAUSE = f"names a store that this version does not have; it must be {' or '.join(STORES)}."
+
+
 class Settings(Masked, msgspec.Struct, kw_only=True, frozen=True):
     """Base of the models; `repr` does not show the fields of `__secret__`."""
 
@@ -150,6 +156,21 @@ class Config(Settings, frozen=True):
     @property
     def env_file(self) -> Path:
         return self.home / ".env"
+
+
+def check_store(config: Config) -> None:
+    """Refuse a `gateway.store` that this version does not have.
+
+    Raises:
+        ConfigError: it is another one than `files`.
+    """
+    if config.gateway.store not in STORES:
+        raise ConfigError(
+            f"gateway.store {STORE_CLAUSE}",
+            file=str(config.path) if config.path is not None else None,
+            key="gateway.store",
+            next_step="set gateway.store: files, or remove the line",
+        )
 
 
 def person_of(principal: str, gateway: GatewayOptions) -> str:

@@ -14,6 +14,8 @@ from typing import Any, TypeVar, get_args
 import msgspec
 
 from mcp_auth.config import (
+    STORE_CLAUSE,
+    STORES,
     CallbackOptions,
     Config,
     GatewayOptions,
@@ -142,15 +144,19 @@ class Loading:
                 self.warnings.append(root.at(key).error("is not read in a YAML file; write mcp_servers").message)
 
     def _include(self, place: _Place, target: str) -> None:
-        folder = Path() if target.startswith("~") else place.document.file.parent
-        file = absolute(folder / target)
-        if file in self.files:
-            return
+        """Add the servers of another file; one that cannot be used is left out with a warning, and the others work."""
         if len(self.files) >= _MAX_FILES:
             raise place.error(f"leads to more than {_MAX_FILES} files")
-        if not exists(file):
-            raise place.error("names a file that does not exist")
-        self.add_file(file)
+        try:
+            folder = Path() if target.startswith("~") else place.document.file.parent
+            file = absolute(folder / target)
+            if file in self.files:
+                return
+            if not exists(file):
+                raise place.error("names a file that does not exist")
+            self.add_file(file)
+        except ConfigError as error:
+            self.warnings.append(f"{error.message.removesuffix('.')}; the rest works without it.")
 
 
 class _Place(msgspec.Struct, frozen=True):
@@ -412,7 +418,6 @@ def _check_resource(place: _Place, resource: str) -> None:
 
 _GATEWAY_KEYS = frozenset(GatewayOptions.__struct_fields__) - {"platforms"}
 _PLATFORMS = frozenset({"telegram", "discord", "slack", "whatsapp", "matrix"})
-_STORES = r"(?s)memory|(?:postgres|postgresql|redis|rediss|valkey|valkeys)://.*|\$\{.*"
 
 
 def _gateway(place: _Place, raw: Any, warnings: list[str]) -> GatewayOptions:
@@ -427,8 +432,8 @@ def _gateway(place: _Place, raw: Any, warnings: list[str]) -> GatewayOptions:
     fields["platforms"] = _platforms(place, raw, warnings)
     gateway = _typed(place, fields, GatewayOptions)
     _check_principals(place, gateway)
-    if gateway.store != "files" and not re.fullmatch(_STORES, gateway.store):
-        raise place.at("store").error("is no store known here; allowed are files, postgresql:// and redis://")
+    if gateway.store not in STORES:
+        raise place.at("store").error(STORE_CLAUSE)
     for index, proxy in enumerate(gateway.trusted_proxies):
         if not _is_network(proxy):
             raise place.at("trusted_proxies", index).error("is no address or network; allowed are 10.0.0.5, 10.0.0.0/8")

@@ -18,7 +18,7 @@ import msgspec
 from mcp_auth.answers import Binding, CallbackAnswer, parse_paste, pasted_slot
 from mcp_auth.audit import Audit, Event
 from mcp_auth.changes import Change, ChangeKind, Changes, ticket_of
-from mcp_auth.config import Config, Server, Settings, load
+from mcp_auth.config import Config, Server, Settings, check_store, load
 from mcp_auth.errors import (
     CodeRejected,
     ConfigError,
@@ -29,8 +29,10 @@ from mcp_auth.errors import (
     NoMetadata,
     NotAllowed,
     PortBusy,
+    RecordDamaged,
     ServerRefused,
     SignInError,
+    StoreError,
     UnknownServer,
     Unreachable,
 )
@@ -55,6 +57,7 @@ from mcp_auth.status import (
     ServerStatus,
     local_status,
     needs_a_look,
+    unreadable_status,
     uses_oauth,
 )
 from mcp_auth.tickets import connection_id, slot_of
@@ -165,16 +168,26 @@ class McpAuth:
     # -- status ------------------------------------------------------------------------------
 
     async def status(self, server: str, owner: str = SHARED) -> ServerStatus:
-        """One server's status from local state; no network.
+        """One server's status from local state; no network. A file that cannot be read is a state, not an error.
 
         Raises:
-            UnknownServer, StoreError.
+            UnknownServer.
         """
         entry = self._entry(server)
         check_owner(owner)
-        grant, sign_in, connection = None, None, None
+        try:
+            return await self._status(entry, owner)
+        except StoreError as error:
+            return unreadable_status(entry, error)
+
+    async def _status(self, entry: Server, owner: str) -> ServerStatus:
+        server = entry.name
+        grant, sign_in, connection, damaged = None, None, None, None
         if entry.url is not None:
-            grant = await self.store.grants.get(owner, server, entry.url)
+            try:
+                grant = await self.store.grants.get(owner, server, entry.url)
+            except RecordDamaged as error:
+                damaged = error.message
             sign_in = await self.store.sign_ins.latest(owner, server)
             connection = await self.store.connections.get(entry.url)
         return local_status(
@@ -184,6 +197,7 @@ class McpAuth:
             connection=connection,
             missing=self._variables.missing(needed_templates(entry), keys=_owner_keys(owner, grant)),
             now=self._clock(),
+            damaged=damaged,
         )
 
     async def statuses(self, owner: str | Callable[[str], str] = SHARED) -> list[ServerStatus]:
@@ -310,6 +324,7 @@ class McpAuth:
         if open_one is not None:
             await sign_ins.cancel(server, owner)
         connection = await sign_ins.connection(entry, fresh=fresh)
+        await self.store.grants.set_damaged_aside(owner, server)
         grant = await self.store.grants.get(owner, server, entry.url or "")
         if gated:
             redirect_uri = self._public_redirect(entry, connection)
@@ -763,7 +778,15 @@ class McpAuth:
         entry = self._entry(server)
         await self._sign_ins().cancel(server, check_owner(owner))
         async with self.store.lease(owner, server, ttl=LEASE_TTL, wait=LEASE_WAIT):
+            was_damaged = await self.store.grants.set_damaged_aside(owner, server)
             grant = await self.store.grants.get(owner, server, entry.url or "")
+            if was_damaged and grant is None:
+                return LogoutResult(
+                    True,
+                    None,
+                    f"{server} is signed out here. What was stored of it was damaged, so nothing could be revoked: end "
+                    "it at the authorization server too.",
+                )
             if grant is None or grant.tokens is None:
                 return LogoutResult(False, None, f"{server} was not signed in.")
             revoked = await self._revoke(entry, grant)
@@ -843,7 +866,10 @@ class McpAuth:
         Raises:
             KeyInvalid, StoreError, Busy.
         """
-        await set_keys(self.config, self.store, self._entry(server), values, check_owner(owner))
+        entry = self._entry(server)
+        if check_owner(owner) != SHARED:
+            await self.store.grants.set_damaged_aside(owner, server)
+        await set_keys(self.config, self.store, entry, values, owner)
         self._tell(Change("key_set", server, owner, by=by))
 
     # -- changes -----------------------------------------------------------------------------
@@ -1020,15 +1046,10 @@ class _OwnerCredentials:
 
 
 def _store_for(config: Config) -> Store:
-    if config.gateway.store == "files":
-        from mcp_auth.stores.files import FileStore
+    from mcp_auth.stores.files import FileStore
 
-        return FileStore(config.home)
-    raise ConfigError(
-        "gateway.store names a store that this version does not have.",
-        key="gateway.store",
-        next_step="set gateway.store: files",
-    )
+    check_store(config)
+    return FileStore(config.home)
 
 
 def _owner_keys(owner: str, grant: Grant | None) -> Mapping[str, str] | None:

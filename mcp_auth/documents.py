@@ -8,9 +8,7 @@ No text made here holds a value of the file.
 from __future__ import annotations
 
 import gc
-import os
 import re
-import stat
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -21,8 +19,9 @@ from typing import Any, ClassVar
 import msgspec
 import yaml
 
-from mcp_auth.errors import ConfigError
+from mcp_auth.errors import ConfigError, TooManyOpenFiles, is_out_of_descriptors
 from mcp_auth.masked import Masked
+from mcp_auth.small_files import FileTooLarge, NotRegularFile, read_small_file
 
 MAX_BYTES = 20_000_000
 MAX_DEPTH = 60
@@ -84,11 +83,15 @@ def _collector_paused(size: int) -> Iterator[None]:
 
 def _read_text(file: Path) -> str:
     try:
-        data = _read_bytes(file)
+        data, _ = read_small_file(file, MAX_BYTES)
     except FileNotFoundError:
         step = "check the name of the file, or write one with: slash-mcp init"
         raise ConfigError("there is no such file.", file=str(file), next_step=step) from None
+    except (NotRegularFile, FileTooLarge) as error:
+        raise ConfigError(f"{error.strerror}.", file=str(file)) from None
     except OSError as error:
+        if is_out_of_descriptors(error):
+            raise TooManyOpenFiles from None
         raise ConfigError(
             f"the file cannot be read ({error.strerror or 'input/output error'})", file=str(file)
         ) from None
@@ -100,18 +103,6 @@ def _read_text(file: Path) -> str:
         raise ConfigError(
             "the file is not UTF-8 text", file=str(file), line=data.count(b"\n", 0, error.start) + 1
         ) from None
-
-
-def _read_bytes(file: Path) -> bytes:
-    # Without O_NONBLOCK, opening a FIFO waits for a writer for ever.
-    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
-    with os.fdopen(descriptor, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ConfigError("this is not a regular file", file=str(file))
-        data = stream.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise ConfigError(f"the file is larger than {MAX_BYTES // 1_000_000} MB", file=str(file))
-    return data
 
 
 # YAML: a tree of nodes first, which knows the lines; data for the wanted parts only.

@@ -13,7 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mcp_auth.errors import Busy, KeyInvalid, StoreError
+from mcp_auth.errors import Busy, KeyInvalid, StoreError, cannot_be_read
+from mcp_auth.small_files import read_small_file
 from mcp_auth.variables import OUR_PREFIX, references, templates
 
 if TYPE_CHECKING:
@@ -207,24 +208,21 @@ def _replace(target: Path, edit: Callable[[str], str], values: Mapping[str, str]
 def _read(target: Path) -> tuple[str, os.stat_result | None]:
     """The text without any translation of line ends, and what the file is; a missing file is empty."""
     try:
-        # Without O_NONBLOCK, opening a FIFO waits for a writer for ever.
-        descriptor = os.open(target, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+        data, found = read_small_file(target)
     except FileNotFoundError:
         return "", None
-    with os.fdopen(descriptor, "rb") as stream:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise StoreError(f"{target} is not a regular file.")
-        try:
-            return stream.read().decode(), found
-        except UnicodeDecodeError:
-            raise StoreError(f"{target} is not UTF-8 text.", next_step="save the file as UTF-8") from None
+    except OSError as error:
+        raise cannot_be_read(target, error) from None
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise StoreError(f"{target} is not UTF-8 text.", next_step="save the file as UTF-8")
+    # Bytes that are not UTF-8 are written back as they were.
+    return data.decode(errors="surrogateescape"), found
 
 
 def _write_new(temporary: Path, text: str, like: os.stat_result | None) -> None:
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as stream:
-        stream.write(text.encode())
+        stream.write(text.encode(errors="surrogateescape"))
         stream.flush()
         if like is not None:
             # Root may edit another account's file; anybody else can only keep what is theirs.

@@ -5,6 +5,7 @@ Texts hold no secret and no value of the configuration; names of servers, keys a
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar
 
 
@@ -77,10 +78,37 @@ class StoreError(McpAuthError):
     usual_next_step = "slash-mcp doctor"
 
 
+class RecordDamaged(StoreError):
+    """What is stored is no record of ours (torn, of another kind of file, of a newer version). It is left as it is."""
+
+    code = "record_damaged"
+
+
+class TooManyOpenFiles(McpAuthError):
+    """The system gives this process, or any, no more file descriptors: nothing is known of whatever was asked for."""
+
+    code = "too_many_open_files"
+    usual_next_step = "end other programs, or raise the limit: ulimit -n 4096"
+
+    def __init__(self) -> None:
+        super().__init__("This process may open no more files or connections at this moment.")
+
+
 class Busy(McpAuthError):
     """Somebody else holds the lease for longer than this caller was willing to wait."""
 
     code = "busy"
+
+
+def cannot_be_read(what: object, error: OSError) -> McpAuthError:
+    """The error for a file that cannot be read. `what`: its path, as it is shown."""
+    if is_out_of_descriptors(error):
+        return TooManyOpenFiles()
+    return StoreError(f"{what} cannot be read ({error.strerror or type(error).__name__}).")
+
+
+def is_out_of_descriptors(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
 
 
 # -- network ---------------------------------------------------------------------------------

@@ -4,29 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mcp_auth.config import Config, Server
+from mcp_auth.config import Config, Server, check_store
+from mcp_auth.errors import RecordDamaged, StoreError
 from mcp_auth.records import check_owner
-from mcp_auth.status import ServerStatus, local_status
+from mcp_auth.status import ServerStatus, local_status, unreadable_status
 from mcp_auth.stores.files import FileStore
 from mcp_auth.variables import Variables, needed_templates
 
 
-def local_statuses(config: Config, owner_for: Callable[[Server], str], now: float) -> list[ServerStatus]:
-    """One status per configured server, in the configuration's order.
+def local_statuses(
+    config: Config, owner_for: Callable[[Server], str], now: float, warn: Callable[[str], None] | None = None
+) -> list[ServerStatus]:
+    """One status per configured server, in the configuration's order. A file that cannot be read is the trouble of
+    those servers only that need it.
 
-    Raises:
-        StoreError: a file of the home is damaged, or its `.env` cannot be read.
+    Args:
+        warn: hears of every line of `.env` that cannot be used; left out, the log does.
     """
+    check_store(config)
     store = FileStore(config.home)
-    variables = Variables(config)
+    variables = Variables(config, warn)
     return [
         _status(server, check_owner(owner_for(server)), store, variables, now) for server in config.servers.values()
     ]
 
 
 def _status(server: Server, owner: str, store: FileStore, variables: Variables, now: float) -> ServerStatus:
+    try:
+        return _read_status(server, owner, store, variables, now)
+    except StoreError as error:
+        return unreadable_status(server, error)
+
+
+def _read_status(server: Server, owner: str, store: FileStore, variables: Variables, now: float) -> ServerStatus:
     url = server.url or ""
-    grant = store.read_grant(owner, server.name, url) if url else None
+    grant, damaged = None, None
+    try:
+        grant = store.read_grant(owner, server.name, url) if url else None
+    except RecordDamaged as error:
+        damaged = error.message
     keys = None if owner == "shared" else (grant.keys if grant is not None else {})
     return local_status(
         server,
@@ -35,4 +51,5 @@ def _status(server: Server, owner: str, store: FileStore, variables: Variables, 
         connection=store.read_connection(url) if url else None,
         missing=variables.missing(needed_templates(server), keys=keys),
         now=now,
+        damaged=damaged,
     )

@@ -544,6 +544,8 @@ class SignIns:
     async def _store_grant(self, sign_in: SignIn, answer: TokenAnswer) -> None:
         now = self._clock()
         async with self._store.lease(sign_in.owner, sign_in.server, ttl=LEASE_TTL, wait=LEASE_WAIT):
+            # Damaged since the link was made: kept beside the new one.
+            await self._store.grants.set_damaged_aside(sign_in.owner, sign_in.server)
             for _ in range(20):
                 old = await self._store.grants.get(sign_in.owner, sign_in.server, sign_in.server_url)
                 tokens = answer.tokens

@@ -10,6 +10,7 @@ from enum import StrEnum
 import msgspec
 
 from mcp_auth.config import Server
+from mcp_auth.errors import StoreError
 from mcp_auth.records import OPEN, Connection, Grant, SignIn
 
 NO_SIGN_IN = "it wants a credential and offers no sign-in"
@@ -79,9 +80,17 @@ def local_status(
     connection: Connection | None,
     missing: tuple[str, ...],
     now: float,
+    damaged: str | None = None,
 ) -> ServerStatus:
-    """The status from what is stored here. `missing`: variables that the entry needs and nothing gives."""
+    """The status from what is stored here.
+
+    Args:
+        missing: variables that the entry needs and nothing gives.
+        damaged: why the grant that is stored cannot be used, a sentence; `grant` is None then.
+    """
     auth = _auth(server, grant, sign_in, connection, missing, now)
+    if damaged is not None and auth.state in (AuthState.SIGN_IN_NEEDED, AuthState.CLIENT_REGISTRATION_NEEDED):
+        auth = _Auth(AuthState.REAUTHORIZATION_NEEDED, damaged.removesuffix("."), next=f"auth {server.name}")
     return ServerStatus(
         name=server.name,
         transport=server.transport,
@@ -97,6 +106,18 @@ def local_status(
         issuer=grant.issuer if grant is not None else None,
         last_error=grant.last_error if grant is not None else None,
         refreshable=_refreshable(grant),
+    )
+
+
+def unreadable_status(server: Server, error: StoreError) -> ServerStatus:
+    """The status of a server of which something that is stored cannot be read; the others have their own."""
+    return local_status(
+        msgspec.structs.replace(server, problem=error.message.removesuffix(".")),
+        grant=None,
+        sign_in=None,
+        connection=None,
+        missing=(),
+        now=0.0,
     )
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from mcp_auth.errors import KeyInvalid, KeyMissing, StoreError
+from mcp_auth.errors import KeyInvalid, KeyMissing, StoreError, cannot_be_read
+from mcp_auth.small_files import read_small_file
 
 if TYPE_CHECKING:
     from mcp_auth.config import Config, Server
@@ -75,11 +75,13 @@ def needed_templates(server: Server) -> list[str]:
 class Variables:
     """Resolves the templates of one configuration. A changed `.env` is seen at the next use."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, warn: Callable[[str], None] | None = None) -> None:
+        """`warn` hears of every line of `.env` that cannot be used; left out, the log does."""
         self._env_file = config.env_file
         self._gateway_variables = config.gateway_variables
+        self._warn = warn if warn is not None else _log_warning
         self._signature: tuple[int, ...] | None = None
-        self._from_file: dict[str, str] = {}
+        self._from_file: dict[str, str | None] = {}
 
     def lookup(self, name: str) -> str | None:
         """The value from `.env`, else from the environment. An empty value counts as none.
@@ -87,7 +89,19 @@ class Variables:
         Raises:
             StoreError: the `.env` file exists and cannot be read.
         """
-        return self._file_values().get(name) or os.environ.get(name) or None
+        values = self._file_values()
+        if name in values and values[name] is None:
+            # Its line is damaged: what the environment has may be another key, of before.
+            return None
+        return values.get(name) or os.environ.get(name) or None
+
+    def read(self) -> None:
+        """Read `.env` now, for the sake of what `warn` hears.
+
+        Raises:
+            StoreError: it exists and cannot be read.
+        """
+        self._file_values()
 
     def resolve(self, template: str, *, keys: Mapping[str, str] | None = None) -> str:
         """`template` of a server's entry with every placeholder replaced.
@@ -156,38 +170,66 @@ class Variables:
             return keys.get(name) or None
         return self.lookup(name)
 
-    def _file_values(self) -> dict[str, str]:
+    def _file_values(self) -> dict[str, str | None]:
+        """What `.env` holds; None: there is a line for it, and it is damaged."""
         try:
             found = self._env_file.stat()
         except (FileNotFoundError, NotADirectoryError):
             self._signature, self._from_file = None, {}
             return self._from_file
         except OSError as error:
-            raise StoreError(f"{self._env_file} cannot be read ({error.strerror}).") from None
+            raise cannot_be_read(self._env_file, error) from None
         signature = (found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino, found.st_dev)
         if signature != self._signature:
-            self._from_file = self._read(found)
+            self._from_file = self._read()
             self._signature = signature
         return self._from_file
 
-    def _read(self, found: os.stat_result) -> dict[str, str]:
+    def _read(self) -> dict[str, str | None]:
         from io import StringIO
 
-        from dotenv import dotenv_values
+        from dotenv.parser import parse_stream
 
-        # Opening a FIFO would wait for its writer.
-        if not stat.S_ISREG(found.st_mode):
-            raise StoreError(f"{self._env_file} is not a regular file.")
         try:
-            text = self._env_file.read_bytes().decode("utf-8-sig")
+            data, _ = read_small_file(self._env_file)
         except OSError as error:
-            raise StoreError(f"{self._env_file} cannot be read ({error.strerror}).") from None
-        except UnicodeDecodeError:
+            raise cannot_be_read(self._env_file, error) from None
+        if data.startswith((b"\xff\xfe", b"\xfe\xff")):
             raise StoreError(
                 f"{self._env_file} is not UTF-8 text.", next_step="save the file as UTF-8, or set the keys anew"
-            ) from None
-        values = dotenv_values(stream=StringIO(text, newline=""), interpolate=False)
-        return {name: value for name, value in values.items() if value is not None}
+            )
+        # A bad byte costs the line that it stands in, and no other.
+        text = data.decode("utf-8-sig", "surrogateescape")
+        values: dict[str, str | None] = {}
+        for binding in parse_stream(StringIO(text, newline="")):
+            original = binding.original
+            line = original.line + _blank_lines_before(original.string)
+            if binding.error or (binding.key is not None and _has_bad_byte(binding.key)):
+                self._warn(f"{self._env_file}:{line}: this is no line of the form NAME=value, and it is left out.")
+            elif binding.key is not None and binding.value is not None:
+                is_bad = _has_bad_byte(binding.value)
+                if is_bad:
+                    self._warn(f"{self._env_file}:{line}: {binding.key} is not UTF-8 text and counts as missing.")
+                values[binding.key] = None if is_bad else binding.value
+            elif binding.key is not None:
+                values.pop(binding.key, None)
+        return values
+
+
+def _has_bad_byte(text: str) -> bool:
+    return not text.isascii() and re.search("[\ud800-\udfff]", text) is not None
+
+
+def _blank_lines_before(original: str) -> int:
+    """python-dotenv counts the blank lines above a line to it."""
+    above = original[: len(original) - len(original.lstrip())]
+    return len(re.findall("\r\n|\n|\r", above))
+
+
+def _log_warning(sentence: str) -> None:
+    import logging
+
+    logging.getLogger(__name__).warning("%s", sentence)
 
 
 def _checked(name: str, value: str) -> str:

@@ -16,6 +16,7 @@ from nio.responses import ErrorResponse, SyncResponse
 
 from adapters.matrix.calls import TOKEN_OVER, refused
 from mcp_auth.errors import ConfigError, StoreError
+from mcp_auth.small_files import read_small_file
 from mcp_auth.stores.files import write_temporary
 
 _log = logging.getLogger(__name__)
@@ -42,9 +43,14 @@ class SyncToken:
         self._path = home / "matrix" / f"{name}.since"
 
     def read(self) -> str | None:
+        """The token; a file that cannot be read counts as none, and is logged."""
         try:
-            return self._path.read_text(encoding="utf-8").strip() or None
+            return read_small_file(self._path)[0].decode().strip() or None
         except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            _log.warning("%s cannot be read (%s); what was missed stays so", self._path, why)
             return None
 
     def write(self, token: str) -> None:

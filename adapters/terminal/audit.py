@@ -16,7 +16,7 @@ from adapters.text import clean, width
 from gateway.sentences import happened
 from mcp_auth.audit import Audit, AuditLine
 from mcp_auth.config import load
-from mcp_auth.errors import McpAuthError
+from mcp_auth.errors import McpAuthError, StoreError
 
 _LAST = 50
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -26,16 +26,24 @@ def run_audit(options: Namespace) -> int:
     since = _moment(options.since, time.time()) if options.since is not None else 0.0
     # A period is wanted whole; without one, a screen of it.
     count = (_LAST if options.since is None else 0) if options.count is None else options.count
-    lines = Audit(load(options.config, options.home).home).lines()
-    wanted = (one for one in lines if one.at >= since and _is_about(one, options.server))
-    shown = deque(wanted, maxlen=count or None)
+    shown: deque[AuditLine] = deque(maxlen=count or None)
+    trouble = None
+    try:
+        for one in Audit(load(options.config, options.home).home).lines():
+            if one.at >= since and _is_about(one, options.server):
+                shown.append(one)
+    except StoreError as error:
+        # What could be read is shown first.
+        trouble = error
     if options.json:
         for line in shown:
             sys.stdout.write(f"{msgspec.json.encode(line).decode()}\n")
     elif shown:
         print(_table(shown))
-    else:
+    elif trouble is None:
         print("Nothing is recorded." if not (options.since or options.server) else "Nothing of that is recorded.")
+    if trouble is not None:
+        raise trouble
     return OK
 
 

@@ -21,8 +21,11 @@ from adapters.terminal.cli import FAILED, OK, for_shell
 from adapters.terminal.screen import Progress, say
 from adapters.text import clean
 from gateway.people import People, Standing
-from mcp_auth.config import Config, load
+from mcp_auth.config import Config, is_per_user, load
 from mcp_auth.errors import ConfigError, McpAuthError, StoreError
+from mcp_auth.records import SHARED
+from mcp_auth.stores.files import FileStore
+from mcp_auth.variables import Variables
 
 if TYPE_CHECKING:
     from gateway.serve import MakePlatform
@@ -120,17 +123,42 @@ def _home(config: Config) -> Iterator[Finding]:
         yield Finding(BAD, f"{config.home} cannot be written. Next: run slash-mcp as the user who owns it")
     elif shutil.disk_usage(config.home).free < _ROOM:
         yield Finding(BAD, f"the disk of {config.home} is full. Next: make room there; nothing can be stored")
-    yield from _secret_file(config.env_file)
+    yield from _secret_file(config)
+    yield from _records(config)
 
 
-def _secret_file(path: Path) -> Iterator[Finding]:
+def _secret_file(config: Config) -> Iterator[Finding]:
+    path = config.env_file
+    if not os.path.lexists(path):
+        return
+    bad_lines: list[str] = []
+    try:
+        Variables(config, bad_lines.append).read()
+    except McpAuthError as error:
+        yield Finding(BAD, for_shell(str(error)))
+        return
+    for sentence in bad_lines:
+        yield Finding(WARN, for_shell(f"{sentence} Next: write that line anew"))
     if not path.exists():
+        yield Finding(BAD, f"{path} leads nowhere. Next: remove that link")
         return
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & 0o077:
         yield Finding(WARN, f"{path} can be read by others. Next: chmod 600 {path}")
     else:
         yield Finding(GOOD, f"{path} is for its owner alone")
+
+
+def _records(config: Config) -> Iterator[Finding]:
+    """Whether every shared grant can be read."""
+    store = FileStore(config.home)
+    for server in config.servers.values():
+        if server.url is None or server.problem is not None or is_per_user(server, config.gateway):
+            continue
+        try:
+            store.read_grant(SHARED, server.name, server.url)
+        except McpAuthError as error:
+            yield Finding(BAD, for_shell(str(error)))
 
 
 async def _running(config: Config) -> list[Finding]:

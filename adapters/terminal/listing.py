@@ -26,7 +26,7 @@ def run_list(options: Namespace) -> int:
     config = load(options.config, options.home)
     statuses = chosen(config, options)
     for warning in config.warnings:
-        print(f"slash-mcp: {warning}", file=sys.stderr)
+        _warn(warning)
     if options.probe:
         statuses = _probed(config, statuses, options)
     if options.json:
@@ -54,7 +54,7 @@ def chosen(config: Config, options: Namespace) -> list[ServerStatus]:
         return owner_of(config, server.name, options)
 
     if options.server is None:
-        return local_statuses(config, owner, time.time())
+        return local_statuses(config, owner, time.time(), _warn)
     name = find_server(config, options.server)
     only = Config(
         home=config.home,
@@ -63,7 +63,13 @@ def chosen(config: Config, options: Namespace) -> list[ServerStatus]:
         gateway=config.gateway,
         gateway_variables=config.gateway_variables,
     )
-    return local_statuses(only, owner, time.time())
+    return local_statuses(only, owner, time.time(), _warn)
+
+
+def _warn(sentence: str) -> None:
+    from adapters.terminal.cli import for_shell
+
+    print(f"slash-mcp: {for_shell(sentence)}", file=sys.stderr)
 
 
 def owner_of(config: Config, name: str, options: Namespace) -> str:

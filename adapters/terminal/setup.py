@@ -122,12 +122,14 @@ def _write(path: Path, name: str, entry: dict[str, str]) -> None:
     from ruamel.yaml import YAML
     from ruamel.yaml.comments import CommentedMap
 
+    from mcp_auth.documents import MAX_BYTES
+    from mcp_auth.small_files import read_small_file
     from mcp_auth.stores.files import replace_file
 
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 4096
-    text = path.read_text(encoding="utf-8") if path.exists() else _TEMPLATE
+    text = read_small_file(path, MAX_BYTES)[0].decode("utf-8-sig") if path.exists() else _TEMPLATE
     document: Any = yaml.load(text)
     if document is None:
         document = CommentedMap()

@@ -20,8 +20,12 @@ class GrantStore(Protocol):
         `server_url` (the configured one) binds what is adopted from a mirror.
 
         Raises:
-            StoreError: it exists and cannot be read.
+            RecordDamaged: it exists and is no grant. StoreError: it exists and cannot be read.
         """
+        ...
+
+    async def set_damaged_aside(self, owner: str, server: str) -> bool:
+        """Keep a damaged grant under another name, so that a new one can take its place. False: there is none."""
         ...
 
     async def put_if(self, grant: Grant) -> Grant | None: ...

@@ -11,9 +11,9 @@ The `read_*` methods need no event loop and import nothing heavy: `slash-mcp lis
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
-import stat
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -24,8 +24,16 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import msgspec
 
 from mcp_auth.config import exists
-from mcp_auth.errors import Busy, StoreError
+from mcp_auth.errors import (
+    Busy,
+    RecordDamaged,
+    StoreError,
+    TooManyOpenFiles,
+    cannot_be_read,
+    is_out_of_descriptors,
+)
 from mcp_auth.records import SHARED, Connection, Grant, KeyForm, SignIn, decode, encode, grant_key
+from mcp_auth.small_files import FileTooLarge, NotRegularFile, read_small_file
 from mcp_auth.stores.hermes import HermesMirror
 
 if TYPE_CHECKING:
@@ -71,13 +79,13 @@ class FileStore:
         """The grant, with what Hermes changed meanwhile when it is shared. Writes nothing.
 
         Raises:
-            StoreError: the file is there and cannot be read.
+            RecordDamaged: the file holds no grant. StoreError: it is there and cannot be read.
         """
         return self.read_with_mirror(owner, server, server_url)[0]
 
     def read_with_mirror(self, owner: str, server: str, server_url: str) -> tuple[Grant | None, bool]:
         """As `read_grant`, and whether Hermes' token file is missing, torn, or of before."""
-        grant, mirror = self._truth(owner, server), self._mirror
+        grant, mirror = self.read_truth(owner, server), self._mirror
         if mirror is None or owner != SHARED:
             return grant, False
         file = mirror.token_file(server)
@@ -86,15 +94,27 @@ class FileStore:
             return grant, False
         return grant, mirror.is_behind(grant, file)
 
-    def _truth(self, owner: str, server: str) -> Grant | None:
+    def read_truth(self, owner: str, server: str) -> Grant | None:
+        """The grant as it is stored here, without Hermes. Raises as `read_grant`."""
         path = self._grant_files.path(grant_key(owner, server))
         try:
             return self._grant_files.read(path)
         except ValueError:
-            raise StoreError(
-                f"{path} is damaged, or of a newer version; it was left as it is.",
-                next_step=f"move it away, then sign in again with slash-mcp auth {server}",
+            raise RecordDamaged(
+                f"{path} is damaged, or of a newer version; it was left as it is.", next_step=f"/mcp auth {server}"
             ) from None
+
+    def set_damaged_aside(self, owner: str, server: str) -> bool:
+        """Give a damaged grant another name, so that a new one can take its place. False: there is none."""
+        path = self._grant_files.path(grant_key(owner, server))
+        with self._grant_files.locked(path):
+            try:
+                self._grant_files.read(path)
+            except ValueError:
+                kept = set_aside(path)
+                _log().warning("%s is damaged, and is kept as %s", path, kept.name)
+                return True
+        return False
 
     def read_sign_in(self, owner: str, server: str) -> SignIn | None:
         """The latest sign-in of (owner, server). A damaged file counts as none."""
@@ -135,7 +155,7 @@ class FileStore:
             if not (held or stays or wait):
                 raise Busy(f"{grant.server} is being changed by Hermes.", next_step="try again")
             stack.enter_context(self._grant_files.locked(path, wait))
-            before = self._truth(grant.owner, grant.server)
+            before = self.read_truth(grant.owner, grant.server)
             if (before.version if before is not None else 0) != grant.version:
                 return None
             stored = msgspec.structs.replace(grant, version=grant.version + 1)
@@ -159,7 +179,7 @@ class FileStore:
         mirror = self._mirror if grant.owner == SHARED else None
         path = self._grant_files.path(grant_key(grant.owner, grant.server))
         with self._mirror_held(mirror, grant.server), self._grant_files.locked(path):
-            before = self._truth(grant.owner, grant.server)
+            before = self.read_truth(grant.owner, grant.server)
             if (before.version if before is not None else 0) != grant.version:
                 return False
             # First the mirror: the other way round a crash would bring the grant back from it.
@@ -241,12 +261,17 @@ class FileStore:
 
     def _read_salt(self) -> bytes | None:
         if self._salt is None:
+            path = self._home / "sign-ins" / ".salt"
             try:
-                salt = (self._home / "sign-ins" / ".salt").read_bytes()
+                salt, _ = read_small_file(path)
             except (FileNotFoundError, NotADirectoryError):
                 return None
             except OSError as error:
-                raise StoreError(f"{self._home / 'sign-ins'} cannot be read ({error.strerror}).") from None
+                if is_out_of_descriptors(error):
+                    raise TooManyOpenFiles from None
+                # No sign-in can be found without it. What holds of a home is said where one begins.
+                _log().warning("%s cannot be read (%s)", path, error.strerror)
+                return None
             if len(salt) == 32:
                 self._salt = salt
         return self._salt
@@ -310,6 +335,13 @@ class FileGrants:
 
     async def delete_if(self, grant: Grant) -> bool:
         return await _in_thread(self._store.delete_grant, grant)
+
+    async def set_damaged_aside(self, owner: str, server: str) -> bool:
+        try:
+            self._store.read_truth(owner, server)
+        except RecordDamaged:
+            return await _in_thread(lambda whose: self._store.set_damaged_aside(*whose), (owner, server))
+        return False
 
     async def list(self, owner: str | None = None) -> list[Grant]:
         return await _in_thread(self._store.all_grants, owner)
@@ -383,39 +415,43 @@ class _Folder(Generic[R]):
         """The record, decoded once for each version of the file. A copy: nobody edits what others get.
 
         Raises:
-            ValueError: it is no record. StoreError: it cannot be read.
+            ValueError: it is no record, but a folder, a FIFO, a link to itself or damaged.
+            StoreError: it cannot be read.
         """
         try:
             found = os.stat(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise StoreError(f"{path} cannot be read ({error.strerror}).", next_step="slash-mcp doctor") from None
+            if error.errno == errno.ELOOP:
+                raise ValueError(f"{path} is a link to itself") from None
+            raise cannot_be_read(path, error) from None
         signature = (found.st_ino, found.st_mtime_ns, found.st_size)
         cached = self._cache.get(path)
         if cached is not None and cached[0] == signature:
             return cached[1].__copy__()
-        if not stat.S_ISREG(found.st_mode):
-            raise ValueError(f"{path} is not a file")
         try:
-            with path.open("rb") as file:
-                opened = os.fstat(file.fileno())
-                data = file.read()
+            data, opened = read_small_file(path)
         except FileNotFoundError:
             return None
+        except (NotRegularFile, FileTooLarge) as error:
+            raise ValueError(f"{path}: {error.strerror}") from None
         except OSError as error:
-            raise StoreError(f"{path} cannot be read ({error.strerror}).", next_step="slash-mcp doctor") from None
+            raise cannot_be_read(path, error) from None
         record: R = decode(self._kind, data)
         if is_settled(opened):
             self._cache[path] = ((opened.st_ino, opened.st_mtime_ns, opened.st_size), record)
         return record.__copy__()
 
     def read_or_none(self, path: Path) -> R | None:
+        """The record; what is none, or cannot be read, counts as missing and is logged."""
         try:
             return self.read(path)
         except ValueError:
             _log().warning("%s is damaged and counts as missing", path)
-            return None
+        except StoreError as error:
+            _log().warning("%s It counts as missing.", error.message)
+        return None
 
     def all(self) -> Iterator[R]:
         try:
@@ -423,7 +459,7 @@ class _Folder(Generic[R]):
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
-            raise StoreError(f"{self._folder} cannot be read ({error.strerror}).") from None
+            raise cannot_be_read(self._folder, error) from None
         for name in names:
             record = self.read_or_none(self._folder / name)
             if record is not None:
@@ -453,7 +489,7 @@ class _Folder(Generic[R]):
         if not self._swept:
             self._swept = True
             _sweep(self._folder)
-        return begin_replace_file(path, encode(record), synced=self._synced)
+        return begin_replace_file(path, encode(record), synced=self._synced, folder_aside=True)
 
     def remove(self, path: Path) -> None:
         remove_file(path)
@@ -509,8 +545,14 @@ def replace_file(path: Path, data: bytes, *, synced: bool = True) -> None:
     begin_replace_file(path, data, synced=synced)()
 
 
-def begin_replace_file(path: Path, data: bytes, *, synced: bool = True) -> Callable[[], None]:
-    """As `replace_file`, in two halves: the data is written, and the returned function gives it the name."""
+def begin_replace_file(
+    path: Path, data: bytes, *, synced: bool = True, folder_aside: bool = False
+) -> Callable[[], None]:
+    """As `replace_file`, in two halves: the data is written, and the returned function gives it the name.
+
+    Args:
+        folder_aside: a folder that lies there is kept under another name, instead of an error.
+    """
     folder = make_folder(path.parent)
     with _as_store_error(path):
         temporary = write_temporary(folder, data)
@@ -520,7 +562,13 @@ def begin_replace_file(path: Path, data: bytes, *, synced: bool = True) -> Calla
             try:
                 if synced:
                     _sync(temporary, os.O_RDONLY)
-                os.replace(temporary, path)
+                try:
+                    os.replace(temporary, path)
+                except IsADirectoryError:
+                    if not folder_aside:
+                        raise
+                    set_aside(path)
+                    os.replace(temporary, path)
             except OSError:
                 temporary.unlink(missing_ok=True)
                 raise
@@ -528,6 +576,14 @@ def begin_replace_file(path: Path, data: bytes, *, synced: bool = True) -> Calla
                 sync_folder(folder)
 
     return put_in_place
+
+
+def set_aside(path: Path) -> Path:
+    """Give what lies at `path` a name beside it that nothing else has. Returns it."""
+    kept = path.with_name(f"{path.name}.damaged-{os.urandom(4).hex()}")
+    with _as_store_error(path):
+        path.rename(kept)
+    return kept
 
 
 def create_file(path: Path, data: bytes) -> bool:
@@ -609,6 +665,8 @@ def _as_store_error(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if is_out_of_descriptors(error):
+            raise TooManyOpenFiles from None
         raise StoreError(
             f"{path} cannot be written ({error.strerror or type(error).__name__}).", next_step="slash-mcp doctor"
         ) from None
@@ -646,6 +704,8 @@ def locked(lock_file: Path, what: str, wait: float = _WRITE_WAIT) -> Iterator[No
     except Timeout:
         raise Busy(f"{what} is being written by another process.", next_step="try again") from None
     except OSError as error:
+        if is_out_of_descriptors(error):
+            raise TooManyOpenFiles from None
         raise StoreError(f"{folder} cannot be written ({error.strerror}).", next_step="slash-mcp doctor") from None
     try:
         yield
@@ -678,6 +738,8 @@ def acquired(lock: FileLock) -> bool:
     except Timeout:
         return False
     except OSError as error:
+        if is_out_of_descriptors(error):
+            raise TooManyOpenFiles from None
         raise StoreError(
             f"{lock.lock_file} cannot be locked ({error.strerror}).", next_step="slash-mcp doctor"
         ) from None

@@ -20,6 +20,7 @@ import msgspec
 
 from mcp_auth.config import mirror_name
 from mcp_auth.records import SHARED, Grant, Registration, ServerMetadata, Tokens, convert
+from mcp_auth.small_files import read_small_file
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -207,7 +208,7 @@ def _replace_if_other(path: Path, data: bytes) -> None:
     from mcp_auth.stores.files import replace_file
 
     try:
-        if path.read_bytes() == data:
+        if read_small_file(path)[0] == data:
             return
     except OSError:
         import logging
@@ -263,7 +264,7 @@ def _client_file(registration: Registration) -> bytes:
 
 def _read_tokens(path: Path, modified: float) -> TokenFile:
     try:
-        data = path.read_bytes()
+        data, _ = read_small_file(path)
         document = msgspec.json.decode(data)
     except (OSError, ValueError, RecursionError):
         import logging
@@ -291,7 +292,7 @@ def _read_tokens(path: Path, modified: float) -> TokenFile:
 
 def _read_metadata(path: Path) -> ServerMetadata | None:
     try:
-        document = msgspec.json.decode(path.read_bytes())
+        document = msgspec.json.decode(read_small_file(path)[0])
         known = {k: v for k, v in document.items() if k in ServerMetadata.__struct_fields__ and v not in (None, "")}
         metadata = convert(ServerMetadata, known)
     except (OSError, ValueError, AttributeError, RecursionError):
@@ -301,7 +302,7 @@ def _read_metadata(path: Path) -> ServerMetadata | None:
 
 def _read_client(path: Path, metadata: ServerMetadata | None) -> Registration | None:
     try:
-        document = msgspec.json.decode(path.read_bytes())
+        document = msgspec.json.decode(read_small_file(path)[0])
     except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(document, dict) or metadata is None:

@@ -87,6 +87,9 @@ class MemoryGrants:
     async def delete_if(self, grant: Grant) -> bool:
         return self._records.delete(grant_key(grant.owner, grant.server), grant.version)
 
+    async def set_damaged_aside(self, owner: str, server: str) -> bool:
+        return False
+
     async def list(self, owner: str | None = None) -> list[Grant]:
         return [grant for grant in self._records.all() if owner is None or grant.owner == owner]
 

@@ -235,13 +235,21 @@ def test_files_that_include_each_other_end(home: Path) -> None:
     assert list(read(home, "include: b.yaml\n").servers) == ["b"]
 
 
-def test_a_gateway_section_in_an_included_file_is_refused(home: Path) -> None:
-    (home / "b.yaml").write_text("x: 1\ngateway: {verify: none}\n")
-    with pytest.raises(ConfigError, match=r"b\.yaml:2: gateway stands in an included file"):
-        read(home, "include: b.yaml\n")
+def test_an_included_file_with_a_gateway_section_is_left_out(home: Path) -> None:
+    (home / "b.yaml").write_text("x: 1\ngateway: {verify: none}\nmcp_servers: {b: {command: x}}\n")
+    config = read(home, "mcp_servers: {a: {command: x}}\ninclude: b.yaml\n")
+    assert (list(config.servers), config.gateway.verify) == (["a"], "auto")
+    (warning,) = config.warnings
+    assert "b.yaml:2: gateway stands in an included file" in warning
 
 
-@pytest.mark.parametrize("include", ["gone.yaml", "[1]", "{a: b}", '""'])
+def test_an_included_file_that_is_missing_is_left_out(home: Path) -> None:
+    config = read(home, "mcp_servers: {a: {command: x}}\ninclude: [gone.yaml, gone/too.yaml]\n")
+    assert list(config.servers) == ["a"]
+    assert [warning.split(": ")[0] for warning in config.warnings] == [f"{home / 'config.yaml'}:2"] * 2
+
+
+@pytest.mark.parametrize("include", ["[1]", "{a: b}", '""'])
 def test_a_wrong_include_names_file_and_line(home: Path, include: str) -> None:
     with pytest.raises(ConfigError, match=r"config\.yaml:2: include"):
         read(home, f"mcp_servers:\ninclude: {include}\n")
@@ -560,7 +568,10 @@ def test_a_section_of_another_name_is_hinted_at(home: Path) -> None:
         ("{public_url: http://bot.example}", "gateway.public_url is plain http beyond loopback"),
         ("{public_url: bot.example}", "gateway.public_url is no address that begins with https://"),
         ("{public_url: 'https://bot.example/?a=b'}", "gateway.public_url has a query"),
-        ("{store: sqlite}", "gateway.store is no store known here"),
+        ("{store: sqlite}", "gateway.store names a store that this version does not have; it must be files."),
+        ("{store: memory}", "gateway.store names a store that this version does not have; it must be files."),
+        ("{store: 'postgresql://u:p@db/x'}", "gateway.store names a store that this version does not have"),
+        ("{store: '${DATABASE_URL}'}", "gateway.store names a store that this version does not have"),
         ("{identity: own}", "gateway.identity is text of another kind; allowed is shared or per_user"),
         ("{allow: [1]}", r"gateway.allow\[0\] is a whole number; allowed is text"),
         ("{allow: [ann]}", r"gateway.allow\[0\] is no principal"),
@@ -596,7 +607,7 @@ def test_a_bad_gateway_section_refuses_to_start(home: Path, gateway: str, expect
         "{allow: ['telegram:1', 'discord:2'], admins: ['telegram:1']}",
         "{allow: telegram:1}",
         "{public_url: 'http://127.0.0.1:8000/base/'}",
-        "{store: '${DATABASE_URL}'}",
+        "{store: files}",
         "{telegram: }",
     ],
 )
@@ -626,7 +637,7 @@ def test_every_variable_that_the_gateway_mentions_is_reserved(home: Path) -> Non
         home,
         """
         gateway:
-          store: postgresql://u:${DB_PASSWORD}@db/x
+          network: {proxy: "http://u:${DB_PASSWORD}@proxy/"}
           slack: {bot_token: "${env:SLACK_BOT}", nested: [{deep: "a ${DEEP:-x} b"}]}
         """,
     )

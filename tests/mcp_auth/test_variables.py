@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mcp_auth.config import Config, OAuthOptions, Server
+from mcp_auth.env_file import write
 from mcp_auth.errors import KeyInvalid, KeyMissing, StoreError
 from mcp_auth.variables import Reference, Variables, is_malformed, references, templates
 
@@ -145,7 +146,7 @@ def test_values_of_the_env_file_are_not_expanded(home: Path) -> None:
 
 
 def test_a_damaged_env_file_is_an_error_that_names_it(home: Path) -> None:
-    (home / ".env").write_bytes(b"KEY=\xff\xfe\n")
+    (home / ".env").write_bytes("KEY=x\n".encode("utf-16"))
     with pytest.raises(StoreError, match=r"\.env is not UTF-8"):
         variables(home).lookup("KEY")
     (home / ".env").unlink()
@@ -160,6 +161,38 @@ def test_a_damaged_env_file_is_an_error_that_names_it(home: Path) -> None:
 
 def test_a_broken_line_does_not_hide_the_others(home: Path) -> None:
     assert variables(home, "BROKEN='abc\nKEY=x\n???\n").lookup("KEY") == "x"
+
+
+@pytest.mark.parametrize(
+    ("text", "warned"),
+    [
+        (b"A=a\nKEY='abc\nB=b\n", ["2: this is no line of the form NAME=value, and it is left out."]),
+        (b"A=a\n\n\n=what is this\nB=b\n", ["4: this is no line of the form NAME=value, and it is left out."]),
+        (b"A=a\n# caf\xe9\nKEY=caf\xe9\nB=b\n", ["3: KEY is not UTF-8 text and counts as missing."]),
+        (b"A=a\r\nKEY='x\xff'\r\nB=b\r\n", ["2: KEY is not UTF-8 text and counts as missing."]),
+        (b"A=a\nK\xe9Y=x\nB=b", ["2: this is no line of the form NAME=value, and it is left out."]),
+        (b"A=a\n# caf\xe9\nB=b # \xff\n", []),
+        (b"\xef\xbb\xbfA=a\nKEY=\x80\nB=b\n", ["2: KEY is not UTF-8 text and counts as missing."]),
+    ],
+)
+def test_a_bad_byte_costs_its_line_and_is_said_with_file_and_line(
+    home: Path, text: bytes, warned: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # What the environment holds is of before, and is not sent in place of a line that cannot be read.
+    monkeypatch.setenv("KEY", "old")
+    (home / ".env").write_bytes(text)
+    heard: list[str] = []
+    read = Variables(Config(home=home, path=None, servers={}), heard.append)
+    assert (read.lookup("A"), read.lookup("B")) == ("a", "b")
+    assert heard == [f"{home / '.env'}:{one}" for one in warned]
+    if "KEY" in "".join(warned):
+        assert read.lookup("KEY") is None
+    # And a key can be set beside it; every other byte stays
+    write(home / ".env", {"NEW": "n"})
+    assert (home / ".env").read_bytes().startswith(text)
+    assert read.lookup("NEW") == "n"
+    # Nothing comes from the library, raw
+    assert "python-dotenv" not in caplog.text
 
 
 def test_every_text_of_an_entry_that_may_hold_placeholders_is_known_by_its_place() -> None:
