@@ -11,7 +11,6 @@ The `read_*` methods need no event loop and import nothing heavy: `slash-mcp lis
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import time
@@ -99,7 +98,9 @@ class FileStore:
         path = self._grant_files.path(grant_key(owner, server))
         try:
             return self._grant_files.read(path)
-        except ValueError:
+        except (ValueError, StoreError) as error:
+            if isinstance(error, StoreError) and not _leads_nowhere(path):
+                raise
             raise RecordDamaged(
                 f"{path} is damaged, or of a newer version; it was left as it is.", next_step=f"/mcp auth {server}"
             ) from None
@@ -109,25 +110,27 @@ class FileStore:
         path = self._grant_files.path(grant_key(owner, server))
         with self._grant_files.locked(path):
             try:
-                self._grant_files.read(path)
-            except ValueError:
+                self.read_truth(owner, server)
+            except RecordDamaged:
                 kept = set_aside(path)
                 _log().warning("%s is damaged, and is kept as %s", path, kept.name)
                 return True
         return False
 
     def read_sign_in(self, owner: str, server: str) -> SignIn | None:
-        """The latest sign-in of (owner, server). A damaged file counts as none."""
+        """The latest sign-in of (owner, server). A file that is damaged or cannot be read counts as none."""
         salt = self._read_salt()
-        return None if salt is None else self.read_slot(_slot(salt, owner, server))
+        if salt is None:
+            return None
+        return self._sign_in_files.read_if_possible(self._sign_in_files.path(_slot(salt, owner, server)))
 
     def read_slot(self, slot: str) -> SignIn | None:
         return self._sign_in_files.read_or_none(self._sign_in_files.path(slot))
 
     def read_connection(self, server_url: str) -> Connection | None:
-        """What is known of a server. A damaged file counts as nothing."""
+        """What is known of a server. A file that is damaged or cannot be read counts as nothing."""
         key = hashlib.sha256(server_url.encode()).hexdigest()
-        return self._connection_files.read_or_none(self._connection_files.path(key))
+        return self._connection_files.read_if_possible(self._connection_files.path(key))
 
     # -- writing; called in threads ----------------------------------------------------------
 
@@ -415,7 +418,7 @@ class _Folder(Generic[R]):
         """The record, decoded once for each version of the file. A copy: nobody edits what others get.
 
         Raises:
-            ValueError: it is no record, but a folder, a FIFO, a link to itself or damaged.
+            ValueError: it is no record, but a folder, a FIFO or damaged.
             StoreError: it cannot be read.
         """
         try:
@@ -423,8 +426,6 @@ class _Folder(Generic[R]):
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            if error.errno == errno.ELOOP:
-                raise ValueError(f"{path} is a link to itself") from None
             raise cannot_be_read(path, error) from None
         signature = (found.st_ino, found.st_mtime_ns, found.st_size)
         cached = self._cache.get(path)
@@ -444,14 +445,19 @@ class _Folder(Generic[R]):
         return record.__copy__()
 
     def read_or_none(self, path: Path) -> R | None:
-        """The record; what is none, or cannot be read, counts as missing and is logged."""
         try:
             return self.read(path)
         except ValueError:
             _log().warning("%s is damaged and counts as missing", path)
+            return None
+
+    def read_if_possible(self, path: Path) -> R | None:
+        """The record; also what cannot be read counts as missing, and is logged."""
+        try:
+            return self.read_or_none(path)
         except StoreError as error:
             _log().warning("%s It counts as missing.", error.message)
-        return None
+            return None
 
     def all(self) -> Iterator[R]:
         try:
@@ -461,13 +467,13 @@ class _Folder(Generic[R]):
         except OSError as error:
             raise cannot_be_read(self._folder, error) from None
         for name in names:
-            record = self.read_or_none(self._folder / name)
+            record = self.read_if_possible(self._folder / name)
             if record is not None:
                 yield record
 
     def version(self, path: Path) -> int:
         """The stored version; a damaged record counts as version 0, so that a new one can take its place."""
-        record = self.read_or_none(path)
+        record = self.read_if_possible(path)
         return record.version if record is not None else 0
 
     def put_if(self, path: Path, record: R, wait: float = _WRITE_WAIT) -> R | None:
@@ -501,6 +507,12 @@ class _Folder(Generic[R]):
         # 256 locks serve all records, by the first two digits of a key; one does where nobody waits for the disk.
         with locked(self._folder / ".locks" / (path.name[:2] if self._synced else "all"), path.name, wait):
             yield
+
+
+def _leads_nowhere(path: Path) -> bool:
+    """Whether it is a link to itself, or one of a ring of them."""
+    # Not the methods of `Path`, which raise where a folder may not be entered.
+    return os.path.islink(path) and not os.path.exists(path)  # noqa: PTH110, PTH114
 
 
 def _log() -> logging.Logger:

@@ -173,7 +173,11 @@ async def test_a_damaged_record_of_a_sign_in_counts_as_none(
     async with McpAuth.open(home=home) as auth:
         assert {one.name: one.auth.value for one in await auth.statuses()} == GOOD
         assert await auth.access_token("other")
-        if place == "record":
+        if place == "record" and spoil is _loop:
+            # What may be an answer of ours is not taken for none (`claims`), so a person looks at it.
+            with pytest.raises(StoreError, match="cannot be read"):
+                await signed_in(auth, "notes")
+        elif place == "record":
             # And a sign-in can begin anew there
             await signed_in(auth, "notes")
 

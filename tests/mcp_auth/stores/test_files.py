@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures.thread  # noqa: F401 - a user without rights could not load it later
 import os
 import signal
 import subprocess
