@@ -170,9 +170,8 @@ def _change(path: Path, edit: Callable[[str], str], values: Mapping[str, str], r
     try:
         target = path.resolve(strict=False)
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = FileLock(
-            f"{target}.lock", timeout=LOCK_WAIT, mode=0o600, preserve_lock_file=True, fallback_to_soft=False
-        )
+        # Kept, so that two writers never hold two files of one name; that rules out soft locks, too.
+        lock = FileLock(f"{target}.lock", timeout=LOCK_WAIT, mode=0o600, preserve_lock_file=True)
         with lock:
             _replace(target, edit, values, removed)
     except Timeout:

@@ -90,7 +90,7 @@ class NetworkRules(msgspec.Struct, frozen=True):
         except ValueError:
             raise AddressRefused("The server names a URL that cannot be read.") from None
         host = (parts.hostname or "").lower()
-        if not host or parts.username is not None or parts.password is not None:
+        if not host or parts.username is not None:
             raise AddressRefused("The server names a URL without a host, or with a user name in it.")
         if parts.scheme == "https":
             return parts

@@ -143,6 +143,58 @@ async def test_a_token_that_is_refused_again_needs_a_person(tmp_path: Path, oaut
         assert (await auth.status("notes")).auth is AuthState.SIGNED_IN
 
 
+async def test_a_key_that_is_refused_is_not_sent_a_second_time(
+    tmp_path: Path, oauth: OAuthServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTES_KEY", "sk-old-0123456789")
+    oauth.knobs.api_key = "sk-new-0123456789"
+    servers = {"notes": {"url": oauth.url, "headers": {"Authorization": "Bearer ${NOTES_KEY}"}}}
+    async with (
+        open_auth(tmp_path, servers) as auth,
+        httpx2.AsyncClient(auth=auth.http_auth("notes"), verify=False) as client,
+    ):
+        assert (await client.post(oauth.url, json=call())).status_code == 401
+        sent = [seen.headers["authorization"] for seen in oauth.requests("/mcp")]
+        assert sent == ["Bearer sk-old-0123456789"]
+        # One that the operator has rotated is
+        monkeypatch.setenv("NOTES_KEY", "sk-new-0123456789")
+        assert (await client.post(oauth.url, json=call())).status_code == 200
+
+
+async def test_a_refused_key_is_called_so_and_an_open_server_that_says_no_is_not(
+    tmp_path: Path, oauth: OAuthServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTES_KEY", "sk-old-0123456789")
+    oauth.knobs.prm_path, oauth.knobs.well_known, oauth.knobs.challenge = None, "none", "Bearer"
+    servers = {
+        "keyed": {"url": oauth.url, "headers": {"Authorization": "Bearer ${NOTES_KEY}"}},
+        "bare": {"url": f"{oauth.url}?bare=1"},
+    }
+    async with open_auth(tmp_path, servers) as auth:
+        with pytest.raises(ServerRefused, match="refused the key") as key:
+            async with auth.session("keyed") as client:
+                await client.list_tools()
+        with pytest.raises(ServerRefused, match="without a credential") as credential:
+            async with auth.session("bare") as client:
+                await client.list_tools()
+    assert key.value.next_step == "/mcp key keyed"
+    assert "headers" in str(credential.value.next_step)
+
+
+async def test_a_server_that_asks_for_more_access_is_told_of_once(tmp_path: Path, oauth: OAuthServer) -> None:
+    oauth.knobs.challenge_scope = "read"
+    async with open_auth(tmp_path, entry(oauth)) as auth:
+        await signed_in(auth)
+        told: list[tuple[str, str, str]] = []
+        auth.on_change(lambda change: told.append((change.kind, change.server, change.owner)))
+        oauth.knobs.need_scope = "write"
+        for _ in range(3):
+            with pytest.raises(ReauthorizationNeeded, match="write"):
+                async with auth.session("notes") as client:
+                    await client.list_tools()
+    assert told == [("reauthorization_needed", "notes", "shared")]
+
+
 async def test_duty_step_up_asks_for_the_union_of_scopes(tmp_path: Path, oauth: OAuthServer) -> None:
     oauth.knobs.challenge_scope = "read"
     async with open_auth(tmp_path, entry(oauth)) as auth:

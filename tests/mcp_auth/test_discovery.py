@@ -196,6 +196,25 @@ async def test_duty_https_for_every_oauth_url(tmp_path: Path, oauth: OAuthServer
     assert oauth.requests("/register") == []
 
 
+@pytest.mark.parametrize(
+    ("status", "trouble"),
+    [(429, True), (500, True), (503, True), (404, False), (403, False), (428, False), (430, False), (499, False)],
+)
+@pytest.mark.parametrize("legacy", [False, True])
+async def test_trouble_at_the_authorization_server_is_for_now_and_nothing_is_concluded(
+    tmp_path: Path, oauth: OAuthServer, status: int, trouble: bool, legacy: bool
+) -> None:
+    """Also where the server's origin is its own authorization server (2025-03-26)."""
+    oauth.knobs.metadata_status = status
+    oauth.knobs.prm_path = None if legacy else "path"
+    with pytest.raises(DiscoveryFailed) as caught:
+        await link(tmp_path, oauth)
+    assert isinstance(caught.value, Unreachable) is trouble
+    asked = [seen for seen in oauth.seen if "/.well-known/o" in seen.path and "protected" not in seen.path]
+    assert (len(asked) == 1) is (trouble or legacy)
+    assert oauth.requests("/register") == []
+
+
 @pytest.mark.parametrize("endpoint", ["javascript:alert(1)", "data:text/html,x", "file:///etc/passwd"])
 async def test_duty_a_url_that_is_no_web_address_never_becomes_a_link(
     tmp_path: Path, oauth: OAuthServer, endpoint: str
@@ -215,6 +234,30 @@ def test_duty_ssrf_metadata_may_not_lead_to_private_addresses_of_this_machine_ei
         read_metadata(document, NetworkRules.for_url("https://public.example/mcp"))
     # A server of this machine has its authorization server there too
     read_metadata(document, NetworkRules.for_url("http://127.0.0.1:7000/mcp"))
+
+
+@pytest.mark.parametrize(
+    ("allow", "fits"),
+    [
+        (("localhost",), True),
+        (("LOCALHOST",), True),
+        (("login.localhost",), False),
+        (("127.0.0.0/8",), False),
+        ((), False),
+    ],
+)
+def test_the_operator_may_allow_a_name_of_this_machine_in_metadata(allow: tuple[str, ...], fits: bool) -> None:
+    rules = NetworkRules.for_url("https://public.example/mcp", allow=allow)
+    document = {
+        "issuer": "https://as.example",
+        "authorization_endpoint": "http://localhost:7777/authorize",
+        "token_endpoint": "https://as.example/token",
+    }
+    if fits:
+        assert read_metadata(document, rules).authorization_endpoint == document["authorization_endpoint"]
+        return
+    with pytest.raises(DiscoveryFailed):
+        read_metadata(document, rules)
 
 
 @pytest.mark.parametrize("issuer", ["https://192.168.1.1", "https://169.254.169.254", "https://[fd00:ec2::254]"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import stat
@@ -224,6 +225,32 @@ def test_a_held_lock_ends_in_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         holder.kill()
         holder.communicate()
     write(tmp_path / ".env", {"A": "1"})
+
+
+def test_the_lock_stays_and_is_its_owners_alone(tmp_path: Path) -> None:
+    """Removed after use, it would let two writers hold two files of one name."""
+    before = os.umask(0)
+    try:
+        write(tmp_path / ".env", {"A": "1"})
+        with (tmp_path / ".env.lock").open() as first:
+            write(tmp_path / ".env", {"A": "2"})
+            found = os.fstat(first.fileno())
+    finally:
+        os.umask(before)
+    assert (found.st_nlink, stat.S_IMODE(found.st_mode)) == (1, 0o600)
+
+
+def test_where_files_cannot_be_locked_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that only its presence locks would stay behind a killed writer for ever."""
+
+    def unsupported(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    (tmp_path / ".env").write_text("A=1\n")
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    with pytest.raises(StoreError, match="cannot be written"):
+        write(tmp_path / ".env", {"A": "2"})
+    assert (tmp_path / ".env").read_text() == "A=1\n"
 
 
 def test_writers_at_the_same_time_lose_nothing(tmp_path: Path) -> None:

@@ -30,6 +30,60 @@ def test_the_fourth_has_to_wait_for_the_rest_of_the_window(advance_limits: Calla
     assert counted.take(THREE, "ann") == 0.0
 
 
+@pytest.mark.parametrize(
+    ("rate", "amount", "seconds"),
+    [
+        (limits.COMMANDS, 40, 60),
+        (limits.SIGN_INS, 40, 600),
+        (limits.KEY_TRIES, 10, 600),
+        (limits.CODES, 10, 600),
+        (limits.CONFIRMS, 40, 600),
+        (limits.SERVER_SIGN_INS, 60, 600),
+        (limits.SERVER_KEY_TRIES, 30, 600),
+        (limits.STRANGERS, 20, 60),
+        (limits.PAGES, 600, 60),
+        (limits.POSTS, 30, 60),
+    ],
+    ids=lambda value: value.name if isinstance(value, Rate) else str(value),
+)
+def test_so_many_are_allowed_in_so_long(
+    rate: Rate, amount: int, seconds: int, advance_limits: Callable[[float], None]
+) -> None:
+    counted = Limits()
+
+    assert [counted.take(rate, "ann") for _ in range(amount)] == [0.0] * amount
+    assert counted.take(rate, "ann") > 0
+    advance_limits(seconds - 10)
+    assert 0 < counted.take(rate, "ann") <= 11
+    advance_limits(11)
+    assert counted.take(rate, "ann") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (1, "1 seconds"),
+        (59.2, "60 seconds"),
+        (89, "89 seconds"),
+        (90, "2 minutes"),
+        (121, "3 minutes"),
+        (600, "10 min"),
+    ],
+)
+def test_whoever_has_to_wait_is_told_how_long(seconds: float, said: str) -> None:
+    assert f"Try again in {said}" in limits.too_often(seconds)
+
+
+def test_keys_are_guessed_at_neither_by_one_person_nor_by_many(advance_limits: Callable[[float], None]) -> None:
+    counted = Limits()
+    for person in range(3):
+        assert [limits.wait_to_try_key(counted, f"telegram:{person}", "api") for _ in range(10)] == [0.0] * 10
+        assert limits.wait_to_try_key(counted, f"telegram:{person}", "other") > 0, "one person, at all servers"
+    assert limits.wait_to_try_key(counted, "telegram:9", "api") > 0, "all people, at one server"
+    assert limits.wait_to_try_key(counted, "telegram:9", "other") == 0.0
+    assert {limits.wait_to_try_key(counted, "cli:local", "api") for _ in range(40)} == {0.0}
+
+
 def test_people_and_rates_are_counted_apart() -> None:
     counted = Limits()
     for _ in range(3):

@@ -342,6 +342,31 @@ async def test_a_cancelled_caller_does_not_stop_the_refresh(tmp_path: Path, oaut
         assert oauth.refreshes == 1
 
 
+@pytest.mark.parametrize("missing", ["refresh_token", "metadata", "registration"])
+async def test_what_cannot_be_refreshed_needs_a_person_and_nothing_is_sent(
+    tmp_path: Path, oauth: OAuthServer, clock: Clock, missing: str
+) -> None:
+    """As of a grant that only Hermes stored, whose other files are gone."""
+    async with open_auth(
+        tmp_path, {"notes": {"url": oauth.url, "auth": "oauth"}}, clock=clock, store=MemoryStore()
+    ) as auth:
+        await signed_in(auth)
+        grant = await grant_of(auth)
+        if missing == "refresh_token":
+            assert grant.tokens is not None
+            changed = msgspec.structs.replace(grant, tokens=msgspec.structs.replace(grant.tokens, refresh_token=None))
+        else:
+            changed = msgspec.structs.replace(grant, **{missing: None})
+        assert await auth.store.grants.put_if(changed) is not None
+        oauth.forget()
+        assert (await auth.access_token("notes")).startswith("at-"), "until it ends"
+        clock.ahead = 4000
+        with pytest.raises(ReauthorizationNeeded) as caught:
+            await auth.access_token("notes")
+        assert caught.value.next_step == "/mcp auth notes"
+        assert oauth.seen == []
+
+
 async def test_tokens_are_bound_to_the_url_of_the_server(tmp_path: Path, oauth: OAuthServer, clock: Clock) -> None:
     store = MemoryStore()
     servers = {"notes": {"url": oauth.url, "auth": "oauth"}}

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from mcp_auth.config import Server
+from mcp_auth.config import OAuthOptions, Server
 from mcp_auth.errors import ClientRegistrationNeeded, ConfigError, RegistrationRefused, SignInError, Unreachable
 from mcp_auth.records import ServerMetadata
-from mcp_auth.registration import client_registration_needed
+from mcp_auth.registration import client_registration_needed, configured_registration
 from mcp_auth.status import AuthState
 from mcp_auth.vendors import where_to_register
 from tests.homes import ME, open_auth, query_of, signed_in, write_home
@@ -266,6 +266,44 @@ async def test_a_configured_secret_is_kept_with_no_connection(tmp_path: Path, oa
     (stored,) = (home / "connections").glob("*.json")
     assert '"client_id":"mine"' in stored.read_text()
     assert "s3cret" not in stored.read_text()
+
+
+async def test_a_configured_client_that_was_taken_out_again_is_not_presented_as_a_registered_one(
+    tmp_path: Path, oauth: OAuthServer
+) -> None:
+    redirect_uri = "http://127.0.0.1:45672/callback"
+    async with open_auth(tmp_path, entry(oauth, client_id="mine", redirect_uri=redirect_uri)) as auth:
+        await signed_in(auth)
+    assert (await client_id(tmp_path, oauth, redirect_uri=redirect_uri)).startswith("client-")
+    assert len(oauth.requests("/register")) == 1
+
+
+@pytest.mark.parametrize(
+    ("secret", "supported", "method"),
+    [
+        (None, None, "none"),
+        (None, ["client_secret_basic"], "none"),
+        ("", ["client_secret_post"], "none"),
+        ("s3cret", None, "client_secret_post"),
+        ("s3cret", ["client_secret_basic"], "client_secret_basic"),
+        ("s3cret", ["client_secret_basic", "client_secret_post"], "client_secret_post"),
+        ("s3cret", ["private_key_jwt"], "client_secret_post"),
+    ],
+)
+def test_a_configured_client_authenticates_by_what_it_has_and_the_issuer_supports(
+    secret: str | None, supported: list[str] | None, method: str
+) -> None:
+    server = Server(name="notes", url="https://notes.example/mcp", oauth=OAuthOptions(client_id="mine"))
+    issuer = "https://login.example"
+    metadata = ServerMetadata(
+        issuer=issuer,
+        authorization_endpoint=f"{issuer}/a",
+        token_endpoint=f"{issuer}/t",
+        token_endpoint_auth_methods_supported=supported,
+    )
+    registration = configured_registration(server, secret, metadata, "http://127.0.0.1:1/callback")
+    assert registration is not None
+    assert (registration.client_id, registration.token_endpoint_auth_method) == ("mine", method)
 
 
 async def test_pain_24_a_secret_without_a_method_is_client_secret_post(tmp_path: Path, oauth: OAuthServer) -> None:

@@ -27,9 +27,11 @@ from mcp_auth.errors import (
     WrongPerson,
 )
 from mcp_auth.records import Connection, ServerMetadata, encode
+from mcp_auth.sign_in import previous_of
 from mcp_auth.status import AuthState
 from mcp_auth.stores.files import FileStore
 from tests.homes import ME, open_auth, query_of, signed_in, write_home
+from tests.mcp_auth.stores.backends import URL, grant
 from tests.servers.oauth import OAuthServer, authorize
 
 
@@ -386,6 +388,49 @@ async def test_an_answer_at_another_address_than_the_registered_one_is_refused(
         with pytest.raises(CallbackRejected):
             await auth.paste(moved, ME.principal)
         assert oauth.requests("/token") == []
+
+
+@pytest.mark.parametrize("gone", [False, True])
+async def test_a_code_is_not_sent_for_a_server_that_is_configured_otherwise_by_now(
+    tmp_path: Path, oauth: OAuthServer, gone: bool
+) -> None:
+    entry = {"url": oauth.url, "auth": "oauth"}
+    async with open_auth(tmp_path, {"notes": entry}) as auth:
+        redirect = await redirect_of(auth)
+    moved = {} if gone else {"notes": {**entry, "url": f"{oauth.origin}/other"}}
+    async with open_auth(tmp_path, {**moved, "mail": entry}) as auth:
+        with pytest.raises(TokenRequestFailed, match="no longer configured with that url"):
+            await auth.paste(redirect, ME.principal)
+        (ended,) = await auth.store.sign_ins.list()
+    assert ended.status == "failed"
+    assert oauth.requests("/token") == []
+
+
+def test_what_a_re_authorization_can_bring_back_is_a_grant_that_still_works() -> None:
+    good = grant(resource=URL, account="ada", signed_in_at=5.0)
+    tokens = good.tokens
+    assert tokens is not None
+    kept = previous_of(good, URL, now=0)
+    assert kept is not None
+    assert (kept.tokens, kept.issuer, kept.resource, kept.account) == (tokens, good.issuer, URL, "ada")
+    ended = msgspec.structs.replace(tokens, refresh_token=None, expires_at=100.0)
+    for worthless in (
+        None,
+        msgspec.structs.replace(good, tokens=None),
+        msgspec.structs.replace(good, server_url=f"{URL}/other"),
+        msgspec.structs.replace(good, reauthorization="ended"),
+        msgspec.structs.replace(good, tokens=ended),
+    ):
+        assert previous_of(worthless, URL, now=100) is None
+    for worth in (
+        msgspec.structs.replace(good, tokens=msgspec.structs.replace(ended, refresh_token="rt")),
+        msgspec.structs.replace(good, tokens=msgspec.structs.replace(ended, expires_at=None)),
+        msgspec.structs.replace(good, tokens=msgspec.structs.replace(ended, expires_at=101.0)),
+    ):
+        assert previous_of(worth, URL, now=100) is not None
+    # One that never worked gives way to the one before it
+    between = msgspec.structs.replace(good, previous=kept, reauthorization="the server refuses it")
+    assert previous_of(between, URL, now=0) == kept
 
 
 async def test_a_bare_code_is_taken_when_it_can_belong_to_one_sign_in_only(tmp_path: Path, oauth: OAuthServer) -> None:

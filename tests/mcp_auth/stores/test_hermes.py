@@ -147,6 +147,80 @@ async def test_a_sign_in_that_hermes_made_is_a_grant_here(home: Path, store: Fil
     assert await store.grants.get("shared", "notes", URL) is None
 
 
+@pytest.mark.parametrize(
+    ("client", "metadata", "expected"),
+    [
+        ({"client_id": "c", "redirect_uris": ["http://127.0.0.1:1/callback"]}, True, "http://127.0.0.1:1/callback"),
+        ({"client_id": "c", "issuer": ISSUER}, True, ""),
+        ({"client_id": "c", "redirect_uris": []}, True, ""),
+        ({"client_id": "c", "redirect_uris": [7]}, True, ""),
+        ({"client_id": "c", "redirect_uris": [""]}, True, ""),
+        ({"client_id": "c", "redirect_uris": "http://127.0.0.1:1/"}, True, ""),
+        ({"client_id": "c", "redirect_uris": None}, True, ""),
+        ({"client_id": "c", "issuer": "https://other-login.example"}, True, None),
+        ({"client_id": ""}, True, None),
+        ({"client_id": 7}, True, None),
+        ({}, True, None),
+        ([], True, None),
+        ("client_id", True, None),
+        (7, True, None),
+        (None, True, None),
+        ({"client_id": "c"}, False, None),
+    ],
+)
+async def test_a_client_file_of_hermes_counts_as_far_as_it_says_something(
+    home: Path, store: FileStore, client: Any, metadata: bool, expected: str | None
+) -> None:
+    """`expected`: the redirect URI of the registration; None: there is no registration, and the tokens count alone."""
+    hermes_writes(home)
+    if metadata:
+        (home / "mcp-tokens/notes.meta.json").write_bytes(msgspec.json.encode(METADATA))
+    (home / "mcp-tokens/notes.client.json").write_text(json.dumps(client))
+    found = await get(store)
+    assert access(found) == "at-hermes"
+    if expected is None:
+        assert found.registration is None
+        return
+    assert found.registration is not None
+    assert (found.registration.client_id, found.registration.redirect_uri) == ("c", expected)
+
+
+@pytest.mark.parametrize(
+    ("member", "value", "kept"),
+    [
+        ("client_secret", "s3cret", "s3cret"),
+        ("client_secret", "", None),
+        ("client_secret", 7, None),
+        ("token_endpoint_auth_method", "none", "none"),
+        ("token_endpoint_auth_method", ["none"], None),
+        ("client_secret_expires_at", 0, None),
+        ("client_secret_expires_at", 2e9, 2e9),
+        ("client_secret_expires_at", "soon", None),
+    ],
+)
+async def test_a_member_of_another_type_in_hermes_client_file_counts_as_missing(
+    home: Path, store: FileStore, member: str, value: Any, kept: Any
+) -> None:
+    hermes_writes(home)
+    (home / "mcp-tokens/notes.meta.json").write_bytes(msgspec.json.encode(METADATA))
+    (home / "mcp-tokens/notes.client.json").write_text(json.dumps({"client_id": "c", member: value}))
+    found = (await get(store)).registration
+    assert found is not None
+    assert getattr(found, member) == kept
+
+
+async def test_a_new_sign_in_takes_the_place_of_the_grant_and_of_its_mirror(home: Path, store: FileStore) -> None:
+    """Its grant knows nothing of the mirror that is there, and Hermes has written nothing since."""
+    first = await put(store, grant())
+    await put(store, grant(name="2", version=first.version))
+    assert access(await get(FileStore(home))) == "at-2"
+    assert json.loads(mirror(home).read_bytes())["access_token"] == "at-2"
+    # Unless Hermes has: then whoever signs in again looks first
+    hermes_writes(home)
+    assert await store.grants.put_if(grant(name="3", version=2)) is None
+    assert access(await get(FileStore(home))) == "at-hermes"
+
+
 async def test_a_grant_that_only_hermes_stored_can_be_deleted(home: Path, store: FileStore) -> None:
     hermes_writes(home)
     assert await store.grants.delete_if(await get(store)) is True
