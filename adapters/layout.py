@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from adapters.marks import ITEM_MARK, STATE_MARK, TONE_MARK
+from adapters.marks import ITEM_MARK, TONE_MARK, mark_of
 from adapters.text import clean, cut, link_text, status_words
 from gateway import sentences
 from gateway.grammar import command_for
@@ -198,7 +198,7 @@ def _servers(block: ServerList, now: float) -> list[Line]:
     lines: list[Line] = []
     for index, server in enumerate(block.servers):
         lines += [
-            Line((Span(f"{STATE_MARK[server.auth]} "), Span(clean(server.name, _NAME), "bold")), index),
+            Line((Span(f"{mark_of(server)} "), Span(clean(server.name, _NAME), "bold")), index),
             Line((Span(f"   {status_words(server, now)}"),), index),
             Line((Span("   "), Span(cut(clean(server.target), _TARGET), "code"), Span(_tools(server))), index),
         ]
@@ -213,7 +213,7 @@ def _tools(server: ServerStatus) -> str:
 
 def _detail(block: ServerDetail) -> list[Line]:
     facts = [_line(Span(f"{label}: ", "bold"), Span(clean(value, _FACT))) for label, value in block.facts]
-    return [_line(Span(f"{STATE_MARK[block.server.auth]} "), Span(clean(block.server.name, _NAME), "bold")), *facts]
+    return [_line(Span(f"{mark_of(block.server)} "), Span(clean(block.server.name, _NAME), "bold")), *facts]
 
 
 def _checklist(block: Checklist, urls: _Urls, room: _Room) -> tuple[list[Line], list[Button]]:

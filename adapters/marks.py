@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mcp_auth.status import AuthState
+from mcp_auth.status import AuthState, ServerStatus
 
 GOOD, WARN, BAD, WAIT, PLAIN = "✓", "!", "✗", "⋯", "·"
 STATE_MARK = {
@@ -17,6 +17,13 @@ STATE_MARK = {
     AuthState.DISABLED: PLAIN,
     AuthState.MISCONFIGURED: BAD,
 }
+
+
+def mark_of(status: ServerStatus) -> str:
+    """The mark of a server's state. A grant that cannot be renewed is not all right, whether or not it still works."""
+    return WARN if status.not_renewable else STATE_MARK[status.auth]
+
+
 # By the values of `gateway.replies.ItemState`.
 ITEM_MARK: dict[str, str] = {
     "preparing": WAIT,

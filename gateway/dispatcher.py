@@ -41,7 +41,14 @@ from mcp_auth.audit import Event
 from mcp_auth.config import Config, Server
 from mcp_auth.errors import Busy, McpAuthError, SignInError, StoreError, WrongPerson
 from mcp_auth.limits import CODES, COMMANDS, CONFIRMS, SERVER_SIGN_INS, SIGN_INS, too_often
-from mcp_auth.status import AuthState, ConnectionState, ConnectionStatus, ServerStatus
+from mcp_auth.status import (
+    NEEDS_SIGN_IN,
+    AuthState,
+    ConnectionState,
+    ConnectionStatus,
+    ServerStatus,
+    wants_sign_in,
+)
 
 if TYPE_CHECKING:
     from mcp_auth.core import McpAuth
@@ -55,14 +62,6 @@ _FIRST_RESULTS_SECONDS = 2.0
 _BEGIN_SECONDS = 60.0
 _EVENTS_KEPT = 10_000
 
-_SIGN_IN = frozenset(
-    {
-        AuthState.SIGN_IN_NEEDED,
-        AuthState.SIGN_IN_OPEN,
-        AuthState.REAUTHORIZATION_NEEDED,
-        AuthState.CLIENT_REGISTRATION_NEEDED,
-    }
-)
 _USABLE = frozenset({AuthState.SIGNED_IN, AuthState.KEY_SET, AuthState.NONE_NEEDED})
 _PEOPLE = (grammar.Allow, grammar.Deny, grammar.ShowPeople)
 _PRIVATE = (
@@ -273,7 +272,7 @@ class Dispatcher:
             return _say(sentences.NO_SERVERS)
         if not ask.invocation.private:
             statuses = [replace(status, account=None) for status in statuses]
-        needed = any(status.auth in _SIGN_IN or status.auth is AuthState.KEY_MISSING for status in statuses)
+        needed = any(wants_sign_in(status) or status.auth is AuthState.KEY_MISSING for status in statuses)
         hint = sentences.HINT_AUTH if needed else None
         buttons = (Button(sentences.BUTTON_AUTH, command="auth"),) if needed else ()
         return Reply((ServerList(tuple(statuses), hint),), buttons=buttons, final=final, title=sentences.TITLE)
@@ -308,7 +307,7 @@ class Dispatcher:
     async def _auth_command(self, command: grammar.Auth, ask: _Ask) -> AsyncGenerator[Reply, None]:
         statuses = await self._auth_targets(command, ask)
         if not statuses:
-            yield _say(sentences.NOTHING_TO_SIGN_IN if self.config.servers else sentences.NO_SERVERS)
+            yield await self._nothing_to_sign_in(ask)
             return
         board = Board(ask.invocation, {})
         to_begin = []
@@ -327,6 +326,13 @@ class Dispatcher:
                     yield board.reply(final=False)
         yield board.reply()
 
+    async def _nothing_to_sign_in(self, ask: _Ask) -> Reply:
+        """Every server has what it needs, or what it needs is no sign-in."""
+        if not self.config.servers:
+            return _say(sentences.NO_SERVERS)
+        trouble = sentences.in_trouble(await self._statuses(ask), self._clock())
+        return _say(trouble or sentences.NOTHING_TO_SIGN_IN, ok=not trouble)
+
     async def _auth_targets(self, command: grammar.Auth, ask: _Ask) -> list[ServerStatus]:
         """The named servers, or all that need a sign-in or a key; what was never looked at is looked at once."""
         servers = self.config.servers
@@ -338,7 +344,7 @@ class Dispatcher:
             async for _ in self._probe(unknown, ask, {}):
                 pass
             statuses = await self._statuses(ask)
-        return [status for status in statuses if status.auth in _SIGN_IN or status.auth is AuthState.KEY_MISSING]
+        return [status for status in statuses if wants_sign_in(status) or status.auth is AuthState.KEY_MISSING]
 
     async def _is_unknown(self, status: ServerStatus) -> bool:
         from mcp_auth.status import needs_a_look
@@ -357,7 +363,7 @@ class Dispatcher:
         if status.auth is AuthState.KEY_MISSING or (named and status.auth is AuthState.KEY_SET):
             text = sentences.checklist_key(status.variables)
             return ChecklistItem(status.name, ItemState.KEY, text, command=grammar.command_for("key", status.name))
-        oauth = status.auth in _SIGN_IN or status.auth is AuthState.SIGNED_IN
+        oauth = status.auth in NEEDS_SIGN_IN or status.auth is AuthState.SIGNED_IN
         open_so_far = status.auth is AuthState.NONE_NEEDED and server.url is not None
         look = open_so_far or self._may_have_changed(status)
         if not oauth and not look:

@@ -236,7 +236,9 @@ def auth_state(status: ServerStatus, now: float) -> str:
             return "none needed"
         case AuthState.SIGNED_IN:
             until = f" until {clock(status.expires_at, now)}" if status.expires_at and not status.refreshable else ""
-            return f"signed in{f' as {status.account}' if status.account else ''}{until}"
+            who = f" as {status.account}" if status.account else ""
+            trouble = f", {not_renewable(status, now)}" if status.not_renewable else ""
+            return f"signed in{who}{until}{trouble}"
         case AuthState.SIGN_IN_OPEN:
             left = f", {minutes(status.expires_at - now)} left" if status.expires_at else ""
             return f"sign-in open{left}"
@@ -244,6 +246,19 @@ def auth_state(status: ServerStatus, now: float) -> str:
             return f"key missing: {', '.join(status.variables)}" if status.variables else f"key missing{detail}"
         case _:
             return f"{status.auth.value.replace('_', ' ').replace('sign in', 'sign-in')}{detail}"
+
+
+def not_renewable(status: ServerStatus, now: float) -> str:
+    """`not renewable since 14:05: HTTP 503`"""
+    since = f" since {clock(status.not_renewable_since, now)}" if status.not_renewable_since else ""
+    return f"not renewable{since}: {status.not_renewable}"
+
+
+def in_trouble(statuses: Sequence[ServerStatus], now: float) -> str:
+    """Signed in, and nothing that a new sign-in would help: one line a server."""
+    return "\n".join(
+        f"{one.name}: {auth_state(one, now)}. Next: {command(one.next or '')}" for one in statuses if one.not_renewable
+    )
 
 
 def connection_state(connection: ConnectionStatus) -> str:
@@ -282,16 +297,23 @@ def testing(server: str) -> str:
     return f"{server}: connecting…"
 
 
+def renewal_trouble(status: ServerStatus, now: float) -> str:
+    """For a server that works, and will not for ever."""
+    return f"It is {auth_state(status, now)}. Next: {command(status.next or '')}"
+
+
 def tested(status: ServerStatus, connection: ConnectionStatus) -> str:
     server = status.name
     if connection.state is ConnectionState.READY:
         names = connection.tools or ()
         took = f" in {connection.ms} ms" if connection.ms is not None else ""
         shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
-        return f"{server}: connected{took}, {tools(len(names))}{f': {shown}' if shown else ''}"
+        renew = f". {renewal_trouble(status, time.time())}" if status.not_renewable else ""
+        return f"{server}: connected{took}, {tools(len(names))}{f': {shown}' if shown else ''}{renew}"
     why = f" ({_bare(server, connection.detail)})" if connection.detail else ""
-    # Without a sign-in or a key, testing again would not help.
-    act = f". Next: {command(status.next)}" if status.next and not status.next.startswith("test ") else ""
+    # Without a sign-in or a key, testing again would not help; where the access cannot be renewed for now, it may.
+    helps = status.next and (not status.next.startswith("test ") or status.not_renewable)
+    act = f". Next: {command(status.next)}" if status.next and helps else ""
     if status.auth in (AuthState.DISABLED, AuthState.MISCONFIGURED):
         return f"{server} {nothing_to_do(status)}"
     return f"{server}: {connection.state.value.replace('_', ' ')}{why}{act}"
@@ -601,13 +623,13 @@ def _bare(server: str, detail: str) -> str:
 
 
 def _until(status: ServerStatus, now: float) -> str | None:
-    if status.auth is not AuthState.SIGNED_IN:
+    if status.auth is not AuthState.SIGNED_IN or (status.not_renewable and status.refreshable):
         return None
     if status.refreshable:
         return "renewed by itself"
     if status.expires_at is None:
         return None
-    return f"{clock(status.expires_at, now)} (no refresh token)"
+    return f"{clock(status.expires_at, now)} ({status.not_renewable or 'no refresh token'})"
 
 
 def _any_of(commands: Sequence[str]) -> str:

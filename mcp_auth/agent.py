@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TextIO
 
@@ -13,7 +15,7 @@ import httpx2
 
 from mcp_auth.challenge import BearerChallenge, bearer_challenge
 from mcp_auth.config import Server
-from mcp_auth.errors import CredentialsNeeded, McpAuthError, Unreachable
+from mcp_auth.errors import CredentialsNeeded, McpAuthError, ReauthorizationNeeded, Unreachable
 from mcp_auth.http import why_unreachable
 
 if TYPE_CHECKING:
@@ -26,7 +28,12 @@ READ_TIMEOUT = 300.0
 
 
 class Credentials(Protocol):
-    """Where `ServerAuth` gets what it sends, and whom it tells when the server says no."""
+    """Where `ServerAuth` gets what it sends, and whom it tells what the server says to it."""
+
+    @property
+    def is_doubted(self) -> bool:
+        """Whether a yes of the server would be news: it refused these credentials before."""
+        ...
 
     async def headers(self, refused: str | None = None) -> dict[str, str]:
         """Everything to send. `refused`: the `Authorization` value that was answered 401."""
@@ -34,6 +41,10 @@ class Credentials(Protocol):
 
     async def refused(self, status: int, challenge: BearerChallenge | None, sent: str | None) -> McpAuthError:
         """The server's final no, and the error that stands for it."""
+        ...
+
+    async def worked(self, sent: str) -> None:
+        """The server took this `Authorization` value for a call that it would refuse without."""
         ...
 
 
@@ -82,27 +93,63 @@ class ServerAuth(httpx2.Auth):
         _set(request, headers)
         sent = headers.get("Authorization")
         response = yield request
-        if response.status_code not in (401, 403) or not self.belongs(response.url):
+        if not self.belongs(response.url):
             # Somebody else's no, where the client follows redirects, says nothing of what was sent to the server.
             return
-        if response.status_code == 401 and sent is not None:
-            again = await self._again(sent)
-            if again is not None and again.get("Authorization") != sent:
-                _set(request, again)
-                sent = again.get("Authorization")
-                response = yield request
-        if response.status_code in (401, 403):
-            challenge = bearer_challenge(response.headers.get_list("www-authenticate"))
-            if response.status_code == 401 or (challenge is not None and challenge.error == "insufficient_scope"):
-                self.refusal = await self._credentials.refused(response.status_code, challenge, sent)
+        no = _no(response)
+        if no is not None and no.status == 401 and sent is not None:
+            try:
+                again = await self._credentials.headers(refused=sent)
+            except ReauthorizationNeeded as error:
+                logger.debug("no other credentials: %s", error.code)
+            except CredentialsNeeded as error:
+                # No other token now is no word about ever.
+                self.refusal = error
+                return
+            else:
+                if again.get("Authorization") != sent:
+                    _set(request, again)
+                    sent = again.get("Authorization")
+                    response = yield request
+                    no = _no(response)
+        if no is not None:
+            self.refusal = await self._credentials.refused(no.status, no.challenge, sent)
+        elif sent is not None and self._credentials.is_doubted and response.is_success and _needs_credentials(request):
+            await self._credentials.worked(sent)
 
-    async def _again(self, sent: str) -> dict[str, str] | None:
-        """Other credentials than the refused ones, or None; the refusal itself says why there are none."""
-        try:
-            return await self._credentials.headers(refused=sent)
-        except CredentialsNeeded as error:
-            logger.debug("no other credentials: %s", error.code)
-            return None
+
+@dataclass(frozen=True, slots=True)
+class _No:
+    """A no to what was sent. `status`: 401 for the credentials themselves, 403 for what they allow."""
+
+    status: int
+    challenge: BearerChallenge | None
+
+
+def _no(response: httpx2.Response) -> _No | None:
+    """What the server says against our credentials; None where it says nothing of them.
+
+    Some say `invalid_token` with another status than the 401 of RFC 6750 section 3.1.
+    """
+    if response.status_code not in (400, 401, 403):
+        return None
+    challenge = bearer_challenge(response.headers.get_list("www-authenticate"))
+    error = (challenge.error or "").lower() if challenge is not None else ""
+    if response.status_code == 401 or error == "invalid_token":
+        return _No(401, challenge)
+    if response.status_code == 403 and error == "insufficient_scope":
+        return _No(403, challenge)
+    return None
+
+
+def _needs_credentials(request: httpx2.Request) -> bool:
+    """Whether this is a call, and no part of the handshake, which some servers leave open to everybody."""
+    try:
+        message = json.loads(request.content)
+    except (httpx2.RequestNotRead, ValueError):
+        return False
+    method = message.get("method") if isinstance(message, dict) else None
+    return isinstance(method, str) and not method.startswith(("initialize", "notifications/", "ping"))
 
 
 def _parts(url: httpx2.URL) -> tuple[bytes, bytes, int | None, bytes]:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +30,7 @@ from mcp_auth.errors import (
     NotAllowed,
     PortBusy,
     RecordDamaged,
+    RefreshUnavailable,
     ServerRefused,
     SignInError,
     StoreError,
@@ -209,15 +210,23 @@ class McpAuth:
         self, server: str, owner: str = SHARED, *, timeout: float = PROBE_TIMEOUT, start_stdio: bool = False
     ) -> ConnectionStatus:
         """Connect and list the tools. The server's faults are a state, not an error; commands start on request only."""
+        return await self._probe(server, owner, timeout=timeout, start_stdio=start_stdio)
+
+    async def _probe(
+        self, server: str, owner: str, *, timeout: float, start_stdio: bool, insist: bool = False
+    ) -> ConnectionStatus:
         entry = self._entry(server)
         if not entry.enabled or entry.problem is not None or (entry.url is None and not start_stdio):
             return ConnectionStatus()
         started = time.perf_counter()
         try:
             async with asyncio.timeout(timeout):
-                tools = await self._tools(entry, owner)
+                tools = await self._tools(entry, owner, insist=insist)
         except (KeyMissing, KeyInvalid) as error:
             return ConnectionStatus(detail=error.message)
+        except RefreshUnavailable as error:
+            # Nobody refused anything for good.
+            return ConnectionStatus(ConnectionState.UNREACHABLE, detail=error.message)
         except (CredentialsNeeded, ServerRefused) as error:
             return ConnectionStatus(ConnectionState.REFUSED, detail=error.message)
         except TimeoutError:
@@ -232,14 +241,14 @@ class McpAuth:
         return ConnectionStatus(ConnectionState.READY, tuple(filter(entry.tools.selects, tools)), ms)
 
     async def test(self, server: str, owner: str = SHARED, *, timeout: float = TEST_TIMEOUT) -> ConnectionStatus:
-        """As `probe`, with more time, and commands are started."""
-        return await self.probe(server, owner, timeout=timeout, start_stdio=True)
+        """As `probe`, with more time; commands are started, and what failed is tried again at once."""
+        return await self._probe(server, owner, timeout=timeout, start_stdio=True, insist=True)
 
-    async def _tools(self, entry: Server, owner: str) -> list[str]:
+    async def _tools(self, entry: Server, owner: str, *, insist: bool = False) -> list[str]:
         if entry.url is not None and needs_a_look(entry, await self.store.connections.get(entry.url)):
             await self._look(entry)
         names: list[str] = []
-        async with self.session(entry.name, owner) as client:
+        async with self._session(entry.name, owner, insist=insist) as client:
             cursor = None
             while True:
                 page = await client.list_tools(cursor=cursor)
@@ -735,18 +744,22 @@ class McpAuth:
         """Authentication for an `httpx2.AsyncClient`, bound to the server's origin and path."""
         return self._server_auth(self._usable_entry(server), check_owner(owner))
 
-    def _server_auth(self, entry: Server, owner: str) -> ServerAuth:
+    def _server_auth(self, entry: Server, owner: str, *, insist: bool = False) -> ServerAuth:
         from mcp_auth.agent import ServerAuth
 
-        return ServerAuth(entry, _OwnerCredentials(self, entry, owner))
+        return ServerAuth(entry, _OwnerCredentials(self, entry, owner, insist))
 
-    @asynccontextmanager
-    async def session(self, server: str, owner: str = SHARED) -> AsyncIterator[Client]:
+    def session(self, server: str, owner: str = SHARED) -> AbstractAsyncContextManager[Client]:
         """A connected `mcp.Client`, signed in, over whichever transport the server has.
 
         Raises:
             CredentialsNeeded and its children, ServerRefused, Unreachable.
         """
+        return self._session(server, owner)
+
+    @asynccontextmanager
+    async def _session(self, server: str, owner: str, *, insist: bool = False) -> AsyncIterator[Client]:
+        """`insist`: as in `Refresher.access_token`."""
         from mcp_auth.agent import open_session
 
         entry = self._usable_entry(server)
@@ -756,8 +769,8 @@ class McpAuth:
         arguments: tuple[str, ...] = ()
         if entry.url is not None:
             # Missing credentials are said before a connection is made.
-            await self._headers(entry, owner, None)
-            auth = self._server_auth(entry, owner)
+            await self._headers(entry, owner, None, insist=insist)
+            auth = self._server_auth(entry, owner, insist=insist)
             transport = self._http().transport(self._rules(entry))
         else:
             keys = await self._keys(entry, owner)
@@ -884,14 +897,14 @@ class McpAuth:
 
     # -- inside ------------------------------------------------------------------------------
 
-    async def _headers(self, entry: Server, owner: str, refused: str | None) -> dict[str, str]:
+    async def _headers(self, entry: Server, owner: str, refused: str | None, *, insist: bool = False) -> dict[str, str]:
         headers = resolved_headers(entry, self._variables, await self._keys(entry, owner))
         connection = None
         if entry.auth is None and not entry.headers and entry.url is not None:
             connection = await self.store.connections.get(entry.url)
         if uses_oauth(entry, connection):
             token = refused.removeprefix("Bearer ") if refused is not None else None
-            access = await self._refresher().access_token(entry, owner, refused=token)
+            access = await self._refresher().access_token(entry, owner, refused=token, insist=insist)
             headers["Authorization"] = f"Bearer {access}"
         return headers
 
@@ -969,7 +982,7 @@ class McpAuth:
         if self._grant_keeper is None:
             from mcp_auth.refusals import Refusals
 
-            self._grant_keeper = Refusals(self.store, self._sign_ins(), self._look, self._tell)
+            self._grant_keeper = Refusals(self.store, self._sign_ins(), self._look, self._tell, self._clock)
         return self._grant_keeper
 
     def _refreshed(self, kind: ChangeKind, owner: str, server: str) -> None:
@@ -1033,16 +1046,29 @@ class McpAuth:
 class _OwnerCredentials:
     """What `ServerAuth` sends for one owner."""
 
-    def __init__(self, core: McpAuth, entry: Server, owner: str) -> None:
+    def __init__(self, core: McpAuth, entry: Server, owner: str, insist: bool) -> None:
         self._core = core
         self._entry = entry
         self._owner = owner
+        self._insist = insist
+
+    @property
+    def is_doubted(self) -> bool:
+        return (self._owner, self._entry.name) in self._core._refresher().doubted
 
     async def headers(self, refused: str | None = None) -> dict[str, str]:
-        return await self._core._headers(self._entry, self._owner, refused)
+        try:
+            return await self._core._headers(self._entry, self._owner, refused, insist=self._insist)
+        except CredentialsNeeded:
+            # Whoever insists is heard once; a session makes several requests.
+            self._insist = False
+            raise
 
     async def refused(self, status: int, challenge: BearerChallenge | None, sent: str | None) -> McpAuthError:
         return await self._core._refusals().refused(self._entry, self._owner, status, challenge, sent)
+
+    async def worked(self, sent: str) -> None:
+        await self._core._refusals().worked(self._entry, self._owner, sent.removeprefix("Bearer "))
 
 
 def _store_for(config: Config) -> Store:

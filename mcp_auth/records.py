@@ -134,15 +134,26 @@ class Grant(Record):
     signed_in_at: float | None = None
     # Why only a person can make it work again; None while the grant is good.
     reauthorization: str | None = None
-    # The reason above holds although the access token has not ended: the server itself refuses it.
+    # The reason above is a no that may be taken back: the refresh token is still sent, once an hour and by `test`.
     reauthorization_now: bool = False
+    # Its owner has been told of it; a success takes this back.
+    reauthorization_told: bool = False
+    # When the server refused the access token above, which is over therefore, whatever its `expires_at` says.
+    access_refused_at: float | None = None
     registration_dead: bool = False
     # The server asked for these scopes on top (403 insufficient_scope); the next sign-in asks for the union.
     step_up_scope: str | None = None
     refresh_mark: RefreshMark | None = None
     # After a failed refresh nobody asks again before this moment.
     refresh_not_before: float | None = None
+    # `test` need not wait for it: neither did the server name it, nor is the last answer lost.
+    refresh_may_be_tried: bool = False
     refresh_failures: int = 0
+    # The first of these failures, and whether one of them was a definite no.
+    refresh_failing_since: float | None = None
+    refresh_refused: bool = False
+    # The first OAuth error among them that came when the access token had ended.
+    refresh_refused_at: float | None = None
     last_error: str | None = None
     # SHA-256 of the Hermes token file as we last wrote or adopted it.
     mirror_sha256: str | None = None

@@ -3,7 +3,8 @@
     take the lease, read again, adopt a newer grant, write the mark, send, write the result, release
 
 A refresh token is sent a second time only after an answer that refused it for now, or once more after
-an answer that never came.
+an answer that never came. A grant ends by a word that is known to be final (`token_words.py`). A no for another reason
+wants a person after it was heard twice in ten minutes; the tokens are kept then, and still tried.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from mcp_auth.network import NetworkRules
 from mcp_auth.records import Grant, RefreshMark, Tokens, sha256
 from mcp_auth.sign_in import LEASE_TTL, LEASE_WAIT, SignIns
 from mcp_auth.stores.base import Store
-from mcp_auth.tokens import TokenAnswer, TokenError, request_tokens
+from mcp_auth.tokens import TokenAnswer, TokenError, request_tokens, unusable
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,25 @@ RefreshEnd = Literal["refreshed", "reauthorization_needed"]
 
 _BACKOFF_FIRST = 5.0
 _BACKOFF_MAX = 300.0
+# An OAuth error that is heard again after this long, with the access token ended, is no mishap.
+_SURE_AFTER = 600.0
+# How often the refresh token of a grant is tried that wants a person.
+TRIED_EVERY = 3600.0
+
+
+# What a grant with new tokens knows of the failures before them.
+NO_TROUBLE: dict[str, object] = {
+    "reauthorization": None,
+    "reauthorization_now": False,
+    "access_refused_at": None,
+    "refresh_not_before": None,
+    "refresh_may_be_tried": False,
+    "refresh_failures": 0,
+    "refresh_failing_since": None,
+    "refresh_refused": False,
+    "refresh_refused_at": None,
+    "last_error": None,
+}
 
 
 class Refresher:
@@ -66,10 +86,16 @@ class Refresher:
         self._rules = rules
         self._changed = changed
         self._clock = clock
-        self._flights: dict[tuple[str, str], asyncio.Task[_Access]] = {}
+        self._flights: dict[tuple[str, str, bool], asyncio.Task[_Access]] = {}
+        # The (owner, server) whose server refused what was sent last.
+        self.doubted: set[tuple[str, str]] = set()
 
-    async def access_token(self, server: Server, owner: str, *, refused: str | None = None) -> str:
+    async def access_token(
+        self, server: Server, owner: str, *, refused: str | None = None, insist: bool = False
+    ) -> str:
         """A token that is valid now. `refused`: one that the server answered 401 to; it is not given again.
+
+        `insist`: a person asks, so a wait that we chose ourselves is over.
 
         Raises:
             SignInNeeded, ReauthorizationNeeded: only a person can help. RefreshUnavailable: not now.
@@ -77,9 +103,13 @@ class Refresher:
         grant = await self._store.grants.get(owner, server.name, server.url or "")
         tokens = self._usable(server, grant)
         now = self._clock()
-        if grant is not None and tokens.access_token != refused and not is_due(tokens, now):
+        if grant is not None and (grant.access_refused_at is not None or grant.reauthorization_now):
+            self.doubted.add((owner, server.name))
+        else:
+            self.doubted.discard((owner, server.name))
+        if grant is not None and not _is_to_be_renewed(tokens, refused, now):
             return tokens.access_token
-        return await self._together(server, owner, refused)
+        return await self._together(server, owner, refused, insist)
 
     def _usable(self, server: Server, grant: Grant | None) -> Tokens:
         """The grant's tokens, when they are for this server as it is configured now."""
@@ -92,31 +122,31 @@ class Refresher:
             )
         return grant.tokens
 
-    async def _together(self, server: Server, owner: str, refused: str | None) -> str:
+    async def _together(self, server: Server, owner: str, refused: str | None, insist: bool) -> str:
         """One flight for all tasks; a cancelled caller does not end it."""
-        key = (owner, server.name)
+        key = (owner, server.name, insist)
         flight = self._flights.get(key)
         if flight is None:
-            flight = self._flights[key] = asyncio.create_task(self._transaction(server, owner, refused))
+            flight = self._flights[key] = asyncio.create_task(self._transaction(server, owner, refused, insist))
             flight.add_done_callback(lambda done: self._landed(key, done))
         token = (await asyncio.shield(flight)).token
         if token != refused:
             return token
         # The flight had begun for another reason and brought the very token that was refused.
-        return await self._together(server, owner, refused)
+        return await self._together(server, owner, refused, insist)
 
-    def _landed(self, key: tuple[str, str], flight: asyncio.Task[_Access]) -> None:
+    def _landed(self, key: tuple[str, str, bool], flight: asyncio.Task[_Access]) -> None:
         self._flights.pop(key, None)
         if not flight.cancelled() and flight.exception() is not None:
             # Marked as seen: every waiter got it, and without waiters nobody needs it.
             logger.debug("refresh of %s ended with %s", key[1], type(flight.exception()).__name__)
 
-    async def _transaction(self, server: Server, owner: str, refused: str | None) -> _Access:
+    async def _transaction(self, server: Server, owner: str, refused: str | None, insist: bool) -> _Access:
         try:
             async with self._store.lease(owner, server.name, ttl=LEASE_TTL, wait=LEASE_WAIT):
                 for _ in range(3):
                     try:
-                        return _Access(await self._under_lease(server, owner, refused))
+                        return _Access(await self._under_lease(server, owner, refused, insist))
                     except _Superseded:
                         continue
         except Busy:
@@ -129,28 +159,33 @@ class Refresher:
             f"The grant of {server.name} changes all the time.", retry_after=_BACKOFF_FIRST, next_step="try again"
         )
 
-    async def _under_lease(self, server: Server, owner: str, refused: str | None) -> str:
+    async def _under_lease(self, server: Server, owner: str, refused: str | None, insist: bool) -> str:
         grant = await self._store.grants.get(owner, server.name, server.url or "")
         tokens = self._usable(server, grant)
         if grant is None:
             raise AssertionError("usable tokens come from a grant")
         now = self._clock()
-        if tokens.access_token != refused and not is_due(tokens, now):
+        if not _is_to_be_renewed(tokens, refused, now):
             return tokens.access_token
-        fallback = tokens.access_token if tokens.access_token != refused and not _ended(tokens, now) else None
+        is_good = tokens.access_token != refused and not _ended(tokens, now) and tokens.token_type == "Bearer"
+        fallback = tokens.access_token if is_good else None
+        if tokens.access_token == refused and grant.access_refused_at is None:
+            grant = await self._write(grant, access_refused_at=now)
         try:
-            self._check_may_send(server, grant, tokens, now, fallback is not None)
+            self._check_may_send(server, grant, tokens, now, still_valid=is_good, insist=insist)
         except CredentialsNeeded:
             if fallback is None:
                 raise
             return fallback
         return await self._send(server, grant, tokens, fallback)
 
-    def _check_may_send(self, server: Server, grant: Grant, tokens: Tokens, now: float, still_valid: bool) -> None:
+    def _check_may_send(
+        self, server: Server, grant: Grant, tokens: Tokens, now: float, *, still_valid: bool, insist: bool
+    ) -> None:
         """Whether the refresh token may be sent at this moment."""
         again = f"/mcp auth {server.name}"
-        if grant.reauthorization is not None:
-            raise ReauthorizationNeeded(f"{server.name}: {grant.reauthorization}", next_step=again)
+        if grant.reauthorization is not None and not grant.reauthorization_now:
+            raise ReauthorizationNeeded(f"{server.name}: {grant.reauthorization}.", next_step=again)
         if grant.registration_dead:
             raise ReauthorizationNeeded(
                 f"The authorization server no longer knows our client for {server.name}.", next_step=again
@@ -159,14 +194,9 @@ class Refresher:
             raise ReauthorizationNeeded(
                 f"The access to {server.name} has ended, and the grant has no refresh token.", next_step=again
             )
-        if grant.refresh_not_before is not None and now < grant.refresh_not_before:
-            wait = grant.refresh_not_before - now
-            raise RefreshUnavailable(
-                f"{server.name} could not be refreshed ({grant.last_error or 'no answer'}); "
-                f"the next attempt is in {max(1, round(wait))} seconds.",
-                retry_after=wait,
-                next_step=f"wait, then /mcp test {server.name}",
-            )
+        is_early = grant.refresh_not_before is not None and now < grant.refresh_not_before
+        if is_early and not (insist and grant.refresh_may_be_tried):
+            raise self._unavailable(server, grant, now)
         mark = grant.refresh_mark
         if mark is None or mark.token_sha256 != sha256(tokens.refresh_token):
             return
@@ -180,6 +210,20 @@ class Refresher:
             raise RefreshUnavailable(
                 f"The last refresh of {server.name} got no answer.", retry_after=_BACKOFF_FIRST, next_step="try again"
             )
+
+    def _unavailable(self, server: Server, grant: Grant, now: float) -> CredentialsNeeded:
+        """Why there is no access token before the next attempt."""
+        if grant.reauthorization is not None:
+            return ReauthorizationNeeded(
+                f"{server.name}: {grant.reauthorization}.", next_step=f"/mcp auth {server.name}"
+            )
+        wait = max(0.0, (grant.refresh_not_before or now) - now)
+        why = (grant.last_error or "no answer").rstrip(".")
+        return RefreshUnavailable(
+            f"{server.name} could not be refreshed ({why}); the next attempt is in {max(1, round(wait))} seconds.",
+            retry_after=wait,
+            next_step=_next_step(server, grant, f"wait, then /mcp test {server.name}"),
+        )
 
     async def _send(self, server: Server, grant: Grant, tokens: Tokens, fallback: str | None) -> str:
         refresh_token, metadata, registration = tokens.refresh_token, grant.metadata, grant.registration
@@ -202,96 +246,159 @@ class Refresher:
             return await self._lost(server, marked, error, fallback)
         except Unreachable as error:
             # Never sent: the token is as good as before.
-            return await self._failed(server, marked, error.message, None, sent_before, fallback)
+            failed, wait = await self._failed(marked, error.message, sent_before)
+            return self._kept(server, failed, wait, fallback)
         if isinstance(answer, TokenAnswer):
             return await self._renewed(server, marked, tokens, answer)
-        return await self._answered(server, marked, answer, sent_before, fallback)
+        return await self._answered(server, marked, tokens, answer, sent_before, fallback)
 
     async def _renewed(self, server: Server, grant: Grant, old: Tokens, answer: TokenAnswer) -> str:
         new = answer.tokens
         new = msgspec.structs.replace(
             new, refresh_token=new.refresh_token or old.refresh_token, scope=new.scope or old.scope
         )
+        account = answer.account or grant.account
+        if new.token_type != "Bearer":
+            # Stored all the same: the refresh token of before is spent.
+            stored = await self._write(grant, tokens=new, account=account, refresh_mark=None)
+            raise await self._needs_person(server, stored, unusable(new.token_type))
+        # A server that refused the token of before may refuse this one too, of which its owner has been told.
+        told = grant.reauthorization_told and grant.access_refused_at is not None
         await self._write(
-            grant,
-            tokens=new,
-            account=answer.account or grant.account,
-            refresh_mark=None,
-            refresh_not_before=None,
-            refresh_failures=0,
-            last_error=None,
+            grant, tokens=new, account=account, refresh_mark=None, reauthorization_told=told, **NO_TROUBLE
         )
         self._changed("refreshed", grant.owner, grant.server)
         return new.access_token
 
     async def _answered(
-        self, server: Server, grant: Grant, error: TokenError, sent_before: int, fallback: str | None
+        self,
+        server: Server,
+        grant: Grant,
+        tokens: Tokens,
+        error: TokenError,
+        sent_before: int,
+        fallback: str | None,
     ) -> str:
-        if error.error == "invalid_grant":
+        if error.refresh_token is not None:
+            # No access token that could be used, and yet the refresh token was changed.
+            tokens = msgspec.structs.replace(tokens, refresh_token=error.refresh_token)
+            grant, sent_before = await self._write(grant, tokens=tokens, refresh_mark=None), 0
+        elif error.meaning == "ended":
             # About the token that was sent, and not about a newer one in the store: `_write` looks.
             reason = "the authorization server ended the grant"
-            await self._write(grant, reauthorization=reason, refresh_mark=None, last_error=error.sentence())
-            self._changed("reauthorization_needed", grant.owner, grant.server)
+            await self._write(
+                grant,
+                reauthorization=reason,
+                reauthorization_now=False,
+                reauthorization_told=True,
+                refresh_mark=None,
+                last_error=error.sentence(),
+            )
+            self._tell(grant)
             if fallback is not None:
                 return fallback
             raise ReauthorizationNeeded(f"{server.name}: {reason}.", next_step=f"/mcp auth {server.name}")
-        if error.error in ("invalid_client", "unauthorized_client"):
-            await self._write(grant, registration_dead=True, refresh_mark=None, last_error=error.sentence())
+        elif error.meaning == "registration":
+            await self._write(
+                grant,
+                registration_dead=True,
+                reauthorization_told=True,
+                refresh_mark=None,
+                last_error=error.sentence(),
+            )
+            self._tell(grant)
             if grant.registration is not None:
                 await self._sign_ins.forget_registration(grant.server_url, grant.registration)
-            self._changed("reauthorization_needed", grant.owner, grant.server)
             if fallback is not None:
                 return fallback
             raise ReauthorizationNeeded(
                 f"The authorization server no longer knows our client for {server.name}.",
                 next_step=f"/mcp auth {server.name}",
             )
-        return await self._failed(server, grant, error.sentence(), error.retry_after, sent_before, fallback)
+        now = self._clock()
+        is_no = error.meaning == "refused"
+        sure_since = grant.refresh_refused_at
+        if is_no and error.is_oauth and fallback is None and sure_since is None:
+            sure_since = now
+        failed, wait = await self._failed(
+            grant,
+            error.sentence(),
+            sent_before,
+            retry_after=error.retry_after,
+            refresh_refused=grant.refresh_refused or is_no,
+            refresh_refused_at=sure_since,
+        )
+        if is_no and error.is_oauth and fallback is None and sure_since is not None and now >= sure_since + _SURE_AFTER:
+            raise await self._needs_person(
+                server, failed, f"the authorization server refuses to renew the access ({error.sentence()})"
+            )
+        return self._kept(server, failed, wait, fallback)
 
-    async def _failed(
-        self,
-        server: Server,
-        grant: Grant,
-        reason: str,
-        retry_after: float | None,
-        sent_before: int,
-        fallback: str | None,
-    ) -> str:
-        """Not refreshed, and the refresh token not used: take the mark back and wait."""
-        mark = grant.refresh_mark
-        before = None if mark is None or sent_before == 0 else msgspec.structs.replace(mark, count=sent_before)
-        wait = _backoff(grant.refresh_failures, retry_after)
+    async def _needs_person(self, server: Server, grant: Grant, reason: str) -> ReauthorizationNeeded:
+        """Only a person can help, as it seems: the tokens are kept and tried once in a while, and it is told once."""
         await self._write(
             grant,
-            refresh_mark=before,
-            refresh_failures=grant.refresh_failures + 1,
-            refresh_not_before=self._clock() + wait,
-            last_error=reason,
+            reauthorization=reason,
+            reauthorization_now=True,
+            reauthorization_told=True,
+            refresh_not_before=self._clock() + TRIED_EVERY,
+            refresh_may_be_tried=True,
         )
-        logger.warning("%s could not be refreshed; next attempt in %.0f s", server.name, wait)
-        if fallback is not None:
-            return fallback
-        raise RefreshUnavailable(
-            f"{server.name} could not be refreshed: {reason}",
-            retry_after=wait,
-            next_step=f"wait {round(wait)} seconds, then /mcp test {server.name}",
-        )
+        self._tell(grant)
+        return ReauthorizationNeeded(f"{server.name}: {reason}.", next_step=f"/mcp auth {server.name}")
+
+    def _tell(self, grant: Grant) -> None:
+        """`grant` as it was before: its owner hears of its end once."""
+        if not grant.reauthorization_told:
+            self._changed("reauthorization_needed", grant.owner, grant.server)
+
+    async def _failed(
+        self, grant: Grant, reason: str, sent_before: int, *, retry_after: float | None = None, **changes: object
+    ) -> tuple[Grant, float]:
+        """Not refreshed, and the refresh token not used: take the mark back and wait for so many seconds."""
+        mark = grant.refresh_mark
+        before = None if mark is None or sent_before == 0 else msgspec.structs.replace(mark, count=sent_before)
+        changes |= {"refresh_mark": before, "refresh_may_be_tried": retry_after is None}
+        return await self._noted(grant, reason, retry_after, changes)
 
     async def _lost(self, server: Server, grant: Grant, error: LostAnswer, fallback: str | None) -> str:
         """The outcome is unknown: the mark stays."""
-        wait = _backoff(grant.refresh_failures, None)
-        await self._write(
+        lost, wait = await self._noted(grant, error.message, None, {"refresh_may_be_tried": False})
+        return self._kept(server, lost, wait, fallback)
+
+    async def _noted(
+        self, grant: Grant, reason: str, retry_after: float | None, changes: dict[str, object]
+    ) -> tuple[Grant, float]:
+        wait = _backoff(grant.refresh_failures, retry_after)
+        if grant.reauthorization is not None:
+            wait = max(wait, TRIED_EVERY)
+        now = self._clock()
+        noted = await self._write(
             grant,
             refresh_failures=grant.refresh_failures + 1,
-            refresh_not_before=self._clock() + wait,
-            last_error=error.message,
+            refresh_failing_since=grant.refresh_failing_since or now,
+            refresh_not_before=now + wait,
+            last_error=reason,
+            **changes,
         )
+        logger.warning("%s could not be refreshed; next attempt in %.0f s", grant.server, wait)
+        return noted, wait
+
+    def _kept(self, server: Server, grant: Grant, wait: float, fallback: str | None) -> str:
+        """The access token that still serves.
+
+        Raises:
+            RefreshUnavailable, ReauthorizationNeeded: there is none.
+        """
         if fallback is not None:
             return fallback
+        if grant.reauthorization is not None:
+            raise self._unavailable(server, grant, self._clock())
+        why = (grant.last_error or "no answer").rstrip(".")
         raise RefreshUnavailable(
-            f"The refresh of {server.name} got no answer: {error.message}",
+            f"{server.name} could not be refreshed: {why}.",
             retry_after=wait,
-            next_step=f"wait {round(wait)} seconds, then /mcp test {server.name}",
+            next_step=_next_step(server, grant, f"wait {max(1, round(wait))} seconds, then /mcp test {server.name}"),
         )
 
     async def _write(self, grant: Grant, **changes: object) -> Grant:
@@ -330,6 +437,15 @@ def is_due(tokens: Tokens, now: float) -> bool:
     if tokens.obtained_at is not None:
         ahead = min(_AHEAD_MAX, _AHEAD_SHARE * max(0.0, tokens.expires_at - tokens.obtained_at))
     return now >= tokens.expires_at - ahead
+
+
+def _is_to_be_renewed(tokens: Tokens, refused: str | None, now: float) -> bool:
+    return tokens.access_token == refused or is_due(tokens, now) or tokens.token_type != "Bearer"
+
+
+def _next_step(server: Server, grant: Grant, otherwise: str) -> str:
+    """After a definite no a new sign-in is the way out that is known."""
+    return f"/mcp auth {server.name}" if grant.refresh_refused else otherwise
 
 
 def _ended(tokens: Tokens, now: float) -> bool:

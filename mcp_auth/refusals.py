@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -13,6 +14,7 @@ from mcp_auth.changes import Change
 from mcp_auth.config import Server
 from mcp_auth.errors import McpAuthError, ReauthorizationNeeded, ServerRefused, SignInNeeded, Unreachable
 from mcp_auth.records import Connection, Grant
+from mcp_auth.refresh import NO_TROUBLE, TRIED_EVERY
 from mcp_auth.sign_in import SignIns
 from mcp_auth.status import GIVE_CREDENTIAL, shown_scope, uses_oauth
 from mcp_auth.stores.base import Store
@@ -29,11 +31,19 @@ class Look(Protocol):
 class Refusals:
     """Takes what servers answered. `tell` hears when only a person can help."""
 
-    def __init__(self, store: Store, sign_ins: SignIns, look: Look, tell: Callable[[Change], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        sign_ins: SignIns,
+        look: Look,
+        tell: Callable[[Change], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._store = store
         self._sign_ins = sign_ins
         self._look = look
         self._tell = tell
+        self._clock = clock
 
     async def refused(
         self, entry: Server, owner: str, status: int, challenge: BearerChallenge | None, sent: str | None
@@ -68,14 +78,25 @@ class Refusals:
         return ServerRefused(f"{entry.name} refused the request (HTTP {status}).", next_step=f"/mcp {entry.name}")
 
     async def _token_refused(self, entry: Server, owner: str, token: str) -> McpAuthError:
+        """The last word on this access token: a fresh one was refused as well, or there is no way to one."""
         reason = "the server refuses its access token"
+        told = False
 
         def refuse(grant: Grant) -> Grant | None:
+            nonlocal told
             if grant.tokens is None or grant.tokens.access_token != token:
                 return None
             if grant.previous is not None:
                 return _restored(grant)
-            return msgspec.structs.replace(grant, reauthorization=reason, reauthorization_now=True)
+            now = self._clock()
+            told = grant.reauthorization_told
+            refused = msgspec.structs.replace(
+                grant, reauthorization_told=True, access_refused_at=grant.access_refused_at or now
+            )
+            if grant.reauthorization is None:
+                refused.reauthorization, refused.reauthorization_now = reason, True
+                refused.refresh_not_before, refused.refresh_may_be_tried = now + TRIED_EVERY, True
+            return None if refused == grant else refused
 
         changed = await self._change_grant(entry, owner, refuse)
         if changed is not None and changed.reauthorization is None:
@@ -83,7 +104,7 @@ class Refusals:
                 f"{entry.name} refused the new access, so the sign-in of before is kept.",
                 next_step=f"/mcp auth {entry.name}",
             )
-        if changed is not None:
+        if changed is not None and not told:
             self._tell(Change("reauthorization_needed", entry.name, owner))
         return ReauthorizationNeeded(f"{entry.name}: {reason}.", next_step=f"/mcp auth {entry.name}")
 
@@ -111,16 +132,22 @@ class Refusals:
             f"{entry.name} asks for more access: {shown_scope(wanted)}.", next_step=f"/mcp auth {entry.name}"
         )
 
-    async def worked(self, entry: Server, owner: str) -> None:
-        """An authenticated call was answered: the grant before is not needed any more, and doubts are over."""
+    async def worked(self, entry: Server, owner: str, token: str | None = None) -> None:
+        """An authenticated call was answered: the grant before is not needed any more, and doubts are over.
+
+        `token`: the one that was sent; None: the one that is stored.
+        """
 
         def settle(grant: Grant) -> Grant | None:
-            if grant.previous is None and not grant.reauthorization_now:
+            if token is not None and (grant.tokens is None or grant.tokens.access_token != token):
                 return None
-            settled = msgspec.structs.replace(grant, previous=None, reauthorization_now=False)
+            settled = msgspec.structs.replace(grant, previous=None, access_refused_at=None)
             if grant.reauthorization_now:
-                settled.reauthorization = None
-            return settled
+                settled.reauthorization, settled.reauthorization_now = None, False
+                settled.refresh_not_before = None
+            if settled.reauthorization is None and not settled.registration_dead:
+                settled.reauthorization_told = False
+            return None if settled == grant else settled
 
         if entry.url is not None:
             await self._change_grant(entry, owner, settle)
@@ -145,9 +172,7 @@ def _restored(grant: Grant) -> Grant:
     if before is None:
         return grant
     fields = {name: getattr(before, name) for name in before.__struct_fields__}
-    return msgspec.structs.replace(
-        grant, **fields, previous=None, refresh_mark=None, refresh_not_before=None, refresh_failures=0, last_error=None
-    )
+    return msgspec.structs.replace(grant, previous=None, refresh_mark=None, **(NO_TROUBLE | fields))
 
 
 def _keep_challenge(connection: Connection, challenge: BearerChallenge | None) -> None:

@@ -32,6 +32,16 @@ class AuthState(StrEnum):
     MISCONFIGURED = "misconfigured"
 
 
+NEEDS_SIGN_IN = frozenset(
+    {
+        AuthState.SIGN_IN_NEEDED,
+        AuthState.SIGN_IN_OPEN,
+        AuthState.REAUTHORIZATION_NEEDED,
+        AuthState.CLIENT_REGISTRATION_NEEDED,
+    }
+)
+
+
 class ConnectionState(StrEnum):
     NOT_CHECKED = "not_checked"
     READY = "ready"
@@ -52,7 +62,8 @@ class ServerStatus(msgspec.Struct, frozen=True):
     """One server's line. `next` is a verb and its argument without the `/mcp` (`auth github`), or None.
 
     `expires_at`: when the access ends for good (signed in, without a refresh token) or when the
-    open sign-in's link dies; epoch seconds.
+    open sign-in's link dies; epoch seconds. `not_renewable`: signed in, and why the access cannot be
+    renewed, for now or for good.
     """
 
     name: str
@@ -69,6 +80,8 @@ class ServerStatus(msgspec.Struct, frozen=True):
     issuer: str | None = None
     last_error: str | None = None
     refreshable: bool = False
+    not_renewable: str | None = None
+    not_renewable_since: float | None = None
     connection: ConnectionStatus = ConnectionStatus()
 
 
@@ -106,6 +119,8 @@ def local_status(
         issuer=grant.issuer if grant is not None else None,
         last_error=grant.last_error if grant is not None else None,
         refreshable=_refreshable(grant),
+        not_renewable=auth.not_renewable,
+        not_renewable_since=auth.not_renewable_since,
     )
 
 
@@ -119,6 +134,13 @@ def unreadable_status(server: Server, error: StoreError) -> ServerStatus:
         missing=(),
         now=0.0,
     )
+
+
+def wants_sign_in(status: ServerStatus) -> bool:
+    """Whether a sign-in is what this server needs next; it may still work for a while."""
+    if status.auth is AuthState.SIGNED_IN:
+        return status.next is not None and status.next.startswith("auth ")
+    return status.auth in NEEDS_SIGN_IN
 
 
 def uses_oauth(server: Server, connection: Connection | None) -> bool:
@@ -148,6 +170,8 @@ class _Auth(msgspec.Struct, frozen=True):
     account: str | None = None
     expires_at: float | None = None
     next: str | None = None
+    not_renewable: str | None = None
+    not_renewable_since: float | None = None
 
 
 def _auth(
@@ -200,7 +224,7 @@ def _good_grant(server: Server, grant: Grant | None, now: float) -> _Auth | None
     if grant is None or grant.tokens is None or grant.server_url != server.url:
         return None
     tokens = grant.tokens
-    alive = tokens.expires_at is None or tokens.expires_at > now
+    alive = grant.access_refused_at is None and (tokens.expires_at is None or tokens.expires_at > now)
     if grant.step_up_scope is not None:
         return None
     dead_end = grant.reauthorization is not None or grant.registration_dead
@@ -209,9 +233,20 @@ def _good_grant(server: Server, grant: Grant | None, now: float) -> _Auth | None
     refreshable = _refreshable(grant)
     if not alive and not refreshable:
         return None
-    ends = None if refreshable else tokens.expires_at
-    next_step = f"auth {server.name}" if ends is not None else f"test {server.name}"
-    return _Auth(AuthState.SIGNED_IN, None, grant.account, ends, next_step)
+    why, since = None, None
+    if dead_end:
+        why = _why_dead(grant)
+    elif refreshable and grant.refresh_failures and (grant.refresh_refused or not alive):
+        why, since = (grant.last_error or "no answer").rstrip("."), grant.refresh_failing_since
+    return _Auth(
+        AuthState.SIGNED_IN,
+        account=grant.account,
+        expires_at=None if refreshable else tokens.expires_at,
+        # Where somebody said no, a new sign-in is the way out that is known; where nobody answered, it is time.
+        next=f"auth {server.name}" if dead_end or (why and grant.refresh_refused) else f"test {server.name}",
+        not_renewable=why,
+        not_renewable_since=since,
+    )
 
 
 def _refreshable(grant: Grant | None) -> bool:

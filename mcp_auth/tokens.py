@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import base64
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 from mcp_auth.errors import TokenRequestFailed
 from mcp_auth.http import Answer, Http
 from mcp_auth.network import NetworkRules
 from mcp_auth.records import Registration, ServerMetadata, Tokens
+from mcp_auth.server_json import json_object
+from mcp_auth.token_words import (
+    BEARER_TYPES,
+    CODE_MEMBERS,
+    ENDS_GRANT,
+    ENDS_REGISTRATION,
+    FOR_NOW,
+    FOR_NOW_STATUS,
+    NESTED_TOKENS,
+    TEXT_MEMBERS,
+    as_word,
+)
 
 if TYPE_CHECKING:
     from mcp.client.auth.oauth2 import OAuthContext
@@ -23,14 +34,25 @@ TOKEN_TIMEOUT = 20.0
 _SECRET_PARAMETERS = ("code", "code_verifier", "refresh_token")
 
 
+# What an error means for the grant: `ended` and `registration` are final; `refused` is a definite no whose reason is
+# not known to be final; `for_now` asks for patience.
+Meaning = Literal["ended", "registration", "refused", "for_now"]
+
+
 @dataclass(frozen=True, slots=True)
 class TokenError:
-    """A complete answer that is no token. `error` is the OAuth code, or None; `retry_after` is in seconds."""
+    """A complete answer that is no token. `error` is the OAuth code, or None; `retry_after` is in seconds.
+
+    `is_oauth`: it has the form of an OAuth error. `refresh_token`: a new one that stands in it all the same.
+    """
 
     status: int
     error: str | None
     description: str | None = None
     retry_after: float | None = None
+    meaning: Meaning = "for_now"
+    is_oauth: bool = False
+    refresh_token: str | None = field(default=None, repr=False)
 
     def sentence(self) -> str:
         """What happened, in words fit for a person. Text of the server is cut and cleaned."""
@@ -58,13 +80,16 @@ async def request_tokens(
 ) -> TokenAnswer | TokenError:
     """POST one token request (RFC 6749 sections 4.1.3 and 6) and read the answer.
 
+    A refresh token is spent by the time of the answer. So new tokens in it are given back whatever else is wrong with
+    it, with their `token_type` where that is none of bearer tokens.
+
     Raises:
         Unreachable: it was not sent. LostAnswer: the outcome is unknown. TokenRequestFailed: the
             registration names a method of authentication that cannot be used.
     """
     answer = await _post(http, rules, metadata.token_endpoint, registration, form, timeout)
     sent = [form.get(name) for name in _SECRET_PARAMETERS] + [registration.client_secret]
-    return _read(answer, [secret for secret in sent if secret], now)
+    return _read(answer, [secret for secret in sent if secret], now, is_spent=form.get("refresh_token") is not None)
 
 
 async def revoke_token(
@@ -79,7 +104,7 @@ async def revoke_token(
         return False
     form = {"token": token, "token_type_hint": hint}
     answer = await _post(http, rules, metadata.revocation_endpoint, registration, form, TOKEN_TIMEOUT)
-    document = _object(answer)
+    document = json_object(answer.body)
     return answer.status == 200 and not (document and document.get("error"))
 
 
@@ -140,40 +165,121 @@ class _NoStorage:
         raise NotImplementedError("registrations are stored by mcp_auth.stores")
 
 
-def _read(answer: Answer, secrets: list[str], now: float) -> TokenAnswer | TokenError:
-    document = _object(answer)
-    # Slack and others answer errors with HTTP 200: the body decides, not the status.
-    if document is None or answer.status not in (200, 201) or "error" in document or "access_token" not in document:
-        return _error(answer, document or {}, secrets, now)
-    access_token = document["access_token"]
-    token_type = document.get("token_type", "Bearer")
-    if not _is_token(access_token) or not isinstance(token_type, str) or token_type.lower() != "bearer":
-        return TokenError(answer.status, None, "the answer holds no bearer token")
-    refresh_token = document.get("refresh_token")
-    scope = document.get("scope")
-    expires_in = _seconds(document.get("expires_in"))
-    return TokenAnswer(
-        Tokens(
-            access_token=access_token,
-            refresh_token=refresh_token if _is_token(refresh_token) else None,
-            expires_at=None if expires_in is None else now + expires_in,
-            obtained_at=now,
-            scope=scope if isinstance(scope, str) and scope else None,
-        ),
-        _account(document.get("id_token")),
+def _read(answer: Answer, secrets: list[str], now: float, *, is_spent: bool) -> TokenAnswer | TokenError:
+    document = json_object(answer.body) or {}
+    holder = _holder(document)
+    access_token = _token(holder.get("access_token"))
+    refresh_token = _token(holder.get("refresh_token"))
+    # Slack and others answer errors with HTTP 200: the body decides, not the status alone.
+    is_good = 200 <= answer.status < 300 and not document.get("error")
+    if access_token is None or access_token in secrets or not (is_good or is_spent):
+        rescued = refresh_token if is_spent and refresh_token not in secrets else None
+        said = "its answer holds no access token" if is_good and document else None
+        return _error(answer, document, secrets, now, said=said, refresh_token=rescued)
+    scheme = _scheme(holder.get("token_type"))
+    if scheme is not None and not is_spent:
+        return _error(answer, document, secrets, now, said=unusable(scheme))
+    expires_in = _seconds(holder.get("expires_in"))
+    tokens = Tokens(
+        access_token=access_token,
+        refresh_token=refresh_token,
+        expires_at=None if expires_in is None else now + expires_in,
+        obtained_at=now,
+        scope=_scope(holder.get("scope")),
+        token_type=scheme or "Bearer",
     )
+    return TokenAnswer(tokens, _account(document.get("id_token")))
 
 
-def _error(answer: Answer, document: dict[str, Any], secrets: list[str], now: float) -> TokenError:
-    error = document.get("error")
-    code = error if isinstance(error, str) and 0 < len(error) <= 60 and error.isascii() and error.isprintable() else ""
-    description = document.get("error_description")
+def unusable(scheme: str) -> str:
+    """Why tokens of this `token_type` are of no use here."""
+    return f"its tokens are of the type {scheme}, and only bearer tokens can be used"
+
+
+def _holder(document: dict[str, Any]) -> dict[str, Any]:
+    """The object with the tokens: the answer itself, or one inside it."""
+    if _token(document.get("access_token")) is not None:
+        return document
+    for name in NESTED_TOKENS:
+        nested = document.get(name)
+        if isinstance(nested, dict) and _token(nested.get("access_token")) is not None:
+            return nested
+    return document
+
+
+def _scheme(token_type: object) -> str | None:
+    """A `token_type` that is none of bearer tokens, fit to be shown; None: bearer."""
+    if not token_type:
+        return None
+    if not isinstance(token_type, str):
+        return "?"
+    return None if "".join(token_type.split()).lower() in BEARER_TYPES else plain(token_type, 40) or "?"
+
+
+def _error(
+    answer: Answer,
+    document: dict[str, Any],
+    secrets: list[str],
+    now: float,
+    *,
+    said: str | None = None,
+    refresh_token: str | None = None,
+) -> TokenError:
+    code = _code(document)
+    shown = code if code and len(code) <= 60 and code.isascii() and code.isprintable() else None
+    description = said or next((text for text in _texts(document) if text), None)
     return TokenError(
         status=answer.status,
-        error=code if code and _without(secrets, code) == code else None,
-        description=plain(_without(secrets, description), 200) if isinstance(description, str) else None,
+        error=shown if shown and _without(secrets, shown) == shown else None,
+        description=plain(_without(secrets, description), 200) if description else None,
         retry_after=_retry_after(answer.headers.get("retry-after"), now),
+        meaning=_meaning(answer.status, document),
+        is_oauth=code is not None,
+        refresh_token=refresh_token,
     )
+
+
+def _meaning(status: int, document: dict[str, Any]) -> Meaning:
+    """What an answer without tokens means for the grant. Words decide, wherever they stand; then the status does."""
+    in_trouble = status >= 500 or status in FOR_NOW_STATUS
+    words = [as_word(word) for word in _words(document)]
+    if not in_trouble:
+        words += [as_word(text) for text in _texts(document)]
+    for word in words:
+        if word in ENDS_GRANT:
+            return "ended"
+        if word in ENDS_REGISTRATION and not in_trouble:
+            return "registration"
+        if word in FOR_NOW:
+            return "for_now"
+    is_no = 300 <= status < 500 or _code(document) is not None
+    return "refused" if is_no and not in_trouble else "for_now"
+
+
+def _code(document: dict[str, Any]) -> str | None:
+    """The OAuth error code: `error`, or what stands for it in an object of that name."""
+    error = document.get("error")
+    if isinstance(error, dict):
+        error = next(iter(_words(error)), None)
+    return error if isinstance(error, str) and error.strip() else None
+
+
+def _words(document: dict[str, Any]) -> list[str]:
+    """Every word for the error in an answer, the OAuth code first."""
+    found: list[str] = []
+    for name in CODE_MEMBERS:
+        value = document.get(name)
+        if isinstance(value, str) and value.strip():
+            found.append(value)
+        elif isinstance(value, dict) and name == "error":
+            found += _words({key: inner for key, inner in value.items() if key != "error"})
+    return found
+
+
+def _texts(document: dict[str, Any]) -> list[str]:
+    inner = document.get("error")
+    objects = [document, *([inner] if isinstance(inner, dict) else [])]
+    return [value for one in objects for name in TEXT_MEMBERS if isinstance(value := one.get(name), str)]
 
 
 def plain(text: str, limit: int) -> str | None:
@@ -182,9 +288,17 @@ def plain(text: str, limit: int) -> str | None:
     return " ".join(cleaned.split())[:limit] or None
 
 
-def _is_token(value: object) -> bool:
-    """A header-safe, non-empty string: RFC 6750 allows visible ASCII only."""
-    return isinstance(value, str) and value != "" and all(33 <= ord(c) <= 126 for c in value)
+def _token(value: object) -> str | None:
+    """A token that can stand in a header (RFC 6750 section 2.1: visible ASCII only), without blanks around it."""
+    token = value.strip() if isinstance(value, str) else ""
+    return token if token and all(33 <= ord(c) <= 126 for c in token) else None
+
+
+def _scope(value: object) -> str | None:
+    """The scopes of an answer: text, or a list of texts as some servers send. What cannot be shown is left out."""
+    texts = [value] if isinstance(value, str) else value if isinstance(value, list) else []
+    scopes = [scope for text in texts if isinstance(text, str) for scope in text.split() if scope.isprintable()]
+    return " ".join(dict.fromkeys(scopes)) or None
 
 
 def _seconds(value: object) -> float | None:
@@ -193,7 +307,7 @@ def _seconds(value: object) -> float | None:
         return None
     try:
         seconds = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return seconds if 0 <= seconds < 100 * 365 * 86400 else None
 
@@ -214,16 +328,8 @@ def _retry_after(value: str | None, now: float) -> float | None:
         return seconds
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - now)
-    except ValueError:
+    except (ValueError, TypeError, OverflowError, OSError):
         return None
-
-
-def _object(answer: Answer) -> dict[str, Any] | None:
-    try:
-        document = json.loads(answer.body)
-    except (ValueError, RecursionError):
-        return None
-    return document if isinstance(document, dict) else None
 
 
 def _account(id_token: object) -> str | None:
@@ -232,12 +338,10 @@ def _account(id_token: object) -> str | None:
         return None
     payload = id_token.split(".")[1]
     try:
-        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(claims, dict):
+        claims = json_object(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    except ValueError:
         return None
     for name in ("email", "preferred_username", "name", "sub"):
-        if isinstance(claims.get(name), str):
+        if claims is not None and isinstance(claims.get(name), str):
             return plain(claims[name], 80)
     return None

@@ -20,22 +20,13 @@ from adapters.terminal.qr import qr_code
 from adapters.terminal.screen import Progress, is_colored, say
 from adapters.text import link_text
 from gateway.invocations import LOCAL
-from gateway.sentences import link_ready, minutes, no_refresh_token, refused_after_sign_in, tools
+from gateway.sentences import auth_state, link_ready, minutes, no_refresh_token, refused_after_sign_in, tools
 from mcp_auth.config import load
 from mcp_auth.core import McpAuth
 from mcp_auth.errors import McpAuthError
 from mcp_auth.records import OPEN, Origin
 from mcp_auth.sign_in import StartedSignIn
-from mcp_auth.status import AuthState, ConnectionState, needs_a_look
-
-_SIGN_IN = frozenset(
-    {
-        AuthState.SIGN_IN_NEEDED,
-        AuthState.SIGN_IN_OPEN,
-        AuthState.REAUTHORIZATION_NEEDED,
-        AuthState.CLIENT_REGISTRATION_NEEDED,
-    }
-)
+from mcp_auth.status import AuthState, ConnectionState, needs_a_look, wants_sign_in
 
 
 def run_auth(options: Namespace) -> int:
@@ -89,7 +80,11 @@ class _Run:
             if connection.state is ConnectionState.UNREACHABLE:
                 self._fail(name, f"{name} could not be asked: {connection.detail}", f"/mcp test {name}")
         statuses = await self.auth.statuses(self._owner)
-        return [one.name for one in statuses if one.auth in _SIGN_IN or one.auth is AuthState.KEY_MISSING]
+        for one in statuses:
+            if one.not_renewable and not wants_sign_in(one):
+                # A new sign-in would not help; and yet not all is well.
+                self._fail(one.name, f"{one.name}: {auth_state(one, time.time())}.", f"/mcp {one.next}")
+        return [one.name for one in statuses if wants_sign_in(one) or one.auth is AuthState.KEY_MISSING]
 
     def _owner(self, name: str) -> str:
         return owner_of(self.auth.config, name, self.options)

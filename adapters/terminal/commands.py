@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import sys
+import time
 from argparse import Namespace
 from getpass import getpass
 
@@ -15,7 +16,7 @@ from adapters.terminal.screen import Progress, say
 from adapters.text import clean
 from gateway.invocations import LOCAL
 from gateway.sentences import error as sentence_of
-from gateway.sentences import refused_after_sign_in, tested, tools
+from gateway.sentences import refused_after_sign_in, renewal_trouble, tested, tools
 from mcp_auth.config import Config, load
 from mcp_auth.core import McpAuth
 from mcp_auth.errors import ConfigError, KeyRefused, SignInError, UnknownServer, Unreachable
@@ -138,6 +139,8 @@ def run_test(options: Namespace) -> int:
         print(f"{name}: ready, {tools(len(found.tools or ()))}, {found.ms} ms")
         for tool in found.tools or ():
             print(f"  {clean(tool, 200)}")
+        if status.not_renewable:
+            say(f"slash-mcp: {for_shell(renewal_trouble(status, time.time()))}", sys.stderr)
     else:
         say(f"slash-mcp: {for_shell(tested(status, found))}", sys.stderr)
     return OK if ready else FAILED

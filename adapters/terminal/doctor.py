@@ -10,20 +10,23 @@ import stat
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adapters.base import Finding
-from adapters.marks import BAD, GOOD, WARN
+from adapters.marks import BAD, GOOD, WARN, mark_of
 from adapters.terminal.cli import FAILED, OK, for_shell
+from adapters.terminal.listing import owner_of
 from adapters.terminal.screen import Progress, say
 from adapters.text import clean
 from gateway.people import People, Standing
+from gateway.sentences import auth_state, command
 from mcp_auth.config import Config, is_per_user, load
 from mcp_auth.errors import ConfigError, McpAuthError, StoreError
 from mcp_auth.records import SHARED
+from mcp_auth.status import AuthState, ServerStatus
 from mcp_auth.stores.files import FileStore
 from mcp_auth.variables import Variables
 
@@ -46,7 +49,7 @@ def run_doctor(options: Namespace) -> int:
         findings += _people(config)
         findings += _home(config)
         with Progress("asking the servers..."):
-            findings += asyncio.run(_running(config))
+            findings += asyncio.run(_running(config, lambda name: owner_of(config, name, options)))
         findings += asyncio.run(_platforms(config))
     for mark, text in findings:
         say(f"{mark} {clean(text)}")
@@ -161,8 +164,8 @@ def _records(config: Config) -> Iterator[Finding]:
             yield Finding(BAD, for_shell(str(error)))
 
 
-async def _running(config: Config) -> list[Finding]:
-    """What needs a socket: the callback port, and each server."""
+async def _running(config: Config, owner: Callable[[str], str]) -> list[Finding]:
+    """What needs a socket: the callback port, and each server, with the credentials for it."""
     from mcp_auth.core import McpAuth
 
     findings = [_port(config), *await _public(config)]
@@ -174,6 +177,7 @@ async def _running(config: Config) -> list[Finding]:
             return findings
         names = [one.name for one in config.servers.values() if one.url and one.enabled and one.problem is None]
         answers = await asyncio.gather(*(auth.reachable(name) for name in names), return_exceptions=True)
+        statuses = await auth.statuses(owner)
     for name, answer in zip(names, answers, strict=True):
         if isinstance(answer, McpAuthError):
             step = answer.next_step or "check its url, and the network of this host"
@@ -182,7 +186,17 @@ async def _running(config: Config) -> list[Finding]:
             raise answer
         else:
             findings.append(Finding(GOOD, f"{name} answers"))
-    return findings
+    return [*findings, *_credentials(config, statuses)]
+
+
+def _credentials(config: Config, statuses: list[ServerStatus]) -> Iterator[Finding]:
+    """What the list says of each server's credentials, and what to do. An entry that is wrong was said before."""
+    for status in statuses:
+        if status.auth in (AuthState.NONE_NEEDED, AuthState.DISABLED) or config.servers[status.name].problem:
+            continue
+        mark = mark_of(status)
+        act = f". Next: {command(status.next)}" if status.next and mark != GOOD else ""
+        yield Finding(mark, for_shell(f"{status.name}: {auth_state(status, time.time())}{act}"))
 
 
 async def _public(config: Config) -> list[Finding]:

@@ -14,7 +14,7 @@ from mcp_auth.config import Config, Server, is_per_user, load
 from mcp_auth.errors import UnknownServer
 from mcp_auth.listing import local_statuses
 from mcp_auth.records import SHARED
-from mcp_auth.status import AuthState, ConnectionState, ConnectionStatus, ServerStatus
+from mcp_auth.status import AuthState, ConnectionState, ConnectionStatus, ServerStatus, wants_sign_in
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -122,7 +122,7 @@ def as_json(status: ServerStatus, server: Server) -> dict[str, Any]:
         "tools": status.tools,
         "auth": {
             "state": status.auth.value,
-            "detail": status.detail,
+            "detail": status.detail or status.not_renewable,
             "account": status.account,
             "expires_at": status.expires_at,
             "next": shell_command(status.next) if status.next else None,
@@ -145,11 +145,7 @@ def shell_command(command: str) -> str:
 
 
 def _list(statuses: list[ServerStatus]) -> str:
-    needed = any(
-        one.auth
-        in (AuthState.SIGN_IN_NEEDED, AuthState.SIGN_IN_OPEN, AuthState.REAUTHORIZATION_NEEDED, AuthState.KEY_MISSING)
-        for one in statuses
-    )
+    needed = any(wants_sign_in(one) or one.auth is AuthState.KEY_MISSING for one in statuses)
     hint = "Use slash-mcp auth to authenticate servers" if needed else None
     return server_list(tuple(statuses), hint, columns(sys.stdout), Paint(is_colored(sys.stdout)), time.time())
 

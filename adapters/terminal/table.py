@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adapters.marks import BAD, GOOD, PLAIN, STATE_MARK, WAIT, WARN
+from adapters.marks import BAD, GOOD, PLAIN, WAIT, WARN, mark_of
 from adapters.text import clean, cut, status_words, width, wrap
 from gateway import sentences
 from mcp_auth.status import ServerStatus
@@ -24,7 +24,7 @@ _COLOR = {GOOD: "32", WARN: "33", BAD: "31", WAIT: "36", PLAIN: "2"}
 
 def status_cell(status: ServerStatus, now: float) -> str:
     """Mark and words of one server's status, with the live result when there is one."""
-    return f"{STATE_MARK[status.auth]} {status_words(status, now)}"
+    return f"{mark_of(status)} {status_words(status, now)}"
 
 
 class Paint:
@@ -60,7 +60,7 @@ def _rows(servers: tuple[ServerStatus, ...], columns: int, paint: Paint, now: fl
     lines = [_line(_HEADERS, widths), _line(["─" * each for each in widths], widths)]
     for row, server in zip(cells, servers, strict=True):
         *shown, status = [cut(cell, each) for cell, each in zip(row, widths, strict=True)]
-        lines.append(_line([*shown, paint(status, STATE_MARK[server.auth])], widths))
+        lines.append(_line([*shown, paint(status, mark_of(server))], widths))
     return lines
 
 
@@ -85,7 +85,7 @@ def _card(server: ServerStatus, columns: int, paint: Paint, now: float) -> list[
     return [
         paint.bold(cut(clean(server.name), columns)),
         # Whole even where it wraps: a card has the room, and the status is what people came for.
-        "  " + paint(wrap(status_cell(server, now), columns - 2, indent="    "), STATE_MARK[server.auth]),
+        "  " + paint(wrap(status_cell(server, now), columns - 2, indent="    "), mark_of(server)),
         f"  {cut(clean(server.target), max(20, columns - 2))}",
         f"  tools: {clean(server.tools)}",
     ]

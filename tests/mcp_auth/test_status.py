@@ -137,7 +137,7 @@ CASES = {
     "signed-in": Case(A.SIGNED_IN, "test notes", grant=grant(), account="ada"),
     "expired-but-refreshable": Case(A.SIGNED_IN, "test notes", grant=grant(-1), account="ada"),
     "no-expiry": Case(A.SIGNED_IN, "test notes", grant=grant(None, None), account="ada"),
-    "ends": Case(A.SIGNED_IN, "auth notes", grant=grant(600, None), account="ada", expires_at=NOW + 600),
+    "ends": Case(A.SIGNED_IN, "test notes", grant=grant(600, None), account="ada", expires_at=NOW + 600),
     "good-while-signing-in-again": Case(A.SIGNED_IN, "test notes", grant=grant(), sign_in=sign_in(), account="ada"),
     "dead-refresh-living-access": Case(
         A.SIGNED_IN, "auth notes", grant=grant(600, reauthorization="ended"), account="ada", expires_at=NOW + 600
