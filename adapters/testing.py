@@ -618,8 +618,10 @@ class AdapterContract:
             page = await self._code_page(world, browser)
             secrets = [page.url.rpartition("/")[2], page.code, page.code.replace("-", "")]
             await world.harness.say(ANN, f"/mcp confirm {page.code}")
-            last = await browser.finish(await browser.released(page))
-            secrets += [value for name, value in parse_qsl(urlsplit(last.url).query) if name in ("code", "state")]
+            redirect = await browser.consent((await browser.released(page)).next or "", "allow")
+            await browser.open(redirect)
+            secrets += [value for name, value in parse_qsl(urlsplit(redirect).query) if name in ("code", "state")]
+            secrets += browser.storage.values()
             await world.sees("notes: signed in")
             await world.harness.say(EVE, "/mcp")
             pairing = await world.eventually(lambda: _LET_IN.search(world.text(EVE)), "Eve is given a code")

@@ -6,6 +6,7 @@ The configuration joins each user with their chat account:
 
     gateway:
       public_url: https://app.example.com/mcp
+      verify: browser
       allow: [telegram:123456789]
       people: {ada: [telegram:123456789, app:ada]}
 """
@@ -39,7 +40,7 @@ def create_app(gateway: Gateway) -> FastAPI:
         return answer
 
     async def who_is_there(request: Request) -> Principal | None:
-        """The user of this application's own session, or nobody: then the page asks for a code."""
+        """The user of this application's own session, or nobody: then the page asks to log in first."""
         user = sessions.get(request.cookies.get("session", ""))
         return Principal("app", user) if user is not None else None
 

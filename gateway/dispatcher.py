@@ -452,7 +452,8 @@ class Dispatcher:
             return
         async with self._watcher.answering(ask.principal):
             record = await self._auth.confirm(command.code, str(ask.principal), private=ask.invocation.private)
-        yield _done(sentences.confirmed(record.server))
+        by_itself = record.gate is None or record.gate.kept_in == "storage"
+        yield _done(sentences.confirmed(record.server, by_itself=by_itself))
 
     async def _cancel(self, command: grammar.Cancel, ask: _Ask) -> AsyncGenerator[Reply, None]:
         servers = [self.config.servers[command.server]] if command.server else list(self.config.servers.values())

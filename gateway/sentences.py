@@ -456,8 +456,9 @@ def new_connection(text: str, *, by_other: bool) -> str:
     return f"{text}. Somebody else who may do so signed in. If that is wrong: /mcp logout" if by_other else text
 
 
-def confirmed(server: str) -> str:
-    return f"{server}: that is you. The page goes on by itself."
+def confirmed(server: str, *, by_itself: bool = True) -> str:
+    """`by_itself` False: the last page of a browser without script, which has a button."""
+    return f"{server}: that is you. " + ("The page goes on by itself." if by_itself else "Now finish it on the page.")
 
 
 def cancelled(servers: Sequence[str]) -> str:

@@ -45,11 +45,14 @@ class Binding:
     """What is known of the one who brings the answer.
 
     `principal`: who pasted it in a chat. None: it arrived at the endpoint, where `redirect_uri` is checked.
-    `browser`: the cookie with which it arrived there; a sign-in that began with a link of ours wants the right one.
+    `browser`: the secret of the browser in which it arrived there; a sign-in that began with a link of ours wants the
+    right one. `last`: the one-time secret of a last page that was sent. `identity`: who is proven to sit there.
     """
 
     principal: str | None = None
     browser: str | None = field(default=None, repr=False)
+    last: str | None = field(default=None, repr=False)
+    identity: str | None = None
 
 
 def slot_of(state: str | None) -> str | None:

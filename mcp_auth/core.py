@@ -512,15 +512,23 @@ class McpAuth:
         callback = self.config.gateway.callback
         return await self._callback_endpoint().listen(callback.host, callback.port if port is None else port)
 
-    async def ends_on_page(self, state: str) -> bool:
-        """Whether the answer with this `state` belongs to a sign-in behind a link of ours."""
+    async def sign_in_of_state(self, state: str) -> SignIn | None:
+        """The sign-in behind a link of ours that may have sent the browser on with this `state`, else None."""
         slot = CallbackAnswer(state=state).slot
         sign_in = await self.store.sign_ins.get(slot) if slot is not None else None
-        return sign_in is not None and sign_in.gate is not None
+        return sign_in if sign_in is not None and sign_in.gate is not None else None
 
     async def finish(self, answer: CallbackAnswer, binding: Binding) -> SignIn:
         """The second half of a sign-in; see `SignIns.finish`."""
         return await self._sign_ins().finish(answer, binding)
+
+    async def ask_last(self, answer: CallbackAnswer, binding: Binding) -> tuple[SignIn, str | None]:
+        """The last page of a browser without script; see `SignIns.ask_last`."""
+        return await self._sign_ins().ask_last(answer, binding, codes=self.config.gateway.verify != "browser")
+
+    async def last_page(self, answer: CallbackAnswer, binding: Binding, secret: str) -> SignIn | None:
+        """The sign-in whose last page with this secret still counts; see `SignIns.last_page`."""
+        return await self._sign_ins().last_page(answer, binding, secret)
 
     async def paste(self, text: str, principal: str) -> SignIn:
         """Finish with what a person copied: the whole URL, its query, `code#state`, or the bare code.
@@ -656,8 +664,12 @@ class McpAuth:
         return await self._forms().fill(form, browser, values, untried=untried)
 
     async def identity(self, request: Request) -> str | None:
-        """The principal who is proven to sit at this browser, or None; None where `gateway.verify` wants the code."""
-        if self.verify_browser is None or self.config.gateway.verify == "code":
+        """The principal who is proven to sit at this browser, or None.
+
+        A neighbour on the same host can plant the host application's session, too: it counts only for the operator
+        who asks for it with `gateway.verify: browser`.
+        """
+        if self.verify_browser is None or self.config.gateway.verify != "browser":
             return None
         return await self.verify_browser(request)
 

@@ -1,6 +1,6 @@
 """The endpoint: our own pages and the callbacks, as one ASGI application.
 
-    /a/<ticket>               a sign-in's page          /a/<ticket>/state   has it changed?
+    /a/<ticket>               a sign-in's page          /a/<ticket>/state   what its own browser is shown
     /k/<ticket>               a key form                /k/<ticket>/state
     .../login/<token>         where a platform's login sends the browser back to
     /callback/<connection>    the redirect of a sign-in that began at /a
@@ -11,15 +11,20 @@
 
 GET never changes a thing, except where OAuth wants it: a callback. Addresses are built from `gateway.public_url`
 and never from what a request says about itself. Unknown paths are 404 and change nothing.
+
+A browser is known by a secret. With script it is no cookie, which a neighbour on another port could plant: the page's
+script keeps it, and posts it to see anything. Without script a sign-in has a cookie, and its last page a proof of its
+own; a key form carries the secret from form to form.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hmac
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
@@ -31,13 +36,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_auth import page_texts as texts
 from mcp_auth import pages, tickets
-from mcp_auth.answers import Binding, parse_query
+from mcp_auth.answers import Binding, CallbackAnswer, parse_query
 from mcp_auth.errors import (
     AlreadyFinished,
     AuthorizationRefused,
     Busy,
     McpAuthError,
     NotAllowed,
+    NotConfirmedYet,
     NotProven,
     OtherBrowser,
     SignInExpired,
@@ -47,7 +53,8 @@ from mcp_auth.errors import (
 from mcp_auth.gate import Stage, again_for
 from mcp_auth.limits import AddressLimits
 from mcp_auth.network import is_loopback_url
-from mcp_auth.records import KeyForm, Linked, SignIn
+from mcp_auth.pages import Page
+from mcp_auth.records import OPEN, KeptIn, KeyForm, Linked, SignIn, sha256
 from mcp_auth.vendors import where_to_get_key
 
 if TYPE_CHECKING:
@@ -76,6 +83,7 @@ _HEADERS = {
 _ENDS = (AuthorizationRefused, TokenRequestFailed, NotProven, NotAllowed)
 
 L = TypeVar("L", SignIn, KeyForm)
+Find = Callable[[str], Awaitable[L | None]]
 
 
 class Endpoint:
@@ -106,8 +114,7 @@ class Endpoint:
         plain_http = public_url is not None and is_loopback_url(public_url)
         # Without TLS a browser takes no `__Host-` cookie; on loopback nobody listens in.
         self._secure = not plain_http
-        self._browser_cookie = "slash-mcp" if plain_http else "__Host-slash-mcp"
-        self._form_cookie = f"{self._browser_cookie}-form"
+        self._cookies = "slash-mcp" if plain_http else "__Host-slash-mcp"
         self.routes = self._routes()
         self._app = _with_headers(AddressLimits(self._application(), auth.limits))
 
@@ -144,16 +151,16 @@ class Endpoint:
         ]
         if self._public_url is not None:
             routes += [
-                Route("/a/{ticket}", self._sign_in_page, methods=["GET", "POST"]),
-                Route("/a/{ticket}/state", self._sign_in_state, methods=["GET"]),
-                Route("/a/{ticket}/login/{token}", self._sign_in_login, methods=["GET", "POST"]),
-                Route("/k/{ticket}", self._key_page, methods=["GET", "POST"]),
-                Route("/k/{ticket}/state", self._key_state, methods=["GET"]),
-                Route("/k/{ticket}/login/{token}", self._key_login, methods=["GET", "POST"]),
-                Route("/callback/{connection}", self._callback, methods=["GET"]),
+                Route("/a/{ticket}", _shown(self._sign_in_page), methods=["GET", "POST"]),
+                Route("/a/{ticket}/state", _shown(self._sign_in_state), methods=["POST"]),
+                Route("/a/{ticket}/login/{token}", _shown(self._sign_in_login), methods=["GET", "POST"]),
+                Route("/k/{ticket}", _shown(self._key_page), methods=["GET", "POST"]),
+                Route("/k/{ticket}/state", _shown(self._key_state), methods=["POST"]),
+                Route("/k/{ticket}/login/{token}", _shown(self._key_login), methods=["GET", "POST"]),
+                Route("/callback/{connection}", _shown(self._callback), methods=["GET", "POST"]),
                 Route("/client/{connection}.json", self._client_document, methods=["GET"]),
             ]
-        return [*routes, Route("/{path:path}", self._elsewhere, methods=["GET"])]
+        return [*routes, Route("/{path:path}", _shown(self._elsewhere), methods=["GET", "POST"])]
 
     def _application(self) -> Starlette:
         app = Starlette(
@@ -166,55 +173,118 @@ class Endpoint:
 
     # -- sign-ins ----------------------------------------------------------------------------
 
-    async def _sign_in_page(self, request: Request) -> Response:
-        return await self._page(request, self._find_sign_in, self._show_sign_in)
+    async def _sign_in_page(self, request: Request) -> Response | Page:
+        return await self._page(request, self._find_sign_in)
 
-    async def _sign_in_state(self, request: Request) -> Response:
+    async def _sign_in_state(self, request: Request) -> Response | Page:
         return await self._state(request, self._find_sign_in)
 
-    async def _sign_in_login(self, request: Request) -> Response:
+    async def _sign_in_login(self, request: Request) -> Response | Page:
         return await self._login(request, self._find_sign_in)
 
     async def _find_sign_in(self, ticket: str) -> SignIn | None:
         return await self._auth.sign_in_of_ticket(ticket)
 
-    async def _show_sign_in(self, request: Request, sign_in: SignIn, stage: Stage) -> Response:
-        if stage is Stage.GO:
-            return pages.go_page(sign_in)
-        if stage is Stage.WORKING:
-            return _working_page(sign_in)
-        return await self._show(request, sign_in, stage)
+    async def _callback(self, request: Request) -> Response | Page:
+        """The redirect of a sign-in that began at /a: path, browser, state and iss must agree."""
+        url = f"{self._public_url}/callback/{request.path_params['connection']}"
+        return await self._answered(request, url, await _form(request) if request.method == "POST" else None)
 
-    async def _callback(self, request: Request) -> Response:
-        """The redirect of a sign-in that began at /a: path, cookie, state and iss must agree."""
-        return await self._answered(request, f"{self._public_url}/callback/{request.path_params['connection']}")
-
-    async def _answered(self, request: Request, url: str) -> Response:
-        """The answer of the authorization server, at `url`."""
-        _check_own_visit(request)
-        binding = Binding(browser=self._browser(request))
+    async def _answered(self, request: Request, url: str, given: Mapping[str, str] | None) -> Response | Page:
+        """The answer of the authorization server, at `url`. `given`: what a page of ours posts of it."""
+        if given is None:
+            _check_own_visit(request)
+        elif _is_foreign(request):
+            raise HTTPException(403)
         try:
-            answer = parse_query(request.url.query, url)
-            if answer.state is None and answer.code is None and answer.error is None:
-                raise HTTPException(404)
-            try:
-                sign_in = await self._auth.finish(answer, binding)
-            except _ENDS:
-                # It has ended with this answer; asked again, it says how, as it will when the page is loaded again.
-                sign_in = await self._auth.finish(answer, binding)
+            if given is None:
+                return await self._arrived(request, parse_query(request.url.query, url))
+            if "answer" in given:
+                return await self._brought(parse_query(given["answer"], url), given)
+            return await self._finished_last(request, parse_query(_answer_of(given), url), given)
         except (StoreError, Busy):
             raise
         except McpAuthError as error:
             return _rejected_page(error)
-        return _working_page(sign_in) if sign_in.status == "exchanging" else _result_page(sign_in)
 
-    async def _elsewhere(self, request: Request) -> Response:
+    async def _arrived(self, request: Request, answer: CallbackAnswer) -> Page:
+        """A GET knows no browser with script: its shell brings the answer. Without script, a last page."""
+        if answer.state is None and answer.code is None and answer.error is None:
+            raise HTTPException(404)
+        sign_in = await self._sign_in_of(answer)
+        if sign_in is not None and _is_scripted(sign_in):
+            return pages.shell_page(sign_in, "answer")
+        binding = Binding(browser=self._kept_cookie(request, sign_in), identity=await self._auth.identity(request))
+        if sign_in is None or answer.code is None or answer.error is not None:
+            return await self._finish(answer, binding)
+        shown_before = request.query_params.get("last")
+        if shown_before is not None and (shown := await self._auth.last_page(answer, binding, shown_before)):
+            return self._last_page(shown, answer, shown_before, error=texts.LAST_PENDING)
+        try:
+            asked, secret = await self._auth.ask_last(answer, binding)
+        except NotAllowed:
+            # That ended it; the page says how.
+            return await self._finish(answer, binding)
+        return _how_it_stands(asked) if secret is None else self._last_page(asked, answer, secret)
+
+    async def _brought(self, answer: CallbackAnswer, given: Mapping[str, str]) -> Page:
+        """By the script of the browser that is bound."""
+        sign_in = await self._sign_in_of(answer)
+        secret = _posted_secret(given) if sign_in is not None and _is_scripted(sign_in) else None
+        return await self._finish(answer, Binding(browser=secret))
+
+    async def _finished_last(
+        self, request: Request, answer: CallbackAnswer, given: Mapping[str, str]
+    ) -> Response | Page:
+        """A last page was sent."""
+        sign_in = await self._sign_in_of(answer)
+        secret = given.get("last") or ""
+        binding = Binding(
+            browser=self._kept_cookie(request, sign_in), last=secret, identity=await self._auth.identity(request)
+        )
+        try:
+            page = await self._finish(answer, binding)
+        except NotConfirmedYet:
+            # What a form was answered with cannot be gone back to: each of these pages has an address of its own.
+            again = f"{_answer_of(given)}&{urlencode({'last': secret})}"
+            return RedirectResponse(f"{urlsplit(answer.redirect_uri or '').path}?{again}", 303)
+        ticket = self._kept_ticket(request, sign_in)
+        return page if ticket is None else RedirectResponse(f"{_path(self._public_url)}/a/{ticket}", 303)
+
+    def _last_page(self, sign_in: SignIn, answer: CallbackAnswer, secret: str, *, error: str | None = None) -> Page:
+        nonce = sign_in.gate.code_nonce if sign_in.gate is not None else None
+        code = tickets.code_for(secret, nonce) if nonce is not None else None
+        button = self._auth.confirm_link(sign_in.origin.principal, code) if code is not None else None
+        hidden = {"code": answer.code, "state": answer.state, "iss": answer.iss, "last": secret}
+        sent = {name: value for name, value in hidden.items() if value is not None}
+        return pages.last_page(sign_in, sent, code, button=button, error=error)
+
+    async def _finish(self, answer: CallbackAnswer, binding: Binding) -> Page:
+        try:
+            sign_in = await self._auth.finish(answer, binding)
+        except _ENDS:
+            # It has ended with this answer; asked again, it says how, as it will when the page is loaded again.
+            sign_in = await self._auth.finish(answer, binding)
+        return _how_it_stands(sign_in)
+
+    async def _sign_in_of(self, answer: CallbackAnswer) -> SignIn | None:
+        sign_in = await self._auth.sign_in_of_state(answer.state or "")
+        if sign_in is None or sign_in.state is None or answer.state is None:
+            return None
+        return sign_in if hmac.compare_digest(sign_in.state.encode(), answer.state.encode()) else None
+
+    async def _elsewhere(self, request: Request) -> Response | Page:
         """A redirect URI of the configuration below `public_url`, or one in loopback mode: `state` tells."""
-        if self._public_url is not None and await self._auth.ends_on_page(request.query_params.get("state", "")):
-            return await self._answered(request, f"{self._public_url}{request.url.path}")
+        given = None
+        if self._public_url is not None:
+            given = await _form(request) if request.method == "POST" else None
+            query = request.url.query if given is None else given.get("answer") or _answer_of(given)
+            state = dict(parse_qsl(query, errors="replace")).get("state", "")
+            if await self._auth.sign_in_of_state(state) is not None:
+                return await self._answered(request, f"{self._public_url}{request.url.path}", given)
         return await self._loopback_callback(request)
 
-    async def _loopback_callback(self, request: Request) -> Response:
+    async def _loopback_callback(self, request: Request) -> Page:
         """The redirect in loopback mode, found by its `state`."""
         if request.url.path not in self._loopback_paths:
             raise HTTPException(404)
@@ -243,44 +313,32 @@ class Endpoint:
 
     # -- key forms ---------------------------------------------------------------------------
 
-    async def _key_page(self, request: Request) -> Response:
-        return await self._page(request, self._find_key_form, self._show_key_form)
+    async def _key_page(self, request: Request) -> Response | Page:
+        return await self._page(request, self._find_key_form)
 
-    async def _key_state(self, request: Request) -> Response:
+    async def _key_state(self, request: Request) -> Response | Page:
         return await self._state(request, self._find_key_form)
 
-    async def _key_login(self, request: Request) -> Response:
+    async def _key_login(self, request: Request) -> Response | Page:
         return await self._login(request, self._find_key_form)
 
     async def _find_key_form(self, ticket: str) -> KeyForm | None:
         return await self._auth.key_form_of_ticket(ticket)
 
-    async def _show_key_form(self, request: Request, form: KeyForm, stage: Stage) -> Response:
-        if stage is Stage.GO:
-            return self._with_form_cookie(
-                request, lambda token: pages.key_page(form, token, where=self._where_to_get_key(form))
-            )
-        if stage is Stage.WORKING:
-            return _working_page(form)
-        return await self._show(request, form, stage)
-
-    async def _fill(self, request: Request, form: KeyForm, given: Mapping[str, str], browser: str) -> Response:
+    async def _fill(self, form: KeyForm, given: Mapping[str, str], browser: str) -> Page:
         values = {field.name: given.get(f"key{index}", "") for index, field in enumerate(form.fields)}
         entry = await self._auth.fill_key_form(form, browser, values, untried=given.get("untried") == "yes")
         if entry.form.status == "exchanging":
             return _working_page(entry.form)
         if entry.form.status != "confirmed":
             return _result_page(entry.form, entry.error)
-        return self._with_form_cookie(
-            request,
-            lambda token: pages.key_page(
-                entry.form,
-                token,
-                error=entry.error,
-                may_store=entry.may_store,
-                where=self._where_to_get_key(form),
-                status=422 if entry.error else 200,
-            ),
+        return pages.key_page(
+            entry.form,
+            error=entry.error,
+            may_store=entry.may_store,
+            where=self._where_to_get_key(form),
+            secret=None if _is_scripted(form) else browser,
+            status=422 if entry.error else 200,
         )
 
     def _where_to_get_key(self, form: KeyForm) -> str | None:
@@ -289,159 +347,219 @@ class Endpoint:
 
     # -- what both have in common ------------------------------------------------------------
 
-    async def _page(
-        self,
-        request: Request,
-        find: Callable[[str], Awaitable[L | None]],
-        show: Callable[[Request, L, Stage], Awaitable[Response]],
-    ) -> Response:
+    async def _page(self, request: Request, find: Find[L]) -> Response | Page:
         ticket = request.path_params["ticket"]
         record = await find(ticket)
         if record is None:
             return _unknown_link()
-        browser = self._browser(request)
-        form_cookie = _cookie(request, self._form_cookie)
-        if request.method == "POST" and browser is None and form_cookie is not None:
-            # Of a double tap on Continue the first answer is lost, with the cookie in it.
-            browser = tickets.browser_cookie(form_cookie)
         try:
-            stage = self._auth.gatekeeper.stage(record, ticket, browser)
             if request.method == "POST":
-                return await self._posted(request, record, stage, browser)
-            return await show(request, record, stage)
+                return await self._posted(request, record)
+            if _is_scripted(record) and not (record.status in OPEN and _opened(record) != sha256(ticket)):
+                return pages.shell_page(record, "page")
+            secret = self._kept_cookie(request, record)
+            stage = self._auth.gatekeeper.stage(record, ticket, secret)
+            return self._start(request, record) if stage is Stage.START else self._show(request, record, stage, secret)
         except (StoreError, Busy):
             raise
         except McpAuthError as error:
             return _rejected_page(error)
 
-    async def _posted(self, request: Request, record: SignIn | KeyForm, stage: Stage, browser: str | None) -> Response:
+    async def _posted(self, request: Request, record: SignIn | KeyForm) -> Response | Page:
         ticket = request.path_params["ticket"]
         given = await _form(request)
-        if not self._is_own_form(request, given, ticket):
-            return self._with_form_cookie(
-                request,
-                lambda token: pages.start_page(record, token, self._auth.now(), error=texts.FORM_STALE, status=403),
-            )
-        action = given.get("action")
-        if action == "key" and stage is Stage.GO and isinstance(record, KeyForm) and browser is not None:
-            return await self._fill(request, record, given, browser)
-        if action == "code" and browser is not None:
-            await self._auth.gatekeeper.renew_code(record, ticket, browser)
-        if action == "continue" and browser is not None:
-            await self._open(record, ticket, browser, await self._auth.identity(request))
+        if "form" in given or _is_foreign(request):
+            return await self._continued(request, record, given)
+        secret, action = _posted_secret(given), given.get("action")
+        stage = self._auth.gatekeeper.stage(record, ticket, secret)
+        if secret is None or stage is Stage.START:
+            # A form of a page that is no longer shown, or of somebody else's.
+            return self._start(request, record, error=texts.FORM_STALE, status=403)
+        if action == "key" and stage is Stage.GO and isinstance(record, KeyForm):
+            return await self._fill(record, given, secret)
+        if action == "code":
+            renewed = await self._auth.gatekeeper.renew_code(record, ticket, secret)
+            return self._show(request, renewed, self._auth.gatekeeper.stage(renewed, ticket, secret), secret)
+        return self._show(request, record, stage, secret)
+
+    async def _continued(self, request: Request, record: SignIn | KeyForm, given: Mapping[str, str]) -> Response | Page:
+        """Continue was pressed: this browser is bound by the secret that it sends."""
+        ticket, secret = request.path_params["ticket"], _posted_secret(given)
+        if secret is None or not self._is_own_form(request, record, given):
+            has_cookie = self._form_cookie(request, record) is not None
+            error = texts.FORM_STALE if has_cookie else texts.NO_COOKIE
+            return self._start(request, record, error=error, status=403)
         # Loading the page again must not send the form again.
         answer = RedirectResponse(f"./{ticket}", 303)
-        if browser is not None:
-            self._set_cookie(answer, self._browser_cookie, browser)
+        if given.get("action") != "continue":
+            return answer
+        kept_in: KeptIn = "cookie" if isinstance(record, SignIn) else "forms"
+        if given.get("kept") == "storage":
+            kept_in = "storage"
+        opened = await self._open(record, ticket, secret, kept_in, await self._auth.identity(request))
+        if kept_in == "forms":
+            return self._show(request, opened, self._auth.gatekeeper.stage(opened, ticket, secret), secret)
+        if kept_in == "cookie":
+            self._set_cookie(answer, self._cookie_name(record), f"{secret}.{ticket}")
         return answer
 
-    async def _open(self, record: SignIn | KeyForm, ticket: str, browser: str, identity: str | None) -> None:
-        await self._auth.gatekeeper.open(
+    async def _open(
+        self, record: SignIn | KeyForm, ticket: str, secret: str, kept_in: KeptIn, identity: str | None
+    ) -> SignIn | KeyForm:
+        uses_code = self._auth.config.gateway.verify != "browser"
+        if not uses_code and kept_in != "storage" and self._auth.verify_browser is None:
+            raise NotProven(texts.NEEDS_SCRIPT)
+        return await self._auth.gatekeeper.open(
             record,
             ticket,
-            browser,
+            secret,
+            kept_in,
             identity=identity,
-            codes=self._auth.config.gateway.verify != "browser",
-            logins=self._auth.browser_login(record.origin.principal) is not None,
+            codes=uses_code,
+            logins=kept_in == "storage" and self._auth.browser_login(record.origin.principal) is not None,
         )
 
-    async def _login(self, request: Request, find: Callable[[str], Awaitable[L | None]]) -> Response:
-        """Back from a platform's login: only the bound browser knows this address, so nobody can send it here."""
-        ticket, browser = request.path_params["ticket"], self._browser(request)
+    async def _state(self, request: Request, find: Find[L]) -> Response | Page:
+        """What the shell of a page shows, and the waiting page asks every other second: for its own browser alone."""
+        ticket = request.path_params["ticket"]
         record = await find(ticket)
-        if (
-            record is None
-            or browser is None
-            or not tickets.is_return_token(request.path_params["token"], browser, record.id)
-        ):
+        if record is None or _is_foreign(request):
+            raise HTTPException(404)
+        given = await _form(request)
+        secret = _posted_secret(given) if _is_scripted(record) else None
+        try:
+            stage = self._auth.gatekeeper.stage(record, ticket, secret)
+        except OtherBrowser as error:
+            return _rejected_page(error)
+        if stage is Stage.START:
+            return JSONResponse({"state": "start"})
+        page = self._show(request, record, stage, secret)
+        return JSONResponse({"state": page.state}) if given.get("seen") == page.state else page
+
+    async def _login(self, request: Request, find: Find[L]) -> Response | Page:
+        """Back from a platform's login: only the bound browser knows this address, so nobody can send it here.
+
+        A GET cannot say which browser it is: that is looked at when its page is posted.
+        """
+        ticket = request.path_params["ticket"]
+        record: SignIn | KeyForm | None = await find(ticket)
+        if record is None:
             raise HTTPException(404)
         login = self._auth.browser_login(record.origin.principal)
+        if login is None or not _is_scripted(record) or _is_foreign(request):
+            raise HTTPException(404)
+        if request.method != "POST":
+            answer = {name: value for name, value in request.query_params.items() if name in login.fields}
+            return pages.login_page(record, sorted(login.fields), answer)
+        given = await _form(request)
+        secret = _posted_secret(given)
         try:
-            stage = self._auth.gatekeeper.stage(record, ticket, browser)
-            if stage is not Stage.CODE or login is None:
-                return RedirectResponse(f"../../{ticket}", 303)
-            if request.method != "POST":
-                answer = {name: value for name, value in request.query_params.items() if name in login.fields}
-                return self._with_form_cookie(
-                    request, lambda token: pages.login_page(token, sorted(login.fields), answer)
+            stage = self._auth.gatekeeper.stage(record, ticket, secret)
+            if secret is None or not tickets.is_return_token(request.path_params["token"], secret, record.id):
+                raise OtherBrowser(
+                    "This login was begun in another browser, or for another link. Nothing was changed.",
+                    next_step="ask for a new link in the chat",
                 )
-            given = await _form(request)
-            if not self._is_own_form(request, given, ticket):
-                raise HTTPException(403)
-            identity = login.principal({name: given[name] for name in login.fields if given.get(name)})
-            if identity is None:
-                raise NotProven("That login cannot be verified; it may be too old.", next_step="go back and try again")
-            await self._open(record, ticket, browser, identity)
+            if stage is Stage.CODE:
+                identity = login.principal({name: given[name] for name in login.fields if given.get(name)})
+                if identity is None:
+                    raise NotProven(
+                        "That login cannot be verified; it may be too old.", next_step="go back and try again"
+                    )
+                record = await self._open(record, ticket, secret, "storage", identity)
+            return self._show(request, record, self._auth.gatekeeper.stage(record, ticket, secret), secret)
         except (StoreError, Busy):
             raise
         except McpAuthError as error:
             return _rejected_page(error)
-        return RedirectResponse(f"../../{ticket}", 303)
 
-    async def _show(self, request: Request, record: SignIn | KeyForm, stage: Stage) -> Response:
+    def _show(self, request: Request, record: SignIn | KeyForm, stage: Stage, secret: str | None) -> Page:
+        """How it stands, for the browser with this secret."""
         if stage is Stage.ENDED:
-            browser = self._browser(request)
-            return _result_page(record) if self._auth.gatekeeper.is_bound(record, browser) else _used_page(record)
-        if stage is Stage.START:
-            return self._with_form_cookie(request, lambda token: pages.start_page(record, token, self._auth.now()))
-        return self._with_form_cookie(request, lambda token: self._code_page(request, record, token))
+            return _result_page(record) if self._auth.gatekeeper.is_bound(record, secret) else _used_page(record)
+        if stage is Stage.WORKING:
+            return _working_page(record)
+        if stage is Stage.CODE:
+            return self._code_page(request, record, secret or "")
+        if isinstance(record, SignIn):
+            return pages.go_page(record)
+        carried = None if _is_scripted(record) else secret
+        return pages.key_page(record, where=self._where_to_get_key(record), secret=carried)
 
-    def _code_page(self, request: Request, record: SignIn | KeyForm, token: str) -> Response:
+    def _code_page(self, request: Request, record: SignIn | KeyForm, secret: str) -> Page:
         gate, now = record.gate, self._auth.now()
         code = None
-        browser = self._browser(request)
-        if gate is not None and gate.code_nonce is not None and browser is not None and now < gate.code_expires_at:
-            code = tickets.code_for(browser, gate.code_nonce)
-        button = self._auth.confirm_link(record.origin.principal, code) if code is not None else None
-        uses_code = self._auth.config.gateway.verify != "browser"
+        if gate is not None and gate.code_nonce is not None and now < gate.code_expires_at:
+            code = tickets.code_for(secret, gate.code_nonce)
         return pages.code_page(
-            record, code, token, now, uses_code=uses_code, button=button, login=self._login_link(request, record)
+            record,
+            code,
+            now,
+            uses_code=self._auth.config.gateway.verify != "browser",
+            button=self._auth.confirm_link(record.origin.principal, code) if code is not None else None,
+            login=self._login_link(request, record, secret) if _is_scripted(record) else None,
+            secret=None if _is_scripted(record) else secret,
         )
 
-    def _login_link(self, request: Request, record: SignIn | KeyForm) -> tuple[str, str] | None:
+    def _login_link(self, request: Request, record: SignIn | KeyForm, secret: str) -> tuple[str, str] | None:
         """What the button of the platform's login says, and where it leads."""
-        login, browser = self._auth.browser_login(record.origin.principal), self._browser(request)
-        if login is None or browser is None:
+        login = self._auth.browser_login(record.origin.principal)
+        if login is None:
             return None
         kind = "k" if isinstance(record, KeyForm) else "a"
-        ticket, token = request.path_params["ticket"], tickets.return_token(browser, record.id)
+        ticket, token = request.path_params["ticket"], tickets.return_token(secret, record.id)
         return login.label, login.start(f"{self._public_url}/{kind}/{ticket}/login/{token}")
 
-    async def _state(self, request: Request, find: Callable[[str], Awaitable[L | None]]) -> Response:
-        """What the waiting page asks every other second; only its own browser gets an answer."""
-        ticket = request.path_params["ticket"]
-        record = await find(ticket)
-        if record is None or not self._auth.gatekeeper.is_bound(record, self._browser(request)):
-            raise HTTPException(404)
-        stage = self._auth.gatekeeper.stage(record, ticket, self._browser(request))
-        gate = record.gate
-        over = gate is not None and gate.code is not None and self._auth.now() >= gate.code_expires_at
-        if stage is Stage.CODE and over:
-            return JSONResponse({"state": "code over"})
-        return JSONResponse({"state": stage.value})
+    def _start(
+        self, request: Request, record: SignIn | KeyForm, *, error: str | None = None, status: int = 200
+    ) -> Response:
+        """The page with Continue, whose token belongs to the form cookie of this browser."""
+        ticket, cookie = request.path_params["ticket"], self._form_cookie(request, record)
+        kept = cookie or tickets.new_secret()
+        page = pages.start_page(
+            record,
+            tickets.form_token(kept, ticket),
+            tickets.new_secret(),
+            self._auth.now(),
+            error=error,
+            status=status,
+        )
+        answer = page.document()
+        if cookie is None:
+            self._set_cookie(answer, self._form_cookie_name(record), kept)
+        return answer
 
     # -- forms and cookies -------------------------------------------------------------------
 
-    def _browser(self, request: Request) -> str | None:
-        return _cookie(request, self._browser_cookie)
+    def _cookie_name(self, record: Linked) -> str:
+        kind = "k" if isinstance(record, KeyForm) else "a"
+        return f"{self._cookies}-{tickets.secret_name(kind, record.id, record.created_at)}"
 
-    def _is_own_form(self, request: Request, given: Mapping[str, str], ticket: str) -> bool:
+    def _form_cookie_name(self, record: Linked) -> str:
+        return f"{self._cookie_name(record)}-form"
+
+    def _form_cookie(self, request: Request, record: Linked) -> str | None:
+        value = _cookie(request, self._form_cookie_name(record))
+        return value if tickets.is_secret(value) else None
+
+    def _kept_cookie(self, request: Request, record: SignIn | KeyForm | None) -> str | None:
+        """The secret of a browser without script, where one is bound."""
+        if record is None or record.gate is None or record.gate.kept_in != "cookie":
+            return None
+        secret = (_cookie(request, self._cookie_name(record)) or "").partition(".")[0]
+        return secret if tickets.is_secret(secret) else None
+
+    def _kept_ticket(self, request: Request, record: SignIn | None) -> str | None:
+        """The ticket of the page that a browser without script continued on."""
+        ticket = (_cookie(request, self._cookie_name(record)) or "").partition(".")[2] if record is not None else ""
+        return ticket if tickets.slot_of(ticket) is not None else None
+
+    def _is_own_form(self, request: Request, record: Linked, given: Mapping[str, str]) -> bool:
         """Whether a form was sent by our own page in this very browser."""
-        # A page under `no-referrer` sends the origin as "null", so only another site's is telling.
-        if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        if _is_foreign(request):
             return False
-        return tickets.is_form_token(given.get("form", ""), _cookie(request, self._form_cookie), ticket)
-
-    def _with_form_cookie(self, request: Request, make: Callable[[str], Response]) -> Response:
-        """A page with a form, whose token belongs to the form cookie of this browser."""
-        cookie = _cookie(request, self._form_cookie)
-        ticket = request.path_params["ticket"]
-        if cookie is not None:
-            return make(tickets.form_token(cookie, ticket))
-        cookie = tickets.new_cookie()
-        answer = make(tickets.form_token(cookie, ticket))
-        self._set_cookie(answer, self._form_cookie, cookie)
-        return answer
+        token, cookie = given.get("form", ""), self._form_cookie(request, record)
+        return tickets.is_form_token(token, cookie, request.path_params["ticket"])
 
     def _set_cookie(self, answer: Response, name: str, value: str) -> None:
         answer.set_cookie(
@@ -497,7 +615,7 @@ def _cookie(request: Request, name: str) -> str | None:
     """
     sent = [pair.strip(" \t") for header in request.headers.getlist("cookie") for pair in header.split(";")]
     values = [value for sent_name, _, value in (pair.partition("=") for pair in sent) if sent_name == name]
-    return values[0] if len(values) == 1 and tickets.is_cookie(values[0]) else None
+    return values[0] if len(values) == 1 else None
 
 
 async def _form(request: Request) -> dict[str, str]:
@@ -528,6 +646,49 @@ async def _form(request: Request) -> dict[str, str]:
     return {name: value for name, value in pairs if names.count(name) == 1}
 
 
+def _shown(handler: Callable[[Request], Awaitable[Response | Page]]) -> Callable[[Request], Awaitable[Response]]:
+    """A page as a document, or as JSON for the script of one."""
+
+    async def respond(request: Request) -> Response:
+        answer = await handler(request)
+        return answer.response(as_json=_wants_json(request)) if isinstance(answer, Page) else answer
+
+    return respond
+
+
+def _wants_json(request: Request) -> bool:
+    return "application/json" in request.headers.get("accept", "")
+
+
+def _is_foreign(request: Request) -> bool:
+    """Whether another site, or another port of this host, sends it: browsers say so."""
+    # A page under `no-referrer` sends the origin as "null", so only another site's is telling.
+    return request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none")
+
+
+def _is_scripted(record: Linked) -> bool:
+    """Whether the browser that is bound keeps its secret in a script's storage."""
+    return record.gate is not None and record.gate.kept_in == "storage"
+
+
+def _opened(record: Linked) -> str | None:
+    return record.gate.opened if record.gate is not None else None
+
+
+def _posted_secret(given: Mapping[str, str]) -> str | None:
+    secret = given.get("secret")
+    return secret if tickets.is_secret(secret) else None
+
+
+def _answer_of(given: Mapping[str, str]) -> str:
+    """The answer that stands on a last page, as a query again."""
+    return urlencode({name: given[name] for name in ("code", "state", "iss") if name in given})
+
+
+def _path(url: str | None) -> str:
+    return urlsplit(url or "").path
+
+
 def _check_own_visit(request: Request) -> None:
     """A callback is a person's own GET: not a scanner's HEAD, and not what a browser fetches ahead of time."""
     if request.method != "GET":
@@ -540,7 +701,7 @@ def _check_own_visit(request: Request) -> None:
 # -- pages for how things stand --------------------------------------------------------------
 
 
-def _result_page(record: SignIn | KeyForm, error: str | None = None) -> Response:
+def _result_page(record: SignIn | KeyForm, error: str | None = None) -> Page:
     """How it ended, for the browser in which it was done."""
     is_key = isinstance(record, KeyForm)
     names = {"server": record.server}
@@ -559,6 +720,10 @@ def _result_page(record: SignIn | KeyForm, error: str | None = None) -> Response
     return pages.message_page(pages.Message(heading, lines, tone, status=status, names=names, command=record.next_step))
 
 
+def _how_it_stands(sign_in: SignIn) -> Page:
+    return _working_page(sign_in) if sign_in.status == "exchanging" else _result_page(sign_in)
+
+
 def _facts(record: Linked) -> tuple[tuple[str, str], ...]:
     if not isinstance(record, SignIn):
         return ()
@@ -571,7 +736,7 @@ def _facts(record: Linked) -> tuple[tuple[str, str], ...]:
     return tuple(facts)
 
 
-def _used_page(record: SignIn | KeyForm) -> Response:
+def _used_page(record: SignIn | KeyForm) -> Page:
     """For a browser that is not the one: that it is over, and nothing else."""
     heading, line = {
         "expired": (texts.EXPIRED_HEADING, texts.EXPIRED_LINE),
@@ -580,22 +745,22 @@ def _used_page(record: SignIn | KeyForm) -> Response:
     return pages.message_page(pages.Message(heading, (line,), "note", status=410, command=again_for(record)))
 
 
-def _working_page(record: SignIn | KeyForm) -> Response:
+def _working_page(record: SignIn | KeyForm) -> Page:
     heading = texts.KEY_WORKING_HEADING if isinstance(record, KeyForm) else texts.WORKING_HEADING
     return pages.message_page(pages.Message(heading, (), "note", names={"server": record.server}, refresh=2))
 
 
-def _unknown_link() -> Response:
+def _unknown_link() -> Page:
     return pages.message_page(
         pages.Message(texts.NOTHING_HEADING, (texts.UNKNOWN_LINK_LINE,), "note", status=404, command=texts.ASK_ANEW)
     )
 
 
-def _refused_page(error: McpAuthError) -> Response:
+def _refused_page(error: McpAuthError) -> Page:
     return pages.message_page(pages.Message("Not signed in", (error.message,), "bad", command=error.next_step))
 
 
-def _rejected_page(error: McpAuthError) -> Response:
+def _rejected_page(error: McpAuthError) -> Page:
     heading, tone, status = "Not signed in", "bad", 400
     if isinstance(error, AlreadyFinished):
         heading, tone, status = texts.USED_HEADING, "note", 409
@@ -613,14 +778,15 @@ async def _refusal(request: Request, error: Exception) -> Response:
         return PlainTextResponse("", 405, error.headers if isinstance(error, HTTPException) else None)
     heading = texts.NOTHING_HEADING if status == 404 else texts.METHOD_HEADING
     line = texts.REFUSALS.get(status, texts.REFUSALS[400])
-    return pages.message_page(pages.Message(heading, (line,), "note", status=status))
+    page = pages.message_page(pages.Message(heading, (line,), "note", status=status))
+    return page.response(as_json=_wants_json(request))
 
 
 async def _trouble(request: Request, error: Exception) -> Response:
     """Whatever was not foreseen. Its text may hold a link, so nobody sees it."""
-    if isinstance(error, StoreError | Busy):
-        return pages.message_page(pages.Message(texts.TROUBLE_HEADING, (texts.LATER_LINE,), "bad", status=503))
-    return pages.message_page(pages.Message(texts.TROUBLE_HEADING, (texts.TROUBLE_LINE,), "bad", status=500))
+    line, status = (texts.LATER_LINE, 503) if isinstance(error, StoreError | Busy) else (texts.TROUBLE_LINE, 500)
+    page = pages.message_page(pages.Message(texts.TROUBLE_HEADING, (line,), "bad", status=status))
+    return page.response(as_json=_wants_json(request))
 
 
 def _with_headers(app: ASGIApp) -> ASGIApp:

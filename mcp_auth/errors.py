@@ -231,7 +231,7 @@ class WrongPerson(CallbackRejected):
 
 
 class OtherBrowser(CallbackRejected):
-    """The sign-in goes on in one browser, and this is another one (or its cookie is gone)."""
+    """The sign-in goes on in one browser, and this is another one (or what it kept is gone)."""
 
     code = "other_browser"
 
@@ -240,6 +240,12 @@ class NotProven(CallbackRejected):
     """Nothing says yet that the person at the browser is the one who asked in the chat."""
 
     code = "not_proven"
+
+
+class NotConfirmedYet(CallbackRejected):
+    """The last page was sent before its code was sent in the chat. Both still count."""
+
+    code = "not_confirmed_yet"
 
 
 class CodeRejected(SignInError):

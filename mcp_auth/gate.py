@@ -2,6 +2,10 @@
 
 A link can be forwarded. So a link of ours opens for one browser, and goes on only after the proof: a code that
 this browser shows and that the person who asked sends in the chat, or an identity that was proven in the browser.
+
+Cookies know no ports: whoever runs another service on the same host can plant one. So a browser with script is bound
+by a secret that its script keeps and posts. Without script, a sign-in's browser is bound by a cookie, which is no proof
+of anything: it is asked for on the last page, in that response alone, just before the code is exchanged.
 """
 
 from __future__ import annotations
@@ -16,14 +20,26 @@ import msgspec
 
 from mcp_auth import tickets
 from mcp_auth.config import GatewayOptions, persons
-from mcp_auth.errors import CodeRejected, NotAllowed, NotProven, OtherBrowser, StoreError, UnknownSignIn, WrongPerson
-from mcp_auth.records import OPEN, Gate, KeyForm, Linked, SignIn, sha256, stepped
+from mcp_auth.errors import (
+    CallbackRejected,
+    CodeRejected,
+    NotAllowed,
+    NotConfirmedYet,
+    NotProven,
+    OtherBrowser,
+    StoreError,
+    UnknownSignIn,
+    WrongPerson,
+)
+from mcp_auth.records import OPEN, Gate, KeptIn, KeyForm, Linked, SignIn, sha256, stepped
 from mcp_auth.stores.base import Store
 
 CODE_LIFETIME = 300.0
 CODE_ATTEMPTS = 5
 _TICKETS_KEPT = 5
 _RACES = 20
+# Where a code is waited for: before the authorization server, or on the last page.
+_WAITING = ("opened", "answered")
 
 L = TypeVar("L", bound=Linked)
 
@@ -133,6 +149,7 @@ class Gatekeeper:
         record: L,
         ticket: str,
         browser: str,
+        kept_in: KeptIn,
         *,
         identity: str | None = None,
         codes: bool = True,
@@ -141,6 +158,7 @@ class Gatekeeper:
         """Continue was pressed: bind `browser`, and let it go on or show it how to prove itself.
 
         Args:
+            browser: the secret by which it is known from now on. `kept_in`: where it keeps it.
             identity: the principal proven in the browser, if any.
             codes: whether a code may be the proof.
             logins: whether the page offers a platform's login.
@@ -149,6 +167,8 @@ class Gatekeeper:
             OtherBrowser: the link is bound to another one. NotProven: a proof is needed, and none is to be had here.
             WrongPerson: somebody else is signed in here; the record ended. NotAllowed: revoked meanwhile.
         """
+        # Whoever planted the cookie would know an early code: there, the proof is asked for on the last page.
+        is_early = kept_in != "cookie"
         for _ in range(_RACES):
             stage = self.stage(record, ticket, browser)
             if stage is not Stage.START and not (stage is Stage.CODE and identity is not None):
@@ -160,11 +180,11 @@ class Gatekeeper:
                 raise NotProven("Sign in to the application itself first, in this browser.")
             gate = _gate(record)
             if stage is Stage.START:
-                gate = self._bound(gate, ticket, browser)
-                gate = self._with_code(gate, browser) if codes else gate
-            proof: Any = "browser" if identity is not None else None
+                gate = self._bound(gate, ticket, browser, kept_in)
+                gate = self._with_code(gate, browser) if codes and is_early else gate
+            proof: Any = "browser" if identity is not None and is_early else None
             opened = stepped(record, "opened", self._clock(), gate=msgspec.structs.replace(gate, proof=proof))
-            if opened is not None and (proof is not None or not judgement.needs_proof):
+            if opened is not None and (proof is not None or not judgement.needs_proof or not is_early):
                 opened = await self._released(opened)
             stored = await self._put(opened) if opened is not None else None
             if stored is not None:
@@ -187,6 +207,76 @@ class Gatekeeper:
                 return stored
             record = await self.again(record)
         raise _busy(record)
+
+    async def ask_last(
+        self, sign_in: SignIn, code: str, *, identity: str | None = None, codes: bool = True
+    ) -> tuple[SignIn, str]:
+        """The authorization server has answered a browser without script: a last page, and its one-time secret.
+
+        Every earlier last page, and what was proven on it, counts no more.
+
+        Args:
+            code: the authorization server's.
+            identity, codes: as in `open`.
+
+        Raises:
+            WrongPerson, NotAllowed: it ended. NotProven: nothing was changed. UnknownSignIn: it waits for no answer.
+        """
+        for _ in range(_RACES):
+            if sign_in.status not in ("confirmed", "answered"):
+                raise UnknownSignIn("This sign-in waits for no answer.", next_step=again_for(sign_in))
+            judgement = await self._judged(sign_in)
+            if identity is not None and not self._judge().is_same_person(sign_in.origin.principal, identity):
+                raise await self._burned(sign_in, identity)
+            if judgement.needs_proof and identity is None and not codes:
+                raise NotProven("Sign in to the application itself first, in this browser, and load this page again.")
+            secret = tickets.new_secret()
+            gate = msgspec.structs.replace(
+                _gate(sign_in), answer=tickets.last_page(secret, code), proof=None, code=None, code_nonce=None
+            )
+            if judgement.needs_proof and identity is None:
+                gate = self._with_code(gate, secret)
+            asked = stepped(sign_in, "answered", self._clock(), gate=gate)
+            stored = await self._put(asked) if asked is not None else None
+            if stored is not None:
+                return stored, secret
+            sign_in = await self.again(sign_in)
+        raise _busy(sign_in)
+
+    async def check_last(self, sign_in: SignIn, code: str, secret: str | None, identity: str | None) -> None:
+        """Judge a last page that was sent: is it the newest, may it still be done, and was it proven whose it is?
+
+        Raises:
+            CallbackRejected: a newer one counts. NotConfirmedYet: the code has not been sent; nothing was changed.
+            WrongPerson, NotAllowed: it ended.
+        """
+        gate = _gate(sign_in)
+        if secret is None or not tickets.is_last_page(secret, code, gate.answer):
+            raise CallbackRejected(
+                "This page no longer counts: a newer one took its place.", next_step="go on there, or begin again"
+            )
+        judgement = await self._judged(sign_in)
+        if identity is not None and not self._judge().is_same_person(sign_in.origin.principal, identity):
+            raise await self._burned(sign_in, identity)
+        if judgement.needs_proof and identity is None and gate.proof is None:
+            raise NotConfirmedYet("The code of this page has not been sent in the chat yet.")
+
+    async def show_last_again(self, sign_in: SignIn, code: str, secret: str) -> SignIn | None:
+        """The record for a last page that is shown again: with a new code when the old one is over.
+
+        None: this page does not count, or no more.
+        """
+        for _ in range(_RACES):
+            gate = _gate(sign_in)
+            if sign_in.status != "answered" or not tickets.is_last_page(secret, code, gate.answer):
+                return None
+            if gate.proof is not None or (gate.code_nonce is not None and self._clock() < gate.code_expires_at):
+                return sign_in
+            renewed = await self._put(msgspec.structs.replace(sign_in, gate=self._with_code(gate, secret)))
+            if renewed is not None:
+                return renewed
+            sign_in = await self.again(sign_in)
+        raise _busy(sign_in)
 
     async def confirm(self, text: str, principal: str, *, private: bool) -> SignIn | KeyForm:
         """Take a code that `principal` sent. Releases the browser that shows it.
@@ -273,7 +363,8 @@ class Gatekeeper:
             raise _other_browser()
         if record.status == "exchanging":
             return Stage.WORKING
-        return Stage.GO if record.status == "confirmed" else Stage.CODE
+        # From a last page, too, the way leads to the authorization server again: it is asked anew.
+        return Stage.GO if record.status in ("confirmed", "answered") else Stage.CODE
 
     def is_bound(self, record: Linked, browser: str | None) -> bool:
         return browser is not None and tickets.is_same(browser, _gate(record).browser)
@@ -326,14 +417,13 @@ class Gatekeeper:
         await self.end(record, sentence, None)
         raise NotAllowed(sentence)
 
-    def _bound(self, gate: Gate, ticket: str, browser: str) -> Gate:
+    def _bound(self, gate: Gate, ticket: str, browser: str, kept_in: KeptIn) -> Gate:
+        """Bound anew: nothing that was shown or proven in another browser goes along."""
         digest = sha256(ticket)
-        return msgspec.structs.replace(
-            gate, tickets=(digest,), opened=digest, browser=sha256(browser), proof=None, code=None, code_nonce=None
-        )
+        return Gate(tickets=(digest,), opened=digest, browser=sha256(browser), kept_in=kept_in, attempts=gate.attempts)
 
     def _with_code(self, gate: Gate, browser: str) -> Gate:
-        nonce = tickets.new_cookie()
+        nonce = tickets.new_secret()
         code = sha256(tickets.code_for(browser, nonce))
         return msgspec.structs.replace(gate, code=code, code_nonce=nonce, code_expires_at=self._clock() + CODE_LIFETIME)
 
@@ -351,7 +441,7 @@ class Gatekeeper:
         return [
             one
             for one in stored
-            if one.status == "opened" and one.expires_at > now and one.gate is not None and one.gate.code is not None
+            if one.status in _WAITING and one.expires_at > now and one.gate is not None and one.gate.code is not None
         ]
 
     async def _check_nobody_elses(self, code: str, principal: str, waiting: list[Linked]) -> None:
@@ -363,7 +453,7 @@ class Gatekeeper:
         """The record with one more attempt on it, stored before the code is compared: guesses cannot run beside."""
         for _ in range(_RACES):
             gate = _gate(record)
-            if record.status != "opened" or gate.attempts >= CODE_ATTEMPTS:
+            if record.status not in _WAITING or gate.attempts >= CODE_ATTEMPTS:
                 return None
             stored = await self._put(
                 msgspec.structs.replace(record, gate=msgspec.structs.replace(gate, attempts=gate.attempts + 1))
@@ -376,7 +466,7 @@ class Gatekeeper:
     async def _uncount(self, record: L) -> None:
         for _ in range(_RACES):
             gate = _gate(record)
-            if record.status != "opened" or gate.attempts == 0:
+            if record.status not in _WAITING or gate.attempts == 0:
                 return
             fewer = msgspec.structs.replace(gate, attempts=gate.attempts - 1)
             if await self._put(msgspec.structs.replace(record, gate=fewer)) is not None:
@@ -387,16 +477,18 @@ class Gatekeeper:
     async def _confirmed(self, record: L, code: str) -> L:
         for _ in range(_RACES):
             gate = _gate(record)
-            if record.status == "confirmed" and gate.proof == "code":
+            if record.status in ("confirmed", "answered") and gate.proof == "code":
                 # The same code was sent twice in one moment.
                 return record
-            if record.status != "opened" or not tickets.is_same(code, gate.code):
+            if record.status not in _WAITING or not tickets.is_same(code, gate.code):
                 raise _no_page()
             if self._clock() >= gate.code_expires_at:
                 raise CodeRejected("That code is older than five minutes.", next_step="take the new one from the page")
             await self._judged(record)
-            proven = msgspec.structs.replace(record, gate=msgspec.structs.replace(gate, proof="code"))
-            stored = await self._put(await self._released(proven))
+            gate = msgspec.structs.replace(gate, proof="code", code=None, code_nonce=None)
+            proven = msgspec.structs.replace(record, gate=gate)
+            # A last page goes on when its button is pressed.
+            stored = await self._put(await self._released(proven) if record.status == "opened" else proven)
             if stored is not None:
                 return stored
             record = await self.again(record)
@@ -456,7 +548,7 @@ def _gate(record: Linked) -> Gate:
 
 def _other_browser() -> OtherBrowser:
     return OtherBrowser(
-        "The link was opened there first, or this browser no longer has its cookie. Nothing was changed.",
+        "The link was opened there first, or this browser no longer has what it kept for it. Nothing was changed.",
         next_step="ask for a new link in the chat",
     )
 

@@ -13,6 +13,9 @@ NOT_YOU = "Somebody sent you this link? Then close the page: going on would give
 IN_THE_CHAT = "Next, type in the chat:"
 CLOSE = "You can close this page and go back to the chat."
 STILL_WORKING = "Just a moment…"
+SHELL_HEADING = "Just a moment"
+SHELL_NO_SCRIPT = "This page goes on in the browser in which it was begun, and there with JavaScript."
+OFFLINE = "This page cannot be reached right now. It tries again by itself."
 
 # -- starting --------------------------------------------------------------------------------
 
@@ -25,11 +28,18 @@ WHERE = "Server"
 ISSUER = "You sign in at"
 UNTIL = "Valid for"
 FORM_STALE = "This page was open for too long, or was not opened by you. Check it once more, then continue."
+NO_COOKIE = (
+    "This browser sent no cookie back: it keeps none for this site, or you came here from another page. Check it once "
+    "more, then continue; if that does not help, allow cookies, or open the link in another browser."
+)
+NO_COOKIES = "This browser keeps no cookies for this site. Allow them, or open the link in another browser."
+NEEDS_SCRIPT = "In this browser it cannot be proven who you are: that needs JavaScript, and storage for this site."
 
 # -- the code --------------------------------------------------------------------------------
 
 CODE_HEADING = "Is it you?"
 CODE_LEAD = "Send this code to the bot from the account that asked: {who}. This page then goes on by itself."
+CODE_LEAD_FORM = "Send this code to the bot from the account that asked: {who}. Then go on here."
 TYPE_IT = "In your private chat with the bot, type:"
 OR_TYPE = "Or type in your private chat with the bot:"
 CODE_WARNING_SHORT = "Never give this code to anybody."
@@ -37,6 +47,12 @@ CODE_WARNING = "Whoever asks you for it wants access to your account."
 LOGIN_LEAD = "Show that you are the one who asked: {who}. This page then goes on by itself."
 LOGIN_HEADING = "Almost there"
 LOGIN_BACK = "Go on to show that the account you chose is the one that asked in the chat."
+LAST_HEADING = "Finish the sign-in?"
+LAST_LEAD = "{who} will get access to {server}, with the account that you have just chosen."
+LAST_CODE = "Is that you? Then send this code to the bot from that account, and finish here."
+LAST_FINISH = "Finish"
+LAST_PENDING = "The code has not been sent in the chat yet. Send it, then finish here."
+LAST_NOT_YOU = "Somebody else sent you here? Then close the page: finishing would give them access to your account."
 LOGIN_NO_SCRIPT = "This step needs JavaScript. Without it, go back and send the code."
 LOGIN_EMPTY = "Nothing came back from the login. Go back and try again, or send the code."
 CODE_OVER = "The code on this page is older than five minutes and no longer counts."

@@ -1,7 +1,8 @@
 """Our own pages: what is known, as HTML. No request is read here, and nothing is changed.
 
-A page carries its style and script inside, allowed by their hashes, so that it needs no second request and works
-under whatever path it is mounted.
+A page carries its style and script inside, allowed by their hashes, so that it works under whatever path it is mounted.
+What only one browser may see is shown by a shell: its script posts the secret that the browser keeps, and puts the
+answer, the middle of a page as JSON, in its place.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -17,18 +18,79 @@ from urllib.parse import urlsplit
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from mcp_auth import page_texts as texts
 from mcp_auth.network import shown_host
 from mcp_auth.records import KeyForm, Linked, SignIn
 from mcp_auth.sites import browser_host, issued_elsewhere
-from mcp_auth.tickets import shown_code
+from mcp_auth.tickets import secret_name, shown_code
 from mcp_auth.tokens import plain
 
 _MARKS = {"good": "M5 13l4.5 4.5L19 7", "bad": "M7 7l10 10M17 7L7 17", "note": "M12 6v8M12 18v.01"}
 # One long token without a break would push a phone's page out of shape.
 _LONGEST_NAME = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page. `state`: what its script compares when it asks again. `onward`: where it goes by itself.
+
+    `task` and `name`: what its script does (start, page, answer, login), and the name under which the browser keeps its
+    secret. None: it has no script.
+    """
+
+    template: str
+    status: int
+    heading: str
+    state: str
+    context: Mapping[str, Any]
+    tone: str = ""
+    names: Mapping[str, str] = field(default_factory=dict)
+    task: str | None = None
+    name: str | None = None
+    has_form: bool = False
+    onward: str | None = None
+
+    def response(self, *, as_json: bool) -> Response:
+        """The whole document, or its middle for the script of a shell."""
+        return self.fragment() if as_json else self.document()
+
+    def document(self) -> HTMLResponse:
+        script = _script() if self.task is not None else None
+        policy = _policy(self.has_form, script)
+        return HTMLResponse(self._html(script), self.status, {"Content-Security-Policy": policy})
+
+    def fragment(self) -> JSONResponse:
+        told = {
+            "state": self.state,
+            "title": self.title,
+            "tone": self.tone,
+            "main": self._html(None, is_whole=False),
+            "onward": self.onward,
+        }
+        return JSONResponse(told, self.status)
+
+    @property
+    def title(self) -> str:
+        return _named(self.heading, **self.names).striptags()
+
+    def _html(self, script: Markup | None, *, is_whole: bool = True) -> str:
+        given = {"mark": None, "refresh": None, **self.context}
+        return (
+            _templates()
+            .get_template(self.template)
+            .render(
+                texts=texts,
+                style=_style(),
+                page=self,
+                heading=self.heading,
+                names=self.names,
+                is_whole=is_whole,
+                script=script,
+                **given,
+            )
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,32 +109,44 @@ class Message:
     refresh: int | None = None
 
 
-def message_page(message: Message) -> HTMLResponse:
+def message_page(message: Message, state: str = "ended") -> Page:
     """A result, a refusal, or that something is not finished yet."""
     command, lines = message.command, [line for line in message.lines if line]
     if command is not None and not command.startswith("/mcp"):
         # A next step in words is a sentence of its own.
         lines.append(f"{command[0].upper()}{command[1:]}.")
         command = None
-    return _render(
+    return Page(
         "message.html",
         message.status,
-        heading=message.heading,
-        names=_shown(message.names or {}),
+        message.heading,
+        "working" if message.refresh else state,
+        {
+            "mark": None if message.refresh else _MARKS[message.tone],
+            "lines": lines,
+            "facts": message.facts,
+            "command": command,
+            "closing": message.closing,
+            "refresh": message.refresh,
+        },
         tone=message.tone,
-        mark=None if message.refresh else _MARKS[message.tone],
-        lines=lines,
-        facts=message.facts,
-        command=command,
-        closing=message.closing,
-        refresh=message.refresh,
-        state="working" if message.refresh else None,
-        script=_script("wait.js") if message.refresh else None,
+        names=_shown(message.names or {}),
     )
 
 
-def start_page(record: Linked, form: str, now: float, *, error: str | None = None, status: int = 200) -> HTMLResponse:
-    """Who asked, for what, until when; and the button that goes on."""
+def shell_page(record: Linked, task: str) -> Page:
+    """What only the bound browser may see: its script asks for it. `task`: page, or answer (back from a sign-in)."""
+    heading = texts.WORKING_HEADING if task == "answer" else texts.SHELL_HEADING
+    return Page("shell.html", 200, heading, "shell", {}, tone="note", task=task, name=_name(record))
+
+
+def start_page(
+    record: Linked, form: str, secret: str, now: float, *, error: str | None = None, status: int = 200
+) -> Page:
+    """Who asked, for what, until when; and the button that goes on.
+
+    `secret`: binds a browser without script. A script puts the one that it keeps in its place.
+    """
     is_key = isinstance(record, KeyForm)
     name, place = texts.asked_by(record.origin.principal, plain(record.origin.display_name, _LONGEST_NAME) or "")
     facts: list[tuple[str, str, str]] = [
@@ -83,15 +157,20 @@ def start_page(record: Linked, form: str, now: float, *, error: str | None = Non
         elsewhere = issued_elsewhere(record.metadata)
         facts.append((texts.ISSUER, _browser_host(record), texts.issued_by(elsewhere) if elsewhere else ""))
     facts.append((texts.UNTIL, *texts.until(record.expires_at, now)))
-    return _render(
+    return Page(
         "start.html",
         status,
-        heading=texts.KEY_HEADING if is_key else texts.SIGN_IN_HEADING,
-        lead=texts.KEY_START_LEAD if is_key else texts.SIGN_IN_LEAD,
+        texts.KEY_HEADING if is_key else texts.SIGN_IN_HEADING,
+        "start",
+        {
+            "lead": texts.KEY_START_LEAD if is_key else texts.SIGN_IN_LEAD,
+            "facts": facts,
+            "hidden": {"form": form, "secret": secret, "kept": ""},
+            "error": error,
+        },
         names=_shown({"server": record.server, "host": _browser_host(record)}),
-        facts=facts,
-        form=form,
-        error=error,
+        task="start",
+        name=_name(record),
         has_form=True,
     )
 
@@ -99,93 +178,123 @@ def start_page(record: Linked, form: str, now: float, *, error: str | None = Non
 def code_page(
     record: Linked,
     code: str | None,
-    form: str,
     now: float,
     *,
     uses_code: bool = True,
     button: str | None = None,
     login: tuple[str, str] | None = None,
-) -> HTMLResponse:
+    secret: str | None = None,
+) -> Page:
     """How to prove that it is you: the code (`code` None: the button that asks for a new one), a login, or both.
 
-    `button`: opens the chat with the code in it. `login`: what the button of the platform's login says, and its URL.
+    Args:
+        button: opens the chat with the code in it.
+        login: what the button of the platform's login says, and its URL.
+        secret: carried in the forms of a browser without script. None: a script looks whether it goes on.
     """
-    name, place = texts.asked_by(record.origin.principal, plain(record.origin.display_name, _LONGEST_NAME) or "")
-    return _render(
+    is_over = uses_code and code is None
+    return Page(
         "code.html",
         200,
-        heading=texts.CODE_HEADING,
-        lead=texts.CODE_LEAD if uses_code else texts.LOGIN_LEAD,
-        names=_shown({"who": f"{name} ({place})" if place else name}),
-        uses_code=uses_code,
-        code=shown_code(code) if code else None,
-        # Letter by letter, for those who hear the page.
-        spelled=" ".join(code) if code else None,
-        button=button,
-        button_label=texts.confirm_in(record.origin.principal),
-        login=login,
-        waiting=texts.waiting(_waits_until(record, code), now),
-        form=form,
-        state="code" if code or not uses_code else None,
-        script=_script("wait.js") if code or not uses_code else None,
-        has_form=uses_code and code is None,
+        texts.CODE_HEADING,
+        "code-over" if is_over else "code",
+        {
+            "lead": texts.LOGIN_LEAD if not uses_code else texts.CODE_LEAD if secret is None else texts.CODE_LEAD_FORM,
+            "is_over": is_over,
+            **_coded(record, code, button),
+            "login": login,
+            "waiting": texts.waiting(_waits_until(record, code), now),
+            "hidden": {"secret": secret} if secret is not None else {},
+        },
+        names=_shown({"who": _who(record)}),
+        has_form=secret is not None or is_over,
     )
 
 
-def login_page(form: str, fields: Sequence[str], answer: Mapping[str, str]) -> HTMLResponse:
-    """Back from a platform's login. Some send their answer behind a `#`, which only a script can read."""
-    return _render(
-        "login.html",
+def last_page(
+    sign_in: SignIn, hidden: Mapping[str, str], code: str | None, *, button: str | None = None, error: str | None = None
+) -> Page:
+    """The authorization server has answered a browser without script: whose it is is asked now, and only here.
+
+    `hidden`: the answer and the one-time secret. `code` None: no code is needed, or it has been sent.
+    """
+    return Page(
+        "last.html",
         200,
-        heading=texts.LOGIN_HEADING,
-        form=form,
-        inputs=[(name, answer.get(name, "")) for name in fields],
-        is_complete=bool(answer),
-        script=None if answer else _script("login.js"),
+        texts.CODE_HEADING if code is not None else texts.LAST_HEADING,
+        "last",
+        {
+            **_coded(sign_in, code, button),
+            "action": urlsplit(sign_in.redirect_uri).path,
+            "hidden": hidden,
+            "error": error,
+        },
+        names=_shown({"who": _who(sign_in), "server": sign_in.server}),
         has_form=True,
     )
 
 
-def go_page(sign_in: SignIn) -> HTMLResponse:
+def login_page(record: Linked, fields: Sequence[str], answer: Mapping[str, str]) -> Page:
+    """Back from a platform's login. Some send their answer behind a `#`, which only a script can read."""
+    return Page(
+        "login.html",
+        200,
+        texts.LOGIN_HEADING,
+        "login",
+        {"inputs": [(name, answer.get(name, "")) for name in fields], "is_complete": bool(answer)},
+        task="login",
+        name=_name(record),
+    )
+
+
+def go_page(sign_in: SignIn) -> Page:
     """On to the authorization server. A page of its own: a redirect after a form would need its host in the policy."""
-    return _render(
+    return Page(
         "go.html",
         200,
-        heading=texts.GO_HEADING,
-        lead=texts.GO_LEAD,
+        texts.GO_HEADING,
+        "go",
+        {"lead": texts.GO_LEAD, "url": sign_in.authorization_url},
         names=_shown({"host": _browser_host(sign_in)}),
-        url=sign_in.authorization_url,
+        onward=sign_in.authorization_url,
     )
 
 
 def key_page(
     form: KeyForm,
-    token: str,
     *,
     error: str | None = None,
     may_store: bool = False,
     where: str | None = None,
+    secret: str | None = None,
     status: int = 200,
-) -> HTMLResponse:
-    """The inputs. What was typed is never put back into them."""
-    return _render(
+) -> Page:
+    """The inputs. What was typed is never put back into them. `secret`: as in `code_page`."""
+    return Page(
         "key.html",
         status,
-        heading=texts.KEY_HEADING,
+        texts.KEY_HEADING,
+        "key",
+        {
+            "fields": form.fields,
+            "hidden": {"secret": secret} if secret is not None else {},
+            "error": error,
+            "may_store": may_store,
+            "where": where,
+        },
         names=_shown({"server": form.server}),
-        fields=form.fields,
-        form=token,
-        error=error,
-        may_store=may_store,
-        where=where,
         has_form=True,
     )
 
 
-def _render(template: str, status: int, *, has_form: bool = False, **context: Any) -> HTMLResponse:
-    given = {"tone": "", "mark": None, "state": None, "script": None, "refresh": None, "names": {}, **context}
-    body = _templates().get_template(template).render(texts=texts, style=_style(), **given)
-    return HTMLResponse(body, status, {"Content-Security-Policy": _policy(has_form, given["script"])})
+def _coded(record: Linked, code: str | None, button: str | None) -> dict[str, Any]:
+    return {
+        "code": shown_code(code) if code else None,
+        # Letter by letter, for those who hear the page.
+        "spelled": " ".join(code) if code else None,
+        "button": button,
+        "button_label": texts.confirm_in(record.origin.principal),
+    }
 
 
 def _policy(has_form: bool, script: Markup | None) -> str:
@@ -221,8 +330,8 @@ def _style() -> Markup:
 
 
 @cache
-def _script(name: str) -> Markup:
-    return Markup(_packaged(name))  # noqa: S704 - our own file
+def _script() -> Markup:
+    return Markup(_packaged("page.js"))  # noqa: S704 - our own file
 
 
 def _packaged(name: str) -> str:
@@ -243,6 +352,15 @@ def _waits_until(record: Linked, code: str | None) -> float:
     if code is None or record.gate is None:
         return record.expires_at
     return min(record.expires_at, record.gate.code_expires_at)
+
+
+def _name(record: Linked) -> str:
+    return secret_name("k" if isinstance(record, KeyForm) else "a", record.id, record.created_at)
+
+
+def _who(record: Linked) -> str:
+    name, place = texts.asked_by(record.origin.principal, plain(record.origin.display_name, _LONGEST_NAME) or "")
+    return f"{name} ({place})" if place else name
 
 
 def _address(record: Linked) -> str:

@@ -179,15 +179,18 @@ class PreviousGrant(Record):
 
 
 SignInStatus = Literal[
-    "started", "opened", "confirmed", "exchanging", "done", "refused", "failed", "expired", "cancelled"
+    "started", "opened", "confirmed", "answered", "exchanging", "done", "refused", "failed", "expired", "cancelled"
 ]
 
 # The sign-in as a table: from each status, where it may go. Nothing leaves a status that is not listed.
 # `opened` again: the person asked for a new link and continued with that one, maybe in another browser.
+# `answered`: the authorization server has answered, and the last page waits for its proof (a browser without script).
+_ANY_END = frozenset[SignInStatus]({"exchanging", "refused", "failed", "expired", "cancelled"})
 SIGN_IN_STEPS: dict[SignInStatus, frozenset[SignInStatus]] = {
-    "started": frozenset({"opened", "confirmed", "exchanging", "refused", "failed", "expired", "cancelled"}),
-    "opened": frozenset({"opened", "confirmed", "exchanging", "refused", "failed", "expired", "cancelled"}),
-    "confirmed": frozenset({"opened", "confirmed", "exchanging", "refused", "failed", "expired", "cancelled"}),
+    "started": _ANY_END | {"opened", "confirmed"},
+    "opened": _ANY_END | {"opened", "confirmed"},
+    "confirmed": _ANY_END | {"opened", "confirmed", "answered"},
+    "answered": _ANY_END | {"opened", "confirmed", "answered"},
     "exchanging": frozenset({"done", "failed"}),
     "done": frozenset(),
     "refused": frozenset(),
@@ -195,7 +198,11 @@ SIGN_IN_STEPS: dict[SignInStatus, frozenset[SignInStatus]] = {
     "expired": frozenset(),
     "cancelled": frozenset(),
 }
-OPEN: frozenset[SignInStatus] = frozenset({"started", "opened", "confirmed", "exchanging"})
+OPEN: frozenset[SignInStatus] = frozenset({"started", "opened", "confirmed", "answered", "exchanging"})
+
+# Where a browser keeps the secret by which it is bound: its script's `localStorage`, a cookie of this sign-in alone
+# (no script), or the forms of a key's pages, one after the other (no script).
+KeptIn = Literal["storage", "cookie", "forms"]
 
 
 class Origin(Value, frozen=True):
@@ -215,16 +222,19 @@ class Origin(Value, frozen=True):
 class Gate(Value, frozen=True):
     """What stands between a link of ours and what it leads to: which tickets open it, and which browser is bound.
 
-    Tickets, the browser's cookie and the code are kept as SHA-256 only. The code follows from the cookie and
-    `code_nonce`, so that the bound browser can show it again and nobody else can.
+    Tickets, the browser's secret and the code are kept as SHA-256 only. The code follows from that secret (on a last
+    page: from the page's own) and `code_nonce`, so that the bound browser can show it again and nobody else can.
     """
 
-    __secret__: ClassVar[frozenset[str]] = frozenset({"tickets", "opened", "browser", "code", "code_nonce"})
+    __secret__: ClassVar[frozenset[str]] = frozenset({"tickets", "opened", "browser", "code", "code_nonce", "answer"})
 
     tickets: tuple[str, ...] = ()
     # The ticket whose page was continued.
     opened: str | None = None
     browser: str | None = None
+    kept_in: KeptIn | None = None
+    # The last page that counts: its one-time secret and the code of the authorization server that stands on it.
+    answer: str | None = None
     code: str | None = None
     code_nonce: str | None = None
     code_expires_at: float = 0.0

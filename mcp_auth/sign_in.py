@@ -84,6 +84,8 @@ LEASE_WAIT = 40.0
 _REGISTRATIONS_KEPT = 8
 _RACES = 50
 _RACE_PAUSE = 0.1
+# Before the answer of the authorization server counts.
+_UNANSWERED = ("started", "opened", "confirmed", "answered")
 
 logger = logging.getLogger(__name__)
 
@@ -385,10 +387,60 @@ class SignIns:
             CallbackRejected and its children: nothing was changed, the right answer still counts.
             AuthorizationRefused, TokenRequestFailed: the sign-in ended without tokens; an old grant is kept.
         """
+        for _ in range(_RACES):
+            sign_in = await self._answered(answer, binding)
+            if sign_in.gate is not None and sign_in.status not in _UNANSWERED:
+                return sign_in
+            await self._check_proven(sign_in, answer, binding)
+            if answer.error is not None:
+                return await self._refused(sign_in, answer)
+            if answer.code is None:
+                raise CallbackRejected(
+                    "The address holds no code.", next_step="copy the whole address of the last page"
+                )
+            claimed = await self._step(sign_in, "exchanging", claimed_at=self._clock())
+            if claimed is not None:
+                break
+            if sign_in.gate is None:
+                raise AlreadyFinished(f"{sign_in.server} is being signed in with this link already.")
+        else:
+            raise SignInError("The record of the sign-in changes all the time.", next_step="load the page again")
+        # A browser that closes its connection must not leave a code half exchanged.
+        task = asyncio.create_task(self._exchange(claimed, answer.code))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return await asyncio.shield(task)
+
+    async def ask_last(self, answer: CallbackAnswer, binding: Binding, *, codes: bool) -> tuple[SignIn, str | None]:
+        """The answer of the authorization server in a browser without script: the last page's one-time secret.
+
+        None: it has ended, or is being exchanged. `codes`: whether a code may be the proof.
+
+        Raises:
+            As `finish`.
+        """
+        sign_in = await self._answered(answer, binding)
+        if sign_in.status not in _UNANSWERED:
+            return sign_in, None
+        if answer.code is None:
+            raise CallbackRejected("The address holds no code.", next_step="begin again with /mcp auth")
+        return await self._gatekeeper.ask_last(sign_in, answer.code, identity=binding.identity, codes=codes)
+
+    async def last_page(self, answer: CallbackAnswer, binding: Binding, secret: str) -> SignIn | None:
+        """The sign-in for its last page with this one-time secret, shown again. None: a newer one has to be made.
+
+        Raises:
+            As `finish`.
+        """
+        sign_in = await self._answered(answer, binding)
+        return await self._gatekeeper.show_last_again(sign_in, answer.code or "", secret)
+
+    async def _answered(self, answer: CallbackAnswer, binding: Binding) -> SignIn:
+        """The sign-in that this answer belongs to, in these hands. Behind a link of ours it may have ended."""
         sign_in = await self._find(answer, binding)
         if sign_in.gate is not None:
             self._check_browser(sign_in, answer, binding)
-            if sign_in.status not in ("started", "opened", "confirmed"):
+            if sign_in.status not in _UNANSWERED:
                 return sign_in
         if sign_in.status not in OPEN:
             raise _ended(sign_in)
@@ -396,23 +448,16 @@ class SignIns:
             raise AlreadyFinished(f"{sign_in.server} is being signed in right now with this link.")
         self._check_binding(sign_in, answer, binding)
         _check_issuer(sign_in, answer)
-        if sign_in.gate is not None:
-            await self._gatekeeper.check_end(sign_in, binding.browser)
-        else:
+        return sign_in
+
+    async def _check_proven(self, sign_in: SignIn, answer: CallbackAnswer, binding: Binding) -> None:
+        if sign_in.gate is None:
             # No page of ours, so no proof was to be had: it was begun for one person, or the operator takes the risk.
             await self._gatekeeper.check_still(sign_in, may_be_unproven=self._config.gateway.allow_paste)
-        if answer.error is not None:
-            return await self._refused(sign_in, answer)
-        if answer.code is None:
-            raise CallbackRejected("The address holds no code.", next_step="copy the whole address of the last page")
-        claimed = await self._step(sign_in, "exchanging", claimed_at=self._clock())
-        if claimed is None:
-            raise AlreadyFinished(f"{sign_in.server} is being signed in with this link already.")
-        # A browser that closes its connection must not leave a code half exchanged.
-        task = asyncio.create_task(self._exchange(claimed, answer.code))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        return await asyncio.shield(task)
+        elif sign_in.gate.kept_in == "cookie" and answer.code is not None and answer.error is None:
+            await self._gatekeeper.check_last(sign_in, answer.code, binding.last, binding.identity)
+        elif answer.error is None:
+            await self._gatekeeper.check_end(sign_in, binding.browser)
 
     async def _find(self, answer: CallbackAnswer, binding: Binding) -> SignIn:
         if answer.state is None and answer.code is not None and binding.principal is not None:
@@ -431,7 +476,7 @@ class SignIns:
         fitting = [
             sign_in
             for sign_in in await self._store.sign_ins.list()
-            if sign_in.status in ("started", "opened", "confirmed")
+            if sign_in.status in _UNANSWERED
             and sign_in.expires_at > now
             and sign_in.origin.principal == principal
             and sign_in.gate is None
@@ -452,7 +497,7 @@ class SignIns:
             raise CallbackRejected("The answer arrived at another address than the one that was registered.")
         if not self._gatekeeper.is_bound(sign_in, binding.browser):
             raise OtherBrowser(
-                "The sign-in was begun there, or this browser no longer has its cookie. Nothing was changed.",
+                "The sign-in was begun there, or this browser no longer has what it kept for it. Nothing was changed.",
                 next_step="go back to that browser, or ask for a new link in the chat",
             )
         if sign_in.status in ("started", "opened"):

@@ -19,7 +19,7 @@ _ALPHABET = "34679ACDEFGHJKMNPQRTWXY"
 CODE_LENGTH = 8
 _SLOT_BYTES = 16
 _TICKET = re.compile(r"[A-Za-z0-9_-]{64}")
-_COOKIE = re.compile(r"[A-Za-z0-9_-]{43}")
+_SECRET = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
 def new_ticket(slot: str) -> str:
@@ -37,19 +37,19 @@ def slot_of(ticket: str) -> str | None:
         return None
 
 
-def new_cookie() -> str:
-    """256 random bits that tell one browser from all others."""
+def new_secret() -> str:
+    """256 random bits that tell one browser, or one page, from all others."""
     return secrets.token_urlsafe(32)
 
 
-def browser_cookie(form_cookie: str) -> str:
-    """The cookie that binds the browser with this form cookie: the same however often its form arrives."""
-    return base64.urlsafe_b64encode(_keyed(form_cookie, "browser")).decode().rstrip("=")
+def is_secret(value: str | None) -> bool:
+    """Whether a browser sent something that `new_secret`, or the script of our pages, can have made."""
+    return value is not None and _SECRET.fullmatch(value) is not None
 
 
-def is_cookie(value: str | None) -> bool:
-    """Whether a browser sent something that `new_cookie` can have made."""
-    return value is not None and _COOKIE.fullmatch(value) is not None
+def secret_name(kind: str, slot: str, created_at: float) -> str:
+    """The name under which a browser keeps what belongs to one record: a sign-in (`a`) or a key form (`k`)."""
+    return f"{kind}-{slot}-{round(created_at * 1000)}"
 
 
 def is_same(secret: str, digest: str | None) -> bool:
@@ -63,21 +63,30 @@ def form_token(cookie: str, ticket: str) -> str:
 
 
 def is_form_token(token: str, cookie: str | None, ticket: str) -> bool:
-    return is_cookie(cookie) and hmac.compare_digest(token.encode(), form_token(cookie or "", ticket).encode())
+    return is_secret(cookie) and hmac.compare_digest(token.encode(), form_token(cookie or "", ticket).encode())
 
 
-def return_token(cookie: str, slot: str) -> str:
+def return_token(secret: str, slot: str) -> str:
     """The part of a login's return address that nobody but the bound browser can know."""
-    return base64.urlsafe_b64encode(_keyed(cookie, f"return {slot}")).decode().rstrip("=")
+    return base64.urlsafe_b64encode(_keyed(secret, f"return {slot}")).decode().rstrip("=")
 
 
-def is_return_token(token: str, cookie: str, slot: str) -> bool:
-    return hmac.compare_digest(token.encode(), return_token(cookie, slot).encode())
+def is_return_token(token: str, secret: str, slot: str) -> bool:
+    return hmac.compare_digest(token.encode(), return_token(secret, slot).encode())
 
 
-def code_for(cookie: str, nonce: str) -> str:
-    """The code that the browser with this cookie shows: 8 characters, about 36 bits."""
-    number = int.from_bytes(_keyed(cookie, f"code {nonce}"), "big")
+def last_page(secret: str, code: str) -> str:
+    """What a last page with this one-time secret and this code of the authorization server is stored as."""
+    return sha256(f"{secret} {code}")
+
+
+def is_last_page(secret: str, code: str, digest: str | None) -> bool:
+    return is_same(f"{secret} {code}", digest)
+
+
+def code_for(secret: str, nonce: str) -> str:
+    """The code that the browser (or the page) with this secret shows: 8 characters, about 36 bits."""
+    number = int.from_bytes(_keyed(secret, f"code {nonce}"), "big")
     characters = []
     for _ in range(CODE_LENGTH):
         number, index = divmod(number, len(_ALPHABET))
@@ -107,5 +116,5 @@ def connection_id(server_url: str, issuer: str) -> str:
     return hashlib.sha256(f"{server_url}\0{issuer}".encode()).hexdigest()[:32]
 
 
-def _keyed(cookie: str, purpose: str) -> bytes:
-    return hmac.digest(cookie.encode(), purpose.encode(), "sha256")
+def _keyed(secret: str, purpose: str) -> bytes:
+    return hmac.digest(secret.encode(), purpose.encode(), "sha256")

@@ -174,7 +174,7 @@ async def test_strangers_do_not_guess_codes(tmp_path: Path, oauth: OAuthServer) 
 
 
 def test_codes_look_like_nothing_else_and_are_many() -> None:
-    made = {tickets.code_for(tickets.new_cookie(), "n") for _ in range(500)}
+    made = {tickets.code_for(tickets.new_secret(), "n") for _ in range(500)}
     assert len(made) == 500
     assert not set("".join(made)) & set("0O1IL2Z5S8BUV")
     assert all(len(code) == 8 for code in made)

@@ -15,7 +15,7 @@ from tests.attacks.scene import KEY, notes, stored
 from tests.browser import Browser
 from tests.gateway.chat import Chat, configure, open_gateway, prompt_of, words
 from tests.ports import free_port
-from tests.public import ANN, BOB, link_of, public_gateway, team
+from tests.public import ANN, BOB, key_link_of, link_of, public_gateway, team
 from tests.servers.oauth import OAuthServer, authorize, visit
 
 ANN_DISCORD = Principal("discord", "42")
@@ -75,15 +75,19 @@ async def test_a_sign_in_that_moved_to_another_browser_takes_nothing_from_the_fi
         assert oauth.requests("/token") == []
 
 
+@pytest.mark.parametrize("script", [True, False], ids=["script", "no script"])
 async def test_one_browser_that_sends_continue_again_and_again_stays_one_browser(
-    tmp_path: Path, oauth: OAuthServer
+    tmp_path: Path, oauth: OAuthServer, script: bool
 ) -> None:
     """A double tap: the first answer, and the cookie in it, may never arrive."""
-    async with public_gateway(tmp_path, notes(oauth), verify="code") as gateway, Browser() as browser:
+    async with public_gateway(tmp_path, notes(oauth), verify="code") as gateway, Browser(script=script) as browser:
         chat = Chat(gateway, ANN)
         start = await browser.open(await link_of(chat))
         kept = dict(browser.client.cookies)
         form = {**start.fields, "action": "continue"}
+        if script:
+            browser.storage["http://" + start.url.split("/")[2], start.task["data-name"]] = "K" * 43
+            form |= {"secret": "K" * 43, "kept": "storage"}
         tapped = [browser.client.request("POST", start.url, data=form) for _ in range(4)]
         assert {answer.status_code for answer in await asyncio.gather(*tapped)} == {303}
         browser.client.cookies.clear()
@@ -91,8 +95,28 @@ async def test_one_browser_that_sends_continue_again_and_again_stays_one_browser
 
         page = await browser.press(start)
 
-        assert (await chat.say(f"confirm {page.code}"))[0].ok
+        if script:
+            assert (await chat.say(f"confirm {page.code}"))[0].ok
         assert (await browser.open(start.url)).next is not None
+
+
+async def test_a_double_tap_on_a_key_forms_continue_without_script_shows_one_code(
+    tmp_path: Path, oauth: OAuthServer
+) -> None:
+    server = Server(name="my-api", url=oauth.url, headers={"Authorization": "Bearer ${MY_API_KEY}"})
+    async with (
+        public_gateway(tmp_path, server, verify="code") as gateway,
+        Browser(script=False) as browser,
+    ):
+        oauth.knobs.api_key = KEY
+        chat = Chat(gateway, ANN)
+        start = await browser.open(await key_link_of(chat))
+        pages = await asyncio.gather(*(browser.press(start) for _ in range(4)))
+        assert len({page.code for page in pages}) == 1
+        await chat.say(f"confirm {pages[0].code}")
+        form = await browser.press(pages[-1], "look")
+
+        assert (await browser.press(form, "key", key0=KEY)).heading == "The key for my-api is stored"
 
 
 @pytest.mark.parametrize("change", ["joined", "split", "shared"])

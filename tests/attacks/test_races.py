@@ -231,6 +231,8 @@ async def test_two_replicas_that_get_the_same_answer_code_and_continue_at_once(
             link = (await one.sign_in("notes", "shared", Origin(principal=str(ANN)))).link
             start = await here.open(link)
             there.client.cookies.update(here.client.cookies)
+            # One browser has one storage, whichever replica answers it.
+            there.storage = here.storage
             first, second = await asyncio.gather(here.press(start), there.press(start))
             assert first.code == second.code
 
@@ -243,7 +245,6 @@ async def test_two_replicas_that_get_the_same_answer_code_and_continue_at_once(
             go, again = await here.open(link), await there.open(link)
             assert go.next == again.next
             redirect = await here.authorize(go)
-            there.client.cookies.update(here.client.cookies)
 
             pages = await asyncio.gather(*(browser.open(redirect) for browser in (here, there) * 3))
 

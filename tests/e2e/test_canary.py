@@ -275,7 +275,7 @@ def exercise(host: Host, oauth: OAuthServer, watcher: Watcher) -> None:
 ANN, BOB, STRANGER = "telegram:100001", "telegram:200002", "telegram:300003"
 # The person who asked gets the link, and a stranger the code to be let in with; nobody else does.
 FOR_THE_ONE_WHO_ASKED = (("private", "ticket"), ("private", "pairing"))
-# A sign-in's own record keeps what its exchange needs; the state is worth nothing without the browser's cookie.
+# A sign-in's own record keeps what its exchange needs; the state is worth nothing without what its browser keeps.
 IN_THE_RECORD = tuple(
     ("files", kind) for kind in ("state", "code_verifier", "client", "client_secret", "issued", "key")
 )
@@ -294,6 +294,8 @@ async def test_the_public_pages_show_no_secret(tmp_path: Path, oauth: OAuthServe
             let_a_stranger_in(host, watcher)
             for name, value in [*browser.client.cookies.items(), *other.client.cookies.items()]:
                 watcher.secrets[f"cookie {name} {value[:4]}"] = value
+            for (_, name), value in [*browser.storage.items(), *other.storage.items()]:
+                watcher.secrets[f"kept {name} {value[:4]}"] = value.rpartition("/")[2]
         host.stored()
         host.finish()
     learn(watcher, oauth)
@@ -303,7 +305,7 @@ async def test_the_public_pages_show_no_secret(tmp_path: Path, oauth: OAuthServe
         watcher.show("files", path.read_text())
     # The exercise went where the secrets are
     kinds = {name.split()[0] for name in watcher.secrets}
-    assert kinds >= {"ticket", "cookie", "csrf", "confirm", "pairing", "accepted", "access", "code", "state"}
+    assert kinds >= {"ticket", "cookie", "kept", "csrf", "confirm", "pairing", "accepted", "access", "code", "state"}
     events = {json.loads(line)["what"] for line in watcher.places["audit"][0].splitlines()}
     assert events >= {"sign_in_begun", "sign_in_ended", "sign_in_burned", "key_set", "key_refused", "wrong_code"}
     assert events >= {"pairing_asked", "allowed", "denied"}

@@ -20,6 +20,7 @@ def config(home: Path, oauth: OAuthServer, **more: object) -> object:
         "allow": (str(ANN), str(BOB)),
         "people": {"ada": (str(ANN), "app:ada")},
         "identity": "per_user",
+        "verify": "browser",
         **more,
     }
     assert set(options) <= set(GatewayOptions.__struct_fields__)
@@ -39,9 +40,12 @@ async def test_who_is_logged_in_there_needs_no_code(tmp_path: Path, oauth: OAuth
         await chat.notice("notes: signed in")
 
 
-async def test_nobody_logged_in_gets_a_code(tmp_path: Path, oauth: OAuthServer) -> None:
-    gateway = open_gateway(config(tmp_path, oauth))  # type: ignore[arg-type]
+async def test_without_verify_browser_its_session_is_no_proof(tmp_path: Path, oauth: OAuthServer) -> None:
+    """A neighbour on another port of the host can plant a session, too: the operator has to ask for it."""
+    gateway = open_gateway(config(tmp_path, oauth, verify="auto"))  # type: ignore[arg-type]
     async with Browser(create_app(gateway)) as browser, gateway:
+        ada = {"user": "ada", "password": "correct horse"}
+        assert (await browser.request("POST", f"{PUBLIC}/login", json=ada)).status == 303
         page = await browser.press(await browser.open(await link_of(Chat(gateway, ANN))))
         assert page.heading == "Is it you?"
 
@@ -49,7 +53,7 @@ async def test_nobody_logged_in_gets_a_code(tmp_path: Path, oauth: OAuthServer) 
 async def test_with_verify_browser_nobody_logged_in_is_asked_to_log_in_first(
     tmp_path: Path, oauth: OAuthServer
 ) -> None:
-    gateway = open_gateway(config(tmp_path, oauth, verify="browser"))  # type: ignore[arg-type]
+    gateway = open_gateway(config(tmp_path, oauth))  # type: ignore[arg-type]
     async with Browser(create_app(gateway)) as browser, gateway:
         link = await link_of(Chat(gateway, ANN))
         page = await browser.press(await browser.open(link))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,12 @@ import pytest
 from fastapi import FastAPI
 from starlette.responses import PlainTextResponse
 
-from mcp_auth import McpAuth
+from mcp_auth import McpAuth, tickets
 from mcp_auth.errors import ConfigError
 from mcp_auth.limits import POSTS
 from mcp_auth.records import Origin
 from mcp_auth.stores.files import FileSignIns
-from tests.browser import Browser
+from tests.browser import Browser, Page
 from tests.homes import open_auth, query_of, write_home
 from tests.servers.oauth import OAuthServer
 
@@ -42,16 +43,22 @@ async def test_the_page_says_who_asked_for_what_and_until_when(tmp_path: Path, o
 async def test_https_gets_host_cookies_that_no_script_and_no_other_host_can_reach(
     tmp_path: Path, oauth: OAuthServer
 ) -> None:
+    """One for each sign-in, and only where no script can keep the browser's secret."""
     async with opened(tmp_path, oauth) as auth, Browser(auth.asgi_app()) as browser:
-        page = await browser.open((await auth.sign_in("notes", "shared", ANN)).link)
+        started = await auth.sign_in("notes", "shared", ANN)
+        page = await browser.open(started.link)
         given = {**page.fields, "action": "continue"}
         answer = await browser.request("POST", page.url, data=given)
+        name = tickets.secret_name("a", started.sign_in.id, started.sign_in.created_at)
+        kept = await browser.request("POST", page.url, data={**given, "kept": "storage"})
 
     (cookie,) = answer.headers.get_list("set-cookie")
-    assert answer.status == 303
-    assert cookie.startswith("__Host-slash-mcp=")
+    assert answer.status == kept.status == 303
+    assert cookie.startswith(f"__Host-slash-mcp-{name}=")
+    assert page.headers.get_list("set-cookie")[0].startswith(f"__Host-slash-mcp-{name}-form=")
     parts = {part.strip().lower() for part in cookie.split(";")[1:]}
     assert parts == {"httponly", "secure", "samesite=lax", "path=/", "max-age=3600"}
+    assert kept.headers.get_list("set-cookie") == []
 
 
 async def test_every_answer_keeps_itself_to_itself(tmp_path: Path, oauth: OAuthServer) -> None:
@@ -85,7 +92,7 @@ async def test_it_is_mounted_in_a_fastapi_application(tmp_path: Path, oauth: OAu
         link = (await auth.sign_in("notes", "shared", ANN)).link
         assert link.startswith(f"{PUBLIC}/mcp/a/")
         page = await browser.sign_in(link)
-        assert page.url.startswith(f"{PUBLIC}/mcp/callback/")
+        assert page.url == link
         assert page.heading == "notes is connected"
         assert (await browser.open(f"{PUBLIC}/hello")).source == '"hello"'
         assert (await browser.open(f"{PUBLIC}/mcp/healthz")).source == "ok\n"
@@ -202,13 +209,27 @@ async def test_a_server_that_refuses_the_new_access_is_not_called_connected(tmp_
 async def test_the_waiting_page_asks_whether_it_may_go_on(tmp_path: Path, oauth: OAuthServer) -> None:
     async with opened(tmp_path, oauth, {"verify": "code"}) as auth, Browser(auth.asgi_app()) as browser:
         page = await browser.press(await browser.open((await auth.sign_in("notes", "shared", ANN)).link))
-        assert (await browser.open(f"{page.url}/state")).source == '{"state":"code"}'
-        async with Browser(auth.asgi_app()) as other:
-            assert (await other.open(f"{page.url}/state")).status == 404
+        own = {"secret": browser.kept(page.url, page.kept or "") or "", "seen": "code"}
+
+        async def state(**given: str) -> Page:
+            headers = {"Accept": "application/json"}
+            return await browser.request("POST", f"{page.url}/state", data=given, headers=headers)
+
+        assert (await state(**own)).source == '{"state":"code"}'
+        for secret in ("", "A" * 43, "A" * 5000, own["secret"][:-1], own["secret"] + "A"):
+            other = await state(secret=secret)
+            assert other.status == 403
+            assert page.code not in other.source
+        assert (await browser.request("GET", f"{page.url}/state")).status == 404
+        foreign = {"Sec-Fetch-Site": "same-site"}
+        assert (await browser.request("POST", f"{page.url}/state", data=own, headers=foreign)).status == 404
         await auth.confirm(page.code, ANN.principal, private=True)
-        assert (await browser.open(f"{page.url}/state")).source == '{"state":"go"}'
-        assert "script-src 'sha256-" in page.headers["content-security-policy"]
-        assert '<noscript><meta http-equiv="refresh"' in page.source
+        assert json.loads((await state(**own)).source)["state"] == "go"
+        shell = await browser.request("GET", page.url)
+        assert shell.heading == "Just a moment"
+        assert page.code not in shell.source
+        assert "script-src 'sha256-" in shell.headers["content-security-policy"]
+        assert "<noscript>" in shell.source
 
 
 async def test_a_proxy_tells_the_address_only_when_it_is_trusted(tmp_path: Path, oauth: OAuthServer) -> None:

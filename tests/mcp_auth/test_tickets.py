@@ -29,9 +29,21 @@ def test_what_is_no_code_is_none(typed: str) -> None:
     assert typed_code(typed) is None
 
 
-def test_the_browsers_cookie_follows_from_the_forms_and_looks_like_any_other() -> None:
-    form = tickets.new_cookie()
-    assert tickets.is_cookie(tickets.browser_cookie(form))
-    assert tickets.browser_cookie(form) == tickets.browser_cookie(form) != form
-    assert tickets.browser_cookie(form) != tickets.browser_cookie(tickets.new_cookie())
-    assert tickets.form_token(form, "a") != tickets.browser_cookie(form)
+def test_a_browser_keeps_what_belongs_to_one_record_under_a_name_of_its_own() -> None:
+    slot = "0" * 32
+    names = [
+        tickets.secret_name("a", slot, 1000.0),
+        tickets.secret_name("k", slot, 1000.0),
+        tickets.secret_name("a", slot, 1000.001),
+        tickets.secret_name("a", "1" * 32, 1000.0),
+    ]
+    assert len(set(names)) == 4
+    assert names[0] == "a-00000000000000000000000000000000-1000000"
+
+
+def test_a_last_page_is_its_secret_and_its_code_together() -> None:
+    page = tickets.last_page("secret", "code")
+    assert tickets.is_last_page("secret", "code", page)
+    assert not tickets.is_last_page("secret", "another", page)
+    assert not tickets.is_last_page("another", "code", page)
+    assert not tickets.is_last_page("secret", "code", None)
