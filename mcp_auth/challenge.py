@@ -15,31 +15,47 @@ _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _TOKEN68 = re.compile(r"[A-Za-z0-9\-._~+/]+=*")
 _SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 _MAX = 8192
+# As many requests a server may ask for with one answer.
+_MAX_METADATA = 5
 
 
 @dataclass(frozen=True, slots=True)
 class BearerChallenge:
-    """The parameters of a Bearer challenge that we act on (RFC 6750 section 3, RFC 9728 section 5.1)."""
+    """The parameters of Bearer challenges that we act on (RFC 6750 section 3, RFC 9728 section 5.1).
+
+    `resource_metadata` may be relative to the URL of the request; `more_resource_metadata`: where several are named.
+    """
 
     scope: str | None = None
     resource_metadata: str | None = None
     error: str | None = None
+    more_resource_metadata: tuple[str, ...] = ()
+
+    @property
+    def all_resource_metadata(self) -> tuple[str, ...]:
+        first = (self.resource_metadata,) if self.resource_metadata is not None else ()
+        return (*first, *self.more_resource_metadata)
 
 
 def bearer_challenge(headers: Iterable[str]) -> BearerChallenge | None:
-    """The first Bearer challenge in the values of all `WWW-Authenticate` headers, or None.
+    """What all Bearer challenges in the values of all `WWW-Authenticate` headers say, or None when there is none.
 
-    A broken header gives what could be read up to the fault.
+    Of each parameter the first value counts, and of `resource_metadata` every one, that of another scheme last (as
+    Cloudflare Access sends it). A broken header gives what could be read up to the fault.
     """
-    for header in headers:
-        for scheme, parameters in _challenges(header[:_MAX]):
-            if scheme.lower() == "bearer":
-                return BearerChallenge(
-                    scope=_scope(parameters.get("scope", "")),
-                    resource_metadata=parameters.get("resource_metadata") or None,
-                    error=parameters.get("error") or None,
-                )
-    return None
+    found = [one for header in headers for one in _challenges(header[:_MAX])]
+    bearer = [parameters for scheme, parameters in found if scheme.lower() == "bearer"]
+    others = [parameters for scheme, parameters in found if scheme.lower() != "bearer"]
+    named = [each["resource_metadata"] for each in (*bearer, *others) if each.get("resource_metadata")]
+    if not bearer and not named:
+        return None
+    named = [*dict.fromkeys(named)][:_MAX_METADATA]
+    return BearerChallenge(
+        scope=next(filter(None, (_scope(each.get("scope", "")) for each in bearer)), None),
+        resource_metadata=named[0] if named else None,
+        error=next((each["error"] for each in bearer if each.get("error")), None),
+        more_resource_metadata=tuple(named[1:]),
+    )
 
 
 def _scope(value: str) -> str | None:

@@ -56,6 +56,8 @@ class OAuthOptions(Settings, frozen=True):
     timeout: Seconds | None = None
     # False: send no `resource` parameter (Entra). A string: send this one.
     resource: str | bool = True
+    # The issuer to accept where the metadata names another one than the server does; `{tenantid}` is any one GUID.
+    issuer: str | None = None
     legacy: bool = False
 
 

@@ -35,7 +35,8 @@ from mcp_auth.config import (
 )
 from mcp_auth.documents import Document, KeyPath, read_document
 from mcp_auth.errors import ConfigError, McpAuthError
-from mcp_auth.network import is_loopback_host
+from mcp_auth.issuers import TENANT
+from mcp_auth.network import is_loopback_host, is_loopback_url
 from mcp_auth.records import check_owner
 from mcp_auth.variables import is_malformed, references, templates
 
@@ -353,6 +354,7 @@ _LITERAL_OAUTH = (
     "client_name",
     "client_metadata_url",
     "resource",
+    "issuer",
 )
 
 
@@ -406,8 +408,20 @@ def _check_oauth(place: _Place, oauth: OAuthOptions) -> None:
         problem, parts = split_url(oauth.client_metadata_url)
         if problem or parts is None or parts.scheme != "https" or parts.path in {"", "/"}:
             raise place.at("client_metadata_url").error(problem or "is not an https URL with a path")
+    if oauth.issuer is not None:
+        _check_issuer(place.at("issuer"), oauth.issuer)
     if isinstance(oauth.resource, str):
         _check_resource(place.at("resource"), oauth.resource)
+
+
+def _check_issuer(place: _Place, issuer: str) -> None:
+    problem, parts = split_url(issuer.replace(TENANT, "tenant"))
+    if problem or parts is None or not (parts.scheme == "https" or is_loopback_url(issuer)):
+        raise place.error(problem or "is not an https URL (RFC 8414 section 2)")
+    if "?" in issuer or "#" in issuer or not issuer.isascii():
+        raise place.error("holds a query, a fragment or other characters that no issuer has (RFC 8414 section 2)")
+    if re.search(r"[{}]", issuer.replace(TENANT, "")):
+        raise place.error(f"holds braces; allowed is {TENANT}, which stands for any one GUID")
 
 
 def _check_resource(place: _Place, resource: str) -> None:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from mcp_auth import issuers
 from mcp_auth.answers import Binding, CallbackAnswer, parse_paste, pasted_slot
 from mcp_auth.audit import Audit, Event
 from mcp_auth.changes import Change, ChangeKind, Changes, ticket_of
@@ -61,7 +62,7 @@ from mcp_auth.status import (
     unreadable_status,
     uses_oauth,
 )
-from mcp_auth.tickets import connection_id, slot_of
+from mcp_auth.tickets import connection_id, connection_ids, slot_of
 from mcp_auth.variables import Variables, needed_templates
 
 if TYPE_CHECKING:
@@ -382,7 +383,13 @@ class McpAuth:
             return entry.oauth.redirect_uri
         if connection.metadata is None:
             raise ValueError("the connection must have been looked up")
-        return f"{self.config.gateway.public_url}/callback/{connection_id(entry.url or '', connection.metadata.issuer)}"
+        url, issuer = entry.url or "", connection.metadata.issuer
+        callback = f"{self.config.gateway.public_url}/callback"
+        registered = {one.redirect_uri for one in connection.registrations if issuers.is_same(one.issuer, issuer)}
+        for earlier in connection_ids(url, issuer):
+            if f"{callback}/{earlier}" in registered:
+                return f"{callback}/{earlier}"
+        return f"{callback}/{connection_id(url, issuer)}"
 
     async def _linked(self, sign_in: SignIn, listen: bool, *, reused: bool = False) -> StartedSignIn:
         """A new link to the page of an open sign-in; earlier ones work until one is opened."""
@@ -474,7 +481,7 @@ class McpAuth:
         issuer = connection.metadata.issuer if connection.metadata is not None else None
         if options.client_id is None and options.redirect_port is None and options.redirect_host is None:
             for registration in reversed(connection.registrations):
-                known = registration.source == "dynamic" and registration.issuer == issuer
+                known = registration.source == "dynamic" and issuers.is_same(registration.issuer, issuer)
                 if known and is_loopback_url(registration.redirect_uri):
                     return registration.redirect_uri
         port = options.redirect_port or self.config.gateway.callback.port
@@ -695,10 +702,10 @@ class McpAuth:
             known = await self.store.connections.get(entry.url) if entry.url is not None else None
             if known is None or entry.url is None or not entry.oauth.cimd:
                 continue
-            issuers = {registration.issuer for registration in known.registrations}
+            at = {registration.issuer for registration in known.registrations}
             if known.metadata is not None:
-                issuers.add(known.metadata.issuer)
-            if connection in {connection_id(entry.url, issuer) for issuer in issuers}:
+                at.add(known.metadata.issuer)
+            if any(connection in connection_ids(entry.url, issuer) for issuer in at):
                 return client_document(entry, public_url, connection)
         return None
 

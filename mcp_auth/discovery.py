@@ -6,20 +6,37 @@ Issuers and endpoints are compared and kept as the raw strings of the JSON.
 from __future__ import annotations
 
 import asyncio
-import json
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import msgspec
 
 from mcp_auth.challenge import BearerChallenge, bearer_challenge
 from mcp_auth.config import Server
-from mcp_auth.errors import DiscoveryFailed, IssuerMismatch, NoMetadata, PkceNotSupported, ResourceMismatch, Unreachable
-from mcp_auth.http import Answer, Http
-from mcp_auth.network import NetworkRules, is_loopback_host, shown_host
-from mcp_auth.records import Connection, ServerMetadata, convert
-from mcp_auth.sites import check_endpoints
+from mcp_auth.errors import (
+    AddressRefused,
+    DiscoveryFailed,
+    IssuerMismatch,
+    McpAuthError,
+    NoMetadata,
+    PkceNotSupported,
+    ResourceMismatch,
+    Unreachable,
+)
+from mcp_auth.http import REQUEST_TIMEOUT, Answer, Http, LostAnswer
+from mcp_auth.issuers import fits, is_template
+from mcp_auth.issuers import is_same as issuers_are_same
+from mcp_auth.metadata import missing, server_metadata, text, texts
+from mcp_auth.network import NetworkRules, is_loopback_host
+from mcp_auth.records import Connection, ServerMetadata
+from mcp_auth.responses import Seen, shown_url
+from mcp_auth.server_json import json_object
+from mcp_auth.sites import check_endpoints, host_of, site_of
+from mcp_auth.tokens import plain
+
+logger = logging.getLogger(__name__)
 
 # What is looked up is good for a day; a failed sign-in or a changed challenge ends it earlier.
 METADATA_LIFETIME = 24 * 3600.0
@@ -41,10 +58,11 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class ProbeAnswer:
-    """What a request without credentials was answered: its status, and the challenge when it was 401 or 403."""
+    """What a request without credentials was answered: its status, and a challenge that came along."""
 
     status: int
     challenge: BearerChallenge | None
+    seen: Seen | None = None
 
 
 async def probe_without_credentials(
@@ -76,22 +94,25 @@ async def probe_without_credentials(
             head_only=True,
         )
     challenge = None
-    if answer.status in (401, 403):
+    if answer.status >= 300:
         challenge = bearer_challenge(answer.headers.get_list("www-authenticate"))
-    return ProbeAnswer(answer.status, challenge)
+    return ProbeAnswer(answer.status, challenge, Seen.of(answer.status, answer.headers, server.url))
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What a server itself says: whether it refuses who has no credential, and its protected resource metadata.
 
-    `trouble`: the metadata could not be had, which says nothing of whether it is published.
+    `found_at`: where that document was. `trouble`: the metadata could not be had, which says nothing of whether it is
+    published. `seen`: the answer of the probe, for a sentence.
     """
 
     is_refused: bool
     challenge: BearerChallenge | None
     document: dict[str, Any] | None
     trouble: Unreachable | None = None
+    found_at: str | None = None
+    seen: Seen | None = None
 
     @property
     def wants_credential(self) -> bool:
@@ -118,13 +139,19 @@ async def ask(http: Http, rules: NetworkRules, server: Server, *, known: BearerC
         raise probe
     challenge = probe.challenge or known
     asked: dict[str, Answer | BaseException] = {guesses[0]: first}
-    named = challenge.resource_metadata if challenge else None
-    document, trouble = None, None
+    named = [urljoin(url, each) for each in challenge.all_resource_metadata] if challenge else []
+    found, trouble = None, None
     try:
-        document = await _resource_metadata(http, rules, resource_urls(named, url), asked)
+        found = await _resource_metadata(http, rules, [*named, *guesses], asked)
     except Unreachable as error:
         trouble = error
-    return Asked(probe.status in (401, 403), challenge, document, trouble)
+    found_at, document = found or (None, None)
+    if challenge is not None and found_at in named:
+        # Of several, the one that is worth asking again.
+        challenge = replace(challenge, resource_metadata=found_at, more_resource_metadata=())
+    # Cloudflare Access sends a browser's redirect along with the challenge that an agent can act on.
+    is_refused = probe.status in (401, 403) or (probe.challenge is not None and bool(named))
+    return Asked(is_refused, challenge, document, trouble, found_at, probe.seen)
 
 
 async def discover(
@@ -135,34 +162,37 @@ async def discover(
     `prefer`: the issuer to take where the server names several.
 
     Raises:
-        DiscoveryFailed: no usable metadata. ResourceMismatch, IssuerMismatch, PkceNotSupported: it must
-            not be used. Unreachable: no answer.
+        DiscoveryFailed: no usable metadata. ResourceMismatch, IssuerMismatch, PkceNotSupported, MixedEndpoints: it
+            must not be used. Unreachable: no answer.
     """
-    document = asked.document
     if asked.trouble is not None:
         raise asked.trouble
-    if document is None:
-        metadata = await _legacy_metadata(http, rules, server)
-        return Found(metadata, None, None, None, asked.challenge)
-    resource = _check_resource(document, server.url or "")
-    issuer = _choose_issuer(document, prefer)
-    metadata = await _server_metadata(http, rules, issuer, server.url or "")
-    _check_pkce(metadata, server)
-    check_endpoints(metadata)
+    if asked.document is None:
+        metadata = await _legacy_metadata(http, rules, server, asked)
+        return Found(_checked(metadata, server), None, None, None, asked.challenge)
+    document = await _document_for(http, rules, server, asked.document, asked.found_at)
+    metadata = await _server_metadata(http, rules, server, _choose_issuer(document, prefer))
     return Found(
-        metadata=metadata,
-        resource=resource,
-        resource_scopes=_strings(document.get("scopes_supported")),
-        resource_name=document.get("resource_name") if isinstance(document.get("resource_name"), str) else None,
+        metadata=_checked(metadata, server),
+        resource=text(document.get("resource")),
+        resource_scopes=texts(document.get("scopes_supported")),
+        resource_name=text(document.get("resource_name")),
         challenge=asked.challenge,
     )
 
 
-def is_warm(connection: Connection | None, now: float) -> bool:
+def _checked(metadata: ServerMetadata, server: Server) -> ServerMetadata:
+    _check_pkce(metadata, server)
+    check_endpoints(metadata)
+    return metadata
+
+
+def is_warm(connection: Connection | None, server: Server, now: float) -> bool:
     """Whether a sign-in can start from what is remembered, without a request."""
     return (
         connection is not None
         and connection.metadata is not None
+        and connection.chosen_issuer == server.oauth.issuer
         and connection.fetched_at is not None
         and now - connection.fetched_at < METADATA_LIFETIME
     )
@@ -174,8 +204,8 @@ async def _get(http: Http, rules: NetworkRules, url: str) -> Answer:
 
 async def _resource_metadata(
     http: Http, rules: NetworkRules, urls: list[str], asked: dict[str, Answer | BaseException]
-) -> dict[str, Any] | None:
-    """The first document in the specification's order, or None when the server publishes none."""
+) -> tuple[str, dict[str, Any]] | None:
+    """The first document in the specification's order and where it is, or None when the server publishes none."""
     trouble: Unreachable | None = None
     for url in dict.fromkeys(urls):
         try:
@@ -183,15 +213,15 @@ async def _resource_metadata(
             if isinstance(answer, BaseException):
                 raise answer
         except Unreachable as error:
-            trouble = error
+            trouble = trouble or error
             continue
-        if answer.status == 429 or answer.status >= 500:
+        if _is_in_trouble(answer):
             # A server in trouble says nothing about whether it publishes metadata.
-            trouble = DiscoveryTrouble(f"The server answered HTTP {answer.status} to the metadata request.")
+            trouble = trouble or _trouble("The server", answer)
             continue
-        document = _json_object(answer)
-        if answer.status == 200 and document is not None and _strings(document.get("authorization_servers")):
-            return document
+        document = json_object(answer.body)
+        if answer.status == 200 and document is not None and texts(document.get("authorization_servers")):
+            return url, document
     if trouble is not None:
         raise trouble
     return None
@@ -203,83 +233,246 @@ class DiscoveryTrouble(Unreachable, DiscoveryFailed):
     code = "discovery_failed"
 
 
-def _check_resource(document: dict[str, Any], url: str) -> str | None:
-    """The `resource` of the metadata, when it may speak for `url` (RFC 9728 section 3.3, RFC 8707)."""
-    from mcp.shared.auth_utils import check_resource_allowed, resource_url_from_server_url
+def _is_in_trouble(answer: Answer) -> bool:
+    return answer.status == 429 or answer.status >= 500
 
-    resource = document.get("resource")
-    if not isinstance(resource, str):
+
+def _trouble(who: str, answer: Answer) -> DiscoveryTrouble:
+    seen, todo = Seen.of(answer.status, answer.headers, answer.url).words()
+    return DiscoveryTrouble(f"{who} does not give its metadata right now ({seen}).", next_step=todo or "try again")
+
+
+async def _document_for(
+    http: Http, rules: NetworkRules, server: Server, document: dict[str, Any], found_at: str | None
+) -> dict[str, Any]:
+    """The metadata that may speak for this server (RFC 9728 section 3.3).
+
+    It names the server's own URL, or what `oauth.resource` says. Anybody with a path of their own on a host could say
+    that they speak for a path above: that counts only when the well-known address made of that very path says so
+    too, and then it is that document which counts.
+    """
+    resource, wanted = text(document.get("resource")), _wanted_resource(server)
+    if resource is None:
         raise ResourceMismatch(
             "The server's protected resource metadata names no resource.",
             next_step="report it to whoever runs the server",
         )
-    if not check_resource_allowed(resource_url_from_server_url(url), resource):
-        raise ResourceMismatch(
-            f"The server's metadata speaks for another resource, at {shown_host(urlsplit(resource).hostname or '')}.",
-            next_step="check the url in the configuration; it must be the one that the server publishes",
-        )
-    return resource
+    if _is_same_resource(resource, wanted) or _is_same_resource(resource, _resource_of(server)):
+        return document
+    if not _is_above(resource, wanted):
+        raise _other_resource(resource, wanted)
+    parent = _well_known_of(resource)
+    if parent == found_at:
+        return document
+    answer = await _get(http, rules, parent)
+    if _is_in_trouble(answer):
+        raise _trouble("The server", answer)
+    said = json_object(answer.body) if answer.status == 200 else None
+    if said is None or said.get("resource") != resource or not texts(said.get("authorization_servers")):
+        raise _other_resource(resource, wanted)
+    return said
 
 
-def _choose_issuer(document: dict[str, Any], prefer: str | None) -> str:
-    issuers = _strings(document.get("authorization_servers")) or []
-    return prefer if prefer in issuers else issuers[0]
+def _wanted_resource(server: Server) -> str:
+    configured = server.oauth.resource
+    return configured if isinstance(configured, str) else _resource_of(server)
 
 
-async def _server_metadata(http: Http, rules: NetworkRules, issuer: str, url: str) -> ServerMetadata:
-    from mcp.client.auth.utils import build_oauth_authorization_server_metadata_discovery_urls as metadata_urls
+def _resource_of(server: Server) -> str:
+    """The server's URL as a resource: its query may hold a key, and goes nowhere."""
+    return (server.url or "").partition("#")[0].partition("?")[0]
 
-    rules.check_url(issuer, credentials=True)
-    host = shown_host(urlsplit(issuer).hostname or "")
-    for candidate in metadata_urls(issuer, url):
-        answer = await _get(http, rules, candidate)
-        if answer.status == 429 or answer.status >= 500:
-            raise DiscoveryTrouble(f"The authorization server {host} answered HTTP {answer.status}.")
-        document = _json_object(answer) if answer.status == 200 else None
-        if document is None:
-            continue
-        metadata = read_metadata(document, rules)
-        if metadata.issuer != issuer:
-            raise IssuerMismatch(
-                f"The authorization server at {host} calls itself by another name than the one asked for "
-                "(RFC 8414 section 3.3), so it is not used.",
-                next_step="report it to whoever runs the server",
-            )
-        return metadata
-    raise DiscoveryFailed(
-        f"The authorization server {host} publishes no metadata.", next_step="report it to whoever runs the server"
+
+def _is_same_resource(one: str, other: str) -> bool:
+    return _canonical(one) == _canonical(other)
+
+
+def _canonical(resource: str) -> tuple[str, str, str]:
+    """Scheme and host in lower case and without the usual port; a slash at the end makes no difference."""
+    try:
+        parts = urlsplit(resource)
+        port = parts.port
+    except ValueError:
+        return resource, "", ""
+    if parts.scheme.lower() not in ("http", "https"):
+        return resource, "", ""
+    usual = {"http": 80, "https": 443}[parts.scheme.lower()]
+    host = f"{(parts.hostname or '').lower()}{f':{port}' if port not in (None, usual) else ''}"
+    return f"{parts.scheme.lower()}://{host}", parts.path.rstrip("/"), parts.query
+
+
+def _is_above(resource: str, wanted: str) -> bool:
+    (origin, path, query), (own_origin, own_path, _) = _canonical(resource), _canonical(wanted)
+    steps = own_path.split("/")
+    is_plain = not query and ".." not in steps and "." not in steps
+    return origin == own_origin and own_path.startswith(f"{path}/") and is_plain
+
+
+def _well_known_of(resource: str) -> str:
+    """RFC 9728 section 3.1: between host and path, without the slash at the end."""
+    parts = urlsplit(resource)
+    return f"{parts.scheme}://{parts.netloc}/.well-known/oauth-protected-resource{parts.path.rstrip('/')}"
+
+
+def _other_resource(resource: str, wanted: str) -> ResourceMismatch:
+    return ResourceMismatch(
+        f"The server's metadata speaks for {_named(resource)} and not for {_named(wanted)} (RFC 9728 section 3.3), "
+        "so it is not used.",
+        next_step=f"if that is where the server is, put {_named(resource)} as url; else report it to whoever runs it",
     )
 
 
-async def _legacy_metadata(http: Http, rules: NetworkRules, server: Server) -> ServerMetadata:
+def _named(resource: str) -> str:
+    """A resource as far as a sentence names it: without what may be a secret in its path."""
+    shown = resource if _canonical(resource)[0] == resource else shown_url(resource)
+    return plain(shown, 160) or "nothing"
+
+
+def _choose_issuer(document: dict[str, Any], prefer: str | None) -> str:
+    issuers = texts(document.get("authorization_servers")) or []
+    return next((issuer for issuer in issuers if issuers_are_same(issuer, prefer)), issuers[0])
+
+
+async def _server_metadata(http: Http, rules: NetworkRules, server: Server, named: str) -> ServerMetadata:
+    """The metadata of the authorization server that the server names, or of the one that the operator chose instead.
+
+    The operator's choice is first asked for itself. Only where it publishes nothing may the one that the server
+    names speak for it, and then with endpoints on its site alone.
+    """
+    chosen = server.oauth.issuer
+    if chosen is None:
+        found = await _published(http, rules, named)
+        if found is None:
+            raise _no_metadata(named)
+        if not issuers_are_same(found.issuer, named):
+            raise IssuerMismatch(
+                f"The server names the authorization server {_spelled(named)}, which calls itself "
+                f"{_spelled(found.issuer)} (RFC 8414 section 3.3), so it is not used.",
+                next_step=_if_trusted(found.issuer),
+            )
+        return found
+    # No address can be made of a template.
+    own = None if is_template(chosen) else await _published(http, rules, chosen)
+    if own is not None:
+        return _as_chosen(chosen, own)
+    said = None if issuers_are_same(named, chosen) else await _published(http, rules, named)
+    if said is None:
+        raise _no_metadata(chosen)
+    metadata = _as_chosen(chosen, said)
+    endpoints = (
+        metadata.authorization_endpoint,
+        metadata.token_endpoint,
+        metadata.registration_endpoint,
+        metadata.revocation_endpoint,
+    )
+    elsewhere = [endpoint for endpoint in endpoints if endpoint is not None and site_of(endpoint) != site_of(chosen)]
+    if elsewhere:
+        raise IssuerMismatch(
+            f"oauth.issuer is {_spelled(chosen)}, which publishes no metadata of its own, and the one that "
+            f"{host_of(named)} publishes for it leads to {host_of(elsewhere[0])}, so it is not used.",
+            next_step="report it to whoever runs the server",
+        )
+    return metadata
+
+
+def _as_chosen(chosen: str, found: ServerMetadata) -> ServerMetadata:
+    """Metadata of the issuer that `oauth.issuer` names. Where a template is in play, the id token has to settle it."""
+    if is_template(found.issuer) and fits(found.issuer, chosen):
+        return msgspec.structs.replace(found, issuer=chosen, id_token_issuer=chosen)
+    if is_template(chosen) and (found.issuer == chosen or fits(chosen, found.issuer)):
+        return msgspec.structs.replace(found, id_token_issuer=found.issuer)
+    if issuers_are_same(found.issuer, chosen):
+        return found
+    raise IssuerMismatch(
+        f"oauth.issuer is {_spelled(chosen)}, and the metadata calls itself {_spelled(found.issuer)} "
+        "(RFC 8414 section 3.3), so it is not used.",
+        next_step="correct oauth.issuer, or report it to whoever runs the server",
+    )
+
+
+async def _published(http: Http, rules: NetworkRules, issuer: str) -> ServerMetadata | None:
+    """What an issuer's own well-known addresses say; None: nothing.
+
+    An address in trouble, or with something that cannot be used, is passed over; its trouble is told when no other
+    one helps.
+
+    Raises:
+        DiscoveryFailed, Unreachable.
+    """
+    rules.check_url(issuer, credentials=True)
+    trouble: McpAuthError | None = None
+    until = asyncio.get_running_loop().time() + REQUEST_TIMEOUT
+    for candidate in _metadata_urls(issuer):
+        try:
+            answer = await _get(http, rules, candidate)
+            if _is_in_trouble(answer):
+                raise _trouble(f"The authorization server {host_of(issuer)}", answer)
+            document = json_object(answer.body) if answer.status == 200 else None
+            if document is not None:
+                return read_metadata(document, rules)
+        except (LostAnswer, AddressRefused, DiscoveryFailed) as error:
+            trouble = trouble or error
+        if asyncio.get_running_loop().time() > until:
+            break
+    if trouble is not None:
+        raise trouble
+    return None
+
+
+def _metadata_urls(issuer: str) -> list[str]:
+    """RFC 8414 and OpenID discovery, in the specification's order, and last the form that Okta and Atlassian have."""
+    from mcp.client.auth.utils import build_oauth_authorization_server_metadata_discovery_urls as metadata_urls
+
+    urls = metadata_urls(issuer, issuer)
+    if urlsplit(issuer).path.rstrip("/"):
+        urls.append(f"{issuer.rstrip('/')}/.well-known/oauth-authorization-server")
+    return urls
+
+
+def _spelled(issuer: str) -> str:
+    """An issuer as it is written, fit for a sentence."""
+    return plain(issuer, 160) or "nothing"
+
+
+def _if_trusted(issuer: str) -> str:
+    """What an operator may do who knows the authorization server that calls itself by another name."""
+    report = "report it to whoever runs the server"
+    return f"{report}; if you trust both names, set oauth.issuer: {issuer}" if _spelled(issuer) == issuer else report
+
+
+def _no_metadata(issuer: str) -> DiscoveryFailed:
+    return DiscoveryFailed(
+        f"The authorization server {host_of(issuer)} publishes no metadata.",
+        next_step="report it to whoever runs the server",
+    )
+
+
+async def _legacy_metadata(http: Http, rules: NetworkRules, server: Server, asked: Asked) -> ServerMetadata:
     """2025-03-26: the server's origin is its own authorization server, and may publish nothing at all."""
     from mcp.client.auth.utils import (
         build_oauth_authorization_server_metadata_discovery_urls as metadata_urls,
     )
-    from mcp.client.auth.utils import issuers_match
 
     parts = urlsplit(server.url or "")
     origin = f"{parts.scheme}://{parts.netloc}"
     rules.check_url(origin, credentials=True)
+    if server.oauth.issuer is not None:
+        return await _server_metadata(http, rules, server, origin)
     answer = await _get(http, rules, metadata_urls(None, server.url or "")[0])
-    if answer.status == 429 or answer.status >= 500:
-        raise DiscoveryTrouble(f"{shown_host(parts.hostname or '')} answered HTTP {answer.status}.")
-    document = _json_object(answer) if answer.status == 200 else None
+    if _is_in_trouble(answer):
+        raise _trouble(host_of(origin), answer)
+    document = json_object(answer.body) if answer.status == 200 else None
     if document is not None:
         metadata = read_metadata(document, rules)
-        if not issuers_match(metadata.issuer, origin):
+        if not issuers_are_same(metadata.issuer, origin):
             raise IssuerMismatch(
-                "The server's own metadata names another issuer than the server itself, so it is not used.",
-                next_step="report it to whoever runs the server",
+                f"The server is at {_spelled(origin)}, and its own metadata names the issuer "
+                f"{_spelled(metadata.issuer)}, so it is not used.",
+                next_step=_if_trusted(metadata.issuer),
             )
-        _check_pkce(metadata, server)
-        check_endpoints(metadata)
         return metadata
     if not server.oauth.legacy:
-        raise NoMetadata(
-            "The server publishes no OAuth metadata, so there is nothing to sign in at.",
-            next_step="check the url; for a server of the 2025-03-26 revision set oauth.legacy: true",
-        )
+        raise _nothing_published(asked.seen)
     return ServerMetadata(
         issuer=origin,
         authorization_endpoint=f"{origin}/authorize",
@@ -288,42 +481,51 @@ async def _legacy_metadata(http: Http, rules: NetworkRules, server: Server) -> S
     )
 
 
+def _nothing_published(seen: Seen | None) -> NoMetadata:
+    """Why there is nothing to sign in at, with what the server itself answered where that says more."""
+    why, todo = "", "check the url; for a server of the 2025-03-26 revision set oauth.legacy: true"
+    if seen is not None and not seen.is_usable and seen.status != 401:
+        what, better = seen.words()
+        why, todo = f" ({what})", better or todo
+    return NoMetadata(
+        f"The server publishes no OAuth metadata, so there is nothing to sign in at{why}.", next_step=todo
+    )
+
+
 def read_metadata(document: dict[str, Any], rules: NetworkRules) -> ServerMetadata:
-    """The metadata we act on, every endpoint checked: https, or loopback.
+    """The metadata we act on, every endpoint checked: https, or loopback. A bad revocation endpoint is left out.
 
     Raises:
-        DiscoveryFailed: required members are missing or of the wrong type.
+        DiscoveryFailed: required members are missing.
         AddressRefused: an endpoint that must not be used.
     """
-    known = {
-        name: value
-        for name in ServerMetadata.__struct_fields__
-        # Some servers send "" or null for what they do not have.
-        if (value := document.get(name)) not in (None, "")
-    }
-    try:
-        metadata = convert(ServerMetadata, known)
-    except msgspec.ValidationError:
+    if lacking := missing(document):
         raise DiscoveryFailed(
-            "The authorization server's metadata is incomplete or of the wrong form (RFC 8414 section 2).",
+            f"The authorization server's metadata is incomplete (RFC 8414 section 2): no {' and no '.join(lacking)}.",
             next_step="report it to whoever runs the server",
-        ) from None
-    for endpoint in (
-        metadata.authorization_endpoint,
-        metadata.token_endpoint,
-        metadata.registration_endpoint,
-        metadata.revocation_endpoint,
-    ):
-        if endpoint is None:
-            continue
-        host = rules.check_url(endpoint, credentials=True).hostname or ""
-        if is_loopback_host(host) and not rules.on_loopback and host not in rules.allow_names:
-            # The person's browser opens the first of these; nobody else's server may aim it at this machine.
-            raise DiscoveryFailed(
-                "The authorization server's metadata points to this machine itself, so it is not used.",
-                next_step="report it to whoever runs the server",
-            )
+        )
+    metadata = server_metadata(document)
+    for endpoint in (metadata.authorization_endpoint, metadata.token_endpoint, metadata.registration_endpoint):
+        if endpoint is not None:
+            _check_endpoint(endpoint, rules)
+    if metadata.revocation_endpoint is not None:
+        try:
+            _check_endpoint(metadata.revocation_endpoint, rules)
+        except (AddressRefused, DiscoveryFailed) as error:
+            # Only a logout would use it, and says then that nothing was revoked.
+            logger.warning("the revocation endpoint of %s is left out: %s", host_of(metadata.issuer), error.message)
+            return msgspec.structs.replace(metadata, revocation_endpoint=None)
     return metadata
+
+
+def _check_endpoint(endpoint: str, rules: NetworkRules) -> None:
+    host = rules.check_url(endpoint, credentials=True).hostname or ""
+    if is_loopback_host(host) and not rules.on_loopback and host not in rules.allow_names:
+        # The person's browser opens the first of these; nobody else's server may aim it at this machine.
+        raise DiscoveryFailed(
+            "The authorization server's metadata points to this machine itself, so it is not used.",
+            next_step="report it to whoever runs the server",
+        )
 
 
 def _check_pkce(metadata: ServerMetadata, server: Server) -> None:
@@ -337,17 +539,3 @@ def _check_pkce(metadata: ServerMetadata, server: Server) -> None:
         "without it a stolen code could be used.",
         next_step="report it to whoever runs the server, or set oauth.legacy: true for a server of 2025-03-26",
     )
-
-
-def _json_object(answer: Answer) -> dict[str, Any] | None:
-    try:
-        document = json.loads(answer.body)
-    except (ValueError, RecursionError):
-        return None
-    return document if isinstance(document, dict) else None
-
-
-def _strings(value: object) -> list[str] | None:
-    if not isinstance(value, list):
-        return None
-    return [entry for entry in value if isinstance(entry, str)]

@@ -108,7 +108,7 @@ class Http:
             if origin_of(target) != origin_of(url):
                 return answer
             url = target
-        raise Unreachable(f"{shown_host(httpx2.URL(url).host)} redirects in circles.")
+        raise LostAnswer(f"{shown_host(httpx2.URL(url).host)} redirects in circles.")
 
     def _request(
         self,

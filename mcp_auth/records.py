@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
@@ -71,6 +70,8 @@ class ServerMetadata(Value, frozen=True):
     code_challenge_methods_supported: list[str] | None = None
     client_id_metadata_document_supported: bool | None = None
     authorization_response_iss_parameter_supported: bool | None = None
+    # What the `iss` of the id token must be, where the issuer is a template (`oauth.issuer`); no server's own word.
+    id_token_issuer: str | None = None
 
 
 class Registration(Value, frozen=True):
@@ -345,6 +346,8 @@ class Connection(Record):
     metadata: ServerMetadata | None = None
     # None: the metadata is not to be trusted any more and is looked up at the next sign-in.
     fetched_at: float | None = None
+    # `oauth.issuer` as it was then: what was found for another one counts no more.
+    chosen_issuer: str | None = None
     registrations: list[Registration] = msgspec.field(default_factory=list)
     # Why the last sign-in found no client to be; None once one was found.
     registration_needed: str | None = None
@@ -378,16 +381,6 @@ def decode(kind: type[R], data: bytes) -> R:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"not a {kind.__name__} record: {type(error).__name__}") from None
     return record
-
-
-def convert(kind: type[V], known: Mapping[str, Any]) -> V:
-    """The value that these fields make. From any thread.
-
-    Raises:
-        msgspec.ValidationError: one is missing or of another type.
-    """
-    _decoder(kind)
-    return msgspec.convert(known, kind)
 
 
 def _decoder(kind: type[Any]) -> msgspec.json.Decoder[Any]:

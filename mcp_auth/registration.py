@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+from mcp_auth import issuers
 from mcp_auth.config import Server
 from mcp_auth.errors import ClientRegistrationNeeded, RegistrationRefused, SignInError, Unreachable
 from mcp_auth.http import Answer, Http
@@ -47,7 +48,7 @@ def check_configured_issuer(server: Server, metadata: ServerMetadata, known: Seq
     """
     for registration in known:
         same_client = registration.source == "configured" and registration.client_id == server.oauth.client_id
-        if same_client and registration.issuer != metadata.issuer:
+        if same_client and not issuers.is_same(registration.issuer, metadata.issuer):
             before = shown_host(urlsplit(registration.issuer).hostname or "")
             now = shown_host(urlsplit(metadata.issuer).hostname or "")
             raise SignInError(
@@ -111,7 +112,7 @@ def usable_dynamic_registration(
     for registration in known:
         if (
             registration.source == "dynamic"
-            and registration.issuer == metadata.issuer
+            and issuers.is_same(registration.issuer, metadata.issuer)
             and registration.redirect_uri == redirect_uri
             and not (registration.client_secret_expires_at and registration.client_secret_expires_at <= now + 60)
         ):

@@ -21,6 +21,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import msgspec
 
+from mcp_auth import issuers
 from mcp_auth.answers import Binding, CallbackAnswer
 from mcp_auth.challenge import BearerChallenge
 from mcp_auth.config import Config, Server
@@ -192,7 +193,7 @@ class SignIns:
         """
         url = server.url or ""
         known = await self._store.connections.get(url)
-        if not fresh and asked is None and known is not None and is_warm(known, self._clock()):
+        if not fresh and asked is None and known is not None and is_warm(known, server, self._clock()):
             return known
         prefer = known.metadata.issuer if known is not None and known.metadata is not None else None
         asked = asked or await self.ask(server)
@@ -200,6 +201,7 @@ class SignIns:
 
         def remember(connection: Connection) -> None:
             connection.metadata = found.metadata
+            connection.chosen_issuer = server.oauth.issuer
             connection.resource = found.resource
             connection.resource_scopes = found.resource_scopes
             connection.resource_name = plain(found.resource_name, 80) if found.resource_name else None
@@ -213,7 +215,9 @@ class SignIns:
                 connection.refused_scopes = []
                 # Where a configured client belongs changes when a sign-in is finished elsewhere, not when it is begun.
                 connection.registrations = [
-                    r for r in connection.registrations if r.issuer == found.metadata.issuer or r.source == "configured"
+                    r
+                    for r in connection.registrations
+                    if issuers.is_same(r.issuer, found.metadata.issuer) or r.source == "configured"
                 ]
 
         return await self.remember(url, remember)
@@ -536,6 +540,7 @@ class SignIns:
             if server is None or server.url != sign_in.server_url:
                 raise TokenRequestFailed(f"{sign_in.server} is no longer configured with that url.")
             outcome = await self._request(server, sign_in, code)
+            _check_tenant(sign_in, outcome)
             await self._store_grant(sign_in, outcome)
         except McpAuthError as error:
             failed = await self._step(sign_in, "failed", outcome=error.message, next_step=error.next_step)
@@ -602,7 +607,7 @@ class SignIns:
                     owner=sign_in.owner,
                     server_url=sign_in.server_url,
                     version=old.version if old else 0,
-                    issuer=sign_in.issuer,
+                    issuer=answer.id_token_issuer if issuers.is_template(sign_in.issuer) else sign_in.issuer,
                     metadata=sign_in.metadata,
                     registration=sign_in.registration,
                     tokens=tokens,
@@ -659,7 +664,9 @@ class SignIns:
 
         def forget(connection: Connection) -> None:
             connection.registrations = [
-                r for r in connection.registrations if (r.issuer, r.client_id) != (dead.issuer, dead.client_id)
+                r
+                for r in connection.registrations
+                if r.client_id != dead.client_id or not issuers.is_same(r.issuer, dead.issuer)
             ]
             connection.fetched_at = None
 
@@ -839,11 +846,35 @@ def _check_issuer(sign_in: SignIn, answer: CallbackAnswer) -> None:
                 next_step="paste the whole address, or begin again with /mcp auth " + sign_in.server,
             )
         return
-    if answer.iss != sign_in.issuer:
+    if answer.iss != sign_in.issuer and not (
+        issuers.is_template(sign_in.issuer) and issuers.fits(sign_in.issuer, answer.iss)
+    ):
         raise WrongIssuer(
             "The answer comes from another authorization server than the one that was asked; it was not used.",
             next_step=f"begin again with /mcp auth {sign_in.server}, and report it when it happens twice",
         )
+
+
+def _check_tenant(sign_in: SignIn, answer: TokenAnswer) -> None:
+    """Where the issuer is a template (`oauth.issuer`), only the id token says who really issued the tokens.
+
+    Raises:
+        TokenRequestFailed: it says somebody else, or there is none.
+    """
+    wanted, said = sign_in.metadata.id_token_issuer, answer.id_token_issuer
+    if wanted is None or (said is not None and (said == wanted or issuers.fits(wanted, said))):
+        return
+    if said is None:
+        raise TokenRequestFailed(
+            f"The tokens came without an id token, and only that could say which tenant of {wanted} issued them; "
+            "they were not stored.",
+            next_step="add openid to oauth.scope, or set oauth.issuer to the one of your tenant",
+        )
+    raise TokenRequestFailed(
+        f"The tokens were issued by {plain(said, 160)}, which is not {wanted} as oauth.issuer wants it; "
+        "they were not stored.",
+        next_step="sign in with an account of that tenant, or correct oauth.issuer",
+    )
 
 
 def _keep(connection: Connection, sign_in: SignIn, answer: TokenAnswer) -> None:
@@ -852,7 +883,8 @@ def _keep(connection: Connection, sign_in: SignIn, answer: TokenAnswer) -> None:
     others = [
         r
         for r in connection.registrations
-        if (r.issuer, r.redirect_uri, r.source) != (used.issuer, used.redirect_uri, used.source)
+        if (issuers.bare(r.issuer), r.redirect_uri, r.source)
+        != (issuers.bare(used.issuer), used.redirect_uri, used.source)
         and not (used.source == r.source == "configured" and r.client_id == used.client_id)
     ]
     # The configured secret stays in the configuration; only the binding to the issuer is remembered.

@@ -12,6 +12,7 @@ import hmac
 import re
 import secrets
 
+from mcp_auth.issuers import bare
 from mcp_auth.records import sha256
 
 # Without 0 O, 1 I L, 2 Z, 5 S, 8 B and U V: nothing that is mistaken for another when read aloud or typed.
@@ -112,7 +113,19 @@ def shown_code(code: str) -> str:
 
 
 def connection_id(server_url: str, issuer: str) -> str:
-    """The stable id of (server URL, issuer) in redirect URIs and client ids: 32 hex digits."""
+    """The stable id of (server URL, issuer) in redirect URIs and client ids: 32 hex digits.
+
+    The slash of an empty path is no part of it, however the metadata spells the issuer today.
+    """
+    return _id(server_url, bare(issuer))
+
+
+def connection_ids(server_url: str, issuer: str) -> tuple[str, ...]:
+    """Every id that a redirect URI of this connection may have: version 0.1.0 took an issuer's slash along."""
+    return _id(server_url, bare(issuer)), _id(server_url, f"{bare(issuer)}/")
+
+
+def _id(server_url: str, issuer: str) -> str:
     return hashlib.sha256(f"{server_url}\0{issuer}".encode()).hexdigest()[:32]
 
 

@@ -62,10 +62,11 @@ class TokenError:
 
 @dataclass(frozen=True, slots=True)
 class TokenAnswer:
-    """Tokens, and what the `id_token` says of the account (for display only)."""
+    """Tokens, and what the `id_token` says of the account (for display only) and of its issuer."""
 
     tokens: Tokens
     account: str | None
+    id_token_issuer: str | None = None
 
 
 async def request_tokens(
@@ -188,7 +189,8 @@ def _read(answer: Answer, secrets: list[str], now: float, *, is_spent: bool) -> 
         scope=_scope(holder.get("scope")),
         token_type=scheme or "Bearer",
     )
-    return TokenAnswer(tokens, _account(document.get("id_token")))
+    claims = _claims(document.get("id_token"))
+    return TokenAnswer(tokens, _account(claims), claims["iss"] if isinstance(claims.get("iss"), str) else None)
 
 
 def unusable(scheme: str) -> str:
@@ -332,16 +334,24 @@ def _retry_after(value: str | None, now: float) -> float | None:
         return None
 
 
-def _account(id_token: object) -> str | None:
-    """Who signed in, for display only: it came straight from the issuer over TLS and is not verified again."""
+def _claims(id_token: object) -> dict[str, Any]:
+    """What an id token says; nothing when it cannot be read.
+
+    It came straight from the token endpoint over TLS, which OpenID Connect Core 1.0 section 3.1.3.7 (item 6) takes in
+    place of its signature.
+    """
     if not isinstance(id_token, str) or id_token.count(".") != 2:
-        return None
+        return {}
     payload = id_token.split(".")[1]
     try:
-        claims = json_object(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+        return json_object(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4))) or {}
     except ValueError:
-        return None
+        return {}
+
+
+def _account(claims: dict[str, Any]) -> str | None:
+    """Who signed in, for display only."""
     for name in ("email", "preferred_username", "name", "sub"):
-        if claims is not None and isinstance(claims.get(name), str):
+        if isinstance(claims.get(name), str):
             return plain(claims[name], 80)
     return None

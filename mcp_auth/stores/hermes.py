@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mcp_auth.config import mirror_name
-from mcp_auth.records import SHARED, Grant, Registration, ServerMetadata, Tokens, convert
+from mcp_auth.issuers import is_same
+from mcp_auth.metadata import missing, server_metadata
+from mcp_auth.records import SHARED, Grant, Registration, ServerMetadata, Tokens
 from mcp_auth.small_files import read_small_file
 
 if TYPE_CHECKING:
@@ -94,7 +96,7 @@ class HermesMirror:
             return grant
         if grant.server_url != server_url or grant.tokens is None:
             return grant
-        if issuer is not None and grant.issuer is not None and issuer != grant.issuer:
+        if issuer is not None and grant.issuer is not None and not is_same(issuer, grant.issuer):
             return grant
         if tokens.access_token == grant.tokens.access_token and tokens.refresh_token == grant.tokens.refresh_token:
             return grant
@@ -189,7 +191,7 @@ class HermesMirror:
             return None
         name = mirror_name(server)
         metadata = _read_metadata(self._folder / f"{name}.meta.json")
-        if metadata is not None and issuer is not None and metadata.issuer != issuer:
+        if metadata is not None and issuer is not None and not is_same(metadata.issuer, issuer):
             return None
         return Grant(
             server=server,
@@ -199,7 +201,7 @@ class HermesMirror:
             metadata=metadata,
             registration=_read_client(self._folder / f"{name}.client.json", metadata),
             tokens=tokens,
-            resource=server_url,
+            resource=server_url.partition("?")[0],
             mirror_sha256=digest,
         )
 
@@ -293,11 +295,9 @@ def _read_tokens(path: Path, modified: float) -> TokenFile:
 def _read_metadata(path: Path) -> ServerMetadata | None:
     try:
         document = msgspec.json.decode(read_small_file(path)[0])
-        known = {k: v for k, v in document.items() if k in ServerMetadata.__struct_fields__ and v not in (None, "")}
-        metadata = convert(ServerMetadata, known)
-    except (OSError, ValueError, AttributeError, RecursionError):
+    except (OSError, ValueError, RecursionError):
         return None
-    return metadata
+    return server_metadata(document) if isinstance(document, dict) and not missing(document) else None
 
 
 def _read_client(path: Path, metadata: ServerMetadata | None) -> Registration | None:
@@ -309,7 +309,7 @@ def _read_client(path: Path, metadata: ServerMetadata | None) -> Registration | 
         return None
     client_id, issuer = _text(document.get("client_id")), _text(document.get("issuer"))
     redirects = document.get("redirect_uris")
-    if client_id is None or (issuer is not None and issuer != metadata.issuer):
+    if client_id is None or (issuer is not None and not is_same(issuer, metadata.issuer)):
         return None
     expires = document.get("client_secret_expires_at")
     return Registration(

@@ -93,8 +93,8 @@ async def test_duty_resource_stands_in_authorization_and_token_requests(tmp_path
 async def test_duty_resource_stands_in_authorization_and_token_requests_as_the_metadata_names_it(
     tmp_path: Path, oauth: OAuthServer
 ) -> None:
-    # Given a server below the resource that its metadata speaks for
-    oauth.knobs.prm["resource"] = oauth.origin
+    # Given a server below the resource that its metadata speaks for, at the well-known address of that resource
+    oauth.knobs.prm["resource"], oauth.knobs.prm_path = oauth.origin, "root"
     async with opened(tmp_path, oauth) as auth:
         await signed_in(auth)
     assert oauth.requests("/authorize")[0].query["resource"] == oauth.origin

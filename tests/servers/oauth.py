@@ -226,7 +226,8 @@ class OAuthServer:
             return PlainTextResponse("bad request", 400)
         answer = {"state": query["state"]}
         if self.knobs.iss != "missing":
-            answer["iss"] = self.issuer if self.knobs.iss == "right" else "https://evil.example.com"
+            said = self.knobs.metadata.get("issuer") or self.issuer
+            answer["iss"] = said if self.knobs.iss == "right" else "https://evil.example.com"
         if self.knobs.authorize_error is not None:
             answer |= self.knobs.authorize_error
         else:
@@ -377,7 +378,11 @@ class OAuthServer:
         if not knobs.protected:
             return None
         token = self.access.get(seen.headers.get("authorization", "").removeprefix("Bearer "))
-        good = token is not None and token["expires_at"] > time.time() and token["resource"] in (self.url, None)
+        good = (
+            token is not None
+            and token["expires_at"] > time.time()
+            and token["resource"] in (self.url, None, knobs.prm.get("resource"))
+        )
         if token is None or not good:
             return PlainTextResponse("", 401, {"WWW-Authenticate": self._challenge()})
         if knobs.need_scope is not None and knobs.need_scope not in (token["scope"] or "").split():

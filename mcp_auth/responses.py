@@ -1,0 +1,133 @@
+"""What an HTTP answer says when it is not the one that was hoped for, in words for a person. Pure."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from urllib.parse import urljoin, urlsplit
+
+from mcp_auth.network import shown_host
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_WORDS = {
+    400: ("it refuses the request", None),
+    401: ("it asks for a credential", None),
+    403: ("it refuses the request", None),
+    404: ("nothing is at this address", "check the path of the url"),
+    405: ("it takes no such request there", "check the url; a server that speaks SSE needs transport: sse"),
+    406: ("it does not speak MCP there", "check the url"),
+    408: ("it waited for too long", "try again"),
+    410: ("nothing is at this address any more", "check the url"),
+    415: ("it does not speak MCP there", "check the url"),
+    421: ("it does not serve this host name", "check the host in the url"),
+    425: ("it asks to try again", "try again"),
+}
+# A longer word in a path may be a secret, as some servers have them there.
+_LONGEST_STEP = 24
+_LONGEST_WAIT = 7 * 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An answer as far as it is told.
+
+    `location`: where it redirects to, absolute. `wait`: seconds, of `Retry-After`.
+    """
+
+    status: int
+    url: str
+    location: str | None = None
+    is_page: bool = False
+    wait: float | None = None
+
+    @classmethod
+    def of(cls, status: int, headers: Mapping[str, str], url: str, clock: Callable[[], float] = time.time) -> Seen:
+        location = headers.get("location")
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        return cls(
+            status=status,
+            url=url,
+            location=_absolute(url, location) if location is not None and status in _REDIRECTS else None,
+            is_page=kind in ("text/html", "application/xhtml+xml"),
+            wait=retry_after(headers.get("retry-after"), clock()),
+        )
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether an MCP server can have answered like that."""
+        return 200 <= self.status < 300 and not self.is_page
+
+    def words(self, *, key: bool = False) -> tuple[str, str | None]:
+        """What was seen, and what to do about it. `key`: an API key was sent along."""
+        if self.location is not None:
+            return self._redirect(self.location)
+        if self.status in (401, 403) and key:
+            return f"it refused the key (HTTP {self.status})", None
+        if self.status == 429:
+            wait = f", again in {_in_words(self.wait)}" if self.wait else ""
+            return f"HTTP 429: too many requests{wait}", None if wait else "try again later"
+        if self.is_page and (self.status < 300 or self.status == 404):
+            return f"it answers with a web page (HTTP {self.status})", "check the url: it must be the MCP address"
+        if self.status >= 500:
+            what = "a gateway before the server" if self.status in (502, 504) else "the server"
+            again = f"again in {_in_words(self.wait)}" if self.wait else "try again later"
+            return f"HTTP {self.status}: {what} is in trouble", again
+        what, todo = _WORDS.get(self.status, ("", None))
+        return f"HTTP {self.status}{': ' if what else ''}{what}", todo
+
+    def sentence(self, *, key: bool = False) -> str:
+        """Both, as a part of a sentence."""
+        seen, todo = self.words(key=key)
+        return f"{seen}; {todo}" if todo else seen
+
+    def _redirect(self, target: str) -> tuple[str, str]:
+        shown = shown_url(target)
+        if urlsplit(target).scheme == "http" and urlsplit(self.url).scheme == "https":
+            return f"it redirects to {shown}, without TLS", f"put https{shown.removeprefix('http')} as url"
+        return f"it redirects to {shown}", "put that as url"
+
+
+def retry_after(value: str | None, now: float) -> float | None:
+    """`Retry-After` in seconds from now (RFC 9110 section 10.2.3); None when it is none that anybody can wait for."""
+    if value is None:
+        return None
+    value = value.strip()
+    try:
+        seconds = float(value) if len(value) < 20 else math.inf
+    except ValueError:
+        try:
+            seconds = max(0.0, parsedate_to_datetime(value).timestamp() - now)
+        except (ValueError, OverflowError):
+            return None
+    return seconds if 0 <= seconds <= _LONGEST_WAIT else None
+
+
+def shown_url(url: str) -> str:
+    """A URL fit for a sentence: without user, query and fragment, printable, and without what may be a secret."""
+    parts = urlsplit(url)
+    port = f":{parts.port}" if parts.port is not None else ""
+    steps = [step if len(step) <= _LONGEST_STEP else "…" for step in parts.path[:400].split("/")]
+    path = "".join(c if c.isascii() and c.isprintable() and c not in "\"'<>`\\" else "?" for c in "/".join(steps[:12]))
+    host = parts.hostname or ""
+    return f"{parts.scheme}://{f'[{host}]' if ':' in host else shown_host(host)}{port}{path}"
+
+
+def _absolute(url: str, location: str) -> str | None:
+    """Where a `Location` leads; None when that is no address of the web."""
+    try:
+        target = urljoin(url, location.strip())
+        parts = urlsplit(target)
+        _ = parts.port
+    except ValueError:
+        return None
+    return target if parts.scheme in ("http", "https") and parts.hostname else None
+
+
+def _in_words(seconds: float | None) -> str:
+    whole = math.ceil(seconds or 0)
+    if whole < 120:
+        return "1 second" if whole == 1 else f"{whole} seconds"
+    return f"{math.ceil(whole / 60)} minutes"
