@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
@@ -105,12 +105,21 @@ class McpAuth:
     Opening reads the configuration and touches neither network nor store. Use one instance in one event loop.
     """
 
-    def __init__(self, config: Config, store: Store, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        *,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.config = config
         self.store = store
         self.audit = Audit(config.home, clock)
         self.limits = Limits()
         self._clock = clock
+        self._monotonic = monotonic
+        self._told = object()
         self._variables = Variables(config)
         self._rules_by_server: dict[str, NetworkRules] = {}
         self._changes = Changes(self.audit)
@@ -140,6 +149,7 @@ class McpAuth:
         home: str | Path | None = None,
         store: Store | None = None,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> McpAuth:
         """Open a configuration: a loaded one, a path, or the default of `home`.
 
@@ -147,7 +157,7 @@ class McpAuth:
             ConfigError: it cannot be used.
         """
         loaded = config if isinstance(config, Config) else load(config, home)
-        return cls(loaded, store or _store_for(loaded), clock=clock)
+        return cls(loaded, store or _store_for(loaded), clock=clock, monotonic=monotonic)
 
     async def __aenter__(self) -> Self:
         return self
@@ -912,6 +922,7 @@ class McpAuth:
 
     def _tell(self, change: Change) -> None:
         self._woken.set()
+        self._told = object()
         self._changes.tell(change)
 
     # -- inside ------------------------------------------------------------------------------
@@ -1062,26 +1073,64 @@ class McpAuth:
         return platform_section(self.config, platform, model, self._variables.resolve_gateway)
 
 
+# Another process' change of a grant or a key is seen that many seconds later at most.
+_LOOK_EVERY = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What was to be sent at some moment, and what tells whether it still is."""
+
+    headers: dict[str, str] = field(repr=False)
+    written: object
+    told: object
+    at: float
+    monotonic: float
+
+
 class _OwnerCredentials:
-    """What `ServerAuth` sends for one owner."""
+    """What `ServerAuth` sends for one owner.
+
+    One look at the store and at `.env` serves all requests of the next quarter of a second, so that most cost no
+    system call. A change made in this process ends that at once, and so does a 401.
+    """
 
     def __init__(self, core: McpAuth, entry: Server, owner: str, insist: bool) -> None:
         self._core = core
         self._entry = entry
         self._owner = owner
         self._insist = insist
+        self._last: _Look | None = None
 
     @property
     def is_doubted(self) -> bool:
         return (self._owner, self._entry.name) in self._core._refresher().doubted
 
     async def headers(self, refused: str | None = None) -> dict[str, str]:
+        core, last = self._core, self._last
+        if refused is None and last is not None and self._still_counts(last):
+            return last.headers
+        if refused is not None:
+            # Whoever else holds it looks again too.
+            core._told = object()
+        # Noted before the look: what changes during it is looked at again.
+        self._last = None
+        written, told, at, monotonic = core.store.grants.written, core._told, core._clock(), core._monotonic()
         try:
-            return await self._core._headers(self._entry, self._owner, refused, insist=self._insist)
+            headers = await core._headers(self._entry, self._owner, refused, insist=self._insist)
         except CredentialsNeeded:
             # Whoever insists is heard once; a session makes several requests.
             self._insist = False
             raise
+        self._last = _Look(headers, written, told, at, monotonic)
+        return headers
+
+    def _still_counts(self, last: _Look) -> bool:
+        core = self._core
+        if last.written is not core.store.grants.written or last.told is not core._told:
+            return False
+        # The monotonic clock stands still while the machine sleeps, the other one can be set back.
+        return core._monotonic() - last.monotonic < _LOOK_EVERY and 0 <= core._clock() - last.at < _LOOK_EVERY
 
     async def refused(self, status: int, challenge: BearerChallenge | None, sent: str | None) -> McpAuthError:
         return await self._core._refusals().refused(self._entry, self._owner, status, challenge, sent)

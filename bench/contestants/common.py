@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import logging
 import os
@@ -96,25 +97,27 @@ async def each_request(auth: Any, url: str, httpx: Any, count: int) -> dict[str,
     requests = [httpx.Request("POST", url) for _ in range(count // 10)]
     calls = await system_calls(batch)
     # The first batch warms what is made once.
-    return {"microseconds": statistics.median(batches[1:]), "calls": calls / len(requests)}
+    return {"microseconds": statistics.median(batches[1:]), "calls": len(calls) / len(requests)}
 
 
-async def system_calls(do: Callable[[], Awaitable[Any]]) -> int:
-    """How often `do` calls functions of CPython's that are system calls."""
-    count = 0
+async def system_calls(do: Callable[[], Awaitable[Any]]) -> list[str]:
+    """The functions of CPython's that `do` calls and that are system calls."""
+    called: list[str] = []
 
     def seen(frame: Any, event: str, function: Any) -> None:
-        nonlocal count
-        if event == "c_call":
-            of = getattr(function, "__module__", None) or type(getattr(function, "__self__", None)).__module__
-            count += of in _SYSTEM
+        if event != "c_call":
+            return
+        kind = type(getattr(function, "__self__", None))
+        module = getattr(function, "__module__", None) or kind.__module__
+        if module in _SYSTEM and kind not in (io.StringIO, io.BytesIO):
+            called.append(f"{module}.{function.__name__}")
 
     sys.setprofile(seen)
     try:
         await do()
     finally:
         sys.setprofile(None)
-    return count
+    return called
 
 
 def count_syncs() -> Callable[[], int]:

@@ -14,6 +14,11 @@ from mcp_auth.records import Connection, Grant, KeyForm, SignIn
 
 
 class GrantStore(Protocol):
+    @property
+    def written(self) -> object:
+        """Another object after every change made through this instance: what was read before may be out of date."""
+        ...
+
     async def get(self, owner: str, server: str, server_url: str) -> Grant | None:
         """The grant, or None. One that is bound to another server URL is returned as it is: the caller decides.
 

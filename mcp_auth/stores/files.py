@@ -172,6 +172,7 @@ class FileStore:
         def write() -> Grant:
             with locks:
                 put_in_place()
+                self.grants.written = object()
                 if mirror is not None and held:
                     self._write_mirror(mirror, stored)
             return stored
@@ -188,6 +189,7 @@ class FileStore:
             # First the mirror: the other way round a crash would bring the grant back from it.
             was_mirrored = mirror is not None and mirror.delete(grant.server)
             self._grant_files.remove(path)
+            self.grants.written = object()
         return before is not None or was_mirrored
 
     def all_grants(self, owner: str | None) -> list[Grant]:
@@ -321,6 +323,7 @@ class FileStore:
 class FileGrants:
     def __init__(self, store: FileStore) -> None:
         self._store = store
+        self.written = object()
 
     async def get(self, owner: str, server: str, server_url: str) -> Grant | None:
         grant, is_behind = self._store.read_with_mirror(owner, server, server_url)

@@ -77,14 +77,17 @@ class _Records(Generic[R]):
 class MemoryGrants:
     def __init__(self) -> None:
         self._records: _Records[Grant] = _Records()
+        self.written = object()
 
     async def get(self, owner: str, server: str, server_url: str) -> Grant | None:
         return self._records.read(grant_key(owner, server))
 
     async def put_if(self, grant: Grant) -> Grant | None:
+        self.written = object()
         return self._records.write(grant_key(grant.owner, grant.server), grant)
 
     async def delete_if(self, grant: Grant) -> bool:
+        self.written = object()
         return self._records.delete(grant_key(grant.owner, grant.server), grant.version)
 
     async def set_damaged_aside(self, owner: str, server: str) -> bool:

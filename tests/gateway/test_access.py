@@ -130,3 +130,10 @@ def test_nobody_else_acts_for_a_person_and_unknown_people_are_refused() -> None:
     with pytest.raises(NotAllowed) as refused:
         access.owner_for(LOCAL, OWN_SERVER, TEAM, acting_for="telegram:999")
     assert "999" not in str(refused.value)
+
+
+def test_who_stands_with_two_people_is_the_first_of_them() -> None:
+    gateway = GatewayOptions(allow=("telegram:1",), people={"ann": ("telegram:1",), "bob": ("telegram:1", "discord:2")})
+
+    assert access.person_of(ANN, gateway) == "person:ann"
+    assert access.persons(gateway) == {"person:ann"}
