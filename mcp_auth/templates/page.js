@@ -115,7 +115,7 @@
 
   const begin = () => {
     const form = document.forms[0];
-    document.getElementById("blocked").hidden = navigator.cookieEnabled;
+    document.getElementById("blocked")?.toggleAttribute("hidden", navigator.cookieEnabled);
     form.addEventListener("submit", () => {
       // What another tab keeps for this link counts for this one too.
       const secret = kept(name) ?? keep(name, made());
