@@ -342,7 +342,7 @@ class McpAuth:
             listening = await self._listens(open_one.redirect_uri, listen)
             return StartedSignIn(open_one, open_one.authorization_url, reused=True, listening=listening)
         if open_one is not None:
-            await sign_ins.cancel(server, owner)
+            await sign_ins.cancel(server, owner, by_us=True)
         connection = await sign_ins.connection(entry, fresh=fresh)
         await self.store.grants.set_damaged_aside(owner, server)
         grant = await self.store.grants.get(owner, server, entry.url or "")
@@ -819,6 +819,8 @@ class McpAuth:
 
         entry = self._entry(server)
         await self._sign_ins().cancel(server, check_owner(owner))
+        # A client that nobody knows any more is not met again.
+        await self._sign_ins().forget_dynamic_registrations(entry.url or "")
         async with self.store.lease(owner, server, ttl=LEASE_TTL, wait=LEASE_WAIT):
             was_damaged = await self.store.grants.set_damaged_aside(owner, server)
             grant = await self.store.grants.get(owner, server, entry.url or "")
@@ -832,7 +834,11 @@ class McpAuth:
             if grant is None or grant.tokens is None:
                 return LogoutResult(False, None, f"{server} was not signed in.")
             revoked = await self._revoke(entry, grant)
-            await self._delete(grant)
+            is_gone = await self._delete(grant)
+        if not is_gone:
+            done = "is revoked at the authorization server, and yet it" if revoked else "is not signed out: its grant"
+            sentence = f"{server} {done} is still stored here, because another program changes it all the time."
+            return LogoutResult(False, revoked, f"{sentence} Next: /mcp logout {server}")
         self._tell(Change("signed_out", server, owner, by=by))
         if revoked:
             return LogoutResult(True, True, f"{server} is signed out: revoked at the authorization server and deleted.")
@@ -859,7 +865,8 @@ class McpAuth:
                 return False
         return done
 
-    async def _delete(self, grant: Grant) -> None:
+    async def _delete(self, grant: Grant) -> bool:
+        """Delete the grant but for its keys. False: its tokens are still stored."""
         for _ in range(20):
             if grant.keys:
                 # The API keys of the same owner are not part of the sign-in.
@@ -870,13 +877,15 @@ class McpAuth:
                     version=grant.version,
                     keys=grant.keys,
                 )
-                deleted = await self.store.grants.put_if(bare) is not None
+                await self.store.grants.put_if(bare)
             else:
-                deleted = await self.store.grants.delete_if(grant)
+                await self.store.grants.delete_if(grant)
+            # What is stored counts, and not what the store said.
             current = await self.store.grants.get(grant.owner, grant.server, grant.server_url)
-            if deleted or current is None:
-                return
+            if current is None or current.tokens is None:
+                return True
             grant = current
+        return False
 
     # -- API keys ----------------------------------------------------------------------------
 

@@ -187,6 +187,15 @@ def _checked(metadata: ServerMetadata, server: Server) -> ServerMetadata:
     return metadata
 
 
+async def look_up_again(http: Http, rules: NetworkRules, server: Server, known: ServerMetadata) -> ServerMetadata:
+    """The metadata of the issuer that is known, as it is now.
+
+    Raises:
+        SignInError and its children, Unreachable: there is none that may be used.
+    """
+    return _checked(await _server_metadata(http, rules, server, known.issuer), server)
+
+
 def is_warm(connection: Connection | None, server: Server, now: float) -> bool:
     """Whether a sign-in can start from what is remembered, without a request."""
     return (

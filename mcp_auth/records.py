@@ -88,6 +88,12 @@ class Registration(Value, frozen=True):
     token_endpoint_auth_method: str | None = None
     registration_access_token: str | None = None
     registration_client_uri: str | None = None
+    # What a dynamic client was registered for; None: for nothing in particular.
+    scope: str | None = None
+    # When a sign-in with it last succeeded.
+    worked_at: float | None = None
+    # Browsers that were sent on with it have not come back: the authorization server may have forgotten it.
+    doubtful: bool = False
 
 
 class Tokens(Value, frozen=True):
@@ -296,6 +302,8 @@ class SignIn(Linked, kw_only=True):
     code_verifier: str | None = None
     authorization_url: str | None = None
     account: str | None = None
+    # The client was registered for an earlier sign-in.
+    registration_reused: bool = False
     # Made by the endpoint before it shows the result; None: whoever waits for the end makes it.
     check: Check | None = None
 
@@ -349,6 +357,8 @@ class Connection(Record):
     # `oauth.issuer` as it was then: what was found for another one counts no more.
     chosen_issuer: str | None = None
     registrations: list[Registration] = msgspec.field(default_factory=list)
+    # When a client was last registered in place of a doubtful one.
+    reregistered_at: float | None = None
     # Why the last sign-in found no client to be; None once one was found.
     registration_needed: str | None = None
     # Scopes that were asked for by a step-up and not granted; not asked for again.

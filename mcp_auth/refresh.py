@@ -24,13 +24,15 @@ from mcp_auth.errors import (
     CredentialsNeeded,
     ReauthorizationNeeded,
     RefreshUnavailable,
+    SignInError,
     SignInNeeded,
     Unreachable,
 )
 from mcp_auth.http import Http, LostAnswer
 from mcp_auth.network import NetworkRules
-from mcp_auth.records import Grant, RefreshMark, Tokens, sha256
+from mcp_auth.records import Grant, RefreshMark, ServerMetadata, Tokens, sha256
 from mcp_auth.sign_in import LEASE_TTL, LEASE_WAIT, SignIns
+from mcp_auth.sites import host_of, site_of
 from mcp_auth.stores.base import Store
 from mcp_auth.tokens import TokenAnswer, TokenError, request_tokens, unusable
 
@@ -47,6 +49,8 @@ _BACKOFF_FIRST = 5.0
 _BACKOFF_MAX = 300.0
 # An OAuth error that is heard again after this long, with the access token ended, is no mishap.
 _SURE_AFTER = 600.0
+# Seconds for each request that follows the first in one refresh; a lease outlives them all.
+_SECOND_TIMEOUT = 10.0
 # How often the refresh token of a grant is tried that wants a person.
 TRIED_EVERY = 3600.0
 
@@ -242,6 +246,21 @@ class Refresher:
             answer = await request_tokens(
                 self._http, self._rules(server), metadata, registration, form, now=self._clock()
             )
+            if isinstance(answer, TokenError) and answer.is_gone and answer.meaning == "refused":
+                moved = await self._moved(server, metadata)
+                if moved is not None and site_of(moved.token_endpoint) != site_of(metadata.token_endpoint):
+                    return await self._moved_away(server, marked, sent_before, moved, fallback)
+                if moved is not None:
+                    marked = await self._write(marked, metadata=moved)
+                    answer = await request_tokens(
+                        self._http,
+                        self._rules(server),
+                        moved,
+                        registration,
+                        form,
+                        now=self._clock(),
+                        timeout=_SECOND_TIMEOUT,
+                    )
         except LostAnswer as error:
             return await self._lost(server, marked, error, fallback)
         except Unreachable as error:
@@ -251,6 +270,30 @@ class Refresher:
         if isinstance(answer, TokenAnswer):
             return await self._renewed(server, marked, tokens, answer)
         return await self._answered(server, marked, tokens, answer, sent_before, fallback)
+
+    async def _moved(self, server: Server, known: ServerMetadata) -> ServerMetadata | None:
+        """What the same issuer says now of where its token endpoint is; None: nothing, or nothing new."""
+        from mcp_auth.discovery import look_up_again
+
+        try:
+            async with asyncio.timeout(_SECOND_TIMEOUT):
+                found = await look_up_again(self._http, self._rules(server), server, known)
+        except (SignInError, Unreachable, TimeoutError) as error:
+            name = type(error).__name__
+            logger.warning("the token endpoint of %s is gone, and nothing names another: %s", server.name, name)
+            return None
+        await self._sign_ins.expire_metadata(server.url or "")
+        return found if found.token_endpoint != known.token_endpoint else None
+
+    async def _moved_away(
+        self, server: Server, grant: Grant, sent_before: int, moved: ServerMetadata, fallback: str | None
+    ) -> str:
+        """Nobody but a person decides that another site gets what this one gave."""
+        reason = f"the authorization server now gives tokens at {host_of(moved.token_endpoint)}"
+        failed, _ = await self._failed(grant, reason, sent_before, refresh_refused=True)
+        if fallback is not None:
+            return fallback
+        raise await self._needs_person(server, failed, reason)
 
     async def _renewed(self, server: Server, grant: Grant, old: Tokens, answer: TokenAnswer) -> str:
         new = answer.tokens

@@ -11,12 +11,15 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
+
 from mcp_auth import issuers
 from mcp_auth.config import Server
 from mcp_auth.errors import ClientRegistrationNeeded, RegistrationRefused, SignInError, Unreachable
 from mcp_auth.http import Answer, Http
 from mcp_auth.network import NetworkRules, is_loopback_url, shown_host
 from mcp_auth.records import Registration, ServerMetadata
+from mcp_auth.server_json import json_object
 from mcp_auth.vendors import where_to_register
 
 CLIENT_NAME = "slash-mcp"
@@ -106,18 +109,25 @@ def client_document(server: Server, public_url: str, connection: str) -> dict[st
 
 
 def usable_dynamic_registration(
-    known: Sequence[Registration], metadata: ServerMetadata, redirect_uri: str, now: float
+    known: Sequence[Registration], metadata: ServerMetadata, redirect_uri: str, scope: str | None, now: float
 ) -> Registration | None:
-    """An earlier dynamic registration at this issuer with exactly this redirect URI, when its secret still holds."""
-    for registration in known:
-        if (
-            registration.source == "dynamic"
-            and issuers.is_same(registration.issuer, metadata.issuer)
-            and registration.redirect_uri == redirect_uri
-            and not (registration.client_secret_expires_at and registration.client_secret_expires_at <= now + 60)
-        ):
-            return registration
-    return None
+    """An earlier dynamic registration at this issuer with exactly this redirect URI, when its secret still holds and
+    it was made for no less scope than is asked for now. One that is doubted comes last.
+    """
+    fitting = [
+        registration
+        for registration in known
+        if registration.source == "dynamic"
+        and issuers.is_same(registration.issuer, metadata.issuer)
+        and registration.redirect_uri == redirect_uri
+        and not (registration.client_secret_expires_at and registration.client_secret_expires_at <= now + 60)
+        and _covers(registration.scope, scope)
+    ]
+    return min(reversed(fitting), key=lambda registration: registration.doubtful, default=None)
+
+
+def _covers(registered: str | None, asked: str | None) -> bool:
+    return registered is None or asked is None or set(asked.split()) <= set(registered.split())
 
 
 async def register(
@@ -146,7 +156,15 @@ async def register(
         )
     if answer.status not in (200, 201):
         raise _refusal(server, metadata, redirect_uri, answer)
-    return _accepted(server, metadata, redirect_uri, answer)
+    registration = _accepted(server, metadata, redirect_uri, answer)
+    return msgspec.structs.replace(registration, scope=_registered_scope(scope, answer))
+
+
+def _registered_scope(asked: str | None, answer: Answer) -> str | None:
+    """What the client was made for: what was asked for, and what the authorization server made of it."""
+    said = (json_object(answer.body) or {}).get("scope")
+    scopes = f"{asked or ''} {said if isinstance(said, str) else ''}".split()
+    return " ".join(dict.fromkeys(scopes)) or None
 
 
 def client_registration_needed(server: Server, metadata: ServerMetadata, redirect_uri: str) -> ClientRegistrationNeeded:

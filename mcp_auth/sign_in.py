@@ -69,6 +69,7 @@ from mcp_auth.registration import (
 from mcp_auth.sites import browser_host, issued_elsewhere
 from mcp_auth.status import ConnectionStatus, shown_scope
 from mcp_auth.stores.base import Store
+from mcp_auth.token_words import ENDS_REGISTRATION, as_word
 from mcp_auth.tokens import TOKEN_TIMEOUT, TokenAnswer, plain, request_tokens
 from mcp_auth.vendors import authorize_params
 
@@ -83,6 +84,7 @@ STALE_CLAIM = TOKEN_TIMEOUT + 25.0 + TRY_OUT_TIMEOUT
 LEASE_TTL = 45.0
 LEASE_WAIT = 40.0
 _REGISTRATIONS_KEPT = 8
+_REREGISTERED_EVERY = 3600.0
 _RACES = 50
 _RACE_PAUSE = 0.1
 # Before the answer of the authorization server counts.
@@ -214,8 +216,9 @@ class SignIns:
             if fresh:
                 connection.refused_scopes = []
                 # Where a configured client belongs changes when a sign-in is finished elsewhere, not when it is begun.
+                # A dynamic one is made anew; until that works, the one of before is doubted.
                 connection.registrations = [
-                    r
+                    msgspec.structs.replace(r, doubtful=r.source == "dynamic")
                     for r in connection.registrations
                     if issuers.is_same(r.issuer, found.metadata.issuer) or r.source == "configured"
                 ]
@@ -279,7 +282,9 @@ class SignIns:
             raise ValueError("the connection must have been looked up")
         step_up = _step_up(server, connection, grant)
         scope = choose_scope(server, connection, metadata, grant if step_up else None)
-        registration = await self._noted_registration(server, connection, metadata, redirect_uri, scope, fresh)
+        registration, is_reused = await self._noted_registration(
+            server, connection, metadata, redirect_uri, scope, fresh
+        )
         now = self._clock()
         slot = await self._store.sign_ins.slot(owner, server.name)
         before = await self._store.sign_ins.get(slot)
@@ -306,6 +311,7 @@ class SignIns:
             resource=_resource(server, connection),
             scope=scope,
             step_up_scope=step_up,
+            registration_reused=is_reused,
         )
         if gated:
             sign_in.gate = Gate()
@@ -341,14 +347,14 @@ class SignIns:
         redirect_uri: str,
         scope: str | None,
         fresh: bool,
-    ) -> Registration:
+    ) -> tuple[Registration, bool]:
         """As `_registration`; that none could be had is kept for the status."""
 
         def note(connection: Connection) -> None:
             connection.registration_needed = needed
 
         try:
-            registration = await self._registration(server, connection, metadata, redirect_uri, scope, fresh)
+            found = await self._registration(server, connection, metadata, redirect_uri, scope, fresh)
         except ClientRegistrationNeeded as error:
             needed: str | None = error.message
             await self.remember(connection.server_url, note)
@@ -356,7 +362,7 @@ class SignIns:
         if connection.registration_needed is not None:
             needed = None
             await self.remember(connection.server_url, note)
-        return registration
+        return found
 
     async def _registration(
         self,
@@ -366,19 +372,51 @@ class SignIns:
         redirect_uri: str,
         scope: str | None,
         fresh: bool,
-    ) -> Registration:
+    ) -> tuple[Registration, bool]:
+        """The client to be, and whether it was registered for an earlier sign-in."""
         secret = server.oauth.client_secret
         resolved = self._variables.resolve(secret) if secret is not None else None
         configured = configured_registration(server, resolved, metadata, redirect_uri)
         if configured is not None:
             if not fresh:
                 check_configured_issuer(server, metadata, connection.registrations)
-            return configured
-        return (
-            metadata_document_registration(server, metadata, redirect_uri, self._config.gateway.public_url)
-            or usable_dynamic_registration(connection.registrations, metadata, redirect_uri, self._clock())
-            or await register(self._http, self._rules(server), server, metadata, redirect_uri, scope)
-        )
+            return configured, False
+        by_document = metadata_document_registration(server, metadata, redirect_uri, self._config.gateway.public_url)
+        if by_document is not None:
+            return by_document, False
+        known = usable_dynamic_registration(connection.registrations, metadata, redirect_uri, scope, self._clock())
+        if known is None or fresh:
+            return await register(self._http, self._rules(server), server, metadata, redirect_uri, scope), False
+        if not known.doubtful:
+            return known, True
+        again = await self._registered_again(server, connection, metadata, redirect_uri, scope)
+        return (again, False) if again is not None else (known, True)
+
+    async def _registered_again(
+        self, server: Server, connection: Connection, metadata: ServerMetadata, redirect_uri: str, scope: str | None
+    ) -> Registration | None:
+        """A new client in place of a doubtful one, once an hour. None: not now, so the doubtful one has to do."""
+        now = self._clock()
+        is_time = False
+
+        def take_turn(connection: Connection) -> None:
+            nonlocal is_time
+            last = connection.reregistered_at
+            is_time = last is None or not 0 <= now - last < _REREGISTERED_EVERY
+            if is_time:
+                connection.reregistered_at = now
+
+        await self.remember(connection.server_url, take_turn)
+        if not is_time:
+            return None
+        try:
+            registration = await register(self._http, self._rules(server), server, metadata, redirect_uri, scope)
+        except (SignInError, Unreachable) as error:
+            logger.warning("%s registered no new client in place of a doubtful one: %s", server.name, error.code)
+            return None
+        # Kept before it has worked: the next sign-in within the hour is not to register once more.
+        await self.remember(connection.server_url, lambda connection: _keep_registration(connection, registration))
+        return registration
 
     # -- the second half ---------------------------------------------------------------------
 
@@ -529,9 +567,8 @@ class SignIns:
         ended = await self._step(sign_in, status, outcome=sentence, next_step=next_step)
         if ended is None:
             raise AlreadyFinished(f"{sign_in.server} is being signed in with this link already.")
-        if error in ("invalid_client", "unauthorized_client"):
-            await self.forget_registration(sign_in.server_url, sign_in.registration)
         self._changed(ended)
+        await self._forget_if_dead(sign_in, as_word(error) in ENDS_REGISTRATION, error)
         raise AuthorizationRefused(sentence, next_step=next_step)
 
     async def _exchange(self, sign_in: SignIn, code: str) -> SignIn:
@@ -543,19 +580,33 @@ class SignIns:
             _check_tenant(sign_in, outcome)
             await self._store_grant(sign_in, outcome)
         except McpAuthError as error:
-            failed = await self._step(sign_in, "failed", outcome=error.message, next_step=error.next_step)
-            if failed is not None:
-                self._changed(failed)
+            await self._failed(sign_in, error.message, error.next_step)
             raise
+        except Exception as error:
+            # Whatever it is, the chat hears of the end, and nobody waits for a code that is spent.
+            logger.error("the sign-in to %s ended in %s", sign_in.server, type(error).__name__)
+            sentence = f"Something went wrong on our side while {sign_in.server} was being signed in."
+            await self._failed(sign_in, sentence, f"/mcp auth {sign_in.server}")
+            raise
+        await self._keep_for_next(sign_in, outcome)
         if sign_in.gate is not None:
             sign_in = await self._tried_out(sign_in)
         ended = await self._end_of_exchange(msgspec.structs.replace(sign_in, account=outcome.account))
         self._changed(ended)
         return ended
 
+    async def _failed(self, sign_in: SignIn, sentence: str, next_step: str | None) -> None:
+        failed = await self._step(sign_in, "failed", outcome=sentence, next_step=next_step)
+        if failed is not None:
+            self._changed(failed)
+
     async def _tried_out(self, sign_in: SignIn) -> SignIn:
         """The record with what the server says to the new credentials, for the page that waits for it."""
-        result = await self._try_out(sign_in.server, sign_in.owner)
+        try:
+            result = await self._try_out(sign_in.server, sign_in.owner)
+        except Exception as error:  # noqa: BLE001 - the grant is stored; whoever waits for the end tries it again
+            logger.error("the new access to %s could not be tried: %s", sign_in.server, type(error).__name__)
+            return sign_in
         check = Check(state=result.state.value, tools=result.tools, ms=result.ms, detail=result.detail)
         return msgspec.structs.replace(sign_in, check=check)
 
@@ -587,8 +638,7 @@ class SignIns:
             raise TokenRequestFailed(f"The code could not be exchanged: {error.message}", next_step=again) from None
         if isinstance(answer, TokenAnswer):
             return answer
-        if answer.error in ("invalid_client", "unauthorized_client"):
-            await self.forget_registration(sign_in.server_url, sign_in.registration)
+        await self._forget_if_dead(sign_in, answer.meaning == "registration", answer.error)
         raise TokenRequestFailed(f"{host} did not give a token ({answer.sentence()}).", next_step=again)
 
     async def _store_grant(self, sign_in: SignIn, answer: TokenAnswer) -> None:
@@ -623,16 +673,21 @@ class SignIns:
                     break
             else:
                 raise TokenRequestFailed("The grant could not be stored: it changes all the time.")
+
+    async def _keep_for_next(self, sign_in: SignIn, answer: TokenAnswer) -> None:
+        now = self._clock()
         try:
-            await self.remember(sign_in.server_url, lambda connection: _keep(connection, sign_in, answer))
-        except McpAuthError as error:
-            # The grant is stored and good; the next sign-in registers anew.
-            logger.warning("the registration at %s is not kept for the next sign-in: %s", sign_in.server, error.code)
+            await self.remember(sign_in.server_url, lambda connection: _keep(connection, sign_in, answer, now))
+        except Exception as error:  # noqa: BLE001 - the grant is stored and good; the next sign-in registers anew
+            name = type(error).__name__
+            logger.warning("the registration at %s is not kept for the next sign-in: %s", sign_in.server, name)
 
     # -- ends --------------------------------------------------------------------------------
 
-    async def cancel(self, server: str, owner: str) -> bool:
+    async def cancel(self, server: str, owner: str, *, by_us: bool = False) -> bool:
         """End the open sign-in of (owner, server). False when there is none.
+
+        `by_us`: to put another one in its place, which says nothing of where its browser is.
 
         Raises:
             SignInError: its answer is being exchanged right now, which nothing calls back.
@@ -646,6 +701,8 @@ class SignIns:
             ended = await self._step(sign_in, "cancelled", outcome=f"The sign-in to {server} was cancelled.")
             if ended is not None:
                 self._changed(ended)
+                if not by_us:
+                    await self._doubt_registration(sign_in)
                 return True
         raise SignInError(f"The record of {server} changes all the time.", next_step="try again")
 
@@ -658,6 +715,43 @@ class SignIns:
                 if sign_in.status in OPEN:
                     found.append(sign_in)
         return found
+
+    async def expire_metadata(self, server_url: str) -> None:
+        """The next sign-in looks everything up anew."""
+        await self.remember(server_url, _expire_metadata)
+
+    async def _doubt_registration(self, sign_in: SignIn) -> None:
+        """A browser was sent on and never came back: maybe the page there said that it does not know our client."""
+        used = sign_in.registration
+        if used.source != "dynamic" or sign_in.authorization_url is None or sign_in.status == "answered":
+            return
+
+        def doubt(connection: Connection) -> None:
+            connection.registrations = [
+                msgspec.structs.replace(r, doubtful=True)
+                if (issuers.bare(r.issuer), r.client_id) == (issuers.bare(used.issuer), used.client_id)
+                and (r.worked_at is None or r.worked_at < sign_in.created_at)
+                else r
+                for r in connection.registrations
+            ]
+
+        await self.remember(sign_in.server_url, doubt)
+
+    async def _forget_if_dead(self, sign_in: SignIn, is_dead: bool, error: str | None) -> None:
+        """What an error says of our client: not known any more, or known for less than is asked for now."""
+        is_too_small = sign_in.registration_reused and as_word(error or "") == "invalid_scope"
+        if is_dead or is_too_small:
+            await self.forget_registration(sign_in.server_url, sign_in.registration)
+
+    async def forget_dynamic_registrations(self, server_url: str) -> None:
+        """After a sign-out: the next sign-in registers anew. Each grant has its own copy."""
+        if await self._store.connections.get(server_url) is None:
+            return
+
+        def forget(connection: Connection) -> None:
+            connection.registrations = [r for r in connection.registrations if r.source != "dynamic"]
+
+        await self.remember(server_url, forget)
 
     async def forget_registration(self, server_url: str, dead: Registration) -> None:
         """A registration that the issuer no longer knows: discovery and registration anew at the next sign-in."""
@@ -691,6 +785,7 @@ class SignIns:
         elif sign_in.status in OPEN and sign_in.status != "exchanging" and now >= sign_in.expires_at:
             # A server that never comes back with an answer may have forgotten us: look everything up again.
             await self.remember(sign_in.server_url, _expire_metadata)
+            await self._doubt_registration(sign_in)
             sentence = f"The link for {sign_in.server} has expired."
             ended = await self._step(sign_in, "expired", outcome=sentence, next_step=again)
         else:
@@ -877,9 +972,19 @@ def _check_tenant(sign_in: SignIn, answer: TokenAnswer) -> None:
     )
 
 
-def _keep(connection: Connection, sign_in: SignIn, answer: TokenAnswer) -> None:
+def _keep(connection: Connection, sign_in: SignIn, answer: TokenAnswer, now: float) -> None:
     """After a success: the registration is worth keeping, and scopes that were not granted are not asked for again."""
-    used = sign_in.registration
+    used = msgspec.structs.replace(sign_in.registration, worked_at=now, doubtful=False)
+    # The configured secret stays in the configuration; only the binding to the issuer is remembered.
+    kept = msgspec.structs.replace(used, client_secret=None) if used.source == "configured" else used
+    _keep_registration(connection, kept)
+    if sign_in.step_up_scope is not None and answer.tokens.scope is not None:
+        granted = answer.tokens.scope.split()
+        missing = [scope for scope in sign_in.step_up_scope.split() if scope not in granted]
+        connection.refused_scopes = list(dict.fromkeys([*connection.refused_scopes, *missing]))[-50:]
+
+
+def _keep_registration(connection: Connection, used: Registration) -> None:
     others = [
         r
         for r in connection.registrations
@@ -887,13 +992,7 @@ def _keep(connection: Connection, sign_in: SignIn, answer: TokenAnswer) -> None:
         != (issuers.bare(used.issuer), used.redirect_uri, used.source)
         and not (used.source == r.source == "configured" and r.client_id == used.client_id)
     ]
-    # The configured secret stays in the configuration; only the binding to the issuer is remembered.
-    kept = msgspec.structs.replace(used, client_secret=None) if used.source == "configured" else used
-    connection.registrations = [*others, kept][-_REGISTRATIONS_KEPT:]
-    if sign_in.step_up_scope is not None and answer.tokens.scope is not None:
-        granted = answer.tokens.scope.split()
-        missing = [scope for scope in sign_in.step_up_scope.split() if scope not in granted]
-        connection.refused_scopes = list(dict.fromkeys([*connection.refused_scopes, *missing]))[-50:]
+    connection.registrations = [*others, used][-_REGISTRATIONS_KEPT:]
 
 
 def _expire_metadata(connection: Connection) -> None:

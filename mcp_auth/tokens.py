@@ -54,6 +54,11 @@ class TokenError:
     is_oauth: bool = False
     refresh_token: str | None = field(default=None, repr=False)
 
+    @property
+    def is_gone(self) -> bool:
+        """There is no token endpoint at this address, or not any more."""
+        return self.status in (404, 405, 410) or 300 <= self.status < 400
+
     def sentence(self) -> str:
         """What happened, in words fit for a person. Text of the server is cut and cleaned."""
         what = self.error or f"HTTP {self.status}"

@@ -79,6 +79,9 @@ class Knobs:
     auth_method: str | None = None  # what the token endpoint insists on
     id_token_claims: dict[str, Any] | None = None
     revocation_status: int = 200
+    gone: dict[str, int] = field(
+        default_factory=dict
+    )  # paths that answer this status; a redirect leads to `/elsewhere`
     # the resource
     protected: bool = True
     open_methods: tuple[str, ...] = ()  # JSON-RPC methods that need no token
@@ -145,6 +148,8 @@ class OAuthServer:
             request.method, path, dict(request.query_params), form, dict(request.headers), body, time.monotonic()
         )
         self.seen.append(seen)
+        if path in self.knobs.gone:
+            return PlainTextResponse("", self.knobs.gone[path], {"Location": f"{self.origin}/elsewhere"})
         if path == "/mcp":
             return await self._mcp(seen)
         if "/.well-known/oauth-protected-resource" in path:
@@ -158,7 +163,7 @@ class OAuthServer:
         }.get(path.removeprefix(self.knobs.issuer_path))
         if handler is not None:
             return handler(seen)
-        if path.removeprefix(self.knobs.issuer_path) == "/token":
+        if path.removeprefix(self.knobs.issuer_path) in ("/token", "/v2/token"):
             return await self._token(seen, request)
         return PlainTextResponse("not found", 404)
 
