@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import socket
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -29,6 +28,7 @@ import pytest
 import yaml
 
 from adapters.base import Capabilities
+from adapters.ports import free_port
 from gateway.demo.authorization_server import ACCOUNT
 from gateway.demo.browser import Browser, Page, answer_consent, press
 from gateway.demo.run import KEY_VARIABLE, Demo
@@ -42,7 +42,8 @@ from mcp_auth.status import AuthState
 ANN, BOB, EVE = "ann", "bob", "eve"
 """The people of the scenarios: Ann asks, Bob reads along in the group, nobody has allowed Eve."""
 
-WAIT = 20.0
+WAIT = 120.0
+"""Seconds after which what was waited for never happened: far more than a busy machine needs."""
 Found = TypeVar("Found")
 _URL = re.compile(r"https?://[^\s<>()\"']+")
 _LET_IN = re.compile(r"slash-mcp allow ([A-Z0-9-]+)")
@@ -267,7 +268,7 @@ class AdapterContract:
             harness = self.make_harness()
             _needs(not public or harness.platform != "cli", "links of our own, which the operator does not need")
             stack.push_async_callback(harness.close)
-            port = _free_port()
+            port = free_port()
             section = {
                 "callback": {"port": port},
                 **({"public_url": f"http://127.0.0.1:{port}"} if public else {}),
@@ -360,7 +361,7 @@ class AdapterContract:
 
     async def test_many_sign_ins_fail_and_succeed_each_on_its_own(self, tmp_path: Path) -> None:
         def mixed(demo: Demo) -> dict[str, Any]:
-            gone = f"http://127.0.0.1:{_free_port()}/mcp"
+            gone = f"http://127.0.0.1:{free_port()}/mcp"
             return {
                 "notes": {"url": demo.notes_url, "auth": "oauth"},
                 "gone": {"url": gone, "auth": "oauth"},
@@ -771,8 +772,3 @@ def _is_secret(value: object) -> bool:
 def _needs(there: bool, what: str) -> None:
     if not there:
         pytest.skip(f"this platform has no {what}")
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])

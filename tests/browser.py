@@ -9,6 +9,7 @@ import httpx2
 
 from gateway.demo import browser
 from gateway.demo.browser import Page as Page
+from tests.patience import PATIENCE
 from tests.servers.oauth import authorize
 
 
@@ -17,7 +18,7 @@ class Browser(browser.Browser):
 
     def __init__(self, app: Any = None, *, script: bool = True) -> None:
         transport = httpx2.ASGITransport(app=app) if app is not None else None
-        super().__init__(httpx2.AsyncClient(transport=transport, timeout=30, verify=False), script=script)
+        super().__init__(httpx2.AsyncClient(transport=transport, timeout=PATIENCE, verify=False), script=script)
 
     async def authorize(self, page: Page) -> str:
         """Go on to the authorization server and allow it there: the address it sends the browser back to."""

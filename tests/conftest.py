@@ -3,11 +3,14 @@ from __future__ import annotations
 import gc
 import io
 import os
+import re
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -20,6 +23,10 @@ from tests.servers.oauth import OAuthServer
 # compile the whole program first: a third of the time that all takes.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# The command line, what serves, and the scripts that people run.
+_PROGRAM = re.compile(
+    r"(^|-m )adapters\.terminal\b|\bslash-mcp$|gateway\.serve|\b(examples|scripts)/\w+|\bchromium\b|\bnode$"
+)
 # Half of a worker's start was the collector looking through modules that stay.
 gc.disable()
 # Examples are counted, not timed: a busy machine is no failure.
@@ -40,6 +47,21 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     # The fast tests wait for sockets and disks more than they compute; the others run programs.
     for_each_core = 1 if config.getoption("-m") == "service" else 2
     return for_each_core * (os.cpu_count() or 1)
+
+
+@pytest.fixture(autouse=True)
+def _only_services_run_whole_programs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How long a program takes to start is the machine's affair, so it is no fast test's."""
+    if request.node.get_closest_marker("service") is not None:
+        return
+    real = subprocess.Popen.__init__
+
+    def start(self: Any, args: Any, *more: Any, **options: Any) -> None:
+        words = [args] if isinstance(args, str) else [os.fspath(word) for word in args]
+        assert not any(_PROGRAM.search(str(word)) for word in words), f"mark this test `service`: it runs {words}"
+        real(self, args, *more, **options)
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", start)
 
 
 @pytest.fixture(scope="session")

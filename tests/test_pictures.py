@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from scripts.pictures import DISCORD, Bubble, Button, Caption, Span, draw
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).parents[1]
 SVG = "{http://www.w3.org/2000/svg}"
@@ -43,6 +44,6 @@ def test_long_lines_are_wrapped_inside_the_bubble() -> None:
 @pytest.mark.parametrize("platform", ["telegram", "slack", "discord", "whatsapp", "matrix"])
 def test_the_picture_is_what_the_adapter_sends_today(platform: str, tmp_path: Path) -> None:
     drawn = tmp_path / "drawn.svg"
-    subprocess.run([sys.executable, ROOT / "scripts" / f"draw_{platform}.py", drawn], check=True, timeout=120)
+    subprocess.run([sys.executable, ROOT / "scripts" / f"draw_{platform}.py", drawn], check=True, timeout=PATIENCE)
 
     assert drawn.read_text() == (ROOT / "docs" / "images" / f"{platform}.svg").read_text()

@@ -49,6 +49,8 @@ _log = logging.getLogger("adapters.slack")
 _WIRE = ("slack_bolt.AsyncioListenerRunner", "slack_sdk.socket_mode.aiohttp", "slack_sdk.socket_mode.websockets")
 # An answer that will be better in a moment waits so long: what a slash command shows can be posted, not edited.
 HOLD_SECONDS = 1.5
+# What says only to wait would stand there for ever: it is posted when the wait is long enough to be wondered about.
+WAIT_SECONDS = 10.0
 # Slack wants an acknowledgement within 3 s, and the way there takes some of it.
 _SUBMISSION_SECONDS = 2.0
 _KEPT = 1000
@@ -99,11 +101,13 @@ class SlackAdapter:
         options: SlackOptions | None = None,
         clock: Callable[[], float] = time.time,
         hold: float = HOLD_SECONDS,
+        wait: float = WAIT_SECONDS,
     ) -> None:
         self._gateway = gateway
         self._options = options or gateway.platform_options(PLATFORM, SlackOptions)
         self._clock = clock
         self._hold = hold
+        self._wait = wait
         self._command = f"/{self._options.command.lstrip('/')}"
         self._words = frozenset({"mcp", self._command[1:].lower()})
         self._driver = Driver(gateway, self)
@@ -460,12 +464,21 @@ class SlackAdapter:
     async def _begin_answer(self, answer: Answer, reply: Reply) -> MessageRef:
         if reply.final:
             return await self._send(answer, reply)
-        answer.held = reply
-        answer.timer = self._tasks.start(self._release(answer))
+        self._hold_back(answer, reply)
         return MessageRef(PLATFORM, {"answer": answer.id})
 
-    async def _release(self, answer: Answer) -> None:
-        await asyncio.sleep(self._hold)
+    def _hold_back(self, answer: Answer, reply: Reply) -> None:
+        """Until something better comes, or for so long that this is better than nothing."""
+        held, answer.held = answer.held, reply
+        only_waits = _only_waits(reply)
+        if answer.timer is not None:
+            if held is None or only_waits or not _only_waits(held):
+                return
+            answer.timer.cancel()
+        answer.timer = self._tasks.start(self._release(answer, self._wait if only_waits else self._hold))
+
+    async def _release(self, answer: Answer, seconds: float) -> None:
+        await asyncio.sleep(seconds)
         answer.timer = None
         if answer.held is not None:
             await self._guarded(self._send(answer, answer.held))
@@ -476,8 +489,8 @@ class SlackAdapter:
             raise EditWindowClosed
         if answer.editing is None and not reply.final:
             # Posting every step would fill the channel and use up the URL.
-            if not answer.sent:
-                answer.held = reply
+            if not answer.sent and not answer.lock.locked():
+                self._hold_back(answer, reply)
             return MessageRef(PLATFORM, {"answer": answer.id})
         return await self._send(answer, reply)
 
@@ -599,6 +612,15 @@ def _is_last(reply: Reply) -> bool:
     waits = (ItemState.LINK, ItemState.PREPARING, ItemState.KEY)
     items = [item for block in reply.blocks if isinstance(block, Checklist) for item in block.items]
     return reply.final and not any(item.state in waits for item in items)
+
+
+def _only_waits(reply: Reply) -> bool:
+    """Does this tell nothing yet but that something is being done?"""
+    return not reply.final and all(
+        isinstance(block, Text)
+        or (isinstance(block, Checklist) and all(item.state is ItemState.PREPARING for item in block.items))
+        for block in reply.blocks
+    )
 
 
 def _asked_again(body: incoming.Body, reply: Reply) -> str | None:

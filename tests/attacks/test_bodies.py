@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,6 +16,7 @@ from mcp_auth import endpoint, loopback
 from tests.attacks.scene import api, notes, stored
 from tests.browser import Browser
 from tests.gateway.chat import Chat
+from tests.patience import PATIENCE
 from tests.public import ANN, key_link_of, link_of, public_gateway
 from tests.servers.oauth import OAuthServer
 
@@ -49,7 +49,7 @@ async def test_a_body_of_unknown_length_ends_at_the_same_limit(tmp_path: Path, o
         writer.write(f"{head}Content-Type: application/x-www-form-urlencoded\r\n\r\n".encode())
         for _ in range(17):
             writer.write(b"1000\r\n" + b"x" * 0x1000 + b"\r\n")
-        assert b" 413 " in await asyncio.wait_for(reader.readuntil(b"\r\n"), 10)
+        assert b" 413 " in await asyncio.wait_for(reader.readuntil(b"\r\n"), PATIENCE)
         writer.close()
 
 
@@ -73,10 +73,8 @@ async def test_slow_body(tmp_path: Path, oauth: OAuthServer, monkeypatch: pytest
         reader, writer = await connect(gateway)
         head = f"POST {urlsplit(link).path} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
         writer.write(f"{head}Content-Type: application/x-www-form-urlencoded\r\n\r\nform=".encode())
-        started = time.monotonic()
-        answer = await asyncio.wait_for(reader.readuntil(b"\r\n"), 10)
+        answer = await asyncio.wait_for(reader.readuntil(b"\r\n"), PATIENCE)
         assert b" 408 " in answer
-        assert time.monotonic() - started < 5
         writer.close()
         assert (await browser.open(link)).status == 200
 
@@ -84,21 +82,23 @@ async def test_slow_body(tmp_path: Path, oauth: OAuthServer, monkeypatch: pytest
 async def test_slow_headers_are_cut_off_and_others_are_served(
     tmp_path: Path, oauth: OAuthServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loopback, "HEADER_SECONDS", 0.3)
+    async def drip(writer: asyncio.StreamWriter) -> None:
+        for byte in b"GET / HTTP/1.1\r\nX-A: " + b"a" * 100_000:
+            writer.write(bytes([byte]))
+            await asyncio.sleep(0.05)
+
     async with public_gateway(tmp_path, notes(oauth)) as gateway, Browser() as browser:
         link = await link_of(Chat(gateway, ANN))
         slow = [await connect(gateway) for _ in range(20)]
-
-        async def drip(writer: asyncio.StreamWriter) -> None:
-            for byte in b"GET / HTTP/1.1\r\nX-A: " + b"a" * 100:
-                writer.write(bytes([byte]))
-                await asyncio.sleep(0.05)
-
         drips = [asyncio.create_task(drip(writer)) for _, writer in slow]
         assert (await browser.open(link)).status == 200
-        ends = await asyncio.wait_for(
-            asyncio.gather(*(reader.read() for reader, _ in slow), return_exceptions=True), 10
-        )
+        with monkeypatch.context() as patch:
+            patch.setattr(loopback, "HEADER_SECONDS", 0.3)
+            slow = [await connect(gateway) for _ in range(20)]
+            drips += [asyncio.create_task(drip(writer)) for _, writer in slow]
+            ends = await asyncio.wait_for(
+                asyncio.gather(*(reader.read() for reader, _ in slow), return_exceptions=True), PATIENCE
+            )
         assert all(end == b"" or isinstance(end, ConnectionError) for end in ends)
         for task in drips:
             task.cancel()
@@ -110,7 +110,7 @@ async def test_headers_that_never_end(tmp_path: Path, oauth: OAuthServer) -> Non
         link = await link_of(Chat(gateway, ANN))
         reader, writer = await connect(gateway)
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X-A: " + b"a" * 40_000)
-        assert b" 400 " in await asyncio.wait_for(reader.readuntil(b"\r\n"), 10)
+        assert b" 400 " in await asyncio.wait_for(reader.readuntil(b"\r\n"), PATIENCE)
         writer.close()
         assert (await browser.open(link)).status == 200
 
@@ -130,7 +130,7 @@ async def test_smuggled_and_broken_requests(tmp_path: Path, oauth: OAuthServer) 
             reader, writer = await connect(gateway)
             writer.write(broken)
             writer.write_eof()
-            answer = await asyncio.wait_for(reader.read(), 10)
+            answer = await asyncio.wait_for(reader.read(), PATIENCE)
             assert answer.count(b"HTTP/1.1 ") <= 1
             assert not answer or answer.split()[1] in (b"400", b"404", b"415")
             writer.close()
@@ -161,6 +161,6 @@ async def test_a_slow_body_for_a_platforms_webhook_is_given_up(
         for sent, status in ((b"four", b" 200 "), (b"fo", b" 400 ")):
             reader, writer = await connect(gateway)
             writer.write(b"POST /hooks/test HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n" + sent)
-            assert status in await asyncio.wait_for(reader.readuntil(b"\r\n"), 10)
+            assert status in await asyncio.wait_for(reader.readuntil(b"\r\n"), PATIENCE)
             writer.close()
     assert ends == ["four", "gave up"]

@@ -9,6 +9,7 @@ import pytest
 from tests.attacks.scene import api, notes
 from tests.browser import Browser, Page
 from tests.gateway.chat import Chat
+from tests.patience import PATIENCE
 from tests.public import ANN, key_link_of, link_of, public_gateway
 from tests.servers.oauth import OAuthServer
 
@@ -74,7 +75,7 @@ async def raw(base: str, request_line: str, *headers: str, body: bytes = b"") ->
     lines = [request_line, *(headers or (f"Host: {parts.netloc}",)), "Connection: close", "", ""]
     writer.write("\r\n".join(lines).encode() + body)
     await writer.drain()
-    answer = await asyncio.wait_for(reader.read(), 20)
+    answer = await asyncio.wait_for(reader.read(), PATIENCE)
     writer.close()
     head, _, source = answer.partition(b"\r\n\r\n")
     status, *pairs = head.decode("latin-1").split("\r\n")

@@ -180,7 +180,6 @@ def test_no_request_is_answered_with_a_5xx(scene: Scene, data: st.DataObject) ->
 
 
 @pytest.mark.service
-@pytest.mark.timeout(600)
 @settings(max_examples=10_000, deadline=None, suppress_health_check=_QUIET)
 @given(data=st.data())
 def test_ten_thousand_requests_are_answered_without_a_5xx(scene: Scene, data: st.DataObject) -> None:

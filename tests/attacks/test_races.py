@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ async def test_a_link_that_expires_while_its_code_is_confirmed_leads_nowhere(
 @pytest.mark.parametrize("typed", ["cancel notes", "cancel", "logout notes"])
 async def test_what_is_being_exchanged_is_not_said_to_be_closed(tmp_path: Path, oauth: OAuthServer, typed: str) -> None:
     """Nobody may go away with the word that nothing is open, and be connected a second later."""
-    oauth.knobs.token_delay = 0.5
+    exchanged = oauth.knobs.token_gate = threading.Event()
     async with public_gateway(tmp_path, notes(oauth)) as gateway, Browser() as browser:
         chat = Chat(gateway, ANN)
         redirect = await browser.authorize(await browser.press(await browser.open(await link_of(chat))))
@@ -128,6 +129,7 @@ async def test_what_is_being_exchanged_is_not_said_to_be_closed(tmp_path: Path, 
 
         reply = (await chat.say(typed))[-1]
 
+        exchanged.set()
         assert not reply.ok
         assert "notes is being signed in right now. Next: wait a moment" in words(reply)
         assert (await answer).heading == "notes is connected"
@@ -135,7 +137,7 @@ async def test_what_is_being_exchanged_is_not_said_to_be_closed(tmp_path: Path, 
 
 
 async def test_a_person_shut_out_during_the_exchange_has_nothing_to_use(tmp_path: Path, oauth: OAuthServer) -> None:
-    oauth.knobs.token_delay = 0.3
+    exchanged = oauth.knobs.token_gate = threading.Event()
     async with public_gateway(tmp_path, notes(oauth), identity="per_user") as gateway, Browser() as browser:
         chat = Chat(gateway, ANN)
         redirect = await browser.authorize(await browser.press(await browser.open(await link_of(chat))))
@@ -143,6 +145,7 @@ async def test_a_person_shut_out_during_the_exchange_has_nothing_to_use(tmp_path
         while not oauth.requests("/token"):
             await asyncio.sleep(0.005)
         allow(gateway, CAROL)
+        exchanged.set()
         await answer
 
         for typed in ("", "notes", "test notes", "auth notes"):

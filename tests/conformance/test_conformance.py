@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
+
 CLIENT = Path(__file__).with_name("client.py")
 
 # Machine clients and extensions: no person signs in there, and they are not built yet.
@@ -60,13 +62,13 @@ AUTHORIZATION_CODE = (
 # How many of them the suite applies at each wire; None is its own choice for each scenario.
 WIRES = {None: 27, "2025-11-25": 14, "2026-07-28": 25}
 
-pytestmark = [pytest.mark.service, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.service
 
 
 def suite(*arguments: str) -> str:
     program = shutil.which("conformance")
     assert program is not None, "the conformance suite is not on the PATH; run scripts/services, then scripts/test"
-    done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=PATIENCE)
     return done.stdout + done.stderr
 
 

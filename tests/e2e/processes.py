@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.patience import PATIENCE
+
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "adapters.terminal"]
 
@@ -23,7 +25,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def slash_mcp(
-    home: Path, *arguments: str, stdin: str = "", timeout: float = 60, **env: str
+    home: Path, *arguments: str, stdin: str = "", timeout: float = PATIENCE, **env: str
 ) -> subprocess.CompletedProcess[str]:
     """One command, to its end."""
     return subprocess.run(
@@ -81,12 +83,12 @@ class Running:
         if self.process.poll() is None:
             self.process.terminate()
             try:
-                self.process.wait(10)
+                self.process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 self.process.kill()
-                self.process.wait(10)
+                self.process.wait(PATIENCE)
 
-    def line(self, containing: str, timeout: float = 20) -> str:
+    def line(self, containing: str, timeout: float = PATIENCE) -> str:
         """The next line of standard output with these words."""
         deadline = time.monotonic() + timeout
         seen = []
@@ -105,11 +107,11 @@ class Running:
         self.process.stdin.write(f"{line}\n")
         self.process.stdin.flush()
 
-    def wait_for_error(self, containing: str, timeout: float = 20) -> None:
+    def wait_for_error(self, containing: str, timeout: float = PATIENCE) -> None:
         deadline = time.monotonic() + timeout
         while not any(containing in line for line in self.errors):
             assert time.monotonic() < deadline, f"{containing!r} is not among {self.errors}"
             time.sleep(0.02)
 
-    def end(self, timeout: float = 20) -> int:
+    def end(self, timeout: float = PATIENCE) -> int:
         return self.process.wait(timeout)

@@ -12,8 +12,9 @@ from playwright.sync_api import Browser, Page
 
 from gateway.demo.run import Demo
 from tests.e2e.processes import Running, slash_mcp
+from tests.patience import PATIENCE
 
-pytestmark = [pytest.mark.service, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.service
 
 PHONE = {"width": 390, "height": 844}
 
@@ -31,7 +32,7 @@ def demo(tmp_path: Path) -> Iterator[Path]:
     yield demo.write_home(tmp_path / "home")
     asyncio.run_coroutine_threadsafe(demo.__aexit__(None, None, None), loop).result(20)
     loop.call_soon_threadsafe(loop.stop)
-    thread.join(5)
+    thread.join(PATIENCE)
     loop.close()
 
 

@@ -23,6 +23,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 
 from tests.browser import Browser, Page
 from tests.e2e.processes import ROOT, Running, environment, slash_mcp
+from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.servers.oauth import OAuthServer, authorize, visit
 
@@ -189,7 +190,7 @@ class Host:
     def finish(self) -> None:
         """End the child, and show what it wrote."""
         self.command("dump")
-        out, errors = self._process.communicate(timeout=30)
+        out, errors = self._process.communicate(timeout=PATIENCE)
         assert self._process.returncode == 0, errors
         self._watcher.show("standard output", out)
         self._watcher.show("standard error", errors)

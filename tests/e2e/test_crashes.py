@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
@@ -29,6 +30,7 @@ from mcp_auth.status import AuthState, ConnectionState
 from tests.e2e.crash_child import ANN, NEW_KEY, key_form, public_sign_in
 from tests.e2e.processes import ROOT, environment
 from tests.homes import signed_in, write_home
+from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.servers.oauth import OAuthServer
 
@@ -309,15 +311,16 @@ asyncio.run(McpAuth.open(home=sys.argv[1]).access_token("notes"))
 
 async def die_while_the_server_thinks(life: Life, home: Path) -> None:
     before = len(life.oauth.requests("/token"))
-    life.oauth.knobs.token_delay = 30
+    answered = life.oauth.knobs.token_gate = threading.Event()
     child = subprocess.Popen([sys.executable, "-c", _REFRESH, str(home)], cwd=ROOT, env=environment())
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while len(life.oauth.requests("/token")) == before:
         assert time.monotonic() < deadline and child.poll() is None
         await asyncio.sleep(0.01)
     child.kill()
     child.wait()
-    life.oauth.knobs.token_delay = 0
+    answered.set()
+    life.oauth.knobs.token_gate = None
 
 
 async def test_a_key_that_is_being_written_is_the_old_or_the_new_one(life: Life) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
+
 pytestmark = pytest.mark.service
 
 ROOT = Path(__file__).parents[2]
@@ -13,7 +15,12 @@ ROOT = Path(__file__).parents[2]
 
 def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [str(part) for part in command], cwd=cwd, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL
+        [str(part) for part in command],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        stdin=subprocess.DEVNULL,
     )
 
 
@@ -25,7 +32,6 @@ def test_the_demo_plays_the_whole_story(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
-@pytest.mark.timeout(300)
 def test_the_demo_works_from_an_installed_wheel(tmp_path: Path) -> None:
     # Given a wheel in an environment of its own, far from this checkout
     built = run(

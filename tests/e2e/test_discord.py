@@ -14,7 +14,7 @@ from mcp_auth import McpAuth
 from tests.e2e.processes import Running, slash_mcp
 from tests.platforms.discord import DiscordServer
 
-pytestmark = [pytest.mark.service, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.service
 
 
 def configure(home: Path, server: DiscordServer, user_id: int) -> None:
@@ -35,16 +35,16 @@ async def test_from_the_command_to_a_tool_call_with_the_new_token(tmp_path: Path
         ada, eve = server.user("ada"), server.user("eve")
         configure(home, server, ada.id)
         with Running(home, "--debug", "serve") as serve:
-            await server.connected(timeout=60)
+            await server.connected()
             # A command, in a channel that others read
             asked = await server.slash(ada, "auth", server="notes")
-            board = await server.reading(asked, "open this link within 10 minutes", timeout=60)
+            board = await server.reading(asked, "open this link within 10 minutes")
             (link,) = board.links()
             # A scripted browser at a real authorization server
             assert "notes is signed in" in await press(link, "allow")
             # The completion message, and the checklist brought up to date
-            news = await server.reading(asked, "notes: signed in, 3 tools", timeout=60)
-            await server.until(lambda: board.links() == [], timeout=30)
+            news = await server.reading(asked, "notes: signed in, 3 tools")
+            await server.until(lambda: board.links() == [])
             refused = await server.reading(await server.slash(eve, "status"), "I do not know you yet")
             assert {news.ephemeral_to, board.ephemeral_to, refused.ephemeral_to} == {ada, eve}
             assert server.in_place(server.channel) == []

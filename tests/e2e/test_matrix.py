@@ -17,7 +17,6 @@ from tests.platforms.synapse import homeserver
 
 
 @pytest.mark.service
-@pytest.mark.timeout(180)
 async def test_a_sign_in_from_a_matrix_room_ends_in_a_tool_call(tmp_path: Path) -> None:
     folder = tmp_path / "synapse"
     folder.mkdir()

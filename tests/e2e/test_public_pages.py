@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import re
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,10 +25,11 @@ from mcp_auth.config import OAuthOptions, Server
 from tests.attacks.scene import KEY
 from tests.e2e.background import Background
 from tests.gateway.chat import Chat
+from tests.patience import PATIENCE
 from tests.public import ANN, Clock, key_link_of, link_of, public_gateway
 from tests.servers.oauth import OAuthServer, authorize
 
-pytestmark = [pytest.mark.service, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.service
 
 ROOT = Path(__file__).parents[2]
 AXE = ROOT / ".cache/node/node_modules/axe-core/axe.min.js"
@@ -63,7 +65,7 @@ class Walker:
             is_mobile=self.size == "phone",
             has_touch=self.size == "phone",
         )
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(PATIENCE * 1000)
         return context
 
     def page(self, context: BrowserContext | None = None) -> Page:
@@ -324,7 +326,7 @@ def test_a_person_meets_every_other_outcome(
     page.get_by_role("button", name="Continue").click()
     walker.look(page, "On to 127.0.0.1", "go")
     page.unroute("**/authorize?**")
-    oauth.knobs.token_delay = 5
+    answered = oauth.knobs.token_gate = threading.Event()
     oauth.forget()
     redirect = authorize(page.get_by_role("link", name="Go on").get_attribute("href") or "")
     first = walker.page(page.context)
@@ -335,6 +337,7 @@ def test_a_person_meets_every_other_outcome(
     # The same browser asks again while the first answer is under way, as people do who open the link once more.
     page.goto(redirect)
     walker.look(page, "Finishing the sign-in", "working")
+    answered.set()
     page.get_by_role("heading", name="notes is connected").wait_for()
     first.get_by_role("heading", name="notes is connected").wait_for()
     assert len(oauth.requests("/token")) == 1
@@ -342,7 +345,7 @@ def test_a_person_meets_every_other_outcome(
 
 
 async def wait_for(condition: Any) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while not condition():
             await asyncio.sleep(0.01)
 

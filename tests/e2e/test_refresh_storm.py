@@ -14,6 +14,7 @@ import pytest
 from mcp_auth import McpAuth
 from tests.e2e.processes import ROOT, environment
 from tests.homes import signed_in, write_home
+from tests.patience import PATIENCE
 from tests.servers.oauth import OAuthServer
 
 pytestmark = pytest.mark.service
@@ -58,7 +59,7 @@ def storm(home: Path, count: int) -> list[str]:
         child.stdin.flush()
     tokens = []
     for child in children:
-        out, err = child.communicate(timeout=120)
+        out, err = child.communicate(timeout=PATIENCE)
         assert child.returncode == 0, err
         tokens.append(out.strip())
     return tokens
@@ -110,7 +111,6 @@ def test_four_processes_with_one_expired_grant_refresh_once(tmp_path: Path, oaut
     all_work(tokens, oauth)
 
 
-@pytest.mark.timeout(300)
 def test_thirty_two_processes_with_one_expired_grant_refresh_once_every_time(
     tmp_path: Path, oauth: OAuthServer
 ) -> None:

@@ -16,7 +16,7 @@ from mcp_auth import McpAuth
 from tests.e2e.processes import Running, slash_mcp
 from tests.platforms.slack import Slack
 
-pytestmark = [pytest.mark.service, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.service
 
 
 async def test_from_the_command_to_the_tool_call(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from mcp_auth import McpAuth
 from tests.e2e.processes import Running
 from tests.platforms.telegram import TOKEN, BotApi, Message, Person
 
-pytestmark = [pytest.mark.service, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.service
 
 
 @dataclass
@@ -33,12 +33,12 @@ class World:
     async def link(self) -> tuple[Message, str]:
         """`/mcp auth` typed: the checklist and the link on its button."""
         self.ada.say("/mcp auth")
-        checklist = await self.ada.message("open this link within 10 minutes", 30)
+        checklist = await self.ada.message("open this link within 10 minutes")
         return checklist, checklist.urls[0]
 
     async def is_signed_in(self, checklist: Message) -> None:
         """The chat was told, the message with the link says so too, and the token works."""
-        await self.ada.message("notes: signed in", 30)
+        await self.ada.message("notes: signed in")
         await self.api.until(lambda: "✓ notes: signed in" in checklist.text, 30, lambda: checklist.text)
         assert checklist.urls == []
         async with McpAuth.open(home=self.home) as auth, auth.session("notes") as client:
@@ -115,7 +115,7 @@ async def test_a_refusal_is_told_and_the_message_offers_another_try(world: World
         checklist, link = await world.link()
         await press(link, "deny")
 
-        await world.ada.message("denied", 30)
+        await world.ada.message("denied")
         await world.api.until(lambda: checklist.buttons and not checklist.urls, 30)
 
     assert checklist.button("Try notes again")

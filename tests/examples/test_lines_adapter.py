@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from adapters.base import Capabilities
+from adapters.ports import free_port
 from adapters.testing import AdapterContract, Harness, SeenMessage
 from examples.lines_adapter import LinesAdapter
 from gateway.gateway import Gateway
@@ -54,10 +55,7 @@ class LinesHarness(Harness):
         return Principal("lines", person)
 
     def section(self) -> dict[str, Any]:
-        import socket
-
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self._port = probe.getsockname()[1]
+        self._port = free_port()
         return {"port": self._port}
 
     async def start(self, gateway: Gateway) -> None:

@@ -13,9 +13,10 @@ import pytest
 from gateway.demo.browser import answer_consent
 from gateway.demo.run import Demo
 from tests.e2e.processes import ROOT, environment
+from tests.patience import PATIENCE
 from tests.platforms.telegram import TOKEN, BotApi
 
-pytestmark = [pytest.mark.service, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.service
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -34,15 +35,15 @@ async def test_three_lines_bring_mcp_and_the_agent_hears_none_of_it(tmp_path: Pa
             )
             try:
                 ada.say("hello")
-                await ada.message("You said: hello", 30)
+                await ada.message("You said: hello")
                 ada.say("/mcp auth notes")
-                link = (await ada.message("open this link", 30)).urls[0]
+                link = (await ada.message("open this link")).urls[0]
                 ada.say(await answer_consent(link, "allow"))
-                await ada.message("notes: signed in", 30)
+                await ada.message("notes: signed in")
                 ada.say("goodbye")
-                await ada.message("You said: goodbye", 30)
+                await ada.message("You said: goodbye")
                 process.send_signal(number)
-                _, errors = await asyncio.to_thread(process.communicate, timeout=30)
+                _, errors = await asyncio.to_thread(process.communicate, timeout=PATIENCE)
             finally:
                 process.kill()
 

@@ -14,6 +14,7 @@ from mcp_auth.config import CallbackOptions, Config, GatewayOptions, Server
 from mcp_auth.core import McpAuth
 from mcp_auth.stores.base import Store
 from mcp_auth.stores.memory import MemoryStore
+from tests.patience import PATIENCE
 from tests.ports import free_port
 
 TELEGRAM = Principal("telegram", "1")
@@ -58,11 +59,11 @@ class Chat:
         given: dict[str, Any] = {**own, **changes}
         return Invocation(self.principal, ChatRef(self.principal.platform, {"chat": 7}), text, **given)
 
-    async def notice(self, containing: str, timeout: float = 10.0) -> Notice:
+    async def notice(self, containing: str, timeout: float = PATIENCE) -> Notice:
         """The first new message (no edit) with these words, waited for."""
         return await self._wait(lambda one: one.message is None and containing in words(one.reply), timeout)
 
-    async def edit(self, containing: str, timeout: float = 10.0) -> Notice:
+    async def edit(self, containing: str, timeout: float = PATIENCE) -> Notice:
         return await self._wait(lambda one: one.message is not None and containing in words(one.reply), timeout)
 
     async def _wait(self, fits: Any, timeout: float) -> Notice:

@@ -21,6 +21,7 @@ from mcp_auth.config import Server
 from mcp_auth.status import AuthState, ConnectionState
 from mcp_auth.stores.files import FileStore
 from tests.gateway.chat import FULL, TELEGRAM, Chat, configure, item, open_gateway, prompt_of, words
+from tests.patience import PATIENCE
 from tests.servers.oauth import OAuthServer
 
 KEY = "sk-canary-0123456789"
@@ -152,10 +153,15 @@ async def test_live_results_never_start_a_command(tmp_path: Path) -> None:
 
 async def test_live_results_of_all_servers_are_asked_for_at_once(tmp_path: Path, oauth: OAuthServer) -> None:
     oauth.knobs.protected = False
-    oauth.knobs.mcp_delay = 0.05
+    answered = oauth.knobs.mcp_gate = threading.Event()
     many = [Server(name=f"s{number}", url=oauth.url, headers={"X": "y"}) for number in range(6)]
     async with open_gateway(configure(tmp_path, *many)) as gateway:
-        replies = await Chat(gateway).say("")
+        asked = asyncio.create_task(Chat(gateway).say(""))
+        async with asyncio.timeout(PATIENCE):
+            while oauth.in_flight < 6:
+                await asyncio.sleep(0.005)
+        answered.set()
+        replies = await asked
 
     assert oauth.most_in_flight == 6
     assert words(replies[-1]).count("key_set ready") == 6
@@ -185,7 +191,7 @@ async def test_the_list_hangs_on_no_server(tmp_path: Path, monkeypatch: pytest.M
     silent = await asyncio.start_server(lambda reader, writer: asyncio.sleep(30), "127.0.0.1", 0)
     port = silent.sockets[0].getsockname()[1]
     async with open_gateway(configure(tmp_path, Server(name="slow", url=f"http://127.0.0.1:{port}/mcp"))) as gateway:
-        replies = await asyncio.wait_for(Chat(gateway).say(""), 5)
+        replies = await asyncio.wait_for(Chat(gateway).say(""), PATIENCE)
 
         assert replies[-1].final
         assert "slow none_needed unreachable" in words(replies[-1])

@@ -17,6 +17,7 @@ from gateway.replies import Notice, Reply, Text
 from mcp_auth.config import Server
 from mcp_auth.errors import ConfigError, StoreError
 from tests.gateway.chat import Chat, configure, open_gateway, words
+from tests.patience import PATIENCE
 
 
 async def test_from_config_touches_nothing(tmp_path: Path) -> None:
@@ -41,11 +42,16 @@ async def test_notices_reach_their_platform_in_order_and_survive_a_failing_adapt
 ) -> None:
     async with open_gateway(configure(tmp_path)) as gateway:
         got: list[str] = []
+        all_given, all_got = asyncio.Event(), asyncio.Event()
 
         async def receive(notice: Notice) -> None:
             text = words(notice.reply)
-            await asyncio.sleep(0.02 if text == "1" else 0)
+            if text == "1":
+                # The others are there before this one is through.
+                await all_given.wait()
             got.append(text)
+            if text == "3":
+                all_got.set()
             if text == "2":
                 raise RuntimeError("canary-secret")
 
@@ -56,10 +62,13 @@ async def test_notices_reach_their_platform_in_order_and_survive_a_failing_adapt
             for text in ("1", "2", "3"):
                 gateway._emit(Notice(LOCAL, ChatRef("cli"), Reply((Text(text),))))
             gateway._emit(Notice(LOCAL, ChatRef("telegram"), Reply((Text("not ours"),))))
-            await asyncio.sleep(0.1)
+            all_given.set()
+            async with asyncio.timeout(PATIENCE):
+                await all_got.wait()
         undo()
+        after = Chat(gateway, LOCAL)
         gateway._emit(Notice(LOCAL, ChatRef("cli"), Reply((Text("4"),))))
-        await asyncio.sleep(0.05)
+        await after.notice("4")
 
         assert got == ["1", "2", "3"]
         assert elsewhere.notices == []

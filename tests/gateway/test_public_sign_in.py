@@ -18,6 +18,7 @@ from mcp_auth.stores.memory import MemoryStore
 from tests.browser import Browser
 from tests.gateway.chat import Chat, configure, item, open_gateway, words
 from tests.homes import query_of
+from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.public import ANN, BOB, Clock, allow, link_of, public_gateway, team
 from tests.servers.oauth import OAuthServer
@@ -299,6 +300,6 @@ class TestAnnouncements:
             await browser.open(await browser.authorize(await browser.open(page.url)))
 
             await ann.notice("notes: signed in")
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 while not any(one.principal == BOB for one in bob.notices):
                     await asyncio.sleep(0.01)

@@ -14,6 +14,7 @@ import pytest
 from gateway.serve import load_platforms, run_until
 from mcp_auth.errors import ConfigError, StoreError
 from tests.gateway.chat import configure, open_gateway
+from tests.patience import PATIENCE
 from tests.ports import free_port
 
 ADAPTER = """
@@ -90,7 +91,7 @@ async def test_a_failing_platform_is_started_again_and_the_others_go_on(
 
     with caplog.at_level(logging.DEBUG):
         running = asyncio.create_task(run_until(stop, {"failing": lambda: failing, "steady": lambda: steady}))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             await failing.holds.wait()
             await steady.holds.wait()
             stop.set()
@@ -104,6 +105,7 @@ async def test_a_failing_platform_is_started_again_and_the_others_go_on(
     assert "canary-secret" not in caplog.text
 
 
+@pytest.mark.service
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_without_platforms_the_endpoint_serves_alone_until_a_signal(tmp_path: Path, number: int) -> None:
     (tmp_path / "config.yaml").write_text("mcp_servers: {}\n")
@@ -117,7 +119,7 @@ async def test_without_platforms_the_endpoint_serves_alone_until_a_signal(tmp_pa
     try:
         status = await _answered(f"http://127.0.0.1:{port}/nothing-here")
         process.send_signal(number)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             _, errors = await process.communicate()
     finally:
         if process.returncode is None:
@@ -129,7 +131,7 @@ async def test_without_platforms_the_endpoint_serves_alone_until_a_signal(tmp_pa
 
 
 async def _answered(url: str) -> int:
-    async with asyncio.timeout(15), httpx2.AsyncClient(verify=False) as client:
+    async with asyncio.timeout(PATIENCE), httpx2.AsyncClient(verify=False) as client:
         while True:
             try:
                 return (await client.get(url)).status_code

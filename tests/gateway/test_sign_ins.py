@@ -20,6 +20,7 @@ from mcp_auth.stores.files import FileStore
 from mcp_auth.stores.memory import MemoryStore
 from tests.gateway.chat import TELEGRAM, Chat, configure, item, open_gateway, words
 from tests.gateway.notes_server import NotesServer, notes_server, open_link, open_page
+from tests.patience import PATIENCE
 
 
 @pytest.fixture
@@ -98,7 +99,7 @@ async def test_pain_2_pasting_the_address_finishes_and_tells_once(tmp_path: Path
 
         (reply,) = await chat.say(address)
         (again,) = await chat.say(address)
-        await asyncio.sleep(1.2)
+        assert await gateway.settled(PATIENCE)
 
         assert words(reply) == "notes: signed in, 2 tools"
         assert reply.audience is Audience.CALLER
@@ -250,7 +251,7 @@ async def test_pain_16_a_dead_grant_is_told_once_where_it_was_asked_for(tmp_path
         for _ in range(3):
             await chat.say("test notes")
         notice = await chat.notice("sign in again")
-        await asyncio.sleep(0.2)
+        assert await gateway.settled(PATIENCE)
 
         assert notice.principal == TELEGRAM
         assert len([one for one in chat.notices if "sign in again" in words(one.reply)]) == 1
@@ -386,7 +387,7 @@ async def test_stopping_is_quick_and_keeps_open_sign_ins(tmp_path: Path, notes: 
     gateway = open_gateway(config_for(tmp_path, notes), store)
     await link_of(Chat(gateway))
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         await gateway.stop()
 
     assert [one.status for one in await store.sign_ins.list()] == ["started"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-import time
+import threading
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -24,6 +25,7 @@ from mcp_auth.errors import (
 )
 from mcp_auth.status import AuthState, ConnectionState
 from tests.homes import ME, open_auth, query_of, signed_in
+from tests.patience import PATIENCE
 from tests.servers.oauth import OAuthServer
 from tests.servers.sse import sse_server
 
@@ -86,21 +88,23 @@ async def test_duty_a_token_is_not_sent_to_another_server(tmp_path: Path, oauth:
 async def test_defect_3_concurrent_requests_never_wait_for_each_other(tmp_path: Path, oauth: OAuthServer) -> None:
     async with open_auth(tmp_path, entry(oauth)) as auth:
         await signed_in(auth)
-        oauth.knobs.mcp_delay = 0.3
+        answered = oauth.knobs.mcp_gate = threading.Event()
         async with httpx2.AsyncClient(auth=auth.http_auth("notes"), verify=False) as client:
-            started = time.perf_counter()
-            answers = await asyncio.gather(*(client.post(oauth.url, json=call()) for _ in range(20)))
-            took = time.perf_counter() - started
+            requests = [asyncio.create_task(client.post(oauth.url, json=call())) for _ in range(20)]
+            async with asyncio.timeout(PATIENCE):
+                # None is answered before all have arrived.
+                while oauth.in_flight < 20:
+                    await asyncio.sleep(0.005)
+            answered.set()
+            answers = await asyncio.gather(*requests)
     assert all(answer.status_code == 200 for answer in answers)
-    assert oauth.most_in_flight >= 15
-    assert took < 2.0
 
 
 async def test_defect_3_requests_do_not_wait_for_an_open_sign_in(tmp_path: Path, oauth: OAuthServer) -> None:
     async with open_auth(tmp_path, entry(oauth)) as auth:
         await signed_in(auth)
         await auth.sign_in("notes", "shared", ME)
-        async with asyncio.timeout(5), auth.session("notes") as client:
+        async with asyncio.timeout(PATIENCE), auth.session("notes") as client:
             await client.list_tools()
 
 
@@ -109,13 +113,15 @@ async def test_defect_4_a_session_closed_by_another_task_leaves_nothing_locked(
 ) -> None:
     async with open_auth(tmp_path, entry(oauth)) as auth:
         await signed_in(auth)
-        oauth.knobs.mcp_delay = 5.0
+        answered = oauth.knobs.mcp_gate = threading.Event()
         task = asyncio.create_task(auth.probe("notes"))
-        await asyncio.sleep(0.3)
+        async with asyncio.timeout(PATIENCE):
+            while not oauth.in_flight:
+                await asyncio.sleep(0.005)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        oauth.knobs.mcp_delay = 0.0
-        async with asyncio.timeout(5):
+        answered.set()
+        async with asyncio.timeout(PATIENCE):
             assert (await auth.probe("notes")).state is ConnectionState.READY
 
 
@@ -335,7 +341,7 @@ async def test_a_session_over_sse_is_signed_in_too(tmp_path: Path, oauth: OAuthS
 
 async def test_a_command_that_does_not_start_is_unreachable(tmp_path: Path) -> None:
     async with open_auth(tmp_path, {"nope": {"command": "/nonexistent/program"}}) as auth:
-        result = await auth.test("nope", timeout=5)
+        result = await auth.test("nope", timeout=PATIENCE)
         assert result.state is ConnectionState.UNREACHABLE
         with pytest.raises(Unreachable):
             async with auth.session("nope"):
@@ -351,7 +357,7 @@ async def test_tools_are_selected_by_globs(tmp_path: Path, oauth: OAuthServer) -
 async def test_a_probe_is_bounded_in_time(tmp_path: Path, oauth: OAuthServer) -> None:
     async with open_auth(tmp_path, entry(oauth)) as auth:
         await signed_in(auth)
-        oauth.knobs.mcp_delay = 30.0
+        oauth.knobs.mcp_gate = threading.Event()
         result = await auth.probe("notes", timeout=0.5)
     assert (result.state, result.detail) == (ConnectionState.UNREACHABLE, "no answer within 0 seconds")
 
@@ -365,20 +371,26 @@ async def test_defect_10_one_tls_context_serves_all_servers(tmp_path: Path) -> N
 
 
 async def test_the_auth_layer_costs_little(tmp_path: Path, oauth: OAuthServer) -> None:
+    """Counted, because the same work takes longer on a busy machine: the calls for one request with a good token."""
+    calls: list[str] = []
+
+    def count(frame: Any, event: str, called: Any) -> None:
+        if event in ("call", "c_call"):
+            calls.append(frame.f_code.co_qualname if event == "call" else called.__qualname__)
+
     async with open_auth(tmp_path, entry(oauth)) as auth:
         await signed_in(auth)
         layer = auth.http_auth("notes")
-        best = 1.0
-        for _ in range(5):
-            started = time.perf_counter()
-            for _ in range(200):
-                request = httpx2.Request("POST", oauth.url)
-                flow = layer.async_auth_flow(request)
+        for _ in range(2):
+            flow = layer.async_auth_flow(httpx2.Request("POST", oauth.url))
+            calls.clear()
+            sys.setprofile(count)
+            try:
                 await flow.__anext__()
-                await flow.aclose()
-            best = min(best, (time.perf_counter() - started) / 200)
-    # Loose, because machines are noisy: the bench has the real target.
-    assert best < 0.0005
+            finally:
+                sys.setprofile(None)
+            await flow.aclose()
+    assert len(calls) < 100, calls
 
 
 async def test_a_key_in_the_query_of_the_url_reaches_the_server_and_no_log(

@@ -16,6 +16,7 @@ from mcp_auth.audit import Audit, Event
 from mcp_auth.errors import McpAuthError, StoreError
 from mcp_auth.records import Origin, sha256
 from tests.homes import ME, open_auth, signed_in
+from tests.patience import PATIENCE
 from tests.servers.oauth import OAuthServer, authorize
 
 
@@ -124,7 +125,7 @@ def test_processes_neither_mix_their_lines_nor_lose_them_while_files_change(
     for writer in writers:
         writer.start()
     for writer in writers:
-        writer.join(30)
+        writer.join(PATIENCE)
 
     found = [line.who for line in Audit(tmp_path).lines()]
 

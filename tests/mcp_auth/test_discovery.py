@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from mcp_auth.errors import (
 from mcp_auth.http import Http
 from mcp_auth.network import NetworkRules
 from tests.homes import ME, open_auth, query_of, signed_in
+from tests.patience import PATIENCE
 from tests.servers.oauth import OAuthServer
 
 PRM_PATH = "/.well-known/oauth-protected-resource/mcp"
@@ -357,12 +359,14 @@ async def test_an_endless_body_is_cut_off(tmp_path: Path, oauth: OAuthServer, mo
 
 
 async def test_the_probe_and_the_metadata_request_go_out_together(tmp_path: Path, oauth: OAuthServer) -> None:
-    # Given a server that takes 300 ms for each answer to a request for its tools
-    oauth.knobs.mcp_delay = 0.3
-    await link(tmp_path, oauth)
-    probe = next(seen for seen in oauth.seen if seen.path == "/mcp")
-    metadata = oauth.requests(PRM_PATH)[0]
-    assert abs(probe.at - metadata.at) < 0.25
+    # Given a server that answers no request for its tools before its metadata was asked for
+    answered = oauth.knobs.mcp_gate = threading.Event()
+    looking = asyncio.create_task(link(tmp_path, oauth))
+    async with asyncio.timeout(PATIENCE):
+        while not (oauth.requests(PRM_PATH) and oauth.requests("/mcp")):
+            await asyncio.sleep(0.005)
+    answered.set()
+    await looking
     assert len(oauth.seen) == 4
 
 

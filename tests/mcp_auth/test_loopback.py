@@ -19,6 +19,7 @@ from mcp_auth.errors import PortBusy, StoreError
 from mcp_auth.loopback import is_ours
 from mcp_auth.stores.memory import MemoryStore
 from tests.homes import ME, open_auth, query_of, signed_in, write_home
+from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.servers.oauth import OAuthServer, authorize, visit
 
@@ -38,7 +39,7 @@ async def test_the_redirect_is_received_and_the_page_says_so(tmp_path: Path, oau
         page = await asyncio.to_thread(visit, await asyncio.to_thread(authorize, started.link))
         assert page.status_code == 200
         assert "notes is signed in" in page.text
-        assert (await auth.wait(started.sign_in, 5)).status == "done"
+        assert (await auth.wait(started.sign_in, PATIENCE)).status == "done"
 
 
 @pytest.mark.parametrize("path", ["/favicon.ico", "/", "/callback/x", "/CALLBACK", "//callback", "/callback%00"])
@@ -81,7 +82,7 @@ async def test_a_replay_a_forgery_and_an_error_get_a_clear_page(tmp_path: Path, 
         refused = await get(await asyncio.to_thread(authorize, again.link))
         assert "Access was denied" in refused.text
         assert "<script>" not in refused.text
-        assert (await auth.wait(again.sign_in, 5)).status == "refused"
+        assert (await auth.wait(again.sign_in, PATIENCE)).status == "refused"
 
 
 async def test_pages_carry_headers_that_keep_them_to_themselves(tmp_path: Path, oauth: OAuthServer) -> None:
@@ -103,7 +104,7 @@ async def test_pain_11_one_endpoint_serves_every_open_sign_in(tmp_path: Path, oa
         for each in reversed(started):
             assert (await get(await asyncio.to_thread(authorize, each.link))).status_code == 200
         for each in started:
-            assert (await auth.wait(each.sign_in, 5)).status == "done"
+            assert (await auth.wait(each.sign_in, PATIENCE)).status == "done"
 
 
 async def test_pain_11_a_busy_port_gives_way_to_a_free_one_where_we_can_register_anew(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from mcp_auth.refresh import is_due
 from mcp_auth.status import AuthState
 from mcp_auth.stores.memory import MemoryStore
 from tests.homes import open_auth, signed_in, write_home
+from tests.patience import PATIENCE
 from tests.servers.oauth import OAuthServer
 
 
@@ -47,6 +49,13 @@ async def tokens_of(auth: McpAuth) -> Tokens:
     tokens = (await grant_of(auth)).tokens
     assert tokens is not None
     return tokens
+
+
+async def refreshing(oauth: OAuthServer) -> None:
+    """Until a refresh has arrived at the server."""
+    async with asyncio.timeout(PATIENCE):
+        while not any(one.form.get("grant_type") == "refresh_token" for one in oauth.requests("/token")):
+            await asyncio.sleep(0.005)
 
 
 @pytest.mark.parametrize(
@@ -94,9 +103,12 @@ async def test_defect_8_and_pain_6_a_hundred_tasks_refresh_once(
 ) -> None:
     async with opened(tmp_path, oauth, clock) as auth:
         await signed_in(auth)
-        oauth.knobs.token_delay = 0.1
+        answered = oauth.knobs.token_gate = threading.Event()
         clock.ahead = 4000
-        tokens = await asyncio.gather(*(auth.access_token("notes") for _ in range(100)))
+        tasks = [asyncio.create_task(auth.access_token("notes")) for _ in range(100)]
+        await refreshing(oauth)
+        answered.set()
+        tokens = await asyncio.gather(*tasks)
     assert len(set(tokens)) == 1
     assert (oauth.refreshes, oauth.families_killed) == (1, 0)
 
@@ -107,9 +119,12 @@ async def test_defect_8_and_pain_6_instances_that_share_a_home_refresh_once(
     home = write_home(tmp_path, {"notes": {"url": oauth.url, "auth": "oauth"}})
     instances = [McpAuth.open(home=home, clock=clock) for _ in range(8)]
     await signed_in(instances[0])
-    oauth.knobs.token_delay = 0.1
+    answered = oauth.knobs.token_gate = threading.Event()
     clock.ahead = 4000
-    tokens = await asyncio.gather(*(auth.access_token("notes") for auth in instances))
+    tasks = [asyncio.create_task(auth.access_token("notes")) for auth in instances]
+    await refreshing(oauth)
+    answered.set()
+    tokens = await asyncio.gather(*tasks)
     assert len(set(tokens)) == 1
     assert (oauth.refreshes, oauth.families_killed) == (1, 0)
     for auth in instances:
@@ -235,14 +250,15 @@ async def test_pain_7_a_late_invalid_grant_does_not_touch_a_newer_grant(
     async with opened(tmp_path, oauth, clock) as auth:
         await signed_in(auth)
         clock.ahead = 4000
-        oauth.knobs.token_delay = 0.4
+        answered = oauth.knobs.token_gate = threading.Event()
         oauth.refresh.clear()
         task = asyncio.create_task(auth.access_token("notes"))
-        await asyncio.sleep(0.15)
+        await refreshing(oauth)
         # When another program writes newer tokens meanwhile
         grant = await grant_of(auth)
         newer = Tokens(access_token="newer", refresh_token="newer-r", expires_at=clock() + 3600, obtained_at=clock())
         assert await auth.store.grants.put_if(msgspec.structs.replace(grant, tokens=newer)) is not None
+        answered.set()
         # Then those count
         assert await task == "newer"
         assert (await grant_of(auth)).reauthorization is None
@@ -315,12 +331,12 @@ async def test_the_mark_is_on_the_disk_before_the_token_is_sent(
 ) -> None:
     async with opened(tmp_path, oauth, clock) as auth:
         await signed_in(auth)
-        oauth.knobs.token_delay = 0.4
+        answered = oauth.knobs.token_gate = threading.Event()
         clock.ahead = 4000
         task = asyncio.create_task(auth.access_token("notes"))
-        while len(oauth.requests("/token")) < 2:
-            await asyncio.sleep(0.01)
+        await refreshing(oauth)
         mark = (await grant_of(auth)).refresh_mark
+        answered.set()
         assert mark is not None and mark.count == 1
         await task
 
@@ -329,14 +345,14 @@ async def test_a_cancelled_caller_does_not_stop_the_refresh(tmp_path: Path, oaut
     async with opened(tmp_path, oauth, clock) as auth:
         await signed_in(auth)
         before = await tokens_of(auth)
-        oauth.knobs.token_delay = 0.3
+        answered = oauth.knobs.token_gate = threading.Event()
         clock.ahead = 4000
         task = asyncio.create_task(auth.access_token("notes"))
-        while len(oauth.requests("/token")) < 2:
-            await asyncio.sleep(0.01)
+        await refreshing(oauth)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        async with asyncio.timeout(10):
+        answered.set()
+        async with asyncio.timeout(PATIENCE):
             while (await tokens_of(auth)).access_token == before.access_token:
                 await asyncio.sleep(0.01)
         assert oauth.refreshes == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from mcp_auth.status import AuthState
 from mcp_auth.stores.files import FileStore
 from tests.homes import ME, open_auth, query_of, signed_in, write_home
 from tests.mcp_auth.stores.backends import URL, grant
+from tests.patience import PATIENCE
 from tests.servers.oauth import OAuthServer, authorize
 
 
@@ -247,25 +249,34 @@ async def test_a_redirect_counts_once(tmp_path: Path, oauth: OAuthServer) -> Non
 
 
 async def test_two_answers_at_once_are_exchanged_once(tmp_path: Path, oauth: OAuthServer) -> None:
-    oauth.knobs.token_delay = 0.2
+    exchanged = oauth.knobs.token_gate = threading.Event()
     async with opened(tmp_path, oauth) as auth:
         redirect = await redirect_of(auth)
-        results = await asyncio.gather(*(auth.paste(redirect, ME.principal) for _ in range(5)), return_exceptions=True)
+        pastes = [asyncio.create_task(auth.paste(redirect, ME.principal)) for _ in range(5)]
+        # Four are turned away while the one that came first is still under way.
+        async with asyncio.timeout(PATIENCE):
+            while sum(paste.done() for paste in pastes) < 4:
+                await asyncio.sleep(0.005)
+        exchanged.set()
+        results = await asyncio.gather(*pastes, return_exceptions=True)
     assert [r.status for r in results if not isinstance(r, BaseException)] == ["done"]
     assert all(isinstance(r, AlreadyFinished) for r in results if isinstance(r, BaseException))
     assert len(oauth.requests("/token")) == 1
 
 
 async def test_a_browser_that_goes_away_does_not_stop_the_exchange(tmp_path: Path, oauth: OAuthServer) -> None:
-    oauth.knobs.token_delay = 0.3
+    exchanged = oauth.knobs.token_gate = threading.Event()
     async with opened(tmp_path, oauth) as auth:
         redirect = await redirect_of(auth)
         task = asyncio.create_task(auth.paste(redirect, ME.principal))
-        await asyncio.sleep(0.15)
+        async with asyncio.timeout(PATIENCE):
+            while not oauth.requests("/token"):
+                await asyncio.sleep(0.005)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+        exchanged.set()
         started = (await auth.store.sign_ins.list())[0]
-        assert (await auth.wait(started, 5)).status == "done"
+        assert (await auth.wait(started, PATIENCE)).status == "done"
 
 
 @pytest.mark.parametrize("change", ["forged", "other-slot", "missing", "garbage"])

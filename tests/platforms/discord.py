@@ -31,6 +31,7 @@ from typing import Any
 
 from aiohttp import WSMsgType, web
 
+from tests.patience import PATIENCE
 from tests.platforms.discord_limits import (
     EPHEMERAL,
     SUPPRESS_EMBEDS,
@@ -62,15 +63,15 @@ _ids = itertools.count(1)
 
 @dataclass
 class Clock:
-    """Seconds since the epoch, real ones plus `ahead`."""
+    """Seconds since the epoch. It stands still unless it is moved: no answer is late because the machine is busy."""
 
-    ahead: float = 0.0
+    now: float = field(default_factory=time.time)
 
     def __call__(self) -> float:
-        return time.time() + self.ahead
+        return self.now
 
     def advance(self, seconds: float) -> None:
-        self.ahead += seconds
+        self.now += seconds
 
 
 @dataclass(eq=False)
@@ -235,7 +236,7 @@ class DiscordServer:
                 await session.cut()
             await runner.cleanup()
 
-    async def until(self, condition: Callable[[], Any], timeout: float = 10.0) -> Any:
+    async def until(self, condition: Callable[[], Any], timeout: float = PATIENCE) -> Any:
         """Wait until `condition` gives something true, looked at after every change here; give it back."""
         async with asyncio.timeout(timeout):
             while not (found := condition()):
@@ -243,7 +244,7 @@ class DiscordServer:
                 await self._changed.wait()
         return found
 
-    async def connected(self, timeout: float = 10.0) -> None:
+    async def connected(self, timeout: float = PATIENCE) -> None:
         """Wait until a bot is identified on the gateway."""
         await self.until(lambda: any(one.socket is not None for one in self.sessions.values()), timeout)
 
@@ -352,11 +353,11 @@ class DiscordServer:
             _, kind, data = next(one for one in session.sent if one[2].get("id") == str(event.id))
             await session.dispatch(kind, data)
 
-    async def answered(self, interaction: Interaction, timeout: float = 10.0) -> Interaction:
+    async def answered(self, interaction: Interaction, timeout: float = PATIENCE) -> Interaction:
         await self.until(lambda: interaction.answer is not None, timeout)
         return interaction
 
-    async def reading(self, interaction: Interaction, words: str, timeout: float = 10.0) -> Message:
+    async def reading(self, interaction: Interaction, words: str, timeout: float = PATIENCE) -> Message:
         """The message of this interaction that says `words`, waited for."""
 
         def found() -> Message | None:
@@ -369,7 +370,7 @@ class DiscordServer:
             raise AssertionError(f"{words!r} was not said, but {shown}; violations: {self.violations}") from None
         return message
 
-    async def posted(self, place: Place, words: str, timeout: float = 10.0) -> Message:
+    async def posted(self, place: Place, words: str, timeout: float = PATIENCE) -> Message:
         """The bot's visible message in a channel that says `words`, waited for."""
         try:
             message: Message = await self.until(

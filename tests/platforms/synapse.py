@@ -23,12 +23,12 @@ from urllib.parse import quote
 import httpx2
 import yaml
 
+from tests.patience import PATIENCE
 from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".cache" / "synapse" / "bin" / "python"
 SERVER = "matrix.test"
-_START_SECONDS = 60.0
 _transactions = itertools.count(1)
 
 
@@ -45,7 +45,7 @@ class Homeserver:
             "password": secrets.token_hex(8),
             "auth": {"type": "m.login.dummy"},
         }
-        async with httpx2.AsyncClient(base_url=self.url, timeout=30) as http:
+        async with httpx2.AsyncClient(base_url=self.url, timeout=PATIENCE) as http:
             answer = (await http.post("/_matrix/client/v3/register", json=account)).json()
         return Member(self.url, answer["user_id"], answer["access_token"])
 
@@ -59,7 +59,7 @@ class Homeserver:
         import hashlib
         import hmac
 
-        async with httpx2.AsyncClient(base_url=self.url, timeout=30) as http:
+        async with httpx2.AsyncClient(base_url=self.url, timeout=PATIENCE) as http:
             nonce = (await http.get("/_synapse/admin/v1/register")).json()["nonce"]
             name, password = f"admin{next(self.names)}", secrets.token_hex(8)
             said = "\0".join((nonce, name, password, "admin")).encode()
@@ -87,14 +87,14 @@ def homeserver(folder: Path) -> Iterator[Homeserver]:
         finally:
             process.terminate()
             try:
-                process.wait(20)
+                process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 process.kill()
-                process.wait(20)
+                process.wait(PATIENCE)
 
 
 def _wait_until_it_answers(url: str, process: subprocess.Popen[bytes], folder: Path) -> None:
-    deadline = time.monotonic() + _START_SECONDS
+    deadline = time.monotonic() + PATIENCE
     while True:
         assert process.poll() is None, (folder / "output.log").read_text()
         with contextlib.suppress(httpx2.TransportError):
@@ -179,7 +179,7 @@ class Member:
 
     async def api(self, method: str, path: str, body: Any = None, *, fine: tuple[int, ...] = (200,)) -> dict[str, Any]:
         headers = {"Authorization": f"Bearer {self.token}"}
-        async with httpx2.AsyncClient(base_url=self.url, timeout=60, headers=headers) as http:
+        async with httpx2.AsyncClient(base_url=self.url, timeout=PATIENCE, headers=headers) as http:
             answer = await http.request(method, path, json=body if body is not None or method == "GET" else {})
         assert answer.status_code in fine, f"{method} {path}: {answer.status_code} {answer.text}"
         found: dict[str, Any] = answer.json()
@@ -239,7 +239,9 @@ class Member:
         kind = "org.matrix.msc4155.invite_permission_config"
         path = f"/_matrix/client/v3/user/{quote(self.user_id)}/account_data/{kind}"
         headers = {"Authorization": f"Bearer {self.token}"}
-        answer = httpx2.put(f"{self.url}{path}", json={"blocked_users": [other.user_id]}, headers=headers, timeout=30)
+        answer = httpx2.put(
+            f"{self.url}{path}", json={"blocked_users": [other.user_id]}, headers=headers, timeout=PATIENCE
+        )
         assert answer.status_code == 200, answer.text
 
     async def logout(self) -> None:
@@ -250,12 +252,12 @@ class Member:
     def from_others(self) -> list[Message]:
         return [message for message in self.messages.values() if message.sender != self.user_id]
 
-    async def sees(self, words: str, timeout: float = 20.0) -> Message:
+    async def sees(self, words: str, timeout: float = PATIENCE) -> Message:
         """The newest message of others with these words, waited for."""
         found = await self.until(lambda: [one for one in self.from_others() if words in one.text], timeout)
         return found[-1]
 
-    async def until(self, look: Callable[[], Any], timeout: float = 20.0) -> Any:
+    async def until(self, look: Callable[[], Any], timeout: float = PATIENCE) -> Any:
         async with asyncio.timeout(timeout):
             while not (found := look()):
                 self._changed.clear()
@@ -274,7 +276,7 @@ class Member:
     async def _listen(self) -> None:
         since = ""
         headers = {"Authorization": f"Bearer {self.token}"}
-        async with httpx2.AsyncClient(base_url=self.url, timeout=60, headers=headers) as http:
+        async with httpx2.AsyncClient(base_url=self.url, timeout=PATIENCE, headers=headers) as http:
             while True:
                 query = {"timeout": "10000", **({"since": since} if since else {})}
                 answer = (await http.get("/_matrix/client/v3/sync", params=query)).json()

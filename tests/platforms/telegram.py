@@ -30,6 +30,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from tests.patience import PATIENCE
 from tests.platforms import telegram_rules as rules
 from tests.platforms.telegram_rules import BadRequest
 from tests.servers.oauth import LostResponse
@@ -164,7 +165,7 @@ class Chat:
         """What the bot wrote and did not delete."""
         return [message for message in self.messages if message.from_bot and not message.deleted]
 
-    async def message(self, containing: str, timeout: float = 15.0) -> Message:
+    async def message(self, containing: str, timeout: float = PATIENCE) -> Message:
         """The newest message of the bot with these words, waited for."""
         fits = lambda: [one for one in self.sent if containing in one.text]  # noqa: E731
         await self.api.until(fits, timeout, lambda: f"{containing!r} is not among {[one.text for one in self.sent]}")
@@ -357,7 +358,9 @@ class BotApi:
         """Requests that a correct client does not send."""
         return [call for call in self.calls if call.error is not None and call.error.startswith("400")]
 
-    async def until(self, fits: Callable[[], Any], timeout: float = 15.0, why: Callable[[], str] = lambda: "") -> None:
+    async def until(
+        self, fits: Callable[[], Any], timeout: float = PATIENCE, why: Callable[[], str] = lambda: ""
+    ) -> None:
         deadline = time.monotonic() + timeout
         while not fits():
             if time.monotonic() > deadline:

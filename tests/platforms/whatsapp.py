@@ -42,6 +42,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from tests.patience import PATIENCE
 from tests.servers.oauth import LostResponse
 
 WINDOW_SECONDS = 24 * 3600
@@ -170,11 +171,11 @@ class CloudApi:
 
     # -- what a test sees ----------------------------------------------------------------------
 
-    async def message(self, containing: str, timeout: float = 15.0) -> Sent:
+    async def message(self, containing: str, timeout: float = PATIENCE) -> Sent:
         """The first message with these words, waited for."""
         return await self._first(lambda one: containing in one.text, timeout)
 
-    async def link(self, timeout: float = 15.0) -> Sent:
+    async def link(self, timeout: float = PATIENCE) -> Sent:
         """The first message with a URL button, waited for."""
         return await self._first(lambda one: one.url is not None, timeout)
 

@@ -6,6 +6,7 @@ It speaks RFC 9728, RFC 8414, RFC 7591, RFC 6749/7636, RFC 7009, RFC 9207 and en
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -71,7 +72,8 @@ class Knobs:
     authorize_error: dict[str, str] | None = None
     # tokens
     token_answers: list[Any] = field(default_factory=list)  # Response, or "drop", used up before the real thing
-    token_delay: float = 0.0
+    token_gate: threading.Event | None = None  # answers wait until it is set
+    token_delay: float = 0.0  # answers take at least so many seconds
     expires_in: int | None = 3600
     give_refresh_token: bool = True
     rotate: bool = True
@@ -87,7 +89,8 @@ class Knobs:
     open_methods: tuple[str, ...] = ()  # JSON-RPC methods that need no token
     api_key: str | None = None
     mcp_answers: list[Response] = field(default_factory=list)
-    mcp_delay: float = 0.0
+    mcp_gate: threading.Event | None = None  # answers wait until it is set
+    mcp_delay: float = 0.0  # answers take at least so many seconds
     need_scope: str | None = None  # 403 insufficient_scope without it
     tools: tuple[str, ...] = ("add", "search", "read_file")
 
@@ -242,11 +245,15 @@ class OAuthServer:
         separator = "&" if "?" in redirect else "?"
         return RedirectResponse(f"{redirect}{separator}{urlencode(answer)}", 302)
 
-    async def _token(self, seen: Seen, request: Request) -> Response:
-        if self.knobs.token_delay:
-            import asyncio
+    async def _passed(self, gate: threading.Event | None, delay: float) -> None:
+        """Until the gate is open (a test opens it, in another thread), or the server is as new."""
+        knobs = self.knobs
+        await asyncio.sleep(delay)
+        while gate is not None and not gate.is_set() and self.knobs is knobs:
+            await asyncio.sleep(0.005)
 
-            await asyncio.sleep(self.knobs.token_delay)
+    async def _token(self, seen: Seen, request: Request) -> Response:
+        await self._passed(self.knobs.token_gate, self.knobs.token_delay)
         answer = None
         if self.knobs.token_answers:
             answer = self.knobs.token_answers.pop(0)
@@ -336,10 +343,7 @@ class OAuthServer:
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
-            if self.knobs.mcp_delay:
-                import asyncio
-
-                await asyncio.sleep(self.knobs.mcp_delay)
+            await self._passed(self.knobs.mcp_gate, self.knobs.mcp_delay)
             return self._mcp_answer(seen)
         finally:
             self.in_flight -= 1

@@ -12,6 +12,8 @@ from typing import Any
 
 import uvicorn
 
+from tests.patience import PATIENCE
+
 
 def loopback_socket() -> socket.socket:
     # asyncio turns Nagle's algorithm off only on sockets that name their protocol.
@@ -30,7 +32,7 @@ def serving(app: Any, bound: socket.socket, certificate: Path | None = None) -> 
     bound.listen(256)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
     thread.start()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while not server.started:
         assert time.monotonic() < deadline, "the test server did not start"
         time.sleep(0.002)
@@ -39,5 +41,5 @@ def serving(app: Any, bound: socket.socket, certificate: Path | None = None) -> 
     finally:
         server.force_exit = True
         server.should_exit = True
-        thread.join(5)
+        thread.join(PATIENCE)
         bound.close()

@@ -110,15 +110,20 @@ async def test_a_slow_answer_from_memory_is_acknowledged_in_time(
     server: DiscordServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class SlowGrants:
+        """Nothing is known of them before Discord has been told to wait."""
+
         def __init__(self, real: Any) -> None:
             self._real = real
 
         def __getattr__(self, name: str) -> Any:
             async def slow(*given: Any, **named: Any) -> Any:
-                await asyncio.sleep(0.3)
+                await server.until(acknowledged)
                 return await getattr(self._real, name)(*given, **named)
 
             return slow
+
+    def acknowledged() -> bool:
+        return all(one.answer is not None for one in server.interactions.values())
 
     monkeypatch.setattr(interactions, "_ACKNOWLEDGE_SECONDS", 0.05)
     store = MemoryStore()
@@ -423,7 +428,7 @@ async def test_a_form_that_comes_too_late_is_opened_by_a_button(
         real = bot.gateway.auth.key_variables
 
         async def slow(*given: Any, **named: Any) -> Any:
-            await asyncio.sleep(0.3)
+            await server.until(lambda: all(one.answer is not None for one in server.interactions.values()))
             return await real(*given, **named)
 
         monkeypatch.setattr(bot.gateway.auth, "key_variables", slow)
@@ -544,7 +549,9 @@ async def test_closed_direct_messages_the_channel_reads_how_and_nothing_else(
         bot.ada.takes_dms = False
         await server.say(bot.ada, "@bot mcp auth")
         await server.posted(server.channel, "Use /mcp auth here, where only you see what it answers.")
-        await asyncio.sleep(0.2)
+        # What is said next comes after all that was still on its way.
+        await server.say(bot.ada, "@bot mcp help")
+        await server.posted(server.channel, "What /mcp can do")
         assert all(one.links() == [] for one in server.in_place(server.channel))
 
 

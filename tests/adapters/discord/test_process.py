@@ -21,6 +21,7 @@ from mcp_auth.config import Server
 from mcp_auth.errors import ConfigError, Unreachable
 from tests.gateway.chat import configure, open_gateway
 from tests.homes import write_home
+from tests.patience import PATIENCE
 from tests.platforms.discord import DiscordServer
 from tests.ports import free_port
 
@@ -102,7 +103,7 @@ async def test_a_token_revoked_while_running_ends_the_run_with_the_same_sentence
         server.token = "another"
         await server.cut_connections(code=4004)
         with pytest.raises(ConfigError, match="refuses the token"):
-            await asyncio.wait_for(running, 10)
+            await asyncio.wait_for(running, PATIENCE)
 
 
 async def test_without_a_connection_it_says_that_discord_cannot_be_reached(

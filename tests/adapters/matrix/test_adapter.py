@@ -27,6 +27,7 @@ from mcp_auth.config import load
 from mcp_auth.errors import ConfigError, Unreachable
 from mcp_auth.limits import Rate
 from tests.homes import write_home
+from tests.patience import PATIENCE
 from tests.platforms.cable import cable
 from tests.platforms.synapse import Homeserver, Member
 from tests.ports import free_port
@@ -72,7 +73,7 @@ async def bot(home: Path) -> AsyncIterator[MatrixAdapter]:
         adapter = MatrixAdapter(gateway)
         running = asyncio.create_task(adapter.run())
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE):
                 while adapter._client is None and not running.done():
                     await asyncio.sleep(0.01)
             if running.done():
@@ -287,7 +288,7 @@ async def test_a_room_that_is_no_longer_for_two_is_not_told_and_not_edited(
         await bob.join(room)
         await ann.until(lambda: ann.members[room].get(bob.user_id) == "join")
         assert adapter._client is not None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while adapter._client.rooms[room].joined_count != 3:
                 await asyncio.sleep(0.02)
 
@@ -429,7 +430,7 @@ async def test_a_revoked_token_ends_the_run_with_what_to_do(tmp_path: Path, ann:
         await account.logout()
 
         with pytest.raises(ConfigError) as ended:
-            await asyncio.wait_for(running, 40)
+            await asyncio.wait_for(running, PATIENCE)
         with pytest.raises(ConfigError) as refused:
             await MatrixAdapter(gateway).run()
 
@@ -457,12 +458,12 @@ async def test_an_outage_is_one_line_and_over_when_it_is_over(
         room = await two(ann, account)
         line.cut()
         await ann.say(room, "!mcp")
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(PATIENCE):
             while "the homeserver does not answer" not in caplog.text:
                 await asyncio.sleep(0.05)
         line.mend()
 
-        await ann.sees("MCP Servers", timeout=40)
+        await ann.sees("MCP Servers")
         ours = [one.message for one in caplog.records if one.name.startswith("adapters") and one.levelname == "WARNING"]
         assert len(ours) == 2
         assert ours[1] == "the homeserver answers again"
@@ -532,7 +533,7 @@ async def test_in_a_hosts_client_what_is_ours_can_be_told_and_history_is_left_al
         await ann.say(room, await unreadable_address(gateway))
         await ann.sees("cannot be read")
         await ann.say(room, "how are you?")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while "how are you?" not in heard:
                 await asyncio.sleep(0.02)
         await adapter.stop()

@@ -14,6 +14,7 @@ from adapters.matrix.adapter import MatrixAdapter
 from adapters.testing import ANN, BOB, EVE, AdapterContract, Harness, SeenMessage
 from gateway.gateway import Gateway
 from gateway.invocations import Principal
+from tests.patience import PATIENCE
 from tests.platforms.synapse import Homeserver, Member, Message
 
 
@@ -47,7 +48,7 @@ class MatrixHarness(Harness):
             await self._furnish()
         self._adapter = MatrixAdapter(gateway)
         self._process = asyncio.create_task(self._adapter.run())
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             while self._adapter._client is None and not self._process.done():
                 await asyncio.sleep(0.02)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from adapters.slack.adapter import SlackAdapter, SlackOptions
 from gateway.invocations import ChatRef, Principal
 from gateway.replies import Reply, Text
 from tests.adapters.slack.workspace import Scene, scene
+from tests.patience import PATIENCE
 from tests.servers.oauth import OAuthServer, authorize, visit
 
 DEAD = "http://127.0.0.1:9/mcp"
@@ -396,7 +398,7 @@ async def test_a_workspace_without_the_app_is_one_line_in_the_log(
 
 
 async def test_live_results_that_come_in_time_make_one_message(tmp_path: Path) -> None:
-    async with scene(tmp_path, {"open": {"url": DEAD}}, hold=5.0) as world:
+    async with scene(tmp_path, {"open": {"url": DEAD}}, hold=PATIENCE) as world:
         await world.slack.types(world.ada, "/mcp", world.general)
         await world.sees("unreachable")
         await world.adapter.stop()
@@ -405,8 +407,10 @@ async def test_live_results_that_come_in_time_make_one_message(tmp_path: Path) -
 
 
 async def test_what_takes_longer_is_shown_at_once_and_again_when_it_is_complete(tmp_path: Path) -> None:
+    shown = asyncio.Event()
+
     async def hang_up_late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(0.3)
+        await shown.wait()
         writer.close()
 
     slow = await asyncio.start_server(hang_up_late, "127.0.0.1", 0)
@@ -415,11 +419,53 @@ async def test_what_takes_longer_is_shown_at_once_and_again_when_it_is_complete(
         await world.slack.types(world.ada, "/mcp", world.general)
         first = await world.sees("none needed")
         assert "unreachable" not in first.shown
+        shown.set()
         await world.sees("none needed, ")
 
         assert len(world.slack.seen_by(world.ada)) == 2
         assert len(world.slack.called("response_url")) == 2
     slow.close()
+
+
+async def test_a_link_that_takes_its_time_is_one_message(tmp_path: Path, oauth: OAuthServer) -> None:
+    """A "preparing" could not be replaced, and would stand there for ever."""
+    found = oauth.knobs.mcp_gate = threading.Event()
+    async with scene(tmp_path, notes(oauth), hold=0.0) as world:
+        await world.slack.types(world.ada, "/mcp auth notes", world.general)
+        await world.slack.until(lambda: oauth.in_flight)
+        # Whatever was to be said by now is said before the answer to what comes next.
+        await world.slack.types(world.ada, "/mcp help", world.general)
+        await world.sees("What /mcp can do")
+        found.set()
+        await world.sees("open this link")
+        await world.quiet()
+
+        assert [one.shown.split(":")[0].split("\n")[0] for one in world.slack.seen_by(world.ada)] == [
+            "What /mcp can do",
+            "! notes",
+        ]
+
+
+async def test_who_waits_long_is_told_that_there_is_something_to_wait_for(tmp_path: Path, oauth: OAuthServer) -> None:
+    found = oauth.knobs.mcp_gate = threading.Event()
+    async with scene(tmp_path, notes(oauth), hold=0.0, wait=0.01) as world:
+        await world.slack.types(world.ada, "/mcp auth notes", world.general)
+        await world.sees("preparing the link")
+        found.set()
+        await world.sees("open this link")
+
+
+async def test_what_is_known_of_one_server_does_not_wait_for_the_other(tmp_path: Path, oauth: OAuthServer) -> None:
+    found = oauth.knobs.mcp_gate = threading.Event()
+    servers = {**notes(oauth), "gone": {"url": DEAD, "auth": "oauth"}}
+    async with scene(tmp_path, servers, hold=0.0) as world:
+        await world.slack.types(world.ada, "/mcp auth", world.general)
+        first = await world.sees("gone")
+        assert "preparing the link" in first.shown
+        found.set()
+        await world.sees("open this link")
+
+        assert len(world.slack.seen_by(world.ada)) == 2
 
 
 async def test_an_edit_after_half_an_hour_is_left_and_the_news_comes_as_a_direct_message(
@@ -507,13 +553,14 @@ async def test_a_key_that_takes_its_time_leaves_the_form_open(
     tmp_path: Path, keyed: OAuthServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_SUBMISSION_SECONDS", 0.05)
-    keyed.knobs.mcp_delay = 0.3
+    tried = keyed.knobs.mcp_gate = threading.Event()
     async with scene(tmp_path, weather(keyed.url), gateway=OPT_IN) as world:
         await world.slack.types(world.ada, "/mcp key weather")
         form = await world.form("WEATHER_KEY")
 
         await world.slack.submits(world.ada, form, "sk-wrong")
         assert "One moment" in form.shown
+        tried.set()
         form = await world.form("refuses this key")
         await world.slack.submits(world.ada, form, KEY)
 
@@ -524,12 +571,13 @@ async def test_a_form_that_was_closed_meanwhile_is_answered_in_the_direct_messag
     tmp_path: Path, keyed: OAuthServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_SUBMISSION_SECONDS", 0.05)
-    keyed.knobs.mcp_delay = 0.3
+    tried = keyed.knobs.mcp_gate = threading.Event()
     async with scene(tmp_path, weather(keyed.url), gateway=OPT_IN, strict=False) as world:
         await world.slack.types(world.ada, "/mcp key weather")
         form = await world.form("WEATHER_KEY")
         await world.slack.submits(world.ada, form, KEY)
         world.slack.closes(form)
+        tried.set()
 
         await world.sees("the key works and is stored")
         assert world.slack.refused == ["views.update: not_found"]

@@ -20,6 +20,7 @@ from adapters.slack.adapter import SlackAdapter, SlackOptions
 from gateway.gateway import Gateway
 from mcp_auth.errors import ConfigError, McpAuthError, Unreachable
 from tests.homes import write_home
+from tests.patience import PATIENCE
 from tests.platforms.slack import Slack, User, Workspace
 from tests.ports import free_port
 
@@ -110,14 +111,15 @@ async def test_a_connection_that_stays_away_ends_the_run_with_one_sentence(
     slack: Slack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Then it is started anew, as `serve` does with every platform."""
-    for name, seconds in (("_PING_SECONDS", 0.05), ("_LOST_SECONDS", 0.3), ("_LOOK_SECONDS", 0.05)):
+    for name, seconds in (("_PING_SECONDS", 0.05), ("_LOOK_SECONDS", 0.05)):
         monkeypatch.setattr(service, name, seconds)
     office = Office(slack, tmp_path)
     async with office.running() as task:
         await slack.connected()
         await slack.cut()
+        monkeypatch.setattr(service, "_LOST_SECONDS", 0.3)
         with pytest.raises(Unreachable, match="has been lost"):
-            await asyncio.wait_for(task, 10)
+            await asyncio.wait_for(task, PATIENCE)
 
     assert "Traceback" not in caplog.text
     assert "ticket=" not in caplog.text
@@ -129,7 +131,7 @@ async def test_a_bot_token_that_is_refused_is_said_with_what_to_do(slack: Slack,
     office.acme.revoked = error
     async with office.running() as task:
         with pytest.raises(McpAuthError) as refused:
-            await asyncio.wait_for(task, 10)
+            await asyncio.wait_for(task, PATIENCE)
 
     assert f"gateway.slack.bot_token ({error})" in str(refused.value)
     assert "Next:" in str(refused.value)
@@ -140,7 +142,7 @@ async def test_an_app_token_that_is_refused_is_said_with_what_to_do(slack: Slack
     office = Office(slack, tmp_path, app_token="xapp-wrong")
     async with office.running() as task:
         with pytest.raises(McpAuthError, match="app_token"):
-            await asyncio.wait_for(task, 10)
+            await asyncio.wait_for(task, PATIENCE)
 
 
 async def test_without_a_network_it_says_so(slack: Slack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +151,7 @@ async def test_without_a_network_it_says_so(slack: Slack, tmp_path: Path, monkey
     slack.down = True
     async with office.running() as task:
         with pytest.raises(Unreachable, match="cannot be reached"):
-            await asyncio.wait_for(task, 10)
+            await asyncio.wait_for(task, PATIENCE)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +165,7 @@ async def test_what_is_not_configured_is_named(
     office = Office(slack, tmp_path, **section)
     async with office.running() as task:
         with pytest.raises(ConfigError, match=f"gateway.slack has no {missing}"):
-            await asyncio.wait_for(task, 10)
+            await asyncio.wait_for(task, PATIENCE)
 
 
 async def test_bolts_own_variables_do_not_take_the_token_away(
@@ -174,7 +176,7 @@ async def test_bolts_own_variables_do_not_take_the_token_away(
     office = Office(slack, tmp_path)
     async with office.running() as task:
         with pytest.raises(ConfigError, match="SLACK_CLIENT_ID"):
-            await asyncio.wait_for(task, 10)
+            await asyncio.wait_for(task, PATIENCE)
 
 
 async def test_no_secret_is_logged_whatever_the_level(
@@ -203,7 +205,7 @@ def over_http(slack: Slack, folder: Path, **section: Any) -> Office:
 
 async def ready(url: str) -> None:
     """Until something answers there."""
-    async with asyncio.timeout(10), httpx2.AsyncClient(verify=False) as client:
+    async with asyncio.timeout(PATIENCE), httpx2.AsyncClient(verify=False) as client:
         while (await client.post(url)).status_code in (404, 405):
             await asyncio.sleep(0.01)
 
@@ -264,7 +266,7 @@ async def test_without_a_public_address_requests_cannot_arrive(slack: Slack, tmp
     office = Office(slack, tmp_path, app_token=None, signing_secret="x")
     async with office.running() as task:
         with pytest.raises(ConfigError, match="public_url"):
-            await asyncio.wait_for(task, 10)
+            await asyncio.wait_for(task, PATIENCE)
 
 
 # -- several workspaces ----------------------------------------------------------------------
@@ -297,7 +299,7 @@ async def test_installing_needs_an_address(slack: Slack, tmp_path: Path) -> None
     office = Office(slack, tmp_path, bot_token=None, client_id="1.2", client_secret="canary")
     async with office.running() as task:
         with pytest.raises(ConfigError, match="public_url"):
-            await asyncio.wait_for(task, 10)
+            await asyncio.wait_for(task, PATIENCE)
 
 
 # -- doctor ----------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from slack_sdk.web.async_client import AsyncWebClient
 from adapters.slack.adapter import SlackAdapter, SlackOptions
 from gateway.gateway import Gateway
 from tests.homes import write_home
+from tests.patience import PATIENCE
 from tests.platforms.slack import Channel, Message, Slack, User, View, Workspace
 
 
@@ -64,6 +65,7 @@ async def scene(
     options: SlackOptions | None = None,
     prepare: Callable[[AsyncApp], None] = lambda app: None,
     hold: float = 0.3,
+    wait: float = PATIENCE,
     enterprise: str | None = None,
     connect: bool = True,
     make_app: Callable[[Scene], AsyncApp] | None = None,
@@ -91,7 +93,7 @@ async def scene(
         async with Gateway.from_config(home=world.home) as world.gateway:
             make = make_app or bolt_app
             world.app = make(world)
-            world.adapter = SlackAdapter(world.gateway, options=options, hold=hold)
+            world.adapter = SlackAdapter(world.gateway, options=options, hold=hold, wait=wait)
             world.adapter.install(world.app)
             prepare(world.app)
             async with connected(world) if connect else nothing():

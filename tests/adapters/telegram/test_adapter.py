@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import logging
 import re
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -312,10 +313,11 @@ class TestTroubles:
     async def test_what_was_deleted_meanwhile_is_delivered_anew(
         self, start_host: StartHost, api: BotApi, ada: Person, oauth: OAuthServer
     ) -> None:
-        oauth.knobs.mcp_delay = 0.3
+        answered = oauth.knobs.mcp_gate = threading.Event()
         async with start_host():
             ada.say("/mcp auth")
             (await ada.message("preparing")).deleted = True
+            answered.set()
             again = await ada.message("open this link")
 
         assert again.urls

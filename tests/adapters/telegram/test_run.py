@@ -22,6 +22,7 @@ from mcp_auth.config import CallbackOptions, Server
 from mcp_auth.errors import ConfigError, Unreachable
 from tests.browser import Browser
 from tests.gateway.chat import configure, open_gateway
+from tests.patience import PATIENCE
 from tests.platforms.telegram import BOT_ID, TOKEN, BotApi, Group, Person, Refusal, flood
 from tests.ports import free_port
 from tests.servers.oauth import OAuthServer, authorize
@@ -153,7 +154,7 @@ class TestPolling:
         api.next_answers("getUpdates", answer)
         async with start_bot() as bot:
             with pytest.raises(ConfigError, match=said) as ended:
-                await asyncio.wait_for(bot.running, 10)
+                await asyncio.wait_for(bot.running, PATIENCE)
 
         assert TOKEN not in str(ended.value)
 
@@ -161,7 +162,7 @@ class TestPolling:
         api.offline = True
         async with start_bot() as bot:
             with pytest.raises(Unreachable, match="Telegram does not answer"):
-                await asyncio.wait_for(bot.running, 10)
+                await asyncio.wait_for(bot.running, PATIENCE)
 
 
 async def test_a_code_comes_back_by_the_button_of_the_page(
@@ -237,7 +238,7 @@ class TestWebhook:
     async def test_without_a_public_address_a_webhook_is_refused(self, start_bot: StartBot) -> None:
         async with start_bot({"webhook": True}) as bot:
             with pytest.raises(ConfigError, match=r"gateway\.public_url"):
-                await asyncio.wait_for(bot.running, 10)
+                await asyncio.wait_for(bot.running, PATIENCE)
 
 
 async def test_serve_starts_a_failed_bot_again_and_keeps_the_token_to_itself(

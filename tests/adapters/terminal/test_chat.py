@@ -16,12 +16,12 @@ import pytest
 
 from tests.adapters.terminal.typed import Done, Run
 from tests.homes import write_home
+from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.servers.oauth import OAuthServer, authorize, visit
 
 ROOT = Path(__file__).parents[3]
 COMMAND = ["-m", "adapters.terminal"]
-SECONDS = 20
 KEY = "right-key-of-weather"
 # The prompt shows the cursor last.
 READY = "\x1b[?25h"
@@ -59,6 +59,7 @@ class TestOnAPipe:
         assert "some-secret-key" not in done.out
         assert not (home / ".env").exists()
 
+    @pytest.mark.service
     def test_the_link_stands_alone_and_the_notice_comes_when_it_happens(self, home: Path) -> None:
         with open_chat(home) as piped:
             # Given a link that was asked for
@@ -72,6 +73,7 @@ class TestOnAPipe:
             assert "notes: signed in" in read_until(piped, "signed in")
             assert "3 tools" in say(piped, "test notes", until="connected")
 
+    @pytest.mark.service
     def test_the_address_of_the_last_page_can_be_pasted_bare(self, home: Path) -> None:
         with open_chat(home) as piped:
             link = say(piped, "/mcp auth notes", until="://")
@@ -82,6 +84,7 @@ class TestOnAPipe:
         assert done.code == 0
         assert "signed in" not in done.out
 
+    @pytest.mark.service
     def test_with_wait_the_end_of_input_waits_for_the_sign_in(self, home: Path) -> None:
         with open_chat(home, "--wait", "30") as piped:
             link = say(piped, "auth notes", until="://")
@@ -90,7 +93,7 @@ class TestOnAPipe:
             piped.stdin.close()
             visit(authorize(link))
             assert "notes: signed in" in piped.stdout.read()
-            assert piped.wait(SECONDS) == 0
+            assert piped.wait(PATIENCE) == 0
 
     def test_wait_is_bounded(self, run: Run, home: Path) -> None:
         done = chat(run, home, "auth notes\n", "--wait", "0.2")
@@ -108,7 +111,7 @@ class TestAtATerminal:
             # Wide enough that no link is broken; nobody answers here when the program asks where the cursor is.
             dimensions=(40, 2000),
             env={**os.environ, "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"},
-            timeout=SECONDS,
+            timeout=PATIENCE,
         )
         started.expect_exact(READY)
         yield started

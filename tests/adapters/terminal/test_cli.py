@@ -26,13 +26,13 @@ from mcp_auth import McpAuth
 from tests.adapters.terminal.typed import Run
 from tests.e2e.processes import heed_interrupts
 from tests.homes import write_home
+from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.servers.oauth import OAuthServer, authorize, visit
 from tests.servers.threads import loopback_socket, serving
 
 ROOT = Path(__file__).parents[3]
 COMMAND = [sys.executable, "-m", "adapters.terminal"]
-PAGE_SECONDS = 20
 
 
 @pytest.fixture
@@ -161,13 +161,14 @@ class TestList:
         assert (done.code, "slash-mcp add NAME URL" in done.out) == (0, True)
         assert not (tmp_path / "empty").exists()
 
+    @pytest.mark.service
     def test_a_reader_that_leaves_early_is_no_error(self, tmp_path: Path) -> None:
         home = write_home(tmp_path, {f"server-{n}": {"command": "x" * 60} for n in range(600)})
         with process("--home", home, "list") as listing:
             assert listing.stdout is not None
             assert listing.stderr is not None
             listing.stdout.close()
-            assert listing.wait(PAGE_SECONDS) == 0
+            assert listing.wait(PATIENCE) == 0
             assert listing.stderr.read() == ""
 
 
@@ -255,6 +256,7 @@ class TestAuth:
         (link,) = (line for line in done.out.splitlines() if "://" in line)
         assert authorize(link).startswith("http://127.0.0.1:")
 
+    @pytest.mark.service
     def test_waiting_ends_when_the_browser_comes_back(self, home: Path) -> None:
         with process("--home", home, "auth", "--json", "--no-browser") as waiting:
             assert waiting.stdout is not None
@@ -264,8 +266,9 @@ class TestAuth:
             assert set(ended) == {"event", "server", "account", "expires_at"}
             assert (ended["event"], ended["server"]) == ("signed_in", "notes")
             # Its standard input is still open.
-            assert waiting.wait(PAGE_SECONDS) == 0
+            assert waiting.wait(PATIENCE) == 0
 
+    @pytest.mark.service
     def test_an_address_can_be_pasted_while_it_waits(self, home: Path) -> None:
         with process("--home", home, "auth", "notes", "--no-browser") as waiting:
             assert waiting.stdin is not None
@@ -277,16 +280,17 @@ class TestAuth:
             assert waiting.stderr.readline().startswith("slash-mcp: ")
             waiting.stdin.write(f"{authorize(link)}\n")
             waiting.stdin.flush()
-            assert waiting.wait(PAGE_SECONDS) == 0
+            assert waiting.wait(PATIENCE) == 0
             assert "notes: signed in, 3 tools" in waiting.stdout.read()
 
+    @pytest.mark.service
     def test_ctrl_c_leaves_quietly_and_the_sign_in_stays_open(self, run: Run, home: Path) -> None:
         with process("--home", home, "auth", "notes", "--json", "--no-browser") as waiting:
             assert waiting.stdout is not None
             assert waiting.stderr is not None
             waiting.stdout.readline()
             waiting.send_signal(signal.SIGINT)
-            assert waiting.wait(PAGE_SECONDS) == 130
+            assert waiting.wait(PATIENCE) == 130
             assert waiting.stderr.read().strip() == "interrupted"
         assert state(run, home, "notes") == "sign_in_open"
 
@@ -298,6 +302,7 @@ class TestAuth:
         assert set(failed) == {"event", "server", "reason", "next"}
         assert (failed["event"], failed["next"]) == ("failed", "slash-mcp paste URL")
 
+    @pytest.mark.service
     def test_what_was_denied_is_a_failure(self, home: Path, oauth: OAuthServer) -> None:
         oauth.knobs.authorize_error = {"error": "access_denied"}
         with process("--home", home, "auth", "notes", "--json", "--no-browser") as waiting:
@@ -305,7 +310,7 @@ class TestAuth:
             visit(authorize(json.loads(waiting.stdout.readline())["url"]))
             failed = json.loads(waiting.stdout.readline())
             assert (failed["event"], failed["next"]) == ("failed", "slash-mcp auth notes")
-            assert waiting.wait(PAGE_SECONDS) == 1
+            assert waiting.wait(PATIENCE) == 1
 
     def test_one_failure_leaves_the_others_alone(self, run: Run, tmp_path: Path, oauth: OAuthServer) -> None:
         servers = {
@@ -604,6 +609,7 @@ class TestExitCodes:
         assert "nobody of this name" in behind.err
         assert run("list", "local", "--home", home).out == run("--home", home, "list", "local").out
 
+    @pytest.mark.service
     @pytest.mark.parametrize(
         ("command", "closed"),
         [("paste", "<&-"), ("key weather", "<&-"), ("chat", "<&-"), ("auth --timeout 0", "<&-"), ("list", ">&- 2>&-")],
@@ -611,11 +617,12 @@ class TestExitCodes:
     def test_closed_streams_end_no_command_in_a_traceback(self, key_home: Path, command: str, closed: str) -> None:
         line = f'exec "$0" -m adapters.terminal.cli --home "$1" {command} {closed}'
         done = subprocess.run(
-            ["sh", "-c", line, sys.executable, str(key_home)], cwd=ROOT, capture_output=True, timeout=PAGE_SECONDS
+            ["sh", "-c", line, sys.executable, str(key_home)], cwd=ROOT, capture_output=True, timeout=PATIENCE
         )
         assert done.returncode in (0, 1)
         assert b"Traceback" not in done.stdout + done.stderr
 
+    @pytest.mark.service
     @pytest.mark.parametrize("command", ["list", "help"])
     def test_output_that_cannot_be_written_is_a_failure_of_one_sentence(self, key_home: Path, command: str) -> None:
         # As it is for most people: output is gathered, and the disk is found full when it is written out.
@@ -630,6 +637,7 @@ class TestExitCodes:
             done.stderr == "slash-mcp: The output cannot be written (No space left on device). Next: slash-mcp doctor\n"
         )
 
+    @pytest.mark.service
     def test_a_terminal_without_unicode_gets_what_it_can_show(self, key_home: Path) -> None:
         command = [*COMMAND, "--home", str(key_home), "list"]
         environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
@@ -650,6 +658,7 @@ class TestExitCodes:
         )
 
 
+@pytest.mark.service
 class TestServe:
     def test_it_receives_what_another_process_began(self, run: Run, home: Path) -> None:
         # Given a link that was handed out without waiting
@@ -660,7 +669,7 @@ class TestServe:
             page = visit_when_there(authorize(event["url"]))
             assert "signed in" in page
             serving.send_signal(signal.SIGINT)
-            assert serving.wait(PAGE_SECONDS) in (0, 130)
+            assert serving.wait(PATIENCE) in (0, 130)
 
         # Then the grant is there
         assert state(run, home, "notes") == "signed_in"
@@ -683,7 +692,7 @@ def comments(text: str) -> list[str]:
 def visit_when_there(address: str) -> str:
     import httpx2
 
-    deadline = time.monotonic() + PAGE_SECONDS
+    deadline = time.monotonic() + PATIENCE
     pause = threading.Event()
     while True:
         try:
@@ -707,7 +716,7 @@ class TestAtATerminal:
     @contextmanager
     def typed(self, *arguments: str | Path, rows: int = 60, **env: str) -> Iterator[pexpect.spawn[bytes]]:
         # As wide as that no link is broken.
-        options: dict[str, Any] = {"cwd": str(ROOT), "dimensions": (rows, 2000), "timeout": PAGE_SECONDS}
+        options: dict[str, Any] = {"cwd": str(ROOT), "dimensions": (rows, 2000), "timeout": PATIENCE}
         # The size comes from the terminal, and not from whatever this process was told.
         inherited = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
         given = {**inherited, "TERM": "xterm", "SSH_TTY": "/dev/pts/0", **env}

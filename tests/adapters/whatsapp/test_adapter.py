@@ -28,6 +28,7 @@ from gateway.replies import Audience, Notice, Reply, Text
 from mcp_auth.errors import ConfigError
 from tests.browser import Browser
 from tests.homes import write_home
+from tests.patience import PATIENCE
 from tests.platforms.whatsapp import WINDOW_SECONDS, CloudApi, Relay, cloud_api, listening, serving
 from tests.ports import free_port
 from tests.servers.oauth import OAuthServer
@@ -578,7 +579,7 @@ async def test_a_token_that_is_refused_later_ends_the_run_so_that_a_mended_one_i
         await api.say("/mcp")
 
         with pytest.raises(ConfigError, match=r"refuses the access token. Next: set a valid gateway.whatsapp.token"):
-            await asyncio.wait_for(running, 20)
+            await asyncio.wait_for(running, PATIENCE)
         # Until then nothing is taken from Meta that nobody would answer.
         assert (await api.say("/mcp")).status_code == 503
         with pytest.raises(ConfigError, match="refuses the access token"):

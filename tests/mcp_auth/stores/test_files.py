@@ -22,6 +22,7 @@ from mcp_auth.errors import Busy, StoreError
 from mcp_auth.records import encode, grant_key
 from mcp_auth.stores.files import FileStore
 from tests.mcp_auth.stores.backends import URL, connection, grant, key_form, sign_in, tokens
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).parents[3]
 
@@ -75,7 +76,7 @@ asyncio.run(main())
 def test_processes_that_write_at_once_lose_nothing(home: Path) -> None:
     writers = [python(_COUNT, home, 15) for _ in range(3)]
     for writer in writers:
-        _, errors = writer.communicate(timeout=60)
+        _, errors = writer.communicate(timeout=PATIENCE)
         assert writer.returncode == 0, errors
     found = FileStore(home).read_grant("shared", "notes", URL)
     assert found is not None and (found.refresh_failures, found.version) == (45, 45)
@@ -191,7 +192,7 @@ print(sorted(loose), len(list(home.rglob("*"))))
 
 def test_every_file_and_folder_is_its_owner_s_alone_from_its_creation(home: Path) -> None:
     watched = python(_WATCHED, home)
-    out, errors = watched.communicate(timeout=60)
+    out, errors = watched.communicate(timeout=PATIENCE)
     assert watched.returncode == 0, errors
     loose, _, count = out.strip().rpartition(" ")
     assert (loose, int(count) > 8) == ("[]", True)
@@ -378,7 +379,7 @@ def test_of_processes_that_create_the_same_records_each_has_one_winner(home: Pat
         assert racer.stdin is not None
         racer.stdin.write("\n")
         racer.stdin.flush()
-    answers = [racer.communicate(timeout=30) for racer in racers]
+    answers = [racer.communicate(timeout=PATIENCE) for racer in racers]
 
     assert sum(int(won) for won, _ in answers) == 51, answers
     assert not list(home.rglob("*.tmp"))

@@ -385,6 +385,5 @@ async def test_a_write_that_leaves_the_tokens_alone_does_not_wait_for_hermes(
 ) -> None:
     first = await put(store, grant())
     with lock_of_hermes:
-        started = time.monotonic()
+        # Whoever waits for it, waits for ever.
         await put(store, msgspec.structs.replace(first, last_error="HTTP 503"))
-        assert time.monotonic() - started < 1
