@@ -21,6 +21,8 @@ from mcp_auth.http import why_unreachable
 if TYPE_CHECKING:
     from mcp import Client
 
+    from mcp_auth.bodies import BoundedAnswers
+
 logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT = 10.0
@@ -168,7 +170,7 @@ async def open_session(
     server: Server,
     *,
     auth: ServerAuth | None,
-    transport: httpx2.AsyncBaseTransport | None,
+    transport: BoundedAnswers | None,
     environment: dict[str, str],
     arguments: tuple[str, ...] = (),
 ) -> AsyncIterator[Client]:
@@ -184,6 +186,8 @@ async def open_session(
         async with contextlib.AsyncExitStack() as stack:
             yield await _connect(server, stack, auth, transport, environment, arguments)
     except (BaseExceptionGroup, MCPError, httpx2.HTTPError, OSError, McpAuthError) as error:
+        if transport is not None and transport.trouble is not None:
+            raise transport.trouble from None
         raise _as_ours(server, auth, error) from None
 
 
@@ -220,10 +224,12 @@ async def _connect(
         )
 
     if server.transport == "sse":
-        streams = sse_client(url, httpx_client_factory=client_for, auth=auth)  # type: ignore[arg-type]
-        return await stack.enter_async_context(Client(streams, mode="legacy"))
+        legacy = sse_client(url, httpx_client_factory=client_for, auth=auth)  # type: ignore[arg-type]
+        return await stack.enter_async_context(Client(legacy, mode="legacy"))
     http_client = await stack.enter_async_context(client_for())
-    return await stack.enter_async_context(Client(streamable_http_client(url, http_client=http_client)))
+    # Events are bounded by the transport, as every other answer is.
+    streams = streamable_http_client(url, http_client=http_client, max_sse_event_size=None)
+    return await stack.enter_async_context(Client(streams))
 
 
 class _WithQuery(httpx2.AsyncBaseTransport):

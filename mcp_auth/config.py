@@ -109,6 +109,8 @@ class NetworkOptions(Settings, frozen=True):
     # Host names, addresses and CIDR blocks that metadata may point to although they are private.
     allow: tuple[str, ...] = ()
     proxy: str | None = None
+    # Megabytes of one answer, or one event, of an MCP server; after decompression.
+    max_body_mb: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 8
 
 
 class GatewayOptions(Settings, frozen=True, dict=True):

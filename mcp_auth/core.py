@@ -50,6 +50,7 @@ from mcp_auth.keys import (
 )
 from mcp_auth.limits import Limits
 from mcp_auth.network import NetworkRules, is_loopback_url, with_ipv6_forms
+from mcp_auth.probes import Probes
 from mcp_auth.records import OPEN, SHARED, Connection, Grant, KeyForm, Linked, Origin, SignIn, check_owner
 from mcp_auth.status import (
     GIVE_CREDENTIAL,
@@ -123,6 +124,7 @@ class McpAuth:
         self._variables = Variables(config)
         self._rules_by_server: dict[str, NetworkRules] = {}
         self._changes = Changes(self.audit)
+        self._probes: Probes[tuple[list[str], int]] = Probes()
         # What the host of this package supplies: who may do what, who sits at a browser (the principal, or None),
         # and for a platform the link that carries a code into its chat.
         self.judge: Judge = ConfigJudge(config.gateway)
@@ -229,10 +231,11 @@ class McpAuth:
         entry = self._entry(server)
         if not entry.enabled or entry.problem is not None or (entry.url is None and not start_stdio):
             return ConnectionStatus()
-        started = time.perf_counter()
         try:
             async with asyncio.timeout(timeout):
-                tools = await self._tools(entry, owner, insist=insist)
+                tools, ms = await self._probes.run(
+                    server, owner, lambda: self._tools(entry, owner, insist=insist), insist=insist
+                )
         except (KeyMissing, KeyInvalid) as error:
             return ConnectionStatus(detail=error.message)
         except RefreshUnavailable as error:
@@ -247,26 +250,28 @@ class McpAuth:
         except Exception as error:  # noqa: BLE001 - a foreign server can make the SDK raise anything
             logger.debug("%s answered something that is no MCP: %s", server, type(error).__name__)
             return ConnectionStatus(ConnectionState.UNREACHABLE, detail="it does not answer as an MCP server does")
-        await self._refusals().worked(entry, owner)
-        ms = round((time.perf_counter() - started) * 1000)
         return ConnectionStatus(ConnectionState.READY, tuple(filter(entry.tools.selects, tools)), ms)
 
     async def test(self, server: str, owner: str = SHARED, *, timeout: float = TEST_TIMEOUT) -> ConnectionStatus:
         """As `probe`, with more time; commands are started, and what failed is tried again at once."""
         return await self._probe(server, owner, timeout=timeout, start_stdio=True, insist=True)
 
-    async def _tools(self, entry: Server, owner: str, *, insist: bool = False) -> list[str]:
+    async def _tools(self, entry: Server, owner: str, *, insist: bool) -> tuple[list[str], int]:
+        """The names of all tools, and how many milliseconds it took to get them."""
+        started = time.perf_counter()
         if entry.url is not None and needs_a_look(entry, await self.store.connections.get(entry.url)):
             await self._look(entry)
         names: list[str] = []
-        async with self._session(entry.name, owner, insist=insist) as client:
+        async with self._session(entry.name, owner, insist=insist, bytes_max=self._message_max) as client:
             cursor = None
             while True:
                 page = await client.list_tools(cursor=cursor)
                 names += [tool.name for tool in page.tools]
                 cursor = page.next_cursor
                 if cursor is None or len(names) > 10_000:
-                    return names
+                    break
+        await self._refusals().worked(entry, owner)
+        return names, round((time.perf_counter() - started) * 1000)
 
     async def look(self, server: str) -> bool:
         """Ask a server whether it wants a sign-in, and keep the finding.
@@ -600,6 +605,7 @@ class McpAuth:
     async def _confirm_works(self, server: str, owner: str, timeout: float) -> ConnectionStatus:
         entry = self._entry(server)
         new = await self.store.grants.get(owner, server, entry.url or "")
+        self._probes.changed(server, owner)
         result = await self.probe(server, owner, timeout=timeout)
         if new is None or new.previous is None or new.previous.tokens is None:
             return result
@@ -787,9 +793,12 @@ class McpAuth:
         return self._session(server, owner)
 
     @asynccontextmanager
-    async def _session(self, server: str, owner: str, *, insist: bool = False) -> AsyncIterator[Client]:
-        """`insist`: as in `Refresher.access_token`."""
+    async def _session(
+        self, server: str, owner: str, *, insist: bool = False, bytes_max: int | None = None
+    ) -> AsyncIterator[Client]:
+        """`insist`: as in `Refresher.access_token`. `bytes_max`: of all that the server may send."""
         from mcp_auth.agent import open_session
+        from mcp_auth.bodies import BoundedAnswers
 
         entry = self._usable_entry(server)
         check_owner(owner)
@@ -798,9 +807,17 @@ class McpAuth:
         arguments: tuple[str, ...] = ()
         if entry.url is not None:
             # Missing credentials are said before a connection is made.
-            await self._headers(entry, owner, None, insist=insist)
+            headers = await self._headers(entry, owner, None, insist=insist)
+            if self.config.gateway.network.proxy is not None:
+                is_signed_in = "Authorization" in headers and "Authorization" not in entry.headers
+                self._check_proxied(entry, is_signed_in=is_signed_in)
             auth = self._server_auth(entry, owner, insist=insist)
-            transport = self._http().transport(self._rules(entry))
+            transport = BoundedAnswers(
+                self._http().transport(self._rules(entry)),
+                entry.name,
+                message_max=self._message_max,
+                total_max=bytes_max,
+            )
         else:
             keys = await self._keys(entry, owner)
             environment = {name: self._variables.resolve(value, keys=keys) for name, value in entry.env.items()}
@@ -932,6 +949,8 @@ class McpAuth:
     def _tell(self, change: Change) -> None:
         self._woken.set()
         self._told = object()
+        if change.kind in ("signed_in", "signed_out", "key_set"):
+            self._probes.changed(change.server, change.owner)
         self._changes.tell(change)
 
     # -- inside ------------------------------------------------------------------------------
@@ -974,6 +993,14 @@ class McpAuth:
                 entry.url or "", allow=self.config.gateway.network.allow, allow_http=entry.allow_http
             )
         return rules
+
+    @property
+    def _message_max(self) -> int:
+        return self.config.gateway.network.max_body_mb * 1024 * 1024
+
+    def _check_proxied(self, entry: Server, *, is_signed_in: bool) -> None:
+        url = urlsplit(entry.url or "")
+        self._rules(entry).check_proxied(url.scheme, url.hostname or "", url.port, credentials=is_signed_in)
 
     def _http(self) -> Http:
         if self._http_client is None:

@@ -18,6 +18,7 @@ from urllib.parse import urlencode, urljoin
 import httpcore2
 import httpx2
 
+from mcp_auth.bodies import ACCEPTED_CODINGS, decoded
 from mcp_auth.errors import AddressRefused, Unreachable
 from mcp_auth.network import NetworkRules, origin_of, shown_host
 
@@ -98,6 +99,8 @@ class Http:
     ) -> Answer:
         for _ in range(_REDIRECTS + 1):
             parts = rules.check_url(url, credentials=credentials)
+            if self._proxy is not None:
+                rules.check_proxied(parts.scheme, parts.hostname or "", parts.port, credentials=credentials)
             request = self._request(method, url, headers, form, content)
             answer = await self._send(rules, request, parts.hostname or "", head_only)
             location = answer.headers.get("location")
@@ -179,6 +182,10 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
         if not isinstance(request.stream, AsyncIterable):
             raise TypeError("the request's body must be readable asynchronously")
         url = request.url
+        if self._proxy is not None:
+            self._rules.check_proxied(url.scheme, url.raw_host.decode("ascii"), url.port)
+        if request.headers.get("accept-encoding", "identity") != "identity":
+            request.headers["accept-encoding"] = ACCEPTED_CODINGS
         core_request = httpcore2.Request(
             method=request.method,
             url=httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
@@ -192,10 +199,16 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
             raise _as_httpx(error) from error
         if not isinstance(response.stream, AsyncIterable):
             raise TypeError("the answer's body must be readable asynchronously")
+        headers = httpx2.Headers(response.headers)
+        coding = headers.get("content-encoding", "")
+        if coding:
+            # Unpacked here, in small pieces: what is left unsaid is not unpacked once more above.
+            del headers["content-encoding"]
+            headers.pop("content-length", None)
         return httpx2.Response(
             status_code=response.status,
-            headers=response.headers,
-            stream=_Body(response.stream),
+            headers=headers,
+            stream=_Body(response.stream, coding),
             extensions=response.extensions,
         )
 
@@ -209,7 +222,7 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
                 max_connections=None,
                 max_keepalive_connections=20,
                 keepalive_expiry=15.0,
-                # A proxy connects for us, so only its own address could be checked: the operator chose it.
+                # A proxy connects for us (`NetworkRules.check_proxied`); its own address the operator chose.
                 network_backend=None if self._proxy else _GuardedBackend(self._rules),
             )
         return pool
@@ -269,12 +282,13 @@ async def _addresses(name: str, port: int) -> list[str]:
 
 
 class _Body(httpx2.AsyncByteStream):
-    def __init__(self, stream: AsyncIterable[bytes]) -> None:
+    def __init__(self, stream: AsyncIterable[bytes], coding: str) -> None:
         self._stream = stream
+        self._coding = coding
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
-            async for chunk in self._stream:
+            async for chunk in decoded(self._stream, self._coding):
                 yield chunk
         except _CORE_ERRORS as error:
             raise _as_httpx(error) from error

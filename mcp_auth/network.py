@@ -8,6 +8,7 @@ itself is on loopback. Cloud metadata services are never asked.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable
 from functools import lru_cache
 from urllib.parse import SplitResult, urlsplit
@@ -34,6 +35,9 @@ _CLOUD_METADATA = frozenset(
         "fd20:ce::254",
     )
 )
+_CLOUD_METADATA_NAMES = frozenset({"metadata.google.internal", "metadata.goog", "metadata", "instance-data"})
+# Beside `localhost` and what ends in it: what the hosts files of distributions call loopback.
+_LOOPBACK_NAMES = frozenset({"localhost.localdomain", "localhost4", "localhost6", "ip6-localhost", "ip6-loopback"})
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 # All that is given out to the world (RFC 4291). What `is_global` takes for it besides leads inside where it leads
 # anywhere: site-local fec0::/10, IPv4 behind :: and ::ffff:0:0:0/96, a network's own translator at 64:ff9b:1::/48.
@@ -123,6 +127,44 @@ class NetworkRules(msgspec.Struct, frozen=True):
             f"{shown_host(host)} leads to a private address, and the server's metadata may not point there.",
             next_step="if that is intended, add the host to gateway.network.allow",
         )
+
+    def check_proxied(self, scheme: str, host: str, port: int | None, *, credentials: bool = False) -> None:
+        """Allow or refuse a request that a proxy is to carry out: it connects for us, from where it stands.
+
+        What a name stands for is the proxy's to find out. What needs no finding out is checked here: an address in any
+        spelling, loopback, and the names of metadata services. Plain http is read by the proxy, also to loopback.
+
+        Raises:
+            AddressRefused: as `check_url` and `check_address`.
+        """
+        if scheme != "https" and (credentials or not self.allow_http):
+            raise AddressRefused(
+                f"{shown_host(host)} is not reached over https, and gateway.network.proxy would read what is sent.",
+                next_step="use https, or allow_http: true for a server without OAuth",
+            )
+        name = host.strip("[]").lower().rstrip(".")
+        if name in _CLOUD_METADATA_NAMES:
+            raise AddressRefused(f"{shown_host(host)} is a cloud metadata service; it is never contacted.")
+        address = "127.0.0.1" if is_loopback_host(name) or name in _LOOPBACK_NAMES else literal_address(name)
+        if address is not None:
+            self.check_address(name, port or (443 if scheme == "https" else 80), address)
+
+
+def literal_address(host: str) -> str | None:
+    """The address that `host` spells out, or None for a name. `127.1` and `0x7f000001` are 127.0.0.1 to resolvers."""
+    try:
+        return str(ipaddress.ip_address(host.partition("%")[0]))
+    except ValueError:
+        pass
+    # The spellings of inet_aton(3), which the resolver of a proxy takes too.
+    if not re.fullmatch(r"(?:0x[0-9a-f]*|[0-9]+)(?:\.(?:0x[0-9a-f]*|[0-9]+)){0,3}", host):
+        return None
+    import socket
+
+    try:
+        return socket.inet_ntoa(socket.inet_aton(host))
+    except OSError:
+        return None
 
 
 def effective_address(text: str) -> Address:

@@ -1,0 +1,142 @@
+"""One probe for each server and owner, and so many at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from mcp_auth.probes import PROBES, PROBES_OF_ONE_SERVER, Probes
+from mcp_auth.status import ConnectionState
+from tests.homes import open_auth, signed_in
+from tests.servers.oauth import OAuthServer
+
+
+class Slow:
+    """Probes that answer when they are let go, and how many of them there are."""
+
+    def __init__(self) -> None:
+        self.go = asyncio.Event()
+        self.started: list[str] = []
+        self.now = self.most = 0
+
+    def probe(self, name: str) -> Callable[[], Awaitable[str]]:
+        async def run() -> str:
+            self.started.append(name)
+            self.now += 1
+            self.most = max(self.most, self.now)
+            try:
+                await self.go.wait()
+            finally:
+                self.now -= 1
+            return f"{name} {len(self.started)}"
+
+        return run
+
+
+async def settle() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_who_asks_meanwhile_waits_for_the_same_answer() -> None:
+    probes, slow = Probes[str](), Slow()
+    asked = [asyncio.create_task(probes.run("notes", "ann", slow.probe("first"))) for _ in range(50)]
+    other = asyncio.create_task(probes.run("notes", "bob", slow.probe("other")))
+    await settle()
+    assert slow.started == ["first", "other"]
+    slow.go.set()
+    assert len({await task for task in asked}) == 1
+    await other
+    assert (await probes.run("notes", "ann", slow.probe("later"))).startswith("later")
+
+
+async def test_one_that_turns_away_leaves_the_others_their_answer_and_the_last_one_ends_it() -> None:
+    probes, slow = Probes[str](), Slow()
+    first = asyncio.create_task(probes.run("notes", "ann", slow.probe("first")))
+    second = asyncio.create_task(probes.run("notes", "ann", slow.probe("second")))
+    await settle()
+    first.cancel()
+    await settle()
+    assert slow.now == 1
+    second.cancel()
+    await settle()
+    assert slow.now == 0
+    slow.go.set()
+    assert (await probes.run("notes", "ann", slow.probe("third"))).startswith("third")
+
+
+async def test_after_other_credentials_a_probe_of_its_own_follows_the_one_under_way() -> None:
+    probes, slow = Probes[str](), Slow()
+    old = asyncio.create_task(probes.run("notes", "ann", slow.probe("old")))
+    await settle()
+    probes.changed("notes", "ann")
+    new = [asyncio.create_task(probes.run("notes", "ann", slow.probe("new"))) for _ in range(5)]
+    await settle()
+    assert slow.started == ["old"]
+    slow.go.set()
+    assert (await old).startswith("old")
+    assert {(await task).partition(" ")[0] for task in new} == {"new"}
+    assert (slow.started, slow.most) == (["old", "new"], 1)
+
+
+async def test_attack_neither_all_servers_nor_all_people_at_one_are_probed_at_once() -> None:
+    probes, slow = Probes[str](), Slow()
+    one = [asyncio.create_task(probes.run("slow", f"person {n}", slow.probe("slow"))) for n in range(50)]
+    await settle()
+    assert slow.now == PROBES_OF_ONE_SERVER
+    others = [asyncio.create_task(probes.run(f"server {n}", "ann", slow.probe("other"))) for n in range(100)]
+    await settle()
+    assert slow.now == PROBES
+    assert "other" in slow.started
+    slow.go.set()
+    await asyncio.gather(*one, *others)
+    assert (slow.most, len(slow.started)) == (PROBES, 150)
+
+
+async def test_the_failure_of_a_probe_is_everybody_s() -> None:
+    async def broken() -> str:
+        await asyncio.sleep(0)
+        raise ValueError("no")
+
+    probes = Probes[str]()
+    asked = [asyncio.create_task(probes.run("notes", "ann", broken)) for _ in range(3)]
+    for task in asked:
+        with pytest.raises(ValueError, match="no"):
+            await task
+
+
+async def test_fifty_who_ask_at_once_cost_the_server_one_session(tmp_path: Path, oauth: OAuthServer) -> None:
+    async with open_auth(tmp_path, {"notes": {"url": oauth.url, "auth": "oauth"}}) as auth:
+        await signed_in(auth)
+        before = len(oauth.requests("/mcp"))
+        found = await asyncio.gather(*(auth.test("notes") for _ in range(50)))
+        at_once = len(oauth.requests("/mcp")) - before
+        assert {one.state for one in found} == {ConnectionState.READY}
+        await auth.probe("notes")
+        assert len(oauth.requests("/mcp")) - before == 2 * at_once
+
+
+async def test_a_test_does_not_take_the_answer_of_a_probe_which_gives_up_sooner() -> None:
+    probes, slow = Probes[str](), Slow()
+    probe = asyncio.create_task(probes.run("notes", "ann", slow.probe("probe")))
+    await settle()
+    tests = [asyncio.create_task(probes.run("notes", "ann", slow.probe("test"), insist=True)) for _ in range(5)]
+    await settle()
+    slow.go.set()
+    assert (await probe).startswith("probe")
+    assert {(await task).partition(" ")[0] for task in tests} == {"test"}
+    assert (slow.started, slow.most) == (["probe", "test"], 1)
+
+
+async def test_a_sign_in_is_tried_with_its_own_access_and_not_with_that_of_before(
+    tmp_path: Path, oauth: OAuthServer
+) -> None:
+    async with open_auth(tmp_path, {"notes": {"url": oauth.url, "auth": "oauth"}}) as auth:
+        running = asyncio.create_task(auth.probe("notes"))
+        await asyncio.sleep(0)
+        await signed_in(auth)
+        assert (await auth.confirm_works("notes", "shared")).state is ConnectionState.READY
+        assert (await running).state is ConnectionState.REFUSED
