@@ -6,10 +6,12 @@ turn by turn, or a count. Absolute figures are shown.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -18,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.arena import Arena, Failed, Figure, finished, load, whole_process
+from mcp_auth.records import SHARED, Grant, Tokens
+from mcp_auth.stores.files import FileStore
 
 DELAY_MS = 50
 # A busy or slow machine stretches the one more than the other now and then; the short form lets that pass.
@@ -105,7 +109,8 @@ def ratio(
     figures: Figures, other: str, allowed: float, *, ours: str = "ours", series: str | None = None, unit: str = ""
 ) -> Check:
     """What ours takes, in parts of what `other` took in the same round: the median of the rounds."""
-    label = f"{unit} x {other}" if unit else f"x {other}"
+    name, comma, size = other.partition(", ")
+    label = f"x {name}{f' at {size}' if comma else ''}{f' ({unit})' if unit else ''}"
     if ours not in figures or other not in figures:
         return Check(f"{label}: not measured", None, allowed)
     pairs = list(zip(figures[ours].of(series), figures[other].of(series), strict=False))
@@ -131,6 +136,19 @@ def as_many(figures: Figures, name: str, words: str, *, ours: str = "ours", othe
     return count(figures, name, max(theirs), words, ours=ours)
 
 
+def same_requests(figures: Figures, size: int | None = None) -> Check:
+    """Everybody who did the work (at this size) sent as many requests, by the servers' own count."""
+    ending = "" if size is None else f", {size:,}"
+    rivals = {name: figure for name, figure in figures.items() if name.endswith(ending) and figure.why is None}
+    least = figures.get(f"limit{ending}")
+    if least is None or not least.of("requests"):
+        return Check("requests: not counted", None, 0)
+    wanted = least.of("requests")[0]
+    other = sorted(name for name, figure in rivals.items() if set(figure.of("requests")) != {wanted})
+    said = f"{wanted:.0f} requests by everybody{'' if size is None else f' at {size}'}"
+    return Check(f"other than {wanted:.0f} requests by {', '.join(other)}" if other else said, len(other), 0)
+
+
 def at_least(figures: Figures, name: str | None, wanted: float, words: str, *, ours: str = "ours") -> Check:
     """The least of a series of ours."""
     values = figures[ours].of(name) if ours in figures else []
@@ -148,39 +166,51 @@ _LIST_CONFIG = """mcp_servers:
     headers: {Authorization: "Bearer ${SEARCH_KEY}"}
   files: {command: npx, args: [-y, files-server, /srv]}
 """
-_READ = "import sys, yaml; yaml.safe_load(open(sys.argv[1]))"
-_FASTMCP = (
-    "import sys, yaml; from fastmcp import Client; servers = yaml.safe_load(open(sys.argv[1]))['mcp_servers'];"
-    "[print(name, bool(Client({'mcpServers': {name: server}}))) for name, server in servers.items()]"
-)
+# What the least of a list reads: the configuration, the keys and the grant.
+_READ = """import json, sys, yaml
+yaml.safe_load(open(sys.argv[1])), open(sys.argv[2]).read(), json.load(open(sys.argv[3]))"""
+_FASTMCP = """import sys, yaml, dotenv
+from fastmcp import Client
+keys = dotenv.dotenv_values(sys.argv[2])
+for name, server in yaml.safe_load(open(sys.argv[1]))["mcp_servers"].items():
+    for key, text in server.get("headers", {}).items():
+        server["headers"][key] = text.replace("${SEARCH_KEY}", keys["SEARCH_KEY"])
+    print(name, bool(Client({"mcpServers": {name: server}})))
+"""
+_NOTES = "https://notes.example/mcp"
 
 
 def cold_start(arena: Arena) -> Figures:
+    """Everybody has three servers: one signed in, one whose key is set, one that is a command."""
     folder = arena.folder()
-    config = folder / "config.yaml"
+    config, keys, grant = folder / "config.yaml", folder / ".env", folder / "mcp-tokens" / "notes.json"
     config.write_text(_LIST_CONFIG)
+    keys.write_text("SEARCH_KEY=sk-of-the-bench\n")
+    keys.chmod(0o600)
+    tokens = Tokens(access_token="at", refresh_token="rt", obtained_at=time.time(), expires_at=time.time() + 86_400)
+    if FileStore(folder).write_grant(Grant(server="notes", owner=SHARED, server_url=_NOTES, tokens=tokens)) is None:
+        raise RuntimeError("the grant was not stored")
     environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(folder), "LANG": "C.UTF-8"}
     slash_mcp = Path(sys.executable).with_name("slash-mcp")
     commands = {
-        "limit": [sys.executable, "-c", _READ, str(config)],
+        "limit": [sys.executable, "-c", _READ, str(config), str(keys), str(grant)],
         "ours": [str(slash_mcp), "--home", str(folder), "list"],
     }
     shown = subprocess.run(commands["ours"], capture_output=True, text=True, env=environment, check=True).stdout
-    for words in ("sign-in needed", "key missing: SEARCH_KEY", "none needed"):
+    for words in ("signed in", "key set", "none needed"):
         if words not in shown:
-            raise RuntimeError("our list does not tell the truth")
+            raise RuntimeError(f"our list does not tell the truth: {shown}")
     if "fastmcp" in arena.peers:
-        commands["fastmcp"] = [str(arena.peers["fastmcp"]), "-c", _FASTMCP, str(config)]
+        commands["fastmcp"] = [str(arena.peers["fastmcp"]), "-c", _FASTMCP, str(config), str(keys)]
     if "hermes" in arena.peers:
+        # The same home: its .env, and the tokens that we keep for it.
         environment["HERMES_HOME"] = str(folder)
         commands["hermes"] = [str(arena.peers["hermes"].with_name("hermes")), "mcp", "list"]
     if "codex" in arena.peers:
         commands["codex"] = [str(arena.peers["codex"]), "mcp", "list"]
         _codex_home(folder, environment)
     if "mcporter" in arena.peers:
-        (folder / "mcporter.json").write_text(
-            json.dumps({"mcpServers": {"notes": {"url": "https://notes.example/mcp"}, "files": {"command": "true"}}})
-        )
+        (folder / "mcporter.json").write_text(json.dumps({"mcpServers": _MCPORTER}))
         commands["mcporter"] = [
             str(arena.peers["mcporter"]), "--config", str(folder / "mcporter.json"), "config", "list",
         ]  # fmt: skip
@@ -192,7 +222,7 @@ def cold_start(arena: Arena) -> Figures:
 
 def judge_cold_start(figures: Figures) -> list[Check]:
     checks = [
-        ratio(figures, "limit", 2.5, series="processor", unit="processor time"),
+        ratio(figures, "limit", 3.0, series="processor", unit="processor time"),
         count(figures, "mib", 40, "MiB"),
     ]
     return [ratio(figures, "codex", 1.0), *checks] if "codex" in figures else checks
@@ -206,14 +236,35 @@ def _tried(work: Callable[[], Any]) -> None:
         return  # The measured rounds will say so.
 
 
+_MCPORTER = {
+    "notes": {"url": _NOTES, "auth": "oauth"},
+    "search": {"url": "https://search.example/mcp", "headers": {"Authorization": "Bearer ${SEARCH_KEY}"}},
+    "files": {"command": "npx", "args": ["-y", "files-server", "/srv"]},
+}
+
+
 def _codex_home(folder: Path, environment: dict[str, str]) -> None:
     home = folder / "codex"
     home.mkdir()
     (home / "config.toml").write_text(
-        '[mcp_servers.notes]\nurl = "https://notes.example/mcp"\n'
+        'mcp_oauth_credentials_store = "file"\n'
+        f'[mcp_servers.notes]\nurl = "{_NOTES}"\n'
         '[mcp_servers.search]\nurl = "https://search.example/mcp"\nbearer_token_env_var = "SEARCH_KEY"\n'
         '[mcp_servers.files]\ncommand = "npx"\nargs = ["-y", "files-server", "/srv"]\n'
     )
+    (home / ".env").write_text("SEARCH_KEY=sk-of-the-bench\n")
+    place = json.dumps({"headers": {}, "type": "http", "url": _NOTES}, separators=(",", ":"))
+    grant = {
+        "server_name": "notes",
+        "server_url": _NOTES,
+        "client_id": "c0",
+        "access_token": "at",
+        "refresh_token": "rt",
+        "expires_at": int((time.time() + 86_400) * 1000),
+        "scopes": ["read"],
+    }
+    key = f"notes|{hashlib.sha256(place.encode()).hexdigest()[:16]}"
+    (home / ".credentials.json").write_text(json.dumps({key: grant}))
     environment["CODEX_HOME"] = str(home)
 
 
@@ -240,7 +291,7 @@ def link(arena: Arena) -> Figures:
 
 
 def judge_link(figures: Figures) -> list[Check]:
-    return [as_many(figures, "requests", "requests"), ratio(figures, "sdk", 0.8), ratio(figures, "limit", 1.1)]
+    return [same_requests(figures), ratio(figures, "sdk", 0.8), ratio(figures, "limit", 1.1)]
 
 
 def links(arena: Arena) -> Figures:
@@ -258,7 +309,7 @@ def judge_links(figures: Figures) -> list[Check]:
         if f"ours, {size}" in figures:
             own, least = f"ours, {size}", f"limit, {size}"
             checks += [
-                as_many(figures, "requests", f"requests at {size}", ours=own, other=least),
+                same_requests(figures, size),
                 ratio(figures, least, allowed, ours=own),
             ]
     return checks
@@ -301,8 +352,8 @@ def judge_concurrent(figures: Figures) -> list[Check]:
         own, least = f"ours, {size}", f"limit, {size}"
         if own in figures:
             checks += [
-                as_many(figures, "requests", f"requests of 2 x {size}", ours=own, other=least),
-                ratio(figures, least, 1.2, ours=own, series="first", unit="the first time"),
+                same_requests(figures, size),
+                ratio(figures, least, 1.2, ours=own, series="first", unit="first time"),
                 ratio(figures, least, 1.2, ours=own),
             ]
     return checks
@@ -331,6 +382,7 @@ def completions(arena: Arena) -> Figures:
 
 def judge_completions(figures: Figures) -> list[Check]:
     return [
+        same_requests(figures),
         as_many(figures, "syncs", "waits for the disk"),
         ratio(figures, "limit", 3.0, series="processor", unit="processor time"),
     ]
@@ -345,11 +397,18 @@ def _complete(arena: Arena, name: str, size: int) -> dict[str, Any]:
         if not line:
             raise Failed((process.stderr.read() if process.stderr else "")[-200:] or "it said nothing")
         ready = json.loads(line)
+        arena.control("reset")
         seconds = load(ready["callback"], ready.get("host"), ready["states"])
+        requests = arena.control("count")["requests"]
         said = finished(process)
     if said["done"] != size:
         raise Failed(f"{said['done']} of {size} were finished")
-    return {"per_second": size / seconds, "processor": said["processor"] / size, "syncs": said["syncs"] / size}
+    return {
+        "per_second": size / seconds,
+        "processor": said["processor"] / size,
+        "syncs": said["syncs"] / size,
+        "requests": requests,
+    }
 
 
 def waiting(arena: Arena) -> Figures:

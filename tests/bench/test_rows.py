@@ -143,8 +143,8 @@ GOOD: dict[str, Figures] = {
         "fastmcp": of(13.0, calls=[2]),
     },
     "completions": {
-        "limit": of(300.0, processor=[0.001], syncs=[2]),
-        "ours": of(240.0, processor=[0.002], syncs=[2]),
+        "limit": of(300.0, processor=[0.001], syncs=[2], requests=[400]),
+        "ours": of(240.0, processor=[0.002], syncs=[2], requests=[400]),
     },
     "waiting": {
         "limit, 10,000": of(10.0, bytes=[10], stored=[200], tasks=[0]),
@@ -170,7 +170,7 @@ JUDGED = {
     "repeat": {"values", "requests"},
     "concurrent": {"values", "first", "requests"},
     "layer": {"values", "calls"},
-    "completions": {"processor", "syncs"},
+    "completions": {"processor", "syncs", "requests"},
     "waiting": {"bytes", "stored", "tasks"},
     "storm": {"signed_in", "refreshes", "reused"},
     "answers": {"processor"},
