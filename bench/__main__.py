@@ -2,7 +2,8 @@
 
 --quick      two minutes, without foreign peers; fails when a count is not met, or a ratio is beyond twice its target
 --rounds N   how often each contestant does each work (default 3)
---only ROW   one row, for profiling; writes nothing
+--only ROW   one row; the page then takes the others from the runs before (`--quick` writes nothing)
+--page       measure nothing, and write the page of the runs before
 """
 
 from __future__ import annotations
@@ -20,25 +21,31 @@ ROOT = Path(__file__).parents[1]
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench")
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--rounds", type=int)
-    parser.add_argument("--only", choices=[row.name for row in rows.ROWS])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=[row.name for row in rows.ROWS], action="append")
+    parser.add_argument("--page", action="store_true")
     options = parser.parse_args()
-    peers = {} if options.quick else found_peers(ROOT / ".cache" / "bench")
-    rounds = options.rounds or 3
-    chosen = [row for row in rows.ROWS if options.only in (None, row.name)]
-    results = []
-    with Arena(peers, rounds=rounds, quick=options.quick) as arena:
-        for row in chosen:
+    cache = ROOT / ".cache" / "bench"
+    peers = {} if options.quick else found_peers(cache)
+    if options.page:
+        report.write(report.kept(cache / "rows"), ROOT / "docs", peers=peers)
+        return 0
+    missed = False
+    with Arena(peers, rounds=options.rounds, quick=options.quick) as arena:
+        for row in rows.ROWS:
+            if options.only and row.name not in options.only:
+                continue
             print(f"{row.name} ...", file=sys.stderr, flush=True)
             result = row.measure(arena)
-            results.append(result)
             print(report.as_text(result, quick=options.quick), flush=True)
-    if options.quick or options.only:
-        missed = [(result, check) for result in results for check in result.missed(quick=options.quick)]
-        for result, check in missed:
-            print(f"{result.row.name}: {check.text}, and {check.limit(quick=options.quick)}", file=sys.stderr)
+            for check in result.missed(quick=options.quick):
+                missed = True
+                print(f"{row.name}: {check.text}, and {check.limit(quick=options.quick)}", file=sys.stderr)
+            if not options.quick:
+                report.keep(result, cache / "rows")
+    if options.quick:
         return 1 if missed else 0
-    report.write(results, ROOT / "docs", rounds=rounds, peers=peers)
+    report.write(report.kept(cache / "rows"), ROOT / "docs", peers=peers)
     return 0
 
 

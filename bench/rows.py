@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -62,7 +63,8 @@ class Result:
     figures: Figures
     checks: list[Check]
     curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
-    axis: tuple[str, str] = ("", "")
+    # The load average of the machine while it ran, from and to.
+    load: tuple[float, float] = (0.0, 0.0)
 
     def holds(self, *, quick: bool = False) -> bool:
         return not self.missed(quick=quick)
@@ -90,9 +92,13 @@ class Row:
     axis: tuple[str, str] = ("", "")
 
     def measure(self, arena: Arena) -> Result:
+        before = os.getloadavg()[0]
         figures = self.run(arena)
+        return self.judged(figures, (before, os.getloadavg()[0]))
+
+    def judged(self, figures: Figures, load: tuple[float, float]) -> Result:
         curves = _curves(figures, 1000 if self.unit == "ms" else 1) if self.axis[0] else {}
-        return Result(self, figures, self.judge(figures), curves, self.axis)
+        return Result(self, figures, self.judge(figures), curves, load)
 
 
 def _curves(figures: Figures, scale: float) -> dict[str, list[tuple[float, float]]]:
@@ -413,13 +419,11 @@ def _complete(arena: Arena, name: str, size: int) -> dict[str, Any]:
 
 def waiting(arena: Arena) -> Figures:
     arena.control("delay=0")
-    rounds, arena.rounds = arena.rounds, 1
     figures = {}
     for size in (200,) if arena.quick else (100, 1000, 10_000):
-        names = arena.contestants("limit", "ours", "sdk", "fastmcp", "hermes") if size != 100 else ["ours"]
+        names = arena.contestants("limit", "ours", "sdk", "fastmcp", "hermes")
         works = {name: partial(arena.do, name, "waiting", base=arena.base, count=size) for name in names}
-        figures |= _sized(arena.interleaved(works, "bytes"), size)
-    arena.rounds = rounds
+        figures |= _sized(arena.side_by_side(works, "bytes"), size)
     return figures
 
 
@@ -439,10 +443,14 @@ def judge_waiting(figures: Figures) -> list[Check]:
 
 
 def storm(arena: Arena) -> Figures:
+    # Nothing here depends on time, so once is enough.
+    rounds, arena.rounds = arena.rounds, 1
     arena.control(f"delay={DELAY_MS}")
     names = arena.contestants("limit", "ours", "sdk", "fastmcp", "hermes")
     size = 4 if arena.quick else 16
-    return _sized(arena.interleaved({name: partial(_storm, arena, name, size) for name in names}, "signed_in"), size)
+    figures = arena.interleaved({name: partial(_storm, arena, name, size) for name in names}, "signed_in")
+    arena.rounds = rounds
+    return _sized(figures, size)
 
 
 def judge_storm(figures: Figures) -> list[Check]:

@@ -194,15 +194,16 @@ def test_a_contestant_that_fails_says_why_and_the_others_go_on() -> None:
 def test_the_page_is_written_from_the_figures(tmp_path: Path) -> None:
     figures = {"limit": Figure([0.15]), "ours": Figure([0.17, 0.18, 0.19]), "sdk": Figure([0.25])}
     shown = result(figures, Check("0.72 x sdk", 0.72, 0.8, 0.7))
-    shown.curves, shown.axis = {"ours": [(1, 180)]}, ("servers", "ms")
+    shown.curves, shown.load = {"ours": [(1, 180)]}, (0.5, 7.0)
 
-    report.write([shown], tmp_path, rounds=3, peers={})
+    report.write([shown], tmp_path, peers={})
 
     page = (tmp_path / "performance.md").read_text()
     assert "180 ms (170 to 190)" in page
     assert "$ scripts/bench" in page
     assert "images/performance-link.svg" in page
-    assert "SDK 250 ms" in page
+    assert "| SDK | 250 ms |" in page
+    assert "load average was 0 to 7" in page
 
 
 def test_the_servers_end_the_family_when_a_refresh_token_comes_twice() -> None:
