@@ -52,7 +52,8 @@ class OAuthOptions(Settings, frozen=True):
     cimd: bool = True
     token_endpoint_auth_method: Literal["none", "client_secret_post", "client_secret_basic"] | None = None
     application_type: Literal["native", "web"] | None = None
-    authorize_params: dict[str, str] = msgspec.field(default_factory=dict)
+    # null removes a parameter that would be sent otherwise.
+    authorize_params: dict[str, str | None] = msgspec.field(default_factory=dict)
     timeout: Seconds | None = None
     # False: send no `resource` parameter (Entra). A string: send this one.
     resource: str | bool = True

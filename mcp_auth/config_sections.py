@@ -392,7 +392,13 @@ def _check_headers(place: _Place, server: Server) -> None:
 
 
 # Each of these binds the answer to the one who asked; a configured value would loosen that.
-_OWN_PARAMS = frozenset({"state", "redirect_uri", "client_id", "response_type", "resource", "scope"})
+_OWN_PARAMS = frozenset(
+    {
+        *("state", "redirect_uri", "client_id", "response_type", "response_mode", "resource", "scope"),
+        # Either holds a whole request of its own (RFC 9101).
+        *("request", "request_uri"),
+    }
+)
 
 
 def _check_oauth(place: _Place, oauth: OAuthOptions) -> None:

@@ -13,6 +13,7 @@ from urllib.parse import urljoin, urlsplit
 
 import msgspec
 
+from mcp_auth import resources
 from mcp_auth.challenge import BearerChallenge, bearer_challenge
 from mcp_auth.config import Server
 from mcp_auth.errors import (
@@ -266,11 +267,12 @@ async def _document_for(
             "The server's protected resource metadata names no resource.",
             next_step="report it to whoever runs the server",
         )
-    if _is_same_resource(resource, wanted) or _is_same_resource(resource, _resource_of(server)):
+    own = server.url or ""
+    if any(resources.is_same(resource, one) for one in (wanted, own, resources.resource_of(own))):
         return document
-    if not _is_above(resource, wanted):
+    if not resources.is_above(resource, wanted):
         raise _other_resource(resource, wanted)
-    parent = _well_known_of(resource)
+    parent = resources.well_known_of(resource)
     if parent == found_at:
         return document
     answer = await _get(http, rules, parent)
@@ -284,43 +286,7 @@ async def _document_for(
 
 def _wanted_resource(server: Server) -> str:
     configured = server.oauth.resource
-    return configured if isinstance(configured, str) else _resource_of(server)
-
-
-def _resource_of(server: Server) -> str:
-    """The server's URL as a resource: its query may hold a key, and goes nowhere."""
-    return (server.url or "").partition("#")[0].partition("?")[0]
-
-
-def _is_same_resource(one: str, other: str) -> bool:
-    return _canonical(one) == _canonical(other)
-
-
-def _canonical(resource: str) -> tuple[str, str, str]:
-    """Scheme and host in lower case and without the usual port; a slash at the end makes no difference."""
-    try:
-        parts = urlsplit(resource)
-        port = parts.port
-    except ValueError:
-        return resource, "", ""
-    if parts.scheme.lower() not in ("http", "https"):
-        return resource, "", ""
-    usual = {"http": 80, "https": 443}[parts.scheme.lower()]
-    host = f"{(parts.hostname or '').lower()}{f':{port}' if port not in (None, usual) else ''}"
-    return f"{parts.scheme.lower()}://{host}", parts.path.rstrip("/"), parts.query
-
-
-def _is_above(resource: str, wanted: str) -> bool:
-    (origin, path, query), (own_origin, own_path, _) = _canonical(resource), _canonical(wanted)
-    steps = own_path.split("/")
-    is_plain = not query and ".." not in steps and "." not in steps
-    return origin == own_origin and own_path.startswith(f"{path}/") and is_plain
-
-
-def _well_known_of(resource: str) -> str:
-    """RFC 9728 section 3.1: between host and path, without the slash at the end."""
-    parts = urlsplit(resource)
-    return f"{parts.scheme}://{parts.netloc}/.well-known/oauth-protected-resource{parts.path.rstrip('/')}"
+    return configured if isinstance(configured, str) else resources.resource_of(server.url or "")
 
 
 def _other_resource(resource: str, wanted: str) -> ResourceMismatch:
@@ -333,7 +299,7 @@ def _other_resource(resource: str, wanted: str) -> ResourceMismatch:
 
 def _named(resource: str) -> str:
     """A resource as far as a sentence names it: without what may be a secret in its path."""
-    shown = resource if _canonical(resource)[0] == resource else shown_url(resource)
+    shown = resource if resources.is_origin(resource) else shown_url(resource)
     return plain(shown, 160) or "nothing"
 
 

@@ -31,6 +31,7 @@ from mcp_auth.errors import (
 from mcp_auth.http import Http, LostAnswer
 from mcp_auth.network import NetworkRules
 from mcp_auth.records import Grant, RefreshMark, ServerMetadata, Tokens, sha256
+from mcp_auth.resources import without_query_of
 from mcp_auth.sign_in import LEASE_TTL, LEASE_WAIT, SignIns
 from mcp_auth.sites import host_of, site_of
 from mcp_auth.stores.base import Store
@@ -235,7 +236,7 @@ class Refresher:
             raise AssertionError("checked by _check_may_send")
         form = {"grant_type": "refresh_token", "refresh_token": refresh_token}
         if grant.resource is not None:
-            form["resource"] = grant.resource
+            form["resource"] = without_query_of(grant.server_url, grant.resource)
         mark = grant.refresh_mark
         sent_before = mark.count if mark is not None and mark.token_sha256 == sha256(refresh_token) else 0
         marked = await self._write(

@@ -7,7 +7,8 @@ redirect URI; one of another issuer is never presented (SEP-2352).
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,9 +18,13 @@ from mcp_auth import issuers
 from mcp_auth.config import Server
 from mcp_auth.errors import ClientRegistrationNeeded, RegistrationRefused, SignInError, Unreachable
 from mcp_auth.http import Answer, Http
+from mcp_auth.metadata import text
 from mcp_auth.network import NetworkRules, is_loopback_url, shown_host
 from mcp_auth.records import Registration, ServerMetadata
+from mcp_auth.responses import Seen
 from mcp_auth.server_json import json_object
+from mcp_auth.sites import host_of
+from mcp_auth.tokens import plain
 from mcp_auth.vendors import where_to_register
 
 CLIENT_NAME = "slash-mcp"
@@ -149,12 +154,12 @@ async def register(
         content=json.dumps(_request(server, metadata, redirect_uri, scope)).encode(),
     )
     if answer.status == 429 or answer.status >= 500:
-        host = shown_host(urlsplit(metadata.issuer).hostname or "")
+        seen, _ = Seen.of(answer.status, answer.headers, answer.url).words()
         raise Unreachable(
-            f"{host} cannot register a client right now (HTTP {answer.status}).",
+            f"{host_of(metadata.issuer)} cannot register a client right now ({seen}).",
             next_step=f"wait a moment, then /mcp auth {server.name}",
         )
-    if answer.status not in (200, 201):
+    if not 200 <= answer.status < 300:
         raise _refusal(server, metadata, redirect_uri, answer)
     registration = _accepted(server, metadata, redirect_uri, answer)
     return msgspec.structs.replace(registration, scope=_registered_scope(scope, answer))
@@ -201,63 +206,94 @@ def _request(server: Server, metadata: ServerMetadata, redirect_uri: str, scope:
 
 
 def _accepted(server: Server, metadata: ServerMetadata, redirect_uri: str, answer: Answer) -> Registration:
-    from mcp.client.auth import OAuthRegistrationError
-    from mcp.client.auth.oauth2 import check_registration_usable
-    from mcp.shared.auth import OAuthClientInformationFull
-    from pydantic import ValidationError
-
-    host = shown_host(urlsplit(metadata.issuer).hostname or "")
-    try:
-        document = json.loads(answer.body)
-        client = OAuthClientInformationFull.model_validate(document)
-        if client.client_secret and client.token_endpoint_auth_method is None:
-            # Supabase and others leave the method out and want the secret in the form.
-            client.token_endpoint_auth_method = _method_for(
-                client.client_secret, metadata.token_endpoint_auth_methods_supported
-            )
-        check_registration_usable(client)
-    except (ValueError, ValidationError, OAuthRegistrationError, RecursionError):
+    """The client in the answer: only what is used of it is read (RFC 7591 section 3.2.1), whatever else it echoes."""
+    document = json_object(answer.body) or {}
+    client_id, secret = _client_id(document), text(document.get("client_secret"))
+    if client_id is None:
+        raise _refusal(server, metadata, redirect_uri, answer)
+    # Supabase and others leave the method out and want the secret in the form.
+    method = text(document.get("token_endpoint_auth_method")) or _method_for(
+        secret, metadata.token_endpoint_auth_methods_supported
+    )
+    method = method.strip().lower()
+    if method not in _METHODS or (method != "none" and secret is None):
+        lacks = "and gave no client_secret" if method in _METHODS else "which is not supported"
         raise RegistrationRefused(
-            f"{host} registered a client in a form that cannot be used.",
+            f"{host_of(metadata.issuer)} registered a client in a form that cannot be used: it is to authenticate by "
+            f"{plain(method, 40)}, {lacks}.",
             redirect_uri=redirect_uri,
             next_step=f"register a client by hand and write its client_id under mcp_servers.{server.name}.oauth",
-        ) from None
-    expires = client.client_secret_expires_at
+        )
     return Registration(
-        client_id=client.client_id,
+        client_id=client_id,
         issuer=metadata.issuer,
         source="dynamic",
         redirect_uri=redirect_uri,
-        client_secret=client.client_secret,
-        # RFC 7591: 0 means that it never expires.
-        client_secret_expires_at=float(expires) if expires else None,
-        token_endpoint_auth_method=client.token_endpoint_auth_method,
+        client_secret=secret,
+        client_secret_expires_at=_moment(document.get("client_secret_expires_at")),
+        token_endpoint_auth_method=method,
     )
 
 
+_METHODS = ("none", "client_secret_post", "client_secret_basic")
+
+
+def _client_id(document: Mapping[str, Any]) -> str | None:
+    """The client id; a few servers give a number."""
+    value = document.get("client_id")
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else text(value)
+
+
+def _moment(value: object) -> float | None:
+    """When a secret ends, or None: RFC 7591 takes 0 for never, and what is no time at all is taken for that too."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        at = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return at if 0 < at < math.inf else None
+
+
 def _refusal(server: Server, metadata: ServerMetadata, redirect_uri: str, answer: Answer) -> RegistrationRefused:
-    host = shown_host(urlsplit(metadata.issuer).hostname or "")
+    host = host_of(metadata.issuer)
     by_hand = client_registration_needed(server, metadata, redirect_uri).next_step
-    error = _error_code(answer)
-    if error is None and answer.status in (401, 403):
+    document = json_object(answer.body) or {}
+    error, said = _error_code(document), text(document.get("error_description"))
+    if error is None and said is None and answer.status in (401, 403):
         return RegistrationRefused(
             f"{host} registers only clients on its allow-list (HTTP {answer.status}).",
             redirect_uri=redirect_uri,
             next_step=f"ask {host} to admit {CLIENT_NAME}, or {by_hand}",
         )
-    reason = error or f"HTTP {answer.status}"
+    described = plain(said, 200) if said is not None else None
+    reason = f"{error or f'HTTP {answer.status}'}{f': {described}' if described else ''}"
+    adjust = _adjustments(server, redirect_uri, f"{error or ''} {said or ''}".lower())
     return RegistrationRefused(
-        f"{host} refused to register a client ({reason}).", redirect_uri=redirect_uri, next_step=by_hand
+        f"{host} refused to register a client ({reason}).",
+        redirect_uri=redirect_uri,
+        next_step=f"{adjust}, or {by_hand}",
     )
 
 
-def _error_code(answer: Answer) -> str | None:
-    """The `error` of an OAuth error answer, when it is one: a short word, fit to be shown."""
-    try:
-        document = json.loads(answer.body)
-    except (ValueError, RecursionError):
-        return None
-    error = document.get("error") if isinstance(document, dict) else None
+def _adjustments(server: Server, redirect_uri: str, said: str) -> str:
+    """What can be asked for otherwise, after the words of a refusal: the redirect URI, the scope, or either."""
+    about_redirect, about_scope = "redirect" in said, "scope" in said
+    ways = []
+    if is_loopback_url(redirect_uri) and (about_redirect or not about_scope):
+        other = "127.0.0.1" if "//localhost" in redirect_uri else "localhost"
+        ways.append(f"set oauth.redirect_host: {other}, where it takes only that loopback name")
+        ways.append("set gateway.public_url, where it takes only https redirect URIs")
+    elif about_redirect or not about_scope:
+        ways.append(f"check that it may redirect to {redirect_uri}, which is made of gateway.public_url")
+    if about_scope or not about_redirect:
+        ways.append("set oauth.scope to scopes that it allows")
+    return ", or ".join(ways)
+
+
+def _error_code(document: Mapping[str, Any]) -> str | None:
+    """The `error` of an OAuth error answer: a short word, fit to be shown."""
+    error = document.get("error")
     if isinstance(error, str) and 0 < len(error) <= 60 and all(c.isalnum() or c in "_-." for c in error):
         return error
     return None

@@ -100,7 +100,7 @@ def retry_after(value: str | None, now: float) -> float | None:
     except ValueError:
         try:
             seconds = max(0.0, parsedate_to_datetime(value).timestamp() - now)
-        except (ValueError, OverflowError):
+        except (ValueError, TypeError, OverflowError, OSError):
             return None
     return seconds if 0 <= seconds <= _LONGEST_WAIT else None
 

@@ -66,6 +66,7 @@ from mcp_auth.registration import (
     register,
     usable_dynamic_registration,
 )
+from mcp_auth.resources import resource_of, without_query_of
 from mcp_auth.sites import browser_host, issued_elsewhere
 from mcp_auth.status import ConnectionStatus, shown_scope
 from mcp_auth.stores.base import Store
@@ -893,9 +894,9 @@ def _authorize(sign_in: SignIn, server: Server) -> None:
     challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
     sign_in.state = f"{sign_in.id}.{secrets.token_urlsafe(32)}"
     sign_in.code_verifier = verifier
+    chosen = {**authorize_params(sign_in.issuer), **server.oauth.authorize_params}
     parameters = {
-        **authorize_params(sign_in.issuer),
-        **server.oauth.authorize_params,
+        **{name: value for name, value in chosen.items() if value is not None},
         "response_type": "code",
         "client_id": sign_in.registration.client_id,
         "redirect_uri": sign_in.redirect_uri,
@@ -907,29 +908,25 @@ def _authorize(sign_in: SignIn, server: Server) -> None:
         parameters["resource"] = sign_in.resource
     if sign_in.scope is not None:
         parameters["scope"] = sign_in.scope
-        if "offline_access" in sign_in.scope.split():
-            # OpenID Connect Core section 11: offline_access counts only with a prompt for consent.
-            parameters.setdefault("prompt", "consent")
     endpoint = urlsplit(sign_in.metadata.authorization_endpoint)
     # The endpoint may have a query of its own, which is kept (RFC 6749 section 3.1).
-    query = [*((k, v) for k, v in parse_qsl(endpoint.query) if k not in parameters), *parameters.items()]
+    own = [(k, v) for k, v in parse_qsl(endpoint.query) if k not in parameters and k not in chosen]
+    query = [*own, *parameters.items()]
     sign_in.authorization_url = urlunsplit(endpoint._replace(query=urlencode(query), fragment=""))
 
 
 def _resource(server: Server, connection: Connection) -> str | None:
     """The resource indicator (RFC 8707): configured, else the metadata's, else the server's URL; None when off."""
-    from mcp.shared.auth_utils import resource_url_from_server_url
-
     if server.oauth.resource is False:
         return None
     if isinstance(server.oauth.resource, str):
         return server.oauth.resource
     if connection.resource is not None:
-        return connection.resource
+        return without_query_of(server.url or "", connection.resource)
     if server.oauth.legacy:
         # 2025-03-26 knew no resource indicators.
         return None
-    return resource_url_from_server_url(server.url or "")
+    return resource_of(server.url or "")
 
 
 def _check_issuer(sign_in: SignIn, answer: CallbackAnswer) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
@@ -13,6 +12,7 @@ from mcp_auth.errors import TokenRequestFailed
 from mcp_auth.http import Answer, Http
 from mcp_auth.network import NetworkRules
 from mcp_auth.records import Registration, ServerMetadata, Tokens
+from mcp_auth.responses import retry_after
 from mcp_auth.server_json import json_object
 from mcp_auth.token_words import (
     BEARER_TYPES,
@@ -239,7 +239,7 @@ def _error(
         status=answer.status,
         error=shown if shown and _without(secrets, shown) == shown else None,
         description=plain(_without(secrets, description), 200) if description else None,
-        retry_after=_retry_after(answer.headers.get("retry-after"), now),
+        retry_after=retry_after(answer.headers.get("retry-after"), now),
         meaning=_meaning(answer.status, document),
         is_oauth=code is not None,
         refresh_token=refresh_token,
@@ -325,18 +325,6 @@ def _without(secrets: list[str], text: str) -> str:
         for form in (secret, quote(secret, safe="")):
             text = text.replace(form, "***")
     return text
-
-
-def _retry_after(value: str | None, now: float) -> float | None:
-    if value is None:
-        return None
-    seconds = _seconds(value)
-    if seconds is not None:
-        return seconds
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - now)
-    except (ValueError, TypeError, OverflowError, OSError):
-        return None
 
 
 def _claims(id_token: object) -> dict[str, Any]:

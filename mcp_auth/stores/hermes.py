@@ -22,6 +22,7 @@ from mcp_auth.config import mirror_name
 from mcp_auth.issuers import is_same
 from mcp_auth.metadata import missing, server_metadata
 from mcp_auth.records import SHARED, Grant, Registration, ServerMetadata, Tokens
+from mcp_auth.resources import resource_of
 from mcp_auth.small_files import read_small_file
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ class HermesMirror:
             metadata=metadata,
             registration=_read_client(self._folder / f"{name}.client.json", metadata),
             tokens=tokens,
-            resource=server_url.partition("?")[0],
+            resource=resource_of(server_url),
             mirror_sha256=digest,
         )
 

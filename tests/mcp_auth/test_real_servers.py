@@ -15,11 +15,18 @@ import pytest
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
 from mcp_auth import McpAuth
-from mcp_auth.errors import DiscoveryFailed, IssuerMismatch, McpAuthError, ResourceMismatch, TokenRequestFailed
+from mcp_auth.errors import (
+    DiscoveryFailed,
+    IssuerMismatch,
+    McpAuthError,
+    RegistrationRefused,
+    ResourceMismatch,
+    TokenRequestFailed,
+)
 from mcp_auth.records import Origin, Registration
 from mcp_auth.status import AuthState, ConnectionState
 from mcp_auth.tickets import connection_id
-from tests.homes import ME, open_auth, signed_in
+from tests.homes import ME, open_auth, query_of, signed_in
 from tests.servers.oauth import OAuthServer
 
 PRM = "/.well-known/oauth-protected-resource"
@@ -100,6 +107,11 @@ def document(issuer: str, base: str = "{origin}", **more: Any) -> dict[str, Any]
         "code_challenge_methods_supported": ["S256"],
         **more,
     }
+
+
+def echoed(name: str, **members: Any) -> Shape:
+    """A registration is echoed with these members."""
+    return Shape(f"registration-{name}", knobs={"registration_extra": members})
 
 
 ENTRA = "{origin}/{tenantid}/v2.0"
@@ -226,6 +238,29 @@ GOOD = [
     Shape("configured-resource", prm={"resource": "api://notes"}, oauth={"resource": "api://notes"}),
     Shape("configured-parent", prm={"resource": "{origin}"}, oauth={"resource": "{origin}"}),
     # -- registrations (RFC 7591 section 3.2.1) -----------------------------------------------
+    # Ory Hydra: empty texts for what it does not know
+    echoed("hydra", client_uri="", logo_uri="", tos_uri="", policy_uri="", contacts=None),
+    echoed("odd-echo", grant_types="authorization_code", scope=["a"], jwks=5, contacts={}),
+    echoed("method-of-another-type", token_endpoint_auth_method=["none"]),
+    echoed("method-in-capitals", token_endpoint_auth_method="None"),
+    echoed("no-secret", client_secret="", client_secret_expires_at=0),
+    echoed("secret-without-method", client_secret="s3cret-value", token_endpoint_auth_method=None),
+    *(
+        echoed(
+            f"ends-{name}",
+            client_secret="s3cret-value",
+            token_endpoint_auth_method=None,
+            client_secret_expires_at=value,
+        )
+        for name, value in {
+            "text": "0",
+            "words": "never",
+            "huge": 10**400,
+            "negative": -1,
+            "list": [],
+            "far": 4e9,
+        }.items()
+    ),
 ]
 
 
@@ -469,3 +504,116 @@ def old_connection_id(server_url: str, issuer: str) -> str:
     import hashlib
 
     return hashlib.sha256(f"{server_url}\0{issuer}".encode()).hexdigest()[:32]
+
+
+# -- registrations that are refused ------------------------------------------------------------
+
+SPOILT = "a\x1b[31m\u202eb\nc" + "d" * 500
+HOST, URL, SCOPE = "oauth.redirect_host", "gateway.public_url", "oauth.scope"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "names", "not_named", "said"),
+    [
+        (400, {"error": "invalid_redirect_uri"}, (HOST, URL), (SCOPE,), "invalid_redirect_uri"),
+        (400, {"error": "invalid_client_metadata"}, (HOST, URL, SCOPE), (), "invalid_client_metadata"),
+        # The words decide where the code does not
+        (
+            400,
+            {"error": "invalid_request", "error_description": "Redirect URI must use https"},
+            (HOST, URL),
+            (SCOPE,),
+            "invalid_request: Redirect URI must use https",
+        ),
+        (422, {"error": "x", "error_description": "scope x is not allowed"}, (SCOPE,), (HOST,), "scope x"),
+        (400, {"error": "invalid_scope"}, (SCOPE,), (HOST, URL), "invalid_scope"),
+        (403, {"error": "access_denied", "error_description": "no"}, (HOST, URL, SCOPE), (), "access_denied: no"),
+        (400, {}, (HOST, URL, SCOPE), (), "HTTP 400"),
+        (404, "not here", (HOST, URL, SCOPE), (), "HTTP 404"),
+        # HTTP 200, and no client
+        (200, {"error": "invalid_redirect_uri"}, (HOST, URL), (SCOPE,), "invalid_redirect_uri"),
+        # Cleaned: what a terminal or a chat would act on
+        (400, {"error": "x", "error_description": SPOILT}, (HOST,), ("\x1b", "\u202e", "d" * 201), "a [31m b c"),
+    ],
+)  # fmt: skip
+async def test_a_refused_registration_names_what_can_be_asked_for_otherwise(
+    tmp_path: Path,
+    oauth: OAuthServer,
+    status: int,
+    body: Any,
+    names: tuple[str, ...],
+    not_named: tuple[str, ...],
+    said: str,
+) -> None:
+    oauth.knobs.registration = PlainTextResponse(body if isinstance(body, str) else json.dumps(body), status)
+    async with opened(tmp_path, oauth, {}) as auth:
+        with pytest.raises(RegistrationRefused) as refused:
+            await auth.sign_in("notes", "shared", ME, listen=False)
+    text = str(refused.value)
+    assert said in text
+    assert "client_id" in text
+    assert [name for name in names if name not in text] == []
+    assert [name for name in not_named if name in text] == []
+
+
+async def test_a_refused_public_redirect_is_not_blamed_on_loopback(tmp_path: Path, oauth: OAuthServer) -> None:
+    oauth.knobs.registration = PlainTextResponse('{"error": "invalid_redirect_uri"}', 400)
+    servers = {"notes": {"url": oauth.url, "auth": "oauth"}}
+    async with open_auth(tmp_path, servers, {"public_url": PUBLIC, "allow": ["telegram:100001"]}) as auth:
+        with pytest.raises(RegistrationRefused) as refused:
+            await auth.sign_in("notes", "shared", ANN)
+    assert HOST not in str(refused.value)
+    assert URL in str(refused.value)
+
+
+# -- the authorization request -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("params", "endpoint_query", "prompt"),
+    [
+        ({}, "", None),
+        ({"prompt": "consent"}, "", "consent"),
+        ({"prompt": None}, "", None),
+        ({"prompt": None}, "?prompt=login&x=1", None),
+        ({}, "?prompt=login&x=1", "login"),
+        ({"prompt": "none"}, "?prompt=login&x=1", "none"),
+    ],
+)
+async def test_nothing_is_prompted_for_that_nobody_asked_for(
+    tmp_path: Path, oauth: OAuthServer, params: dict[str, Any], endpoint_query: str, prompt: str | None
+) -> None:
+    oauth.knobs.metadata |= {
+        "scopes_supported": ["read", "offline_access"],
+        "authorization_endpoint": f"{oauth.origin}/authorize{endpoint_query}",
+    }
+    oauth.knobs.prm["scopes_supported"] = ["read"]
+    async with opened(tmp_path, oauth, {"authorize_params": params}) as auth:
+        link = (await auth.sign_in("notes", "shared", ME, listen=False)).link
+    assert query_of(link)["scope"] == "read offline_access"
+    assert query_of(link).get("prompt") == prompt
+    assert query_of(link).get("x") == ("1" if endpoint_query else None)
+
+
+@pytest.mark.parametrize("shape", ["metadata", "echo", "no-metadata", "hermes"])
+async def test_the_query_of_a_servers_url_is_in_no_resource(
+    tmp_path: Path, oauth: OAuthServer, monkeypatch: pytest.MonkeyPatch, shape: str
+) -> None:
+    url = f"{oauth.url}?api_key=s3cret-key"
+    if shape == "echo":
+        oauth.knobs.prm["resource"] = url
+    if shape == "no-metadata":
+        oauth.knobs.prm_path = None
+    async with open_auth(tmp_path, {"notes": {"url": url, "auth": "oauth"}}) as auth:
+        await signed_in(auth)
+        if shape == "hermes":
+            # As version 0.1.0 adopted it
+            grant = await auth.store.grants.get("shared", "notes", url)
+            assert grant is not None
+            grant.resource = url
+            await auth.store.grants.put_if(grant)
+        oauth.expire_access_tokens()
+        assert (await auth.test("notes")).state is ConnectionState.READY
+    sent = [seen.query.get("resource") or seen.form.get("resource") for seen in oauth.seen if seen.path != "/mcp"]
+    assert [one for one in sent if one is not None] == [oauth.url] * 3
+    assert not any("s3cret-key" in str((seen.query, seen.form)) for seen in oauth.seen if seen.path != "/mcp")
