@@ -16,7 +16,6 @@ import contextlib
 import hashlib
 import itertools
 import json
-import math
 import os
 import shutil
 import signal
@@ -47,8 +46,8 @@ GROUPS = {
 # What may notice. The tests of the chats run through all of it, take long, and are about something else.
 TESTS = ["tests/mcp_auth", "tests/gateway", "tests/attacks"]
 GOAL = 90
-# Of tests, for each change.
-SECONDS = 30.0
+# Of tests, for each change: nearly all of them reach some lines.
+AT_MOST = 200
 PYTEST = ["-o", "addopts=", "--import-mode=importlib", "-q", "-p", "no:cacheprovider", "-n", "0"]
 NOT_SERVICES = ["-m", "not service"]
 # Slow to import, and no part of the project: imported once, before forking.
@@ -401,35 +400,27 @@ def _short(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Reached:
-    """`lines`: path -> line -> tests. `seconds`: how long each test took."""
+    """`lines`: path -> line -> tests. `seconds`: how long each test took. `breadth`: how many lines it reaches."""
 
     lines: dict[str, dict[int, list[str]]]
     seconds: dict[str, float]
+    breadth: Counter[str]
 
-    def of(self, mutant: Mutant, seconds: float = math.inf) -> list[str]:
-        """The tests that reach a change: those of its own module, then the fastest of every file in turn.
-
-        Of a line that nearly all tests reach, as many as took so many seconds.
-        """
+    def of(self, mutant: Mutant) -> list[str]:
+        """The tests that reach a change: those of its own module, then the narrowest of every file in turn."""
         lines = self.lines.get(mutant.path, {})
         tests = set(lines.get(mutant.line, []))
         if mutant.at_import:
             # Whoever runs anything of the module.
             tests = {test for of_line in lines.values() for test in of_line}
-        own = f"test_{Path(mutant.path).name}"
+        own = f"/test_{Path(mutant.path).name}"
         turns: Counter[str] = Counter()
         ranked = []
-        for test in sorted(tests, key=lambda test: (self.seconds[test], test)):
+        for test in sorted(tests, key=lambda test: (self.breadth[test], test)):
             file = _file_of(test)
             turns[file] += 1
-            ranked.append((0 if file.endswith(f"/{own}") else turns[file], self.seconds[test], test))
-        chosen = []
-        for _, needed, test in sorted(ranked):
-            seconds -= needed
-            if chosen and seconds < 0:
-                break
-            chosen.append(test)
-        return chosen
+            ranked.append((0 if file.endswith(own) else turns[file], self.breadth[test], test))
+        return [test for _, _, test in sorted(ranked)]
 
 
 def copy_project() -> None:
@@ -470,7 +461,7 @@ def tests_by_line() -> Reached:
             files[name] = {"digest": digests[name], **found[name]}
         kept.write_text(json.dumps({"code": version, "files": files}))
         print(f"  {sum(len(files[name]['seconds']) for name in missing)} tests, {time.monotonic() - began:.0f} s")
-    reached = Reached({}, {})
+    reached = Reached({}, {}, Counter())
     for one in files.values():
         reached.seconds.update(one["seconds"])
         for test in one["failed"]:
@@ -478,7 +469,9 @@ def tests_by_line() -> Reached:
         for path, lines in one["lines"].items():
             of_path = reached.lines.setdefault(path, {})
             for line, numbers in lines.items():
-                of_path.setdefault(int(line), []).extend(one["tests"][number] for number in numbers)
+                names = [one["tests"][number] for number in numbers]
+                of_path.setdefault(int(line), []).extend(names)
+                reached.breadth.update(names)
     return reached
 
 
@@ -580,7 +573,7 @@ class _Only:
 
 def noticed_by(mutant: Mutant, reached: Reached) -> str | None:
     """The test that notices this change, or None."""
-    tests = reached.of(mutant, SECONDS)
+    tests = reached.of(mutant)[:AT_MOST]
     if not tests:
         return None
     path, told = TREE / mutant.path, CACHE / "told"

@@ -47,3 +47,70 @@ def test_a_last_page_is_its_secret_and_its_code_together() -> None:
     assert not tickets.is_last_page("secret", "another", page)
     assert not tickets.is_last_page("another", "code", page)
     assert not tickets.is_last_page("secret", "code", None)
+
+
+SLOT = "0123456789abcdef" * 2
+
+
+def test_a_ticket_names_its_slot() -> None:
+    made = {tickets.new_ticket(SLOT) for _ in range(20)}
+    assert len(made) == 20
+    assert {tickets.slot_of(ticket) for ticket in made} == {SLOT}
+    assert {len(ticket) for ticket in made} == {64}
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "{}\n",
+        "\n{}",
+        " {}",
+        "{}AAAA",
+        "{}====",
+        "{}!",
+        "{0:.63}",
+        "{0:.60}",
+        "{0:.60}AAA=",
+        "{0:.63}+",
+        "{0:.63}/",
+        "{0:.63}\u00e9",
+        "{0:.63}\uff21",
+        "",
+        "../../etc/passwd",
+    ],
+)
+def test_what_has_not_the_form_of_a_ticket_names_no_slot(odd: str) -> None:
+    """`base64` alone would take many of them: it skips what it does not know."""
+    assert tickets.slot_of(odd.format(tickets.new_ticket(SLOT))) is None
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "{}\n",
+        "{}A",
+        "{0:.42}",
+        "{0:.42}=",
+        "{0:.42}+",
+        "{0:.42}/",
+        "{0:.42} ",
+        "{0:.42}\u00e9",
+        "{0:.42};",
+        "",
+        "x" * 9000,
+    ],
+)
+def test_what_has_not_the_form_of_a_secret_is_none(odd: str) -> None:
+    assert tickets.is_secret(tickets.new_secret())
+    assert not tickets.is_secret(odd.format(tickets.new_secret()))
+    assert not tickets.is_secret(None)
+
+
+@pytest.mark.parametrize("cookie", ["", "x", "\u00e9" * 43, "A" * 44])
+def test_a_form_token_to_a_cookie_of_another_form_counts_for_nothing(cookie: str) -> None:
+    """Whoever can plant a cookie can make its token, too; ours at least have the form of ours."""
+    assert not tickets.is_form_token(tickets.form_token(cookie, "ticket"), cookie, "ticket")
+    assert not tickets.is_form_token("", None, "ticket")
+    good = tickets.new_secret()
+    assert tickets.is_form_token(tickets.form_token(good, "ticket"), good, "ticket")
+    assert not tickets.is_form_token(tickets.form_token(good, "other"), good, "ticket")
