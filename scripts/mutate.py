@@ -48,6 +48,7 @@ TESTS = ["tests/mcp_auth", "tests/gateway", "tests/attacks"]
 GOAL = 90
 # Of tests, for each change: nearly all of them reach some lines.
 AT_MOST = 200
+_FILES_AT_ONCE = 8
 PYTEST = ["-o", "addopts=", "--import-mode=importlib", "-q", "-p", "no:cacheprovider", "-n", "0"]
 NOT_SERVICES = ["-m", "not service"]
 # Slow to import, and no part of the project: imported once, before forking.
@@ -454,13 +455,13 @@ def tests_by_line() -> Reached:
     files = {name: found for name, found in known.items() if found["digest"] == digests.get(name)}
     missing = sorted(digests.keys() - files.keys())
     if missing:
-        began = time.monotonic()
         print(f"running {len(missing)} test files, to see what each test reaches", flush=True)
-        found = _covered(missing)
-        for name in missing:
-            files[name] = {"digest": digests[name], **found[name]}
+    # Kept after every few, so that a run that is stopped goes on there.
+    for start in range(0, len(missing), _FILES_AT_ONCE):
+        some = missing[start : start + _FILES_AT_ONCE]
+        for name, found in _covered(some).items():
+            files[name] = {"digest": digests[name], **found}
         kept.write_text(json.dumps({"code": version, "files": files}))
-        print(f"  {sum(len(files[name]['seconds']) for name in missing)} tests, {time.monotonic() - began:.0f} s")
     reached = Reached({}, {}, Counter())
     for one in files.values():
         reached.seconds.update(one["seconds"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import sys
 import threading
@@ -319,6 +320,39 @@ async def test_duty_stdio_servers_take_their_environment_and_no_oauth(tmp_path: 
         assert (await auth.probe("clock")).state is ConnectionState.NOT_CHECKED
         result = await auth.test("clock")
         assert (result.state, result.tools) == (ConnectionState.READY, ("now",))
+
+
+async def test_a_command_gets_its_own_environment_and_none_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = tmp_path / "told.json"
+    program = f"import json, os, pathlib; pathlib.Path({str(told)!r}).write_text(json.dumps(dict(os.environ)))"
+    env = {"CLOCK_TOKEN": "Bearer ${CLOCK_TOKEN}", "PLAIN": "1"}
+    servers = {"clock": {"command": sys.executable, "args": ["-c", program], "env": env}}
+    monkeypatch.setenv("CLOCK_TOKEN", "t0ken")
+    monkeypatch.setenv("SOMEBODY_ELSES_SECRET", "s3cret")
+    async with open_auth(tmp_path, servers) as auth:
+        assert (await auth.test("clock")).state is ConnectionState.UNREACHABLE
+    found = json.loads(told.read_text())
+    assert (found["CLOCK_TOKEN"], found["PLAIN"]) == ("Bearer t0ken", "1")
+    assert "SOMEBODY_ELSES_SECRET" not in found and "s3cret" not in str(found)
+
+
+async def test_a_late_refusal_of_an_older_token_leaves_the_newer_one_alone(tmp_path: Path, oauth: OAuthServer) -> None:
+    async with open_auth(tmp_path, entry(oauth)) as auth:
+        await signed_in(auth)
+        flow = auth.http_auth("notes").async_auth_flow(httpx2.Request("POST", oauth.url))
+        oauth.expire_access_tokens()
+        request = await anext(flow)
+        again = await flow.asend(httpx2.Response(401, request=request))
+        assert again.headers["Authorization"] != "" and oauth.refreshes == 1
+        # Somebody signs in anew while the second request is under way
+        await signed_in(auth)
+        newest = await auth.access_token("notes")
+        with pytest.raises(StopAsyncIteration):
+            await flow.asend(httpx2.Response(401, request=again))
+        assert (await auth.status("notes")).auth is AuthState.SIGNED_IN
+        assert await auth.access_token("notes") == newest
 
 
 async def test_a_session_over_sse_is_signed_in_too(tmp_path: Path, oauth: OAuthServer) -> None:

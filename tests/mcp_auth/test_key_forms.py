@@ -12,7 +12,7 @@ from dotenv import dotenv_values
 from starlette.responses import PlainTextResponse
 
 from gateway.gateway import Gateway
-from mcp_auth.errors import Busy, KeyInvalid, McpAuthError, SignInError, StoreError
+from mcp_auth.errors import AlreadyFinished, Busy, KeyInvalid, McpAuthError, SignInError, StoreError
 from mcp_auth.key_forms import TRIES
 from mcp_auth.keys import KeyTrial, KeyVariable, Verdict
 from mcp_auth.records import Origin
@@ -63,6 +63,12 @@ async def test_what_is_typed_into_a_form_that_is_over_goes_nowhere(
         again = await browser.press(form, "key", key0="sk-typed-too-late", untried="yes")
 
         assert "key0" not in page.fields and "key0" not in again.fields
+        # And whoever gets past the pages, in the moment in which it ends
+        (record,) = await gateway.auth.store.key_forms.list()
+        secret = browser.kept(form.url, form.kept or "")
+        assert secret is not None and record.status != "confirmed"
+        with pytest.raises(AlreadyFinished):
+            await gateway.auth.fill_key_form(record, secret, {"MY_API_KEY": "sk-typed-too-late"}, untried=True)
         assert not sent(oauth, "sk-typed-too-late")
         assert dotenv_values(gateway.config.env_file) == before
 

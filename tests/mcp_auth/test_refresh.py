@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,20 @@ async def test_retry_after_is_honoured_for_an_hour_at_most(
         with pytest.raises(RefreshUnavailable) as caught:
             await auth.access_token("notes")
         assert caught.value.retry_after == wait
+
+
+@pytest.mark.parametrize(("ahead", "least", "most"), [(600, 500, 600), (-90, 1, 1), (9999, 3600, 3600)])
+async def test_retry_after_may_be_a_date(
+    tmp_path: Path, oauth: OAuthServer, clock: Clock, ahead: int, least: float, most: float
+) -> None:
+    async with opened(tmp_path, oauth, clock) as auth:
+        await signed_in(auth)
+        clock.ahead = 4000
+        date = formatdate(clock() + ahead, usegmt=True)
+        oauth.knobs.token_answers = [PlainTextResponse("", 429, headers={"Retry-After": date})]
+        with pytest.raises(RefreshUnavailable) as caught:
+            await auth.access_token("notes")
+        assert least <= caught.value.retry_after <= most
 
 
 async def test_a_failed_refresh_ahead_of_time_gives_the_token_that_still_works(

@@ -210,10 +210,19 @@ async def test_pain_19_a_link_lives_ten_minutes(tmp_path: Path, oauth: OAuthServ
 
 
 async def test_an_open_sign_in_of_somebody_else_is_left_alone(tmp_path: Path, oauth: OAuthServer) -> None:
-    async with opened(tmp_path, oauth) as auth:
+    clock = Clock()
+    async with opened(tmp_path, oauth, clock=clock) as auth:
         await auth.sign_in("notes", "shared", Origin(principal="telegram:1"))
-        with pytest.raises(SignInError, match="Another account"):
-            await auth.sign_in("notes", "shared", ME, listen=False)
+        for later, left in (
+            (0, "10 more minutes"),
+            (400, "3 more minutes"),
+            (550, "1 more minute"),
+            (590, "1 more minute"),
+        ):
+            clock.ahead = later
+            with pytest.raises(SignInError, match=rf"Another account .* lives for {left}\.") as caught:
+                await auth.sign_in("notes", "shared", ME, listen=False)
+            assert caught.value.next_step == "/mcp cancel notes"
 
 
 # -- the answer ----------------------------------------------------------------------------------
