@@ -25,6 +25,7 @@ from mcp_auth.config import CallbackOptions
 from tests.attacks.scene import KEY, api, notes
 from tests.e2e.background import Background
 from tests.gateway.chat import Chat, words
+from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.public import ANN, BOB, key_link_of, link_of, public_gateway, team
 from tests.servers.oauth import OAuthServer
@@ -55,7 +56,7 @@ async def answering(app: Any, port: int, certificate: Path) -> AsyncIterator[Non
     server = uvicorn.Server(config)
     server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
     task = asyncio.create_task(server._serve())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while not server.started:
             await asyncio.sleep(0.01)
     try:

@@ -1,0 +1,70 @@
+"""The tests' own rule: they wait by looking often, and nothing is judged by how long it took."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.patience import PATIENCE
+
+TESTS = Path(__file__).parent
+_SLEEPS = {"asyncio.sleep", "time.sleep"}
+_CLOCKS = {"time.monotonic", "time.perf_counter", "perf_counter", "monotonic"}
+_BOUNDS = {"asyncio.timeout", "asyncio.wait_for"}
+
+# Who may pause without looking, and why: the pause is played or tested, and never a hope that something is done.
+PAUSES = {
+    "adapters/matrix/test_adapter.py": "history is told by the homeserver's own clock, which nobody can move",
+    "adapters/slack/test_service.py": "a network that is gone for a moment",
+    "adapters/telegram/test_run.py": "stands in for the pauses of the adapter",
+    "attacks/test_bodies.py": "a client that drips, and a webhook that answers late",
+    "gateway/test_dispatcher.py": "a server that never answers",
+    "gateway/test_serve.py": "a platform that runs",
+    "mcp_auth/stores/test_contract.py": "one holds the lease while others come",
+    "mcp_auth/stores/test_hermes.py": "a lock is held; what comes too early is seen, what comes late is fine",
+    "mcp_auth/test_env_file.py": "a writer is killed at many different moments",
+    "platforms/discord.py": "a fault that delays",
+    "servers/oauth.py": "a knob that delays",
+}
+
+
+def sources() -> list[Path]:
+    return [path for path in sorted(TESTS.rglob("*.py")) if path != Path(__file__)]
+
+
+def calls(tree: ast.AST, looking: bool = False) -> Iterator[tuple[ast.Call, bool]]:
+    """Every call, and whether it stands in a `while`, which looks again."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Call):
+            yield node, looking
+        yield from calls(node, looking or isinstance(node, ast.While))
+
+
+def value(node: ast.AST) -> float | None:
+    return float(node.value) if isinstance(node, ast.Constant) and isinstance(node.value, int | float) else None
+
+
+def test_nobody_sleeps_and_hopes() -> None:
+    found = set()
+    for path in sources():
+        for call, looking in calls(ast.parse(path.read_text())):
+            if ast.unparse(call.func) in _SLEEPS and not looking and value(call.args[0]) != 0:
+                found.add(path.relative_to(TESTS).as_posix())
+    assert found == set(PAUSES)
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: path.relative_to(TESTS).as_posix())
+def test_no_test_judges_how_long_something_took(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    for call, looking in calls(tree):
+        name = ast.unparse(call.func)
+        if name in _BOUNDS:
+            bound = value(call.args[-1])
+            assert bound is None or looking or bound >= PATIENCE, f"{path}:{call.lineno} gives up after {bound} s"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub):
+            takes = ast.unparse(node.left).removesuffix("()") in _CLOCKS
+            assert not takes or path.parent.name == "platforms", f"{path}:{node.lineno} takes the time"
