@@ -301,7 +301,9 @@ class _Finder:
                     yield self._between(left, right, other, function)
                 neutral = "True" if isinstance(node.op, ast.And) else "False"
                 for value in node.values:
-                    yield self._change(value, value, neutral, function)
+                    # `or ""` tells the type checker what is known already.
+                    if not _is_empty(value):
+                        yield self._change(value, value, neutral, function)
             case ast.UnaryOp(op=ast.Not()):
                 yield self._change(node, node, f"bool({self._text(node.operand, node.operand)})", function)
             case ast.IfExp():
@@ -380,6 +382,15 @@ def _is_log(node: ast.expr) -> bool:
 def _is_type(node: ast.expr) -> bool:
     """`Literal["a"]` and such: nothing that runs."""
     return isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id in ("Literal", "cast")
+
+
+def _is_empty(node: ast.expr) -> bool:
+    match node:
+        case ast.Constant(value=value):
+            return not value
+        case ast.List(elts=[]) | ast.Tuple(elts=[]) | ast.Dict(keys=[]):
+            return True
+    return False
 
 
 def _is_none(node: ast.expr) -> bool:

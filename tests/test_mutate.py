@@ -24,6 +24,8 @@ def changed(source: str) -> set[str]:
         ("a < b <= c", {"a <= b <= c", "a < b < c"}),
         ("(a) in (b)", {"(a) not in (b)"}),
         ("a and b", {"a or b", "True and b", "a and True"}),
+        ("a or b", {"a and b", "False or b", "a or False"}),
+        ('a or ""', {'a and ""', 'False or ""'}),
         ("not a", {"bool(a)"}),
         ("f(a, b=1)", {"pass", "f(a, )", "f(a, b=2)"}),
         ("x = 'schlüssel' + y", {"x = 'XXschlüssel' + y"}),
