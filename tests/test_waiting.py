@@ -43,6 +43,15 @@ def calls(tree: ast.AST, looking: bool = False) -> Iterator[tuple[ast.Call, bool
         yield from calls(node, looking or isinstance(node, ast.While))
 
 
+def dotted(node: ast.AST) -> str:
+    """`asyncio.sleep`; empty for anything but names."""
+    if isinstance(node, ast.Call):
+        node = node.func
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        return f"{node.value.id}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
 def value(node: ast.AST) -> float | None:
     return float(node.value) if isinstance(node, ast.Constant) and isinstance(node.value, int | float) else None
 
@@ -51,20 +60,20 @@ def test_nobody_sleeps_and_hopes() -> None:
     found = set()
     for path in sources():
         for call, looking in calls(ast.parse(path.read_text())):
-            if ast.unparse(call.func) in _SLEEPS and not looking and value(call.args[0]) != 0:
+            if dotted(call) in _SLEEPS and not looking and value(call.args[0]) != 0:
                 found.add(path.relative_to(TESTS).as_posix())
-    assert found == set(PAUSES)
+    assert found - set(PAUSES) == set()
 
 
 @pytest.mark.parametrize("path", sources(), ids=lambda path: path.relative_to(TESTS).as_posix())
 def test_no_test_judges_how_long_something_took(path: Path) -> None:
     tree = ast.parse(path.read_text())
     for call, looking in calls(tree):
-        name = ast.unparse(call.func)
+        name = dotted(call)
         if name in _BOUNDS:
             bound = value(call.args[-1])
             assert bound is None or looking or bound >= PATIENCE, f"{path}:{call.lineno} gives up after {bound} s"
     for node in ast.walk(tree):
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub):
-            takes = ast.unparse(node.left).removesuffix("()") in _CLOCKS
+            takes = dotted(node.left) in _CLOCKS
             assert not takes or path.parent.name == "platforms", f"{path}:{node.lineno} takes the time"
