@@ -84,6 +84,8 @@ class Knobs:
     gone: dict[str, int] = field(
         default_factory=dict
     )  # paths that answer this status; a redirect leads to `/elsewhere`
+    raw_status: int = 200
+    raw: dict[str, bytes] = field(default_factory=dict)  # paths that answer exactly this, as JSON
     # the resource
     protected: bool = True
     open_methods: tuple[str, ...] = ()  # JSON-RPC methods that need no token
@@ -153,6 +155,8 @@ class OAuthServer:
         self.seen.append(seen)
         if path in self.knobs.gone:
             return PlainTextResponse("", self.knobs.gone[path], {"Location": f"{self.origin}/elsewhere"})
+        if path in self.knobs.raw:
+            return Response(self.knobs.raw[path], self.knobs.raw_status, media_type="application/json")
         if path == "/mcp":
             return await self._mcp(seen)
         if "/.well-known/oauth-protected-resource" in path:
