@@ -110,7 +110,7 @@ def bolt_app(world: Scene) -> AsyncApp:
 
 @asynccontextmanager
 async def connected(world: Scene) -> AsyncIterator[None]:
-    handler = AsyncSocketModeHandler(world.app, world.slack.app_token, ping_interval=0.2)
+    handler = AsyncSocketModeHandler(world.app, world.slack.app_token, ping_interval=10)
     await handler.connect_async()  # type: ignore[no-untyped-call]
     await world.slack.connected()
     try:
