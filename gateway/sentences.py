@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mcp_auth.errors import McpAuthError
+from mcp_auth.errors import McpAuthError, with_next_step
 from mcp_auth.status import AuthState, ConnectionState, ConnectionStatus, ServerStatus
 
 if TYPE_CHECKING:
@@ -428,7 +428,7 @@ def refused_after_sign_in(server: str, connection: ConnectionStatus) -> str:
 def sign_in_ended(server: str, outcome: str | None, next_step: str | None) -> str:
     sentence = outcome or f"The sign-in to {server} failed."
     named = sentence if server in sentence else f"{server}: {sentence}"
-    return f"{named} Next: {next_step}" if next_step else named
+    return with_next_step(named, next_step)
 
 
 def public_end(server: str, *, ok: bool, cancelled: bool = False) -> str:

@@ -44,7 +44,7 @@ MakePlatform = Callable[[], Platform]
 async def serve(
     config: Config | str | Path | None = None, *, home: str | Path | None = None, port: int | None = None
 ) -> None:
-    """Run until SIGINT or SIGTERM. Without a platform in the configuration: the callback endpoint alone.
+    """Run until SIGINT, SIGTERM or SIGHUP. Without a platform in the configuration: the callback endpoint alone.
 
     Args:
         port: instead of `gateway.callback.port`.
@@ -129,7 +129,10 @@ async def _supervise(name: str, make: MakePlatform) -> None:
 @contextlib.contextmanager
 def _stopped_by_signals(stop: asyncio.Event) -> Iterator[None]:
     loop = asyncio.get_running_loop()
-    signals = (signal.SIGINT, signal.SIGTERM)
+    signals = [signal.SIGINT, signal.SIGTERM]
+    # Whoever started us with `nohup` wants that a closed terminal ends nothing.
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signals.append(signal.SIGHUP)
     for number in signals:
         loop.add_signal_handler(number, stop.set)
     try:

@@ -15,7 +15,14 @@ import httpx2
 
 from mcp_auth.challenge import BearerChallenge, bearer_challenge
 from mcp_auth.config import Server
-from mcp_auth.errors import CredentialsNeeded, McpAuthError, ReauthorizationNeeded, Unreachable
+from mcp_auth.errors import (
+    CredentialsNeeded,
+    McpAuthError,
+    ReauthorizationNeeded,
+    TooManyOpenFiles,
+    Unreachable,
+    is_out_of_descriptors,
+)
 from mcp_auth.http import why_unreachable
 
 if TYPE_CHECKING:
@@ -270,6 +277,8 @@ def _as_ours(server: Server, auth: ServerAuth | None, error: BaseException) -> B
         return Unreachable(f"{server.name} cannot be reached ({why_unreachable(leaf)}).")
     if isinstance(leaf, httpx2.HTTPError):
         return Unreachable(f"{server.name} cannot be reached ({type(leaf).__name__}).")
+    if is_out_of_descriptors(leaf):
+        return TooManyOpenFiles()
     if isinstance(leaf, OSError) and server.command is not None:
         return Unreachable(
             f"The command of {server.name} could not be started ({leaf.strerror or type(leaf).__name__}).",

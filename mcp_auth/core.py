@@ -35,8 +35,10 @@ from mcp_auth.errors import (
     ServerRefused,
     SignInError,
     StoreError,
+    TooManyOpenFiles,
     UnknownServer,
     Unreachable,
+    lacks_descriptors,
 )
 from mcp_auth.gate import ConfigJudge
 from mcp_auth.keys import (
@@ -236,7 +238,7 @@ class McpAuth:
                 tools, ms = await self._probes.run(
                     server, owner, lambda: self._tools(entry, owner, insist=insist), insist=insist
                 )
-        except (KeyMissing, KeyInvalid) as error:
+        except (KeyMissing, KeyInvalid, StoreError, TooManyOpenFiles, _NotAsked) as error:
             return ConnectionStatus(detail=error.message)
         except RefreshUnavailable as error:
             # Nobody refused anything for good.
@@ -248,6 +250,8 @@ class McpAuth:
         except McpAuthError as error:
             return ConnectionStatus(ConnectionState.UNREACHABLE, detail=error.message)
         except Exception as error:  # noqa: BLE001 - a foreign server can make the SDK raise anything
+            if lacks_descriptors(error):
+                return ConnectionStatus(detail=TooManyOpenFiles().message)
             logger.debug("%s answered something that is no MCP: %s", server, type(error).__name__)
             return ConnectionStatus(ConnectionState.UNREACHABLE, detail="it does not answer as an MCP server does")
         return ConnectionStatus(ConnectionState.READY, tuple(filter(entry.tools.selects, tools)), ms)
@@ -256,11 +260,23 @@ class McpAuth:
         """As `probe`, with more time; commands are started, and what failed is tried again at once."""
         return await self._probe(server, owner, timeout=timeout, start_stdio=True, insist=True)
 
+    async def _check_credentials(self, entry: Server, owner: str, *, insist: bool) -> None:
+        """Raises _NotAsked: what the server needs is not there, so it was not asked and refused nothing."""
+        try:
+            await self._headers(entry, owner, None, insist=insist)
+        except RefreshUnavailable:
+            raise
+        except CredentialsNeeded as error:
+            raise _NotAsked(error.message) from None
+
     async def _tools(self, entry: Server, owner: str, *, insist: bool) -> tuple[list[str], int]:
         """The names of all tools, and how many milliseconds it took to get them."""
         started = time.perf_counter()
-        if entry.url is not None and needs_a_look(entry, await self.store.connections.get(entry.url)):
+        is_looked_at = entry.url is not None and needs_a_look(entry, await self.store.connections.get(entry.url))
+        if is_looked_at:
             await self._look(entry)
+        elif entry.url is not None:
+            await self._check_credentials(entry, owner, insist=insist)
         names: list[str] = []
         async with self._session(entry.name, owner, insist=insist, bytes_max=self._message_max) as client:
             cursor = None
@@ -1122,6 +1138,10 @@ class _Look:
     told: object
     at: float
     monotonic: float
+
+
+class _NotAsked(McpAuthError):
+    """A server was not asked, for want of a credential."""
 
 
 class _OwnerCredentials:

@@ -26,10 +26,17 @@ class McpAuthError(Exception):
         self.next_step = next_step or self.usual_next_step
 
     def __str__(self) -> str:
-        if not self.next_step:
-            return self.message
-        end = "" if self.message.endswith((".", "!", "?")) else "."
-        return f"{self.message}{end} Next: {self.next_step}"
+        return with_next_step(self.message, self.next_step)
+
+
+def with_next_step(text: str, next_step: str | None) -> str:
+    """A sentence, and what to do next."""
+    return f"{sentence(text)} Next: {next_step}" if next_step else sentence(text)
+
+
+def sentence(text: str) -> str:
+    """`text` with a full stop, if nothing ends it."""
+    return text if text.endswith((".", "!", "?", "…")) else f"{text}."
 
 
 class ConfigError(McpAuthError):
@@ -84,16 +91,6 @@ class RecordDamaged(StoreError):
     code = "record_damaged"
 
 
-class TooManyOpenFiles(McpAuthError):
-    """The system gives this process, or any, no more file descriptors: nothing is known of whatever was asked for."""
-
-    code = "too_many_open_files"
-    usual_next_step = "end other programs, or raise the limit: ulimit -n 4096"
-
-    def __init__(self) -> None:
-        super().__init__("This process may open no more files or connections at this moment.")
-
-
 class Busy(McpAuthError):
     """Somebody else holds the lease for longer than this caller was willing to wait."""
 
@@ -111,6 +108,17 @@ def is_out_of_descriptors(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
 
 
+def lacks_descriptors(error: BaseException | None) -> bool:
+    """Whether a lack of file descriptors is behind `error`."""
+    while error is not None:
+        if is_out_of_descriptors(error):
+            return True
+        if isinstance(error, BaseExceptionGroup) and any(lacks_descriptors(one) for one in error.exceptions):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 # -- network ---------------------------------------------------------------------------------
 
 
@@ -118,6 +126,16 @@ class Unreachable(McpAuthError):
     """No usable answer: connection refused, name unknown, timeout, broken TLS, oversized body."""
 
     code = "unreachable"
+
+
+class TooManyOpenFiles(Unreachable):
+    """The system gives this process, or any, no more file descriptors. Of what was asked for nothing is known."""
+
+    code = "too_many_open_files"
+    usual_next_step = "end other programs, or raise the limit: ulimit -n 4096"
+
+    def __init__(self) -> None:
+        super().__init__("This process may open no more files or connections at this moment.")
 
 
 class AddressRefused(Unreachable):

@@ -10,6 +10,7 @@ import asyncio
 import ipaddress
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,8 @@ import httpcore2
 import httpx2
 
 from mcp_auth.bodies import ACCEPTED_CODINGS, decoded
-from mcp_auth.errors import AddressRefused, Unreachable
+from mcp_auth.errors import AddressRefused, TooManyOpenFiles, Unreachable, is_out_of_descriptors, lacks_descriptors
+from mcp_auth.names import Found, addresses_of, why_not_found
 from mcp_auth.network import NetworkRules, origin_of, shown_host
 
 MAX_BODY = 1024 * 1024
@@ -140,6 +142,8 @@ class Http:
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
             raise Unreachable(f"{shown} cannot be reached ({why_unreachable(error)}).") from None
         except (httpx2.TransportError, ssl.SSLError, OSError) as error:
+            if lacks_descriptors(error):
+                raise TooManyOpenFiles from None
             raise LostAnswer(f"{shown} broke off without an answer ({type(error).__name__}).") from None
         try:
             body = b"" if head_only else await _read(response, shown)
@@ -223,7 +227,7 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
                 max_keepalive_connections=20,
                 keepalive_expiry=15.0,
                 # A proxy connects for us (`NetworkRules.check_proxied`); its own address the operator chose.
-                network_backend=None if self._proxy else _GuardedBackend(self._rules),
+                network_backend=_GuardedBackend(None if self._proxy else self._rules),
             )
         return pool
 
@@ -240,7 +244,7 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
 class _GuardedBackend(httpcore2.AsyncNetworkBackend):
     """Resolves a name once, checks every address, and connects to the one that was checked (DNS pinning)."""
 
-    def __init__(self, rules: NetworkRules) -> None:
+    def __init__(self, rules: NetworkRules | None) -> None:
         self._rules = rules
         self._inner = httpcore2.AnyIOBackend()
 
@@ -253,32 +257,49 @@ class _GuardedBackend(httpcore2.AsyncNetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
         name = host.strip("[]")
-        addresses = await _addresses(name, port)
+        limit = CONNECT_TIMEOUT if timeout is None else timeout
+        ends = time.monotonic() + limit
+        addresses = await _addresses(name, port, limit)
         failure: Exception = httpcore2.ConnectError("the name has no address")
-        for address in addresses:
+        for number, address in enumerate(addresses):
+            # Every address gets its share of the time that is left, so that one that is silent does not take it all.
+            share = max(0.1, ends - time.monotonic()) / (len(addresses) - number)
             try:
-                self._rules.check_address(name, port, address)
-                return await self._inner.connect_tcp(address, port, timeout, local_address, socket_options)
+                if self._rules is not None:
+                    self._rules.check_address(name, port, address)
+                return await self._inner.connect_tcp(address, port, share, local_address, socket_options)
             except (AddressRefused, httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
                 # A refusal is the better explanation than a later address that is merely down.
                 failure = failure if isinstance(failure, AddressRefused) else error
+                if lacks_descriptors(error):
+                    raise TooManyOpenFiles from None
         raise failure
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
 
-async def _addresses(name: str, port: int) -> list[str]:
+async def _addresses(name: str, port: int, limit: float) -> list[str]:
     """What `name` stands for, in the resolver's order; an address stands for itself, without the way to a thread."""
     try:
         return [str(ipaddress.ip_address(name))]
     except ValueError:
         pass
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(name, port, type=socket.SOCK_STREAM)
+        found = await _look_up_within(limit, name, port)
     except (OSError, UnicodeError) as error:
-        raise httpcore2.ConnectError("the name is unknown") from error
+        if is_out_of_descriptors(error):
+            raise TooManyOpenFiles from None
+        raise httpcore2.ConnectError("no address") from error
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+async def _look_up_within(limit: float, name: str, port: int) -> Found:
+    try:
+        async with asyncio.timeout(limit):
+            return await addresses_of(name, port)
+    except TimeoutError:
+        raise socket.gaierror(socket.EAI_AGAIN, "no answer in time") from None
 
 
 class _Body(httpx2.AsyncByteStream):
@@ -322,8 +343,8 @@ def why_unreachable(error: Exception) -> str:
             return "TLS failed"
         if isinstance(cause, ConnectionRefusedError):
             return "connection refused"
-        if isinstance(cause, socket.gaierror):
-            return "the name is unknown"
+        if isinstance(cause, socket.gaierror | UnicodeError):
+            return why_not_found(cause)
         cause = cause.__cause__ or cause.__context__
     return "no connection"
 

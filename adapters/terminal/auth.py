@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import sys
+import threading
 import time
 import webbrowser
 from argparse import Namespace
@@ -22,8 +23,9 @@ from adapters.text import link_text
 from gateway.invocations import LOCAL
 from gateway.sentences import auth_state, link_ready, minutes, no_refresh_token, refused_after_sign_in, tools
 from mcp_auth.config import load
-from mcp_auth.core import McpAuth
-from mcp_auth.errors import McpAuthError
+from mcp_auth.core import PROBE_TIMEOUT, McpAuth
+from mcp_auth.errors import McpAuthError, sentence, with_next_step
+from mcp_auth.names import run
 from mcp_auth.records import OPEN, Origin
 from mcp_auth.sign_in import StartedSignIn
 from mcp_auth.status import AuthState, ConnectionState, needs_a_look, wants_sign_in
@@ -31,7 +33,7 @@ from mcp_auth.status import AuthState, ConnectionState, needs_a_look, wants_sign
 
 def run_auth(options: Namespace) -> int:
     """Print a link for every server that needs one, and wait until each was used, or failed."""
-    return asyncio.run(_auth(options))
+    return run(_auth(options))
 
 
 async def _auth(options: Namespace) -> int:
@@ -51,6 +53,7 @@ class _Run:
     failed: bool = False
     started: dict[str, StartedSignIn] = field(default_factory=dict)
     progress: Progress = field(default_factory=lambda: Progress("preparing the links..."))
+    begun_at: float = field(default_factory=time.monotonic)
 
     async def all(self, names: list[str]) -> int:
         if not self.auth.config.servers:
@@ -75,10 +78,11 @@ class _Run:
             for server in config.servers.values()
             if server.url is not None and needs_a_look(server, await self.auth.store.connections.get(server.url))
         ]
-        found = await asyncio.gather(*(self.auth.probe(name, self._owner(name)) for name in unknown))
+        limit = PROBE_TIMEOUT if self._bound() is None else min(PROBE_TIMEOUT, self._bound() or 0.0)
+        found = await asyncio.gather(*(self.auth.probe(name, self._owner(name), timeout=limit) for name in unknown))
         for name, connection in zip(unknown, found, strict=True):
             if connection.state is ConnectionState.UNREACHABLE:
-                self._fail(name, f"{name} could not be asked: {connection.detail}", f"/mcp test {name}")
+                self._fail(name, sentence(f"{name} could not be asked: {connection.detail}"), f"/mcp test {name}")
         statuses = await self.auth.statuses(self._owner)
         for one in statuses:
             if one.not_renewable and not wants_sign_in(one):
@@ -101,9 +105,13 @@ class _Run:
                     f"{name}: needs a key: {', '.join(status.variables)}. Next: slash-mcp key {name}",
                 )
                 return
-            started = await self.auth.sign_in(
-                name, owner, Origin(principal=str(LOCAL)), fresh=self.options.fresh, listen=not self.options.no_wait
-            )
+            async with asyncio.timeout(self._bound()):
+                started = await self.auth.sign_in(
+                    name, owner, Origin(principal=str(LOCAL)), fresh=self.options.fresh, listen=not self.options.no_wait
+                )
+        except TimeoutError:
+            self._fail(name, f"{name} gave no link within {self.options.timeout:g} seconds.", f"/mcp auth {name}")
+            return
         except McpAuthError as error:
             self._fail(name, error.message, error.next_step)
             return
@@ -132,7 +140,8 @@ class _Run:
                     sys.stderr,
                 )
         if not self.options.no_browser and not self.options.no_wait and _has_browser():
-            webbrowser.open(started.link)
+            # What $BROWSER names may stay in the foreground for as long as it likes.
+            threading.Thread(target=webbrowser.open, args=(started.link,), daemon=True, name="browser").start()
 
     # -- waiting -----------------------------------------------------------------------------
 
@@ -191,8 +200,15 @@ class _Run:
 
     def _seconds(self, started: StartedSignIn, grace: float = 0.0) -> float:
         """How long to wait for one sign-in: until its link expires, or for as long as `--timeout` says."""
-        limit = self.options.timeout
-        return max(0.0, started.expires_at - time.time() + grace) if limit is None else limit
+        if self.options.timeout is None:
+            return max(0.0, started.expires_at - time.time() + grace)
+        return max(0.0, self.begun_at + float(self.options.timeout) - time.monotonic())
+
+    def _bound(self) -> float | None:
+        """How long the servers may take until there are links: what is left of `--timeout`; with 0, as usual."""
+        if not self.options.timeout:
+            return None
+        return max(0.0, self.begun_at + float(self.options.timeout) - time.monotonic())
 
     async def _take_pastes(self) -> None:
         """Redirect addresses from standard input, for browsers on another machine."""
@@ -224,7 +240,7 @@ class _Run:
             return
         named = reason if name in reason else f"{name}: {reason}"
         with self.progress.aside():
-            say(f"slash-mcp: {for_shell(named)}{f' Next: {step}' if step else ''}", sys.stderr)
+            say(f"slash-mcp: {for_shell(with_next_step(named, step))}", sys.stderr)
 
 
 def _has_browser() -> bool:

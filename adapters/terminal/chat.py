@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 import threading
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from adapters.terminal.adapter import TerminalAdapter
+from adapters.terminal.screen import LINE_MAX
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
@@ -80,11 +82,14 @@ async def read_lines(stream: TextIO) -> AsyncIterator[str]:
 
     def read() -> None:
         try:
-            for line in stream:
-                loop.call_soon_threadsafe(queue.put_nowait, line)
+            with contextlib.suppress(ValueError, OSError):
+                # A stream that is closed, or cannot be read, has ended.
+                # A line without an end is none that a person typed.
+                while (line := stream.readline(LINE_MAX)) and len(line) < LINE_MAX:
+                    loop.call_soon_threadsafe(queue.put_nowait, line)
             loop.call_soon_threadsafe(queue.put_nowait, None)
-        except (ValueError, OSError, RuntimeError):
-            # The stream or the loop was closed under the reader: the program is ending.
+        except RuntimeError:
+            # The loop was closed under the reader: the program is ending.
             return
 
     threading.Thread(target=read, daemon=True, name="standard input").start()

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from adapters.terminal.screen import line_width, say, settle_streams
+from adapters.terminal.screen import forget, line_width, say, settle_streams
 from adapters.text import clean
-from mcp_auth.errors import ConfigError, McpAuthError, StoreError
+from mcp_auth.errors import ConfigError, McpAuthError, StoreError, TooManyOpenFiles, is_out_of_descriptors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,17 +22,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0 done, 1 something failed, 2 usage or configuration, 130 interrupted."""
     settle_streams()
     arguments = sys.argv[1:] if arguments is None else arguments
-    options = _parser(_command_in(arguments)).parse_args(arguments)
-    command = options.command or "list"
     try:
-        code = _run(command, options)
+        code = _run(arguments)
         sys.stdout.flush()
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         # The reader went away, as `head` does; nothing is wrong.
-        _give_output_up()
+        forget(sys.stdout)
         return OK
     except ConfigError as error:
         complain(error)
@@ -42,27 +39,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         complain(error)
         return FAILED
     except OSError as error:
+        if is_out_of_descriptors(error):
+            complain(TooManyOpenFiles())
+            return FAILED
         # What no place below foresaw: a folder that may not be entered, output to a full disk.
         what = f"{error.filename} cannot be used" if error.filename else "The output cannot be written"
         complain(StoreError(f"{what} ({error.strerror or type(error).__name__})."))
         if not error.filename:
-            _give_output_up()
+            forget(sys.stdout)
         return FAILED
     return code
 
 
-def _run(command: str, options: argparse.Namespace) -> int:
+def _run(arguments: Sequence[str]) -> int:
+    try:
+        options = _parser(_command_in(arguments)).parse_args(arguments)
+    except SystemExit as end:
+        # A help, the version, or a slip that was said.
+        return int(end.code or 0)
+    command = options.command or "list"
     if command == "help":
         print(_parser().format_help(), end="")
         return OK
     run = getattr(import_module(f"adapters.terminal.{_COMMANDS[command][0]}"), f"run_{command}")
     code: int = run(options)
     return code
-
-
-def _give_output_up() -> None:
-    """Nothing more can be written, also not what is left when the program ends."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def complain(error: McpAuthError) -> None:
@@ -223,6 +224,10 @@ class _Parser(argparse.ArgumentParser):
         self.print_usage(sys.stderr)
         say(clean(f"{self.prog}: {message}. Next: {self.prog} --help"), sys.stderr)
         raise SystemExit(USAGE)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # argparse takes a text that cannot be written for one that was.
+        (file or sys.stderr).write(message)
 
     def _get_formatter(self) -> argparse.HelpFormatter:
         # argparse makes one for every argument, and loads `shutil` to learn how wide the terminal is.

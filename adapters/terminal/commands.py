@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import sys
@@ -12,15 +11,16 @@ from getpass import getpass
 
 from adapters.terminal.cli import FAILED, OK, USAGE, for_shell
 from adapters.terminal.listing import find_server, owner_of, shell_command
-from adapters.terminal.screen import Progress, say
+from adapters.terminal.screen import Progress, read_line, say
 from adapters.text import clean
 from gateway.invocations import LOCAL
 from gateway.sentences import error as sentence_of
 from gateway.sentences import refused_after_sign_in, renewal_trouble, tested, tools
 from mcp_auth.config import Config, load
 from mcp_auth.core import McpAuth
-from mcp_auth.errors import ConfigError, KeyRefused, SignInError, UnknownServer, Unreachable
+from mcp_auth.errors import ConfigError, KeyRefused, SignInError, UnknownServer, Unreachable, sentence
 from mcp_auth.keys import KeyTrial, KeyVariable, Verdict
+from mcp_auth.names import run
 from mcp_auth.status import ConnectionState, ConnectionStatus, ServerStatus
 
 
@@ -36,11 +36,11 @@ def run_paste(options: Namespace) -> int:
                 refused = refused_after_sign_in(sign_in.server, connection)
                 say(f"slash-mcp: {for_shell(refused)}", sys.stderr)
                 return FAILED
-            found = f"{tools(len(connection.tools))}." if connection.tools is not None else f"But {connection.detail}"
-            say(for_shell(f"{sign_in.outcome} {found}"))
+            found = tools(len(connection.tools)) if connection.tools is not None else f"But {connection.detail}"
+            say(for_shell(f"{sign_in.outcome} {sentence(found)}"))
             return OK
 
-    return asyncio.run(paste())
+    return run(paste())
 
 
 def run_key(options: Namespace) -> int:
@@ -63,7 +63,7 @@ def run_key(options: Namespace) -> int:
     if config.servers[name].problem is not None:
         raise ConfigError(config.servers[name].problem or "")
     # Questions are asked between the event loops: inside one, the first Ctrl-C would go unnoticed.
-    variables = asyncio.run(needed())
+    variables = run(needed())
     asked = _asked_for(variables, options.variable)
     if not asked:
         known = ", ".join(variable.name for variable in variables)
@@ -75,12 +75,12 @@ def run_key(options: Namespace) -> int:
         say(f"slash-mcp: Nothing was entered, and nothing was stored. Next: {again}", sys.stderr)
         return FAILED
     with Progress(f"trying it at {name}..."):
-        trial = asyncio.run(tried(values))
+        trial = run(tried(values))
     if trial.verdict is Verdict.REFUSED:
         raise KeyRefused(f"{trial.detail} Nothing was stored.", next_step=f"/mcp key {name}")
     if trial.verdict is Verdict.UNREACHABLE and not _store_anyway(trial.detail, options):
         raise Unreachable(f"{trial.detail} Nothing was stored.", next_step=f"/mcp key {name} --store-anyway")
-    asyncio.run(store(values))
+    run(store(values))
     verified = "" if trial.verdict is Verdict.ACCEPTED else ", not verified"
     say(f"{for_shell(trial.detail)} Stored{verified}: {', '.join(values)}.")
     return OK
@@ -103,7 +103,7 @@ def run_cancel(options: Namespace) -> int:
             say(line)
         return FAILED if too_late else OK
 
-    return asyncio.run(cancel())
+    return run(cancel())
 
 
 def run_logout(options: Namespace) -> int:
@@ -116,7 +116,7 @@ def run_logout(options: Namespace) -> int:
         say(for_shell(result.detail))
         return OK if result.deleted else FAILED
 
-    return asyncio.run(logout())
+    return run(logout())
 
 
 def run_test(options: Namespace) -> int:
@@ -130,7 +130,7 @@ def run_test(options: Namespace) -> int:
             return await auth.status(name, owner), connection
 
     with Progress(f"connecting to {name}..."):
-        status, found = asyncio.run(test())
+        status, found = run(test())
     ready = found.state is ConnectionState.READY
     if options.json:
         answer = {"server": name, "state": found.state.value, "tools": list(found.tools or ()), "ms": found.ms}
@@ -142,7 +142,8 @@ def run_test(options: Namespace) -> int:
         if status.not_renewable:
             say(f"slash-mcp: {for_shell(renewal_trouble(status, time.time()))}", sys.stderr)
     else:
-        say(f"slash-mcp: {for_shell(tested(status, found))}", sys.stderr)
+        said = tested(status, found)
+        say(f"slash-mcp: {for_shell(said if 'Next: ' in said else sentence(said))}", sys.stderr)
     return OK if ready else FAILED
 
 
@@ -157,7 +158,7 @@ def run_chat(options: Namespace) -> int:
         async with Gateway.from_config(options.config, home=options.home) as gateway:
             return OK if await chat(gateway, wait=options.wait, acting_for=options.acting_for) else FAILED
 
-    return asyncio.run(talk())
+    return run(talk())
 
 
 def run_serve(options: Namespace) -> int:
@@ -168,7 +169,7 @@ def run_serve(options: Namespace) -> int:
     # At DEBUG the HTTP libraries log headers, and headers hold tokens.
     for name in ("httpcore2", "httpx2", "mcp", "hpack", "uvicorn"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    asyncio.run(serve(options.config, home=options.home, port=options.port))
+    run(serve(options.config, home=options.home, port=options.port))
     return OK
 
 
@@ -191,13 +192,13 @@ def _asked_for(variables: tuple[KeyVariable, ...], only: str | None) -> list[Key
 def _read_address() -> str:
     if sys.stdin.isatty():
         print("Address of the browser's last page: ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline()
+    return read_line()
 
 
 def _read_secret(server: str, variable: KeyVariable, from_stdin: bool) -> str:
     """One value, without an echo. On standard input one line each, in the order of the entry."""
     if from_stdin or not sys.stdin.isatty():
-        return sys.stdin.readline().strip()
+        return read_line().strip()
     try:
         return getpass(f"{variable.name} for {server} ({variable.where}): ").strip()
     except EOFError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import re
 import sys
@@ -17,13 +16,14 @@ from adapters.terminal.screen import say
 from gateway.demo.browser import press
 from gateway.demo.run import Demo
 from gateway.gateway import Gateway
+from mcp_auth.names import run
 
 _LINK = re.compile(r"^https?://\S+$", re.MULTILINE)
 _NOTICE_SECONDS = 20.0
 
 
 def run_demo(options: Namespace) -> int:
-    return asyncio.run(_play() if options.script else _open_chat())
+    return run(_play() if options.script else _open_chat())
 
 
 async def _open_chat() -> int:

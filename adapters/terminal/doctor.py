@@ -24,7 +24,8 @@ from adapters.text import clean
 from gateway.people import People, Standing
 from gateway.sentences import auth_state, command
 from mcp_auth.config import Config, is_per_user, load
-from mcp_auth.errors import ConfigError, McpAuthError, StoreError
+from mcp_auth.errors import ConfigError, McpAuthError, StoreError, with_next_step
+from mcp_auth.names import run
 from mcp_auth.records import SHARED
 from mcp_auth.status import AuthState, ServerStatus
 from mcp_auth.stores.files import FileStore
@@ -49,8 +50,8 @@ def run_doctor(options: Namespace) -> int:
         findings += _people(config)
         findings += _home(config)
         with Progress("asking the servers..."):
-            findings += asyncio.run(_running(config, lambda name: owner_of(config, name, options)))
-        findings += asyncio.run(_platforms(config))
+            findings += run(_running(config, lambda name: owner_of(config, name, options)))
+        findings += run(_platforms(config))
     for mark, text in findings:
         say(f"{mark} {clean(text)}")
     return FAILED if any(mark == BAD for mark, _ in findings) else OK
@@ -181,7 +182,7 @@ async def _running(config: Config, owner: Callable[[str], str]) -> list[Finding]
     for name, answer in zip(names, answers, strict=True):
         if isinstance(answer, McpAuthError):
             step = answer.next_step or "check its url, and the network of this host"
-            findings.append(Finding(BAD, f"{name}: {for_shell(f'{answer.message} Next: {step}')}"))
+            findings.append(Finding(BAD, f"{name}: {for_shell(with_next_step(answer.message, step))}"))
         elif isinstance(answer, BaseException):
             raise answer
         else:
@@ -220,7 +221,7 @@ async def _public(config: Config) -> list[Finding]:
     finally:
         await http.close()
     next_step = f"run slash-mcp serve, and let the proxy pass everything on to {callback.host}:{callback.port}"
-    return [Finding(WARN, f"{url} does not lead to slash-mcp: {why} Next: {next_step}")]
+    return [Finding(WARN, f"{url} does not lead to slash-mcp: {with_next_step(why, next_step)}")]
 
 
 async def _platforms(config: Config) -> list[Finding]:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from adapters.terminal.screen import Progress, columns, is_colored
 from adapters.terminal.table import Paint, server_list
 from mcp_auth.config import Config, Server, is_per_user, load
-from mcp_auth.errors import UnknownServer
+from mcp_auth.errors import UnknownServer, sentence
 from mcp_auth.listing import local_statuses
 from mcp_auth.records import SHARED
 from mcp_auth.status import AuthState, ConnectionState, ConnectionStatus, ServerStatus, wants_sign_in
@@ -66,10 +66,10 @@ def chosen(config: Config, options: Namespace) -> list[ServerStatus]:
     return local_statuses(only, owner, time.time(), _warn)
 
 
-def _warn(sentence: str) -> None:
+def _warn(text: str) -> None:
     from adapters.terminal.cli import for_shell
 
-    print(f"slash-mcp: {for_shell(sentence)}", file=sys.stderr)
+    print(f"slash-mcp: {for_shell(sentence(text))}", file=sys.stderr)
 
 
 def owner_of(config: Config, name: str, options: Namespace) -> str:
@@ -167,6 +167,7 @@ def _probed(config: Config, statuses: list[ServerStatus], options: Namespace) ->
     import asyncio
 
     from mcp_auth.core import McpAuth
+    from mcp_auth.names import run
 
     async def probe_all() -> list[ServerStatus]:
         async with McpAuth.open(config) as auth:
@@ -192,4 +193,4 @@ def _probed(config: Config, statuses: list[ServerStatus], options: Namespace) ->
             ]
 
     with Progress("connecting..."):
-        return asyncio.run(probe_all())
+        return run(probe_all())

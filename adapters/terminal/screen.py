@@ -8,9 +8,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Any, Self, TextIO, cast
 
 from adapters.text import wrap
+from mcp_auth.errors import StoreError
+
+# Characters. No key and no address is longer.
+LINE_MAX = 1_000_000
 
 
 def settle_streams() -> None:
@@ -21,6 +25,56 @@ def settle_streams() -> None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
         elif name != "stderr" and isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    if not isinstance(sys.stderr, _Complaints):
+        sys.stderr = cast("TextIO", _Complaints(sys.stderr))
+
+
+class _Complaints:
+    """Standard error. Where its reader went away, or its disk is full, nobody is told, and the command goes on."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError:
+            forget(self._stream)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            forget(self._stream)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def forget(stream: TextIO) -> None:
+    """Write to nobody from now on, also what is left when the program ends."""
+    nobody = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nobody, stream.fileno())
+    os.close(nobody)
+
+
+def read_line() -> str:
+    """One line of standard input.
+
+    Raises:
+        StoreError: it cannot be read, or has no end.
+    """
+    try:
+        line = sys.stdin.readline(LINE_MAX)
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        raise StoreError(
+            f"Standard input cannot be read ({why}).", next_step="give it a file or a pipe, or type it at a terminal"
+        ) from None
+    if len(line) >= LINE_MAX:
+        raise StoreError("Standard input has a line without an end.", next_step="give it one line")
+    return line
 
 
 def columns(out: TextIO) -> int | None:

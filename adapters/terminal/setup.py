@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import re
 from argparse import Namespace
@@ -16,6 +15,7 @@ from adapters.terminal.listing import shell_command
 from adapters.terminal.screen import Progress, say
 from mcp_auth.config import Config, Server, find_home, is_name, load, url_problem
 from mcp_auth.errors import ConfigError, NotAllowed, Unreachable
+from mcp_auth.names import run
 from mcp_auth.status import AuthState
 
 _TEMPLATE = """# slash-mcp: which MCP servers there are, and who may use them from where.
@@ -74,7 +74,7 @@ def run_add(options: Namespace) -> int:
     if problem is not None:
         raise ConfigError(f"{options.url.partition('?')[0]} {problem}.", next_step="give an https URL")
     with Progress(f"asking {urlsplit(options.url).hostname}..."):
-        finding = asyncio.run(_look(config, options.name, options.url))
+        finding = run(_look(config, options.name, options.url))
     wants_sign_in = finding is _Finding.SIGN_IN
     _write(path, options.name, {"url": options.url, **({"auth": "oauth"} if wants_sign_in else {})})
     next_step = shell_command(f"{'auth' if wants_sign_in else 'test'} {options.name}")

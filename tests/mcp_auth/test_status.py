@@ -416,7 +416,7 @@ async def test_not_checked_where_nothing_was_sent(tmp_path: Path, oauth: OAuthSe
 async def test_refused_by_us_without_a_grant_and_by_the_server_with_one(tmp_path: Path, oauth: OAuthServer) -> None:
     async with open_auth(tmp_path, servers(oauth)) as auth:
         found = await auth.probe("notes")
-        assert (found.state, found.detail) == (ConnectionState.REFUSED, "notes is not signed in.")
+        assert (found.state, found.detail) == (ConnectionState.NOT_CHECKED, "notes is not signed in.")
         await signed_in(auth)
         oauth.access.clear()
         oauth.refresh.clear()
@@ -430,7 +430,7 @@ async def test_tools_that_are_listed_without_a_token_are_no_proof(tmp_path: Path
     oauth.knobs.protected = False
     async with open_auth(tmp_path, servers(oauth)) as auth:
         found = await auth.probe("notes")
-        assert found.state is ConnectionState.REFUSED
+        assert found.state is ConnectionState.NOT_CHECKED
         assert (await auth.status("notes")).auth is A.SIGN_IN_NEEDED
 
 
