@@ -110,12 +110,19 @@ def is_out_of_descriptors(error: BaseException) -> bool:
 
 def lacks_descriptors(error: BaseException | None) -> bool:
     """Whether a lack of file descriptors is behind `error`."""
-    while error is not None:
-        if is_out_of_descriptors(error):
+    # Errors may be each other's context.
+    seen: set[int] = set()
+    waiting = [error]
+    while waiting:
+        one = waiting.pop()
+        if one is None or id(one) in seen:
+            continue
+        if is_out_of_descriptors(one):
             return True
-        if isinstance(error, BaseExceptionGroup) and any(lacks_descriptors(one) for one in error.exceptions):
-            return True
-        error = error.__cause__ or error.__context__
+        seen.add(id(one))
+        waiting += [one.__cause__, one.__context__]
+        if isinstance(one, BaseExceptionGroup):
+            waiting += one.exceptions
     return False
 
 
