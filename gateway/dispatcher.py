@@ -40,7 +40,16 @@ from gateway.strangers import Strangers
 from mcp_auth.audit import Event
 from mcp_auth.config import Config, Server
 from mcp_auth.errors import Busy, McpAuthError, SignInError, StoreError, WrongPerson
-from mcp_auth.limits import CODES, COMMANDS, CONFIRMS, SERVER_SIGN_INS, SIGN_INS, too_often
+from mcp_auth.limits import (
+    CODES,
+    COMMANDS,
+    CONFIRMS,
+    SERVER_SIGN_INS,
+    SERVER_SIGN_INS_EACH,
+    SIGN_INS,
+    counted_as,
+    too_often,
+)
 from mcp_auth.status import (
     NEEDS_SIGN_IN,
     AuthState,
@@ -372,7 +381,7 @@ class Dispatcher:
         if not access.may_sign_in(ask.principal, self.config.gateway):
             self._note_refusal(ask, "auth", status.name)
             return ChecklistItem(status.name, ItemState.FAILED, sentences.team_sign_in(status.name))
-        wait = self._wait_to_begin(ask.principal, status.name)
+        wait = self._wait_to_begin(ask.principal, status)
         if wait:
             return ChecklistItem(status.name, ItemState.FAILED, too_often(wait))
         return ChecklistItem(status.name, ItemState.PREPARING, sentences.PREPARING)
@@ -394,11 +403,13 @@ class Dispatcher:
     async def _begin(self, name: str, board: Board, ask: _Ask) -> None:
         """One server's line: its link, or why there is none. One failure leaves the others alone."""
         again = grammar.command_for("auth", name)
+        is_reused = False
         try:
             async with asyncio.timeout(_BEGIN_SECONDS):
                 owner = self._owner(self.config.servers[name], ask)
                 origin = origin_of(ask.invocation, board if ask.abilities.lasting_edits else None)
                 started = await self._auth.sign_in(name, owner, origin)
+                is_reused = started.reused
         except McpAuthError as error:
             board.set(ChecklistItem(name, ItemState.FAILED, sentences.error(error), command=again))
             return
@@ -409,6 +420,10 @@ class Dispatcher:
             text = sentences.unexpected(incidents.note(error))
             board.set(ChecklistItem(name, ItemState.FAILED, text, command=again))
             return
+        finally:
+            # One that failed was asked of the server too.
+            if not is_reused:
+                self._count_begun(ask.principal, name)
         board.note = sentences.links_note(
             local=ask.principal == LOCAL,
             private=ask.invocation.private,
@@ -631,19 +646,32 @@ class Dispatcher:
         """Seconds until this principal may ask again; 0: now. The operator at the terminal always may."""
         if principal == LOCAL:
             return 0.0
-        limits = self._auth.limits
-        wait = limits.take(COMMANDS, str(principal))
+        limits, person = self._auth.limits, self._counted_as(principal)
+        wait = limits.take(COMMANDS, person)
         if isinstance(command, _CODES):
-            wait = wait or limits.take(CODES, str(principal))
+            wait = wait or limits.take(CODES, person)
         if isinstance(command, grammar.Confirm):
-            wait = wait or limits.take(CONFIRMS, str(principal))
+            wait = wait or limits.take(CONFIRMS, person)
         return wait
 
-    def _wait_to_begin(self, principal: Principal, server: str) -> float:
+    def _wait_to_begin(self, principal: Principal, status: ServerStatus) -> float:
         if principal == LOCAL:
             return 0.0
-        limits = self._auth.limits
-        return limits.take(SIGN_INS, str(principal)) or limits.take(SERVER_SIGN_INS, server)
+        limits, person = self._auth.limits, self._counted_as(principal)
+        wait = limits.take(SIGN_INS, person)
+        if wait or status.auth is AuthState.SIGN_IN_OPEN:
+            # What is open costs the server nothing: its link is said again.
+            return wait
+        return limits.wait(SERVER_SIGN_INS_EACH, f"{status.name} {person}") or limits.wait(SERVER_SIGN_INS, status.name)
+
+    def _count_begun(self, principal: Principal, server: str) -> None:
+        if principal != LOCAL:
+            self._auth.limits.take(SERVER_SIGN_INS_EACH, f"{server} {self._counted_as(principal)}")
+            self._auth.limits.take(SERVER_SIGN_INS, server)
+
+    def _counted_as(self, principal: Principal) -> str:
+        """All accounts of one person count together."""
+        return counted_as(str(principal), self.config.gateway)
 
     def _is_known_event(self, invocation: Invocation) -> bool:
         return (invocation.principal.platform, invocation.event_id) in self._events

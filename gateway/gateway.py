@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from mcp_auth.gate import BrowserLogin
 
 _log = logging.getLogger("gateway")
-_WARM = ("mcp.client.auth", "mcp.client.streamable_http", "httpx2", "limits.strategies")
+_WARM = ("mcp.client.auth", "mcp.client.streamable_http", "httpx2")
 _DRAIN_SECONDS = 5.0
 # How soon a running gateway knows whom another process let in or shut out, when nobody writes meanwhile.
 _PEOPLE_SECONDS = 1.0

@@ -172,12 +172,14 @@ def parse(text: str, servers: Sequence[str]) -> Command:
     Args:
         servers: the configured names. Matched case-insensitively and by unique beginning.
     """
-    text = _PREFIX.sub("", text.strip(), count=1).strip()
+    text = _PREFIX.sub("", text[:_ADDRESS_MAX].strip(), count=1).strip()
     if not text:
         return ListServers()
     if looks_like_redirect(text):
         return Paste(_unwrap(text))
     first, rest = _split_first(text)
+    if _fold(first) != "paste":
+        first, rest = _split_first(text[:_LINE_MAX])
     parse_rest = _VERBS.get(_fold(first))
     if parse_rest is not None:
         return parse_rest(rest, servers)
@@ -192,7 +194,7 @@ def after_prefix(text: str) -> str | None:
 
 def looks_like_redirect(text: str) -> bool:
     """Is this whole text an http(s) URL with an authorization answer in its query?"""
-    text = _unwrap(text.strip())
+    text = _unwrap(text[:_ADDRESS_MAX].strip())
     if any(c.isspace() for c in text):
         return False
     try:
@@ -234,6 +236,10 @@ _WORD = re.compile(
     r'"(?P<double>[^"]*)(?:"|$)|\'(?P<single>[^\']*)(?:\'|$)|[“„](?P<curly>[^“”]*)(?:[“”]|$)|(?P<bare>\S+)'
 )
 _PROMPT_ID = re.compile(r"[A-Za-z0-9_-]{8,32}")
+# Names and verbs have room in it many times; what is compared with every name is not to be as long as one likes.
+_LINE_MAX = 1_000
+# An authorization server's answer may be longer; what is cut here is still too long for one.
+_ADDRESS_MAX = 10_000
 # Shorter words without a similar name are taken for a typing error, not for a secret.
 _SECRET_LENGTH = 12
 # In shorter names one slip is too much of the whole to say what was meant.

@@ -124,7 +124,7 @@ class KeyPrompts:
         from mcp_auth.keys import Verdict
 
         await self._check_allowed(pending)
-        wait = wait_to_try_key(self._auth.limits, str(pending.principal), pending.server)
+        wait = wait_to_try_key(self._auth.limits, str(pending.principal), pending.server, self._auth.config.gateway)
         if wait:
             return self._again(prompt_id, pending, too_often(wait))
         trial = await self._auth.try_keys(pending.server, pending.values, pending.owner, by=str(pending.principal))

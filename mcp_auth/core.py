@@ -1078,6 +1078,7 @@ class McpAuth:
             self._listeners = LoopbackListeners(
                 self.config.home,
                 lambda paths: self._proxied(Endpoint(self, loopback_paths=paths, mounts=self._mounts)),
+                self.config.gateway.trusted_proxies,
             )
         return self._listeners
 

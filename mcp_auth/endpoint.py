@@ -23,6 +23,7 @@ import asyncio
 import hmac
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from hmac import compare_digest
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -51,6 +52,7 @@ from mcp_auth.errors import (
     TokenRequestFailed,
 )
 from mcp_auth.gate import Stage, again_for
+from mcp_auth.guards import BODY_SECONDS, Guarded
 from mcp_auth.limits import AddressLimits
 from mcp_auth.network import is_loopback_url
 from mcp_auth.pages import Page
@@ -64,7 +66,6 @@ logger = logging.getLogger(__name__)
 
 CALLBACK_PATH = "/callback"
 _MAX_BODY = 64 * 1024
-_BODY_SECONDS = 10.0
 # Longer than any sign-in: the cookie must be there when the authorization server sends the browser back.
 _COOKIE_SECONDS = 3600
 
@@ -105,8 +106,6 @@ class Endpoint:
     ) -> None:
         self._auth = auth
         self._loopback_paths = loopback_paths
-        # The very mapping, not its content: a platform may hang in its webhook later.
-        self._mounts = mounts if mounts is not None else {}
         public_url = auth.config.gateway.public_url
         self._public_url = public_url
         own = urlsplit(public_url).path if public_url is not None else ""
@@ -116,7 +115,9 @@ class Endpoint:
         self._secure = not plain_http
         self._cookies = "slash-mcp" if plain_http else "__Host-slash-mcp"
         self.routes = self._routes()
-        self._app = _with_headers(AddressLimits(self._application(), auth.limits))
+        pages_app = _with_headers(AddressLimits(self._application(), auth.limits, self._link_in))
+        is_https = public_url is not None and not plain_http
+        self._app = Guarded(pages_app, mounts if mounts is not None else {}, auth.limits, is_https=is_https)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -124,17 +125,7 @@ class Endpoint:
         if scope["type"] != "http":
             return
         scope = self._without_prefix(scope)
-        app = self._mounted(scope["path"])
-        if app is None:
-            await self._app(scope, receive, send)
-        else:
-            await app(scope, _in_time(receive), send)
-
-    def _mounted(self, path: str) -> ASGIApp | None:
-        for below, app in self._mounts.items():
-            if path == below or path.startswith(f"{below}/"):
-                return app
-        return None
+        await self._app(scope, receive, send)
 
     def _without_prefix(self, scope: Scope) -> Scope:
         # A mount around us leaves its own path in `path` and names it in `root_path` (ASGI).
@@ -143,6 +134,26 @@ class Endpoint:
             if prefix and path.startswith(f"{prefix}/"):
                 path = path[len(prefix) :]
         return {**scope, "path": path, "root_path": ""}
+
+    async def _link_in(self, scope: Scope) -> str | None:
+        """The record to which a request's ticket or `state` belongs, when it is one of ours."""
+        kind, _, rest = scope["path"].lstrip("/").partition("/")
+        ticket = rest.partition("/")[0]
+        query = dict(parse_qsl(scope["query_string"].decode("latin-1")))
+        record: SignIn | KeyForm | None
+        try:
+            if kind == "a":
+                record = await self._auth.sign_in_of_ticket(ticket)
+            elif kind == "k":
+                record = await self._auth.key_form_of_ticket(ticket)
+            else:
+                state = query.get("state", "")
+                record = await self._auth.sign_in_of_state(state)
+                if record is not None and not compare_digest((record.state or "").encode(), state.encode()):
+                    return None
+        except (StoreError, Busy):
+            return None
+        return None if record is None else record.id
 
     def _routes(self) -> list[Route]:
         routes = [
@@ -586,27 +597,6 @@ class Endpoint:
         return PlainTextResponse("ready\n")
 
 
-def _in_time(receive: Receive) -> Receive:
-    """`receive` whose body is given up after `_BODY_SECONDS`: webhooks read all of it before they know the sender."""
-    until = asyncio.get_running_loop().time() + _BODY_SECONDS
-    is_over = False
-
-    async def received() -> Message:
-        nonlocal is_over
-        if is_over:
-            return await receive()
-        try:
-            async with asyncio.timeout_at(until):
-                message = await receive()
-        except TimeoutError:
-            is_over = True
-            return {"type": "http.disconnect"}
-        is_over = message["type"] != "http.request" or not message.get("more_body", False)
-        return message
-
-    return received
-
-
 def _cookie(request: Request, name: str) -> str | None:
     """The one cookie of exactly this name, when it can be ours.
 
@@ -629,7 +619,7 @@ async def _form(request: Request) -> dict[str, str]:
         raise HTTPException(415)
     body = bytearray()
     try:
-        async with asyncio.timeout(_BODY_SECONDS):
+        async with asyncio.timeout(BODY_SECONDS):
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > _MAX_BODY:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from mcp_auth.config import Config
 from mcp_auth.errors import AlreadyFinished, KeyInvalid, KeyMissing, McpAuthError, SignInError, StoreError
 from mcp_auth.gate import Gatekeeper
 from mcp_auth.keys import KeyTrial, KeyVariable, Verdict
@@ -31,6 +32,8 @@ _RACES = 20
 
 class Keys(Protocol):
     """What a form does with what was typed: `McpAuth`. `by`: the principal who asked in the chat."""
+
+    config: Config
 
     @property
     def limits(self) -> Limits: ...
@@ -166,7 +169,7 @@ class KeyForms:
             return Entry(form, f"Nothing was entered for {', '.join(empty)}.")
         given = {field.name: values[field.name] for field in form.fields}
         by = form.origin.principal
-        wait = wait_to_try_key(self._keys.limits, by, form.server)
+        wait = wait_to_try_key(self._keys.limits, by, form.server, self._keys.config.gateway)
         if wait:
             return Entry(form, too_often(wait))
         try:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections import Counter
 from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager, suppress
+from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mcp_auth.config import exists
 from mcp_auth.errors import Busy, PortBusy, StoreError
+from mcp_auth.limits import address_key
+from mcp_auth.network import effective_address, is_loopback_host
 
 if TYPE_CHECKING:
     import uvicorn
@@ -21,21 +25,28 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CALLBACK_PATH = "/callback"
-# A browser sends a request line and its headers in one piece.
-HEADER_SECONDS = 15.0
+# A whole request, from the connection or the answer before it: a browser sends it in one piece.
+REQUEST_SECONDS = 15.0
+# Connections at a time: from one address (a household or an office behind it), and without a whole request so far.
+CONNECTIONS_OF_ONE = 50
+CONNECTIONS_WAITING = 150
 
 
 class LoopbackListeners:
     """The application on loopback ports of this machine, one listener a port, started when first needed.
 
-    `application` makes it, given the paths of loopback redirect URIs (which grow as they are needed).
+    `application` makes it, given the paths of loopback redirect URIs (which grow as they are needed). `trusted`: the
+    addresses and networks of proxies.
 
     A process that listens holds the kernel lock `<home>/callback-<port>.lock`, so that another process of
     the same home knows the listener for its own and waits on the store instead.
     """
 
-    def __init__(self, home: Path, application: Callable[[Collection[str]], ASGIApp]) -> None:
+    def __init__(
+        self, home: Path, application: Callable[[Collection[str]], ASGIApp], trusted: Collection[str] = ()
+    ) -> None:
         self._home = home
+        self._trusted = trusted
         self._paths = {CALLBACK_PATH}
         self._app = application(self._paths)
         self._servers: dict[tuple[str, int], _Running] = {}
@@ -75,7 +86,7 @@ class LoopbackListeners:
             except StoreError:
                 bound.close()
                 raise
-        running = await _serve(self._app, bound, lock)
+        running = await _serve(self._app, bound, lock, self._trusted)
         self._servers[host, actual] = running
         return actual
 
@@ -134,17 +145,62 @@ class _Running:
         self._lock.release()
 
 
-async def _serve(app: ASGIApp, bound: socket.socket, lock: FileLock) -> _Running:
+class _Connections:
+    """The connections of one listener: how many each address has, and which wait for the rest of a request.
+
+    A proxy carries the connections of everybody, so this computer and `trusted` addresses have as many as they like.
+    """
+
+    def __init__(self, trusted: Collection[str]) -> None:
+        self._trusted = [ip_network(one, strict=False) for one in trusted]
+        self._open: Counter[str] = Counter()
+        # Oldest first.
+        self._waiting: dict[asyncio.Transport, None] = {}
+
+    def key(self, address: str) -> str:
+        """What the connections of this address count as; empty: they do not."""
+        if is_loopback_host(address):
+            return ""
+        try:
+            ip = effective_address(address)
+        except ValueError:
+            return "unknown"
+        return "" if any(ip in network for network in self._trusted) else address_key(address)
+
+    def add(self, key: str) -> bool:
+        """Count one more. False: that is one too many. It is to be removed in either case."""
+        self._open[key] += 1
+        return not key or self._open[key] <= CONNECTIONS_OF_ONE
+
+    def remove(self, key: str) -> None:
+        self._open[key] -= 1
+        if self._open[key] <= 0:
+            del self._open[key]
+
+    def wait(self, transport: asyncio.Transport) -> None:
+        """One more waits for its request. Where too many do, the one that has waited longest is closed."""
+        self._waiting[transport] = None
+        if len(self._waiting) > CONNECTIONS_WAITING:
+            next(iter(self._waiting)).abort()
+
+    def arrived(self, transport: asyncio.Transport) -> None:
+        self._waiting.pop(transport, None)
+
+
+async def _serve(app: ASGIApp, bound: socket.socket, lock: FileLock, trusted: Collection[str]) -> _Running:
     import uvicorn
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
+    connections = _Connections(trusted)
+
     class BoundedProtocol(H11Protocol):
-        """uvicorn bounds the time between requests and not the time a request's headers take to arrive.
+        """uvicorn bounds neither the time that a request takes to arrive nor the connections of one address.
 
         An access log would hold codes and states; uvicorn's own switch is one for all servers of the process.
         """
 
         _too_late: asyncio.TimerHandle | None = None
+        _key = ""
 
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
@@ -152,6 +208,10 @@ async def _serve(app: ASGIApp, bound: socket.socket, lock: FileLock) -> _Running
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
+            self._key = connections.key(self.client[0] if self.client else "")
+            if not connections.add(self._key):
+                transport.abort()
+                return
             self._watch()
 
         def data_received(self, data: bytes) -> None:
@@ -160,18 +220,28 @@ async def _serve(app: ASGIApp, bound: socket.socket, lock: FileLock) -> _Running
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._forget()
+            connections.remove(self._key)
             super().connection_lost(exc)
 
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            # The next request has its own time, and a body that nobody read has none.
+            self._forget()
+            self._watch()
+
         def _watch(self) -> None:
-            if self.cycle is not None and not self.cycle.response_complete:
+            is_whole = self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
+            if is_whole or self.transport.is_closing():
                 self._forget()
             elif self._too_late is None:
-                self._too_late = self.loop.call_later(HEADER_SECONDS, self.transport.close)
+                self._too_late = self.loop.call_later(REQUEST_SECONDS, self.transport.abort)
+                connections.wait(self.transport)
 
         def _forget(self) -> None:
             if self._too_late is not None:
                 self._too_late.cancel()
                 self._too_late = None
+                connections.arrived(self.transport)
 
     class EmbeddedServer(uvicorn.Server):
         """A server inside somebody else's process: signals are not its business."""

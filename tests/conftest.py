@@ -9,13 +9,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from adapters.terminal.cli import main
+from mcp_auth.limits import Limits
 from tests.adapters.terminal.typed import Done, Run
 from tests.servers.oauth import OAuthServer
 
@@ -79,11 +79,9 @@ def oauth(_oauth_server: OAuthServer) -> OAuthServer:
 
 @pytest.fixture
 def advance_limits(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Move the clock of the `limits` library, which takes none as an argument, by so many seconds."""
+    """Move the clock of every `Limits` that is made from now on by so many seconds."""
     ahead = [0.0]
-    clock = SimpleNamespace(time=lambda: time.time() + ahead[0])
-    monkeypatch.setattr("limits.storage.memory.time", clock)
-    monkeypatch.setattr("mcp_auth.limits.time", clock)
+    monkeypatch.setattr(Limits.__init__, "__defaults__", (lambda: time.monotonic() + ahead[0],))
 
     def move(seconds: float) -> None:
         ahead[0] += seconds

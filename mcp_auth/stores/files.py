@@ -52,6 +52,8 @@ _MIRROR_WAIT = 2.0
 # Two writes within one tick of the file system's clock may look alike, so a file that young is read again.
 _CLOCK_TICK_NS = 20_000_000
 _LEFTOVER_AGE = 3600.0
+# Paths that are kept instead of being put together anew: more than a store has records that are in use.
+_PATHS_KEPT = 4_096
 
 
 class FileStore:
@@ -414,6 +416,9 @@ class _Folder(Generic[R]):
         if path is None:
             if not key.isalnum():
                 raise ValueError("a key is letters and digits")
+            if len(self._paths) >= _PATHS_KEPT:
+                # Anybody may ask for what is not there.
+                self._paths.clear()
             path = self._paths[key] = self._folder / f"{key}.json"
         return path
 

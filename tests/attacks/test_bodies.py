@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse
 
 from gateway.gateway import Gateway
-from mcp_auth import endpoint, loopback
+from mcp_auth import guards, loopback
 from tests.attacks.scene import api, notes, stored
 from tests.browser import Browser
 from tests.gateway.chat import Chat
@@ -67,7 +67,7 @@ async def test_a_body_that_is_no_text(tmp_path: Path, oauth: OAuthServer, body: 
 
 
 async def test_slow_body(tmp_path: Path, oauth: OAuthServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint, "_BODY_SECONDS", 0.2)
+    monkeypatch.setattr(guards, "BODY_SECONDS", 0.2)
     async with public_gateway(tmp_path, notes(oauth)) as gateway, Browser() as browser:
         link = await link_of(Chat(gateway, ANN))
         reader, writer = await connect(gateway)
@@ -93,7 +93,7 @@ async def test_slow_headers_are_cut_off_and_others_are_served(
         drips = [asyncio.create_task(drip(writer)) for _, writer in slow]
         assert (await browser.open(link)).status == 200
         with monkeypatch.context() as patch:
-            patch.setattr(loopback, "HEADER_SECONDS", 0.3)
+            patch.setattr(loopback, "REQUEST_SECONDS", 0.3)
             slow = [await connect(gateway) for _ in range(20)]
             drips += [asyncio.create_task(drip(writer)) for _, writer in slow]
             ends = await asyncio.wait_for(
@@ -140,7 +140,7 @@ async def test_a_slow_body_for_a_platforms_webhook_is_given_up(
     tmp_path: Path, oauth: OAuthServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A webhook reads the whole body before it can check who signed it."""
-    monkeypatch.setattr(endpoint, "_BODY_SECONDS", 0.3)
+    monkeypatch.setattr(guards, "BODY_SECONDS", 0.3)
     ends: list[str] = []
 
     async def webhook(scope: Any, receive: Any, send: Any) -> None:

@@ -235,3 +235,19 @@ CODES = st.from_regex(r"[A-Za-z0-9._~/+-]{1,40}", fullmatch=True)
 def test_a_redirect_comes_through_whole(code: str, state: str, typed: str) -> None:
     url = f"http://127.0.0.1:8765/callback?{urlencode({'code': code, 'state': state})}"
     assert parse(typed.format(url), SERVERS) == Paste(url)
+
+
+@pytest.mark.parametrize("filler", ["a", "a ", '"', "é", "/mcp ", "notes ", "“", "\n", "\u202e"])
+@pytest.mark.parametrize("verb", ["", "auth ", "key ", "logout ", "confirm ", "test notes "])
+def test_attack_only_the_beginning_of_a_line_is_looked_at(verb: str, filler: str) -> None:
+    line = verb + filler * (1_000 // len(filler))
+
+    assert parse(line + filler * 200_000, ["notes", "note two"]) == parse(line[:1_000], ["notes", "note two"])
+
+
+@pytest.mark.parametrize("before", ["", "paste ", "/mcp paste "])
+def test_the_answer_of_an_authorization_server_may_be_longer(before: str) -> None:
+    url = f"http://127.0.0.1:8765/callback?state=x&code={'c' * 7_000}"
+
+    assert parse(before + url, ["notes"]) == Paste(url)
+    assert len(parse(before + url + "c" * 5_000_000, ["notes"]).text) < 10_100  # type: ignore[union-attr]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -291,3 +292,35 @@ async def test_key_tries_are_bounded_and_nothing_is_asked_of_the_server(
         advance_limits(601)
         reply = await gateway.submit_secret(ANN, prompt.id, "sk-canary-0123456789")
         assert "could not be tried" in words(reply)
+
+
+async def test_the_link_of_an_open_sign_in_is_said_again_however_often_the_server_was_asked(
+    tmp_path: Path, oauth: OAuthServer
+) -> None:
+    server = Server(name="notes", url=oauth.url, auth="oauth")
+    async with open_gateway(configure(tmp_path, server, allow=("telegram:1",))) as gateway:
+        ann, limits = Chat(gateway, ANN), gateway.auth.limits
+        links = [(await ann.say("auth notes"))[-1].ok for _ in range(SIGN_INS.amount // 2)]
+        assert links == [True] * len(links)
+        assert limits._tables[SERVER_SIGN_INS.name].window("notes", time.monotonic())[1] == 1
+        while not limits.take(SERVER_SIGN_INS, "notes"):
+            continue
+        assert "too often" not in words((await ann.say("auth notes"))[-1])
+
+
+async def test_attack_one_person_with_three_accounts_leaves_the_server_to_the_others(tmp_path: Path) -> None:
+    accounts = ("telegram:1", "discord:1", "slack:T1/U1")
+    config = configure(
+        tmp_path,
+        Server(name="notes", url=DEAD, auth="oauth", identity="per_user"),
+        allow=(*accounts, "telegram:2"),
+        people={"ann": accounts},
+        allow_paste=True,
+    )
+    async with open_gateway(config) as gateway:
+        for account in accounts:
+            chat = Chat(gateway, Principal.parse(account))
+            for _ in range(SIGN_INS.amount):
+                await chat.say("auth notes")
+        assert "too often" in words((await Chat(gateway, Principal.parse(accounts[0])).say("auth notes"))[-1])
+        assert "cannot be reached" in words((await Chat(gateway, BOB).say("auth notes"))[-1])

@@ -13,9 +13,11 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from mcp_auth import limits
+from mcp_auth.config import GatewayOptions
 from mcp_auth.limits import AddressLimits, Limits, Rate, address_key
 
 THREE = Rate("three", 3, 60)
+TEAM = GatewayOptions(people={"ann": ("telegram:1", "discord:1", "slack:T/1")})
 
 
 def test_the_fourth_has_to_wait_for_the_rest_of_the_window(advance_limits: Callable[[float], None]) -> None:
@@ -77,11 +79,11 @@ def test_whoever_has_to_wait_is_told_how_long(seconds: float, said: str) -> None
 def test_keys_are_guessed_at_neither_by_one_person_nor_by_many(advance_limits: Callable[[float], None]) -> None:
     counted = Limits()
     for person in range(3):
-        assert [limits.wait_to_try_key(counted, f"telegram:{person}", "api") for _ in range(10)] == [0.0] * 10
-        assert limits.wait_to_try_key(counted, f"telegram:{person}", "other") > 0, "one person, at all servers"
-    assert limits.wait_to_try_key(counted, "telegram:9", "api") > 0, "all people, at one server"
-    assert limits.wait_to_try_key(counted, "telegram:9", "other") == 0.0
-    assert {limits.wait_to_try_key(counted, "cli:local", "api") for _ in range(40)} == {0.0}
+        assert [limits.wait_to_try_key(counted, f"telegram:{person}", "api", TEAM) for _ in range(10)] == [0.0] * 10
+        assert limits.wait_to_try_key(counted, f"telegram:{person}", "other", TEAM) > 0, "one person, at all servers"
+    assert limits.wait_to_try_key(counted, "telegram:9", "api", TEAM) > 0, "all people, at one server"
+    assert limits.wait_to_try_key(counted, "telegram:9", "other", TEAM) == 0.0
+    assert {limits.wait_to_try_key(counted, "cli:local", "api", TEAM) for _ in range(40)} == {0.0}
 
 
 def test_people_and_rates_are_counted_apart() -> None:
@@ -122,7 +124,7 @@ def test_attack_a_flood_of_addresses_is_bounded_in_memory_and_those_who_were_her
     refused = [counted.take(THREE, f"stranger {number}") for number in range(500)].count(0.0)
 
     assert refused == 49 + 3
-    assert len(counted._storages[THREE.name].storage) <= 51
+    assert len(counted._tables[THREE.name]) <= 51
     assert [counted.take(THREE, "ann"), counted.take(THREE, "ann")] == [0.0, 0.0]
     assert counted.take(THREE, "ann") > 0
     advance_limits(61)
