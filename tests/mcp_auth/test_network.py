@@ -134,3 +134,58 @@ def test_loopback_is_known_in_all_its_spellings() -> None:
 def test_an_origin_has_its_default_port() -> None:
     assert origin_of("HTTPS://Example.com/x") == ("https", "example.com", 443)
     assert origin_of("http://example.com:8080") == ("http", "example.com", 8080)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("localhost", "a.localhost", "LOCALHOST.", "localhost.localdomain", "localhost4", "localhost6"),
+        *(
+            "ip6-localhost",
+            "ip6-loopback",
+            "127.1",
+            "0x7f.1",
+            "017700000001",
+            "2130706433",
+            "[::1]",
+            "::ffff:127.0.0.1",
+        ),
+        *("10.1", "0xa000001", "192.168.1.1", "[fc00::1]", "169.254.169.254", "2852039166", "fd00:ec2::254"),
+        *("metadata.google.internal", "METADATA.GOOG.", "metadata", "instance-data"),
+    ],
+)
+def test_ssrf_a_proxy_is_asked_for_nothing_that_is_known_to_be_inside(host: str) -> None:
+    with pytest.raises(AddressRefused):
+        PUBLIC.check_proxied("https", host, 443)
+    with pytest.raises(AddressRefused):
+        PUBLIC.check_proxied("https", host, None, credentials=True)
+
+
+def test_a_proxy_finds_out_what_names_stand_for_and_reads_no_credential() -> None:
+    for host in ("as.example.com", "metadata.example.com", "93.184.215.14", "localhost.example.com", "0x7f.example"):
+        PUBLIC.check_proxied("https", host, 443, credentials=True)
+    LAN.check_proxied("https", "nas.lan", 8443)
+    LOCAL.check_proxied("https", "localhost", 9001)
+    with pytest.raises(AddressRefused):
+        LOCAL.check_proxied("http", "127.0.0.1", 9000)
+    plain = NetworkRules.for_url("http://nas.lan/mcp", allow_http=True)
+    plain.check_proxied("http", "nas.lan", None)
+    with pytest.raises(AddressRefused):
+        plain.check_proxied("http", "nas.lan", None, credentials=True)
+    # The default port is the scheme's: the configured server is known by it
+    own = NetworkRules.for_url("https://10.0.0.7/mcp")
+    own.check_proxied("https", "10.0.0.7", None)
+    with pytest.raises(AddressRefused):
+        own.check_proxied("https", "10.0.0.7", 80)
+    own_plain = NetworkRules.for_url("http://10.0.0.7/mcp", allow_http=True)
+    own_plain.check_proxied("http", "10.0.0.7", None)
+
+
+def test_an_allowed_network_is_one_of_its_own_version() -> None:
+    rules = NetworkRules.for_url("https://mcp.example.com/mcp", allow=("fc00::/7", "10.0.0.0/8"))
+    rules.check_address("other", 443, "10.0.0.1")
+    rules.check_address("other", 443, "fc00::1")
+    with pytest.raises(AddressRefused):
+        rules.check_address("other", 443, "192.168.0.1")
+    with pytest.raises(AddressRefused):
+        rules.check_address("other", 443, "fe80::1")
