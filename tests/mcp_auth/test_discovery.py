@@ -387,10 +387,9 @@ async def test_what_was_looked_up_is_good_for_a_day_at_most(tmp_path: Path, oaut
         for hours, looked_up in ((23, False), (25, True)):
             ahead = hours * 3600.0
             oauth.forget()
-            await auth.sign_in("notes", "shared", ME, listen=False)
+            await signed_in(auth)
             assert bool(oauth.requests("/.well-known/oauth-authorization-server")) is looked_up
             assert oauth.requests("/register") == []
-            await auth.cancel("notes")
 
 
 async def test_a_server_that_refuses_a_good_token_is_looked_up_again(tmp_path: Path, oauth: OAuthServer) -> None:
