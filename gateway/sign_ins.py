@@ -362,7 +362,7 @@ class SignInWatcher:
 
     def _changed(self, change: Change) -> None:
         self._wake.set()
-        if change.kind == "signed_in":
+        if change.kind in ("signed_in", "refreshed"):
             self._told_dead.discard((change.server, change.owner))
         if change.kind != "reauthorization_needed" or (change.server, change.owner) in self._told_dead:
             return

@@ -170,6 +170,21 @@ class Grant(Record):
     previous: PreviousGrant | None = None
 
 
+# What a grant with new tokens knows of the failures before them.
+NO_TROUBLE: dict[str, Any] = {
+    "reauthorization": None,
+    "reauthorization_now": False,
+    "access_refused_at": None,
+    "refresh_not_before": None,
+    "refresh_may_be_tried": False,
+    "refresh_failures": 0,
+    "refresh_failing_since": None,
+    "refresh_refused": False,
+    "refresh_refused_at": None,
+    "last_error": None,
+}
+
+
 class PreviousGrant(Record):
     """The good grant that a re-authorization replaces, kept until the new one has worked."""
 

@@ -30,7 +30,7 @@ from mcp_auth.errors import (
 )
 from mcp_auth.http import Http, LostAnswer
 from mcp_auth.network import NetworkRules
-from mcp_auth.records import Grant, RefreshMark, ServerMetadata, Tokens, sha256
+from mcp_auth.records import NO_TROUBLE, Grant, RefreshMark, ServerMetadata, Tokens, sha256
 from mcp_auth.resources import without_query_of
 from mcp_auth.sign_in import LEASE_TTL, LEASE_WAIT, SignIns
 from mcp_auth.sites import host_of, site_of
@@ -54,21 +54,6 @@ _SURE_AFTER = 600.0
 _SECOND_TIMEOUT = 10.0
 # How often the refresh token of a grant is tried that wants a person.
 TRIED_EVERY = 3600.0
-
-
-# What a grant with new tokens knows of the failures before them.
-NO_TROUBLE: dict[str, object] = {
-    "reauthorization": None,
-    "reauthorization_now": False,
-    "access_refused_at": None,
-    "refresh_not_before": None,
-    "refresh_may_be_tried": False,
-    "refresh_failures": 0,
-    "refresh_failing_since": None,
-    "refresh_refused": False,
-    "refresh_refused_at": None,
-    "last_error": None,
-}
 
 
 class Refresher:

@@ -13,8 +13,8 @@ from mcp_auth.challenge import BearerChallenge
 from mcp_auth.changes import Change
 from mcp_auth.config import Server
 from mcp_auth.errors import McpAuthError, ReauthorizationNeeded, ServerRefused, SignInNeeded, Unreachable
-from mcp_auth.records import Connection, Grant
-from mcp_auth.refresh import NO_TROUBLE, TRIED_EVERY
+from mcp_auth.records import NO_TROUBLE, Connection, Grant
+from mcp_auth.refresh import TRIED_EVERY
 from mcp_auth.sign_in import SignIns
 from mcp_auth.status import GIVE_CREDENTIAL, shown_scope, uses_oauth
 from mcp_auth.stores.base import Store

@@ -21,7 +21,7 @@ import msgspec
 from mcp_auth.config import mirror_name
 from mcp_auth.issuers import is_same
 from mcp_auth.metadata import missing, server_metadata
-from mcp_auth.records import SHARED, Grant, Registration, ServerMetadata, Tokens
+from mcp_auth.records import NO_TROUBLE, SHARED, Grant, Registration, ServerMetadata, Tokens
 from mcp_auth.resources import resource_of
 from mcp_auth.small_files import read_small_file
 
@@ -109,11 +109,9 @@ class HermesMirror:
                 scope=tokens.scope or grant.tokens.scope,
             ),
             mirror_sha256=digest,
-            reauthorization=None,
-            reauthorization_now=False,
             refresh_mark=None,
-            refresh_not_before=None,
-            refresh_failures=0,
+            reauthorization_told=False,
+            **NO_TROUBLE,
         )
 
     def is_newer(self, stored: Grant | None, grant: Grant) -> bool:

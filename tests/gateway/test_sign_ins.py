@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from mcp_auth.stores.memory import MemoryStore
 from tests.gateway.chat import TELEGRAM, Chat, configure, item, open_gateway, words
 from tests.gateway.notes_server import NotesServer, notes_server, open_link, open_page
 from tests.patience import PATIENCE
+from tests.servers.oauth import OAuthServer, authorize
 
 
 @pytest.fixture
@@ -201,6 +203,36 @@ async def test_a_signed_in_server_is_signed_in_again_and_the_old_grant_lives_unt
         assert between == before
         assert "signed in" in words(reply)
         assert await gateway.auth.access_token("notes") != before
+
+
+async def test_access_that_cannot_be_renewed_for_now_is_no_reason_to_sign_in_and_not_called_well(
+    tmp_path: Path, oauth: OAuthServer
+) -> None:
+    late = [0.0]
+    config = configure(tmp_path, Server(name="notes", url=oauth.url, auth="oauth"), allow=("telegram:1",))
+    async with open_gateway(config, clock=lambda: time.time() + late[0]) as gateway:
+        chat = Chat(gateway)
+        await chat.say(await asyncio.to_thread(authorize, await link_of(chat)))
+        late[0] = 4000
+        oauth.knobs.gone = {"/token": 503}
+
+        tested = (await chat.say("test notes"))[-1]
+        (answer,) = await chat.say("auth")
+        assert "could not be refreshed: HTTP 503" in words(tested) and "Next: /mcp test notes" in words(tested)
+        assert re.search(r"notes: signed in, not renewable since \d\d:\d\d: HTTP 503\. Next: /mcp test", words(answer))
+        assert not answer.ok
+
+        # With a definite no a sign-in is what helps
+        oauth.knobs.gone = {"/token": 410}
+        tested = (await chat.say("test notes"))[-1]
+        assert "Next: /mcp auth notes" in words(tested)
+        assert item((await chat.say("auth"))[-1], "notes").state is ItemState.LINK
+        await chat.say("cancel")
+
+        oauth.knobs.gone = {}
+        await chat.say("test notes")
+        (answer,) = await chat.say("auth")
+        assert "No server is known to lack" in words(answer)
 
 
 async def test_an_expired_link_is_told(tmp_path: Path, notes: NotesServer) -> None:

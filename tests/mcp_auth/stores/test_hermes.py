@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from filelock import FileLock
 
-from mcp_auth.records import Grant
+from mcp_auth.records import NO_TROUBLE, Grant
 from mcp_auth.stores import files
 from mcp_auth.stores.files import FileStore
 from tests.mcp_auth.stores.backends import ISSUER, METADATA, URL, grant, tokens
@@ -111,12 +111,15 @@ async def test_a_deleted_grant_leaves_no_mirror_to_come_back_from(home: Path, st
 
 
 async def test_tokens_that_hermes_refreshed_are_adopted_and_doubts_are_over(home: Path, store: FileStore) -> None:
-    await put(store, grant(reauthorization="ended", refresh_failures=3, refresh_not_before=2e9, account="ada"))
+    troubled = {name: 2e9 for name, good in NO_TROUBLE.items() if good is None and name.startswith("refresh")}
+    told = {"reauthorization": "ended", "reauthorization_told": True, "access_refused_at": 1.0, "last_error": "no"}
+    await put(store, grant(**troubled, **told, refresh_failures=3, refresh_refused=True, account="ada"))
     hermes_writes(home)
     found = await get(store)
+    assert {name: getattr(found, name) for name in NO_TROUBLE} == NO_TROUBLE
+    assert not found.reauthorization_told
     assert found.tokens is not None
     assert (found.tokens.access_token, found.tokens.refresh_token) == ("at-hermes", "rt-hermes")
-    assert (found.reauthorization, found.refresh_failures, found.refresh_not_before) == (None, 0, None)
     # What Hermes does not write is kept
     assert (found.tokens.scope, found.account, found.registration) == ("read", "ada", grant().registration)
     # And the next write stores it for good
