@@ -19,11 +19,15 @@ from mcp_auth.errors import (
     CredentialsNeeded,
     McpAuthError,
     ReauthorizationNeeded,
+    ServerRefused,
     TooManyOpenFiles,
     Unreachable,
     is_out_of_descriptors,
+    lacks_descriptors,
 )
-from mcp_auth.http import why_unreachable
+from mcp_auth.http import USER_AGENT, what_helps, why_unreachable
+from mcp_auth.responses import Seen
+from mcp_auth.server_json import json_object
 
 if TYPE_CHECKING:
     from mcp import Client
@@ -189,13 +193,36 @@ async def open_session(
     """
     from mcp import MCPError
 
+    last = LastAnswer(server)
     try:
         async with contextlib.AsyncExitStack() as stack:
-            yield await _connect(server, stack, auth, transport, environment, arguments)
+            yield await _connect(server, stack, auth, transport, environment, arguments, last)
     except (BaseExceptionGroup, MCPError, httpx2.HTTPError, OSError, McpAuthError) as error:
         if transport is not None and transport.trouble is not None:
             raise transport.trouble from None
-        raise _as_ours(server, auth, error) from None
+        raise _as_ours(server, auth, last.seen, error) from None
+
+
+class LastAnswer:
+    """The server's last answer to a message, while it was none of MCP: the SDK keeps it to itself."""
+
+    def __init__(self, server: Server) -> None:
+        self._is_sse = server.transport == "sse"
+        self.seen: Seen | None = None
+
+    async def note(self, response: httpx2.Response) -> None:
+        is_stream = self._is_sse and response.request.method == "GET"
+        if response.request.method != "POST" and not is_stream:
+            return
+        seen = Seen.of(response.status_code, response.headers, str(response.request.url))
+        if seen.status in (400, 404, 405, 406) and seen.kind == "application/json":
+            # An error of the protocol says more than the status that it came with.
+            await response.aread()
+            document = json_object(response.content)
+            self.seen = None if document is not None and isinstance(document.get("error"), dict) else seen
+            return
+        is_usable = seen.is_usable and (not is_stream or seen.kind == "text/event-stream")
+        self.seen = None if is_usable else seen
 
 
 async def _connect(
@@ -205,6 +232,7 @@ async def _connect(
     transport: httpx2.AsyncBaseTransport | None,
     environment: dict[str, str],
     arguments: tuple[str, ...],
+    last: LastAnswer,
 ) -> Client:
     from mcp import Client, StdioServerParameters
     from mcp.client.sse import sse_client
@@ -227,7 +255,13 @@ async def _connect(
         headers: dict[str, str] | None = None, timeout: httpx2.Timeout = timeout, auth: httpx2.Auth | None = auth
     ) -> httpx2.AsyncClient:
         return httpx2.AsyncClient(
-            headers=headers, timeout=timeout, auth=auth, transport=transport, trust_env=False, follow_redirects=False
+            headers={"User-Agent": USER_AGENT, **(headers or {})},
+            timeout=timeout,
+            auth=auth,
+            transport=transport,
+            trust_env=False,
+            follow_redirects=False,
+            event_hooks={"response": [last.note]},
         )
 
     if server.transport == "sse":
@@ -260,23 +294,27 @@ def _nowhere() -> TextIO:
     return Path(os.devnull).open("w")
 
 
-def _as_ours(server: Server, auth: ServerAuth | None, error: BaseException) -> BaseException:
-    """The error that a caller can act on: the refusal behind a protocol error, or the only one in a group."""
+def _as_ours(server: Server, auth: ServerAuth | None, seen: Seen | None, error: BaseException) -> BaseException:
+    """The error that a caller can act on: what the server said behind a protocol error, or the only one in a group."""
     leaves = list(_leaves(error))
     for leaf in leaves:
         if isinstance(leaf, McpAuthError):
             return leaf
     if auth is not None and auth.refusal is not None:
         return auth.refusal
+    for leaf in leaves:
+        if isinstance(leaf, httpx2.TransportError) and not isinstance(leaf, httpx2.SSEError):
+            if lacks_descriptors(leaf):
+                return TooManyOpenFiles()
+            sentence = f"{server.name} cannot be reached ({why_unreachable(leaf)})."
+            return Unreachable(sentence, next_step=what_helps(leaf, server.url or ""))
+    if seen is not None:
+        return _explained(server, seen)
     if len(leaves) != 1:
         return error
     leaf = leaves[0]
-    if isinstance(leaf, httpx2.HTTPStatusError):
-        return Unreachable(f"{server.name} answered HTTP {leaf.response.status_code}.")
-    if isinstance(leaf, httpx2.ConnectError | httpx2.ConnectTimeout):
-        return Unreachable(f"{server.name} cannot be reached ({why_unreachable(leaf)}).")
     if isinstance(leaf, httpx2.HTTPError):
-        return Unreachable(f"{server.name} cannot be reached ({type(leaf).__name__}).")
+        return Unreachable(f"{server.name} does not answer as an MCP server does ({type(leaf).__name__}).")
     if is_out_of_descriptors(leaf):
         return TooManyOpenFiles()
     if isinstance(leaf, OSError) and server.command is not None:
@@ -285,6 +323,18 @@ def _as_ours(server: Server, auth: ServerAuth | None, error: BaseException) -> B
             next_step="check command and args in the configuration",
         )
     return leaf
+
+
+def _explained(server: Server, seen: Seen) -> McpAuthError:
+    """The error behind the last answer, which was none of MCP."""
+    if seen.status in (401, 403) and server.headers:
+        return ServerRefused(
+            f"{server.name} refused the key (HTTP {seen.status}).", next_step=f"/mcp key {server.name}"
+        )
+    said, todo = seen.words()
+    if seen.status in (401, 403):
+        return ServerRefused(f"{server.name}: {said}.", next_step=todo or f"/mcp {server.name}")
+    return Unreachable(f"{server.name}: {said}.", next_step=todo)
 
 
 def _leaves(error: BaseException) -> list[BaseException]:

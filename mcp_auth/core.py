@@ -248,12 +248,12 @@ class McpAuth:
         except TimeoutError:
             return ConnectionStatus(ConnectionState.UNREACHABLE, detail=f"no answer within {timeout:.0f} seconds")
         except McpAuthError as error:
-            return ConnectionStatus(ConnectionState.UNREACHABLE, detail=error.message)
+            return ConnectionStatus(ConnectionState.UNREACHABLE, detail=_what_and_now(error))
         except Exception as error:  # noqa: BLE001 - a foreign server can make the SDK raise anything
             if lacks_descriptors(error):
                 return ConnectionStatus(detail=TooManyOpenFiles().message)
             logger.debug("%s answered something that is no MCP: %s", server, type(error).__name__)
-            return ConnectionStatus(ConnectionState.UNREACHABLE, detail="it does not answer as an MCP server does")
+            return ConnectionStatus(ConnectionState.UNREACHABLE, detail=_no_mcp(error))
         return ConnectionStatus(ConnectionState.READY, tuple(filter(entry.tools.selects, tools)), ms)
 
     async def test(self, server: str, owner: str = SHARED, *, timeout: float = TEST_TIMEOUT) -> ConnectionStatus:
@@ -299,15 +299,19 @@ class McpAuth:
         return connection.needs_sign_in is True
 
     async def reachable(self, server: str) -> int:
-        """The status of one request without credentials; any answer will do.
+        """The status of one request without credentials; any answer of a server will do.
 
         Raises:
-            Unreachable: there is none.
+            Unreachable: there is none, or one that says that no server is there.
         """
         from mcp_auth.discovery import probe_without_credentials
 
         entry = self._usable_entry(server)
-        return (await probe_without_credentials(self._http(), self._rules(entry), entry, {})).status
+        answer = await probe_without_credentials(self._http(), self._rules(entry), entry, {})
+        if answer.seen is not None and answer.seen.is_elsewhere:
+            said, todo = answer.seen.words()
+            raise Unreachable(f"{said[0].upper()}{said[1:]}.", next_step=todo)
+        return answer.status
 
     async def _look(self, entry: Server, *, is_refused: bool = False) -> Connection:
         """Find out whether a server without `auth` and `headers` wants a sign-in, and keep the finding.
@@ -1201,6 +1205,35 @@ def _store_for(config: Config) -> Store:
 
     check_store(config)
     return FileStore(config.home)
+
+
+def _what_and_now(error: McpAuthError) -> str:
+    """What was seen, and what to do where that is no command: the line around it names one already."""
+    if error.next_step is None or error.next_step.startswith("/mcp"):
+        return error.message
+    return f"{error.message.rstrip('.')}; {error.next_step}"
+
+
+def _no_mcp(error: Exception) -> str:
+    """What a server answered instead of MCP, or its own error."""
+    from mcp import MCPError
+
+    from mcp_auth.tokens import plain
+
+    said = plain(error.error.message, 160) if isinstance(error, MCPError) else None
+    if said is None or said.startswith(_WORDS_OF_THE_SDK):
+        return "it does not answer as an MCP server does; check the url"
+    return f"it answers with an error: {said}"
+
+
+# What the SDK says in the server's place when an answer is no MCP.
+_WORDS_OF_THE_SDK = (
+    "Failed to parse",
+    "Unexpected content type",
+    "server answered a request with 202",
+    "Server returned an error response",
+    "Connection closed",
+)
 
 
 def _owner_keys(owner: str, grant: Grant | None) -> Mapping[str, str] | None:

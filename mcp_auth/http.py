@@ -28,7 +28,7 @@ MAX_BODY = 1024 * 1024
 REQUEST_TIMEOUT = 15.0
 CONNECT_TIMEOUT = 8.0
 _REDIRECTS = 5
-_USER_AGENT = "slash-mcp"
+USER_AGENT = "slash-mcp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ class Http:
         form: Mapping[str, str] | None,
         content: bytes | None,
     ) -> httpx2.Request:
-        sent = {"User-Agent": _USER_AGENT, "Accept": "application/json", "Accept-Encoding": "identity"}
+        sent = {"User-Agent": USER_AGENT, "Accept": "application/json", "Accept-Encoding": "identity"}
         sent.update(headers or {})
         if form is not None:
             sent["Content-Type"] = "application/x-www-form-urlencoded"
@@ -140,11 +140,13 @@ class Http:
         try:
             response = await self.transport(rules).handle_async_request(request)
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
-            raise Unreachable(f"{shown} cannot be reached ({why_unreachable(error)}).") from None
+            sentence = f"{shown} cannot be reached ({why_unreachable(error)})."
+            raise Unreachable(sentence, next_step=what_helps(error, str(request.url))) from None
         except (httpx2.TransportError, ssl.SSLError, OSError) as error:
             if lacks_descriptors(error):
                 raise TooManyOpenFiles from None
-            raise LostAnswer(f"{shown} broke off without an answer ({type(error).__name__}).") from None
+            sentence = f"{shown} broke off without an answer ({type(error).__name__})."
+            raise LostAnswer(sentence, next_step=what_helps(error, str(request.url))) from None
         try:
             body = b"" if head_only else await _read(response, shown)
         except (httpx2.TransportError, httpx2.DecodingError, ssl.SSLError, OSError) as error:
@@ -335,6 +337,8 @@ def why_unreachable(error: Exception) -> str:
     """Words for why a connection failed, without addresses or queries."""
     if isinstance(error, httpx2.ConnectTimeout):
         return "no connection in time"
+    if isinstance(error, httpx2.TimeoutException):
+        return "no answer in time"
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
@@ -346,7 +350,28 @@ def why_unreachable(error: Exception) -> str:
         if isinstance(cause, socket.gaierror | UnicodeError):
             return why_not_found(cause)
         cause = cause.__cause__ or cause.__context__
+    if isinstance(error, httpx2.ReadError | httpx2.WriteError | httpx2.RemoteProtocolError):
+        return "it broke off without an answer"
     return "no connection"
+
+
+def what_helps(error: Exception, url: str) -> str | None:
+    """What to do about `why_unreachable`, as a part of a sentence."""
+    why = why_unreachable(error)
+    is_tls = url.lower().startswith("https:")
+    if why.startswith("its certificate"):
+        return "have its certificate renewed; for a certificate authority of your own set SSL_CERT_FILE"
+    if why == "TLS failed":
+        return "check scheme and port of the url: what answers there does not speak https"
+    if why == "the name is unknown":
+        return "check the host in the url"
+    if why.startswith("the name"):
+        return "try again, and check the DNS of this host"
+    if why == "connection refused":
+        return "check host and port of the url, and whether the server runs"
+    if isinstance(error, httpx2.ReadError | httpx2.RemoteProtocolError) and not is_tls:
+        return "check scheme and port of the url: what answers there may speak https"
+    return "check the url, and whether the server runs"
 
 
 _CORE_TO_HTTPX: tuple[tuple[type[Exception], type[httpx2.TransportError]], ...] = (

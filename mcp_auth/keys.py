@@ -141,7 +141,10 @@ async def try_keys(
     if with_key.status in (401, 403):
         return KeyTrial(Verdict.REFUSED, f"{server.name} refused the key (HTTP {with_key.status}).")
     if with_key.status >= 500 or with_key.status == 429:
-        return KeyTrial(Verdict.UNREACHABLE, f"{server.name} answered HTTP {with_key.status}.")
+        said = with_key.seen.sentence() if with_key.seen is not None else f"HTTP {with_key.status}"
+        return KeyTrial(Verdict.UNREACHABLE, f"{server.name}: {said}.")
+    if with_key.seen is not None and with_key.seen.location is not None:
+        return KeyTrial(Verdict.UNREACHABLE, f"{server.name}: {with_key.seen.sentence()}.")
     if without.status in (401, 403):
         return KeyTrial(Verdict.ACCEPTED, f"{server.name} accepted the key.")
     return KeyTrial(Verdict.NO_DIFFERENCE, f"{server.name} answers the same without the key.")

@@ -11,13 +11,14 @@ from urllib.parse import urljoin, urlsplit
 
 from mcp_auth.network import shown_host
 
+_MCP_KINDS = ("application/json", "text/event-stream")
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _WORDS = {
     400: ("it refuses the request", None),
     401: ("it asks for a credential", None),
     403: ("it refuses the request", None),
     404: ("nothing is at this address", "check the path of the url"),
-    405: ("it takes no such request there", "check the url; a server that speaks SSE needs transport: sse"),
+    405: ("it takes no such request there", "check the url, and the transport (http or sse)"),
     406: ("it does not speak MCP there", "check the url"),
     408: ("it waited for too long", "try again"),
     410: ("nothing is at this address any more", "check the url"),
@@ -34,13 +35,13 @@ _LONGEST_WAIT = 7 * 86400.0
 class Seen:
     """An answer as far as it is told.
 
-    `location`: where it redirects to, absolute. `wait`: seconds, of `Retry-After`.
+    `location`: where it redirects to, absolute. `kind`: the media type. `wait`: seconds, of `Retry-After`.
     """
 
     status: int
     url: str
     location: str | None = None
-    is_page: bool = False
+    kind: str = ""
     wait: float | None = None
 
     @classmethod
@@ -51,14 +52,24 @@ class Seen:
             status=status,
             url=url,
             location=_absolute(url, location) if location is not None and status in _REDIRECTS else None,
-            is_page=kind in ("text/html", "application/xhtml+xml"),
+            kind=kind,
             wait=retry_after(headers.get("retry-after"), clock()),
         )
 
     @property
+    def is_page(self) -> bool:
+        return self.kind in ("text/html", "application/xhtml+xml")
+
+    @property
     def is_usable(self) -> bool:
-        """Whether an MCP server can have answered like that."""
-        return 200 <= self.status < 300 and not self.is_page
+        """Whether an MCP server can have answered a message like that."""
+        return self.status == 202 or (200 <= self.status < 300 and self.kind in _MCP_KINDS)
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether it says that no server is there, or none that answers right now, whatever was asked."""
+        no_server = self.location is not None or (self.is_page and self.status < 300)
+        return no_server or self.status in (404, 410, 421, 429) or self.status >= 500
 
     def words(self, *, key: bool = False) -> tuple[str, str | None]:
         """What was seen, and what to do about it. `key`: an API key was sent along."""
@@ -66,6 +77,8 @@ class Seen:
             return self._redirect(self.location)
         if self.status in (401, 403) and key:
             return f"it refused the key (HTTP {self.status})", None
+        if self.status == 403 and self.is_page:
+            return "HTTP 403: a firewall before the server refuses the request", "ask whoever runs the server"
         if self.status == 429:
             wait = f", again in {_in_words(self.wait)}" if self.wait else ""
             return f"HTTP 429: too many requests{wait}", None if wait else "try again later"
@@ -75,6 +88,9 @@ class Seen:
             what = "a gateway before the server" if self.status in (502, 504) else "the server"
             again = f"again in {_in_words(self.wait)}" if self.wait else "try again later"
             return f"HTTP {self.status}: {what} is in trouble", again
+        if 200 <= self.status < 300:
+            kind = f"with {self.kind[:60]}" if self.kind.isascii() and self.kind.isprintable() and self.kind else ""
+            return f"it answers {kind or 'nothing'} and not as an MCP server does", "check the url"
         what, todo = _WORDS.get(self.status, ("", None))
         return f"HTTP {self.status}{': ' if what else ''}{what}", todo
 
@@ -96,7 +112,7 @@ def retry_after(value: str | None, now: float) -> float | None:
         return None
     value = value.strip()
     try:
-        seconds = float(value) if len(value) < 20 else math.inf
+        seconds = float(value)
     except ValueError:
         try:
             seconds = max(0.0, parsedate_to_datetime(value).timestamp() - now)
@@ -109,10 +125,14 @@ def shown_url(url: str) -> str:
     """A URL fit for a sentence: without user, query and fragment, printable, and without what may be a secret."""
     parts = urlsplit(url)
     port = f":{parts.port}" if parts.port is not None else ""
-    steps = [step if len(step) <= _LONGEST_STEP else "…" for step in parts.path[:400].split("/")]
-    path = "".join(c if c.isascii() and c.isprintable() and c not in "\"'<>`\\" else "?" for c in "/".join(steps[:12]))
+    steps = parts.path[:400].split("/")[:12]
+    path = "/".join(_clean(step) if len(step) <= _LONGEST_STEP else "…" for step in steps)
     host = parts.hostname or ""
     return f"{parts.scheme}://{f'[{host}]' if ':' in host else shown_host(host)}{port}{path}"
+
+
+def _clean(step: str) -> str:
+    return "".join(c if c.isascii() and c.isprintable() and c not in "\"'<>`\\" else "?" for c in step)
 
 
 def _absolute(url: str, location: str) -> str | None:
