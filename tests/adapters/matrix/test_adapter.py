@@ -1,4 +1,4 @@
-"""The adapter with the real matrix-nio, against a real Synapse."""
+"""The adapter with the real matrix-nio, against a homeserver on loopback and against a real Synapse."""
 
 from __future__ import annotations
 
@@ -32,8 +32,6 @@ from tests.platforms.cable import cable
 from tests.platforms.synapse import Homeserver, Member
 from tests.ports import free_port
 
-pytestmark = pytest.mark.service
-
 SERVERS = {
     "files": {"command": "never-started"},
     "weather": {"url": "http://127.0.0.1:9/mcp", "headers": {"Authorization": "Bearer ${WEATHER_KEY}"}},
@@ -41,21 +39,21 @@ SERVERS = {
 
 
 @pytest.fixture
-async def ann(synapse: Homeserver) -> AsyncIterator[Member]:
-    async with (await synapse.register("ann")).listening() as member:
+async def ann(homeserver_of_test: Homeserver) -> AsyncIterator[Member]:
+    async with (await homeserver_of_test.register("ann")).listening() as member:
         yield member
 
 
 @pytest.fixture
-async def bob(synapse: Homeserver) -> AsyncIterator[Member]:
-    async with (await synapse.register("bob")).listening() as member:
+async def bob(homeserver_of_test: Homeserver) -> AsyncIterator[Member]:
+    async with (await homeserver_of_test.register("bob")).listening() as member:
         yield member
 
 
 @pytest.fixture
-async def account(synapse: Homeserver) -> Member:
+async def account(homeserver_of_test: Homeserver) -> Member:
     """The bot's."""
-    return await synapse.register("bot")
+    return await homeserver_of_test.register("bot")
 
 
 def home_for(folder: Path, account: Member, *allowed: Member, url: str | None = None, **options: Any) -> Path:
@@ -153,7 +151,12 @@ async def test_a_strangers_room_that_others_read_or_may_enter_is_left_without_a_
 
 
 async def test_a_flood_of_invitations_moves_the_bot_a_few_times_only(
-    tmp_path: Path, synapse: Homeserver, ann: Member, bob: Member, account: Member, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    homeserver_of_test: Homeserver,
+    ann: Member,
+    bob: Member,
+    account: Member,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("adapters.matrix.adapter._VISITS", Rate("matrix_visits", 4, 60))
     async with bot(home_for(tmp_path, account, ann)) as adapter:
@@ -166,8 +169,8 @@ async def test_a_flood_of_invitations_moves_the_bot_a_few_times_only(
         assert len(gone) == 3
 
         async with (
-            (await synapse.register("eve")).listening() as eve,
-            (await synapse.register("mal")).listening() as mal,
+            (await homeserver_of_test.register("eve")).listening() as eve,
+            (await homeserver_of_test.register("mal")).listening() as mal,
         ):
             first = await eve.create_room(account)
             await eve.sees("I do not know you yet")
@@ -441,10 +444,12 @@ async def test_a_revoked_token_ends_the_run_with_what_to_do(tmp_path: Path, ann:
         assert account.token not in str(error)
 
 
-async def test_a_rate_limit_is_waited_for(tmp_path: Path, synapse: Homeserver, ann: Member, account: Member) -> None:
+async def test_a_rate_limit_is_waited_for(
+    tmp_path: Path, homeserver_of_test: Homeserver, ann: Member, account: Member
+) -> None:
     async with bot(home_for(tmp_path, account, ann)):
         room = await two(ann, account)
-        await synapse.limit_rate(account.user_id, per_second=1, burst=1)
+        await homeserver_of_test.limit_rate(account.user_id, per_second=1, burst=1)
         for _ in range(3):
             await ann.say(room, "!mcp help")
 

@@ -1,4 +1,4 @@
-"""The scenarios of every adapter, over Matrix: matrix-nio against a real Synapse."""
+"""The scenarios of every adapter, over Matrix: matrix-nio against a homeserver on loopback, and a real Synapse."""
 
 from __future__ import annotations
 
@@ -114,12 +114,11 @@ class MatrixHarness(Harness):
             await callback.async_execute(response.event, room)
 
 
-@pytest.mark.service
 class TestMatrix(AdapterContract):
     @pytest.fixture(autouse=True)
-    async def _accounts(self, synapse: Homeserver) -> None:
-        self._people = {name: await synapse.register(name) for name in (ANN, BOB, EVE)}
-        self._bot = await synapse.register("bot")
+    async def _accounts(self, homeserver_of_test: Homeserver) -> None:
+        self._people = {name: await homeserver_of_test.register(name) for name in (ANN, BOB, EVE)}
+        self._bot = await homeserver_of_test.register("bot")
 
     def make_harness(self) -> Harness:
         return MatrixHarness(self._people, self._bot)
