@@ -186,10 +186,6 @@ class Variables:
         return self._from_file
 
     def _read(self) -> dict[str, str | None]:
-        from io import StringIO
-
-        from dotenv.parser import parse_stream
-
         try:
             data, _ = read_small_file(self._env_file)
         except OSError as error:
@@ -201,6 +197,17 @@ class Variables:
         # A bad byte costs the line that it stands in, and no other.
         text = data.decode("utf-8-sig", "surrogateescape")
         values: dict[str, str | None] = {}
+        if _PLAIN.fullmatch(text):
+            # What is written without quotes, spaces and the like means one thing, and needs no import of a parser.
+            for line in text.split("\n"):
+                name, equals, value = line.partition("=")
+                if equals and not line.startswith("#"):
+                    values[name] = value
+            return values
+        from io import StringIO
+
+        from dotenv.parser import parse_stream
+
         for binding in parse_stream(StringIO(text, newline="")):
             original = binding.original
             line = original.line + _blank_lines_before(original.string)
@@ -218,6 +225,10 @@ class Variables:
 
 def _has_bad_byte(text: str) -> bool:
     return not text.isascii() and re.search("[\ud800-\udfff]", text) is not None
+
+
+_PLAIN_LINE = r"(?:#[^\r\n]*|[A-Za-z_][A-Za-z0-9_]*=[A-Za-z0-9_.:/+=@%,~-]*)?"
+_PLAIN = re.compile(rf"(?:{_PLAIN_LINE}\n)*{_PLAIN_LINE}")
 
 
 def _blank_lines_before(original: str) -> int:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from dotenv import dotenv_values
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -235,3 +239,37 @@ def test_a_resolved_text_never_holds_a_placeholder(tmp_path: Path, template: str
     if "${" not in template:
         assert resolved == template
     assert all(reference.default is not None or keys.get(reference.name) for reference in references(template))
+
+
+PLAIN = ["", "#", "# KEY=1", "KEY=plain-1.2/3", "KEY=", "OTHER=a=b==", "_X9=%41,~@+:"]
+NOT_PLAIN = ["KEY=two words", "KEY='q'", 'KEY="q"', "KEY=a#b", "KEY=a #b", " KEY=1", "KEY =1", "export KEY=1", "KEY"]
+NOT_PLAIN += ["KEY=$A", "KEY=a\\b", "9=1", "KEY=\u00e4", "\x0c", "KEY=1\r"]
+LINES = st.sampled_from([*PLAIN, *NOT_PLAIN])
+
+
+@given(st.lists(st.one_of(LINES, st.text("KO=#-.\n\r '$a", max_size=8)), max_size=5), st.sampled_from(["", "\n"]))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300, deadline=None)
+def test_a_file_is_read_as_python_dotenv_reads_it_with_and_without_its_parser(
+    home: Path, lines: list[str], end: str
+) -> None:
+    text = "\n".join(lines) + end
+    (home / ".env").write_text(text, newline="")
+
+    read = dotenv_values(stream=StringIO(text, newline=""), interpolate=False)
+    values = {name: value or None for name, value in read.items() if name not in os.environ}
+
+    found = variables(home)
+    assert {name: found.lookup(name) for name in values} == values
+
+
+def test_a_plain_file_needs_no_parser(home: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from mcp_auth.config import Config;"
+        "from mcp_auth.variables import Variables;"
+        "found = Variables(Config(home=Path(sys.argv[1]), path=None, servers={})).lookup('KEY');"
+        "print(found, 'dotenv' in sys.modules)"
+    )
+    for text, said in (("# keys\nKEY=sk-1\n", "sk-1 False"), ("KEY='sk 1'\n", "sk 1 True")):
+        (home / ".env").write_text(text)
+        shown = subprocess.run([sys.executable, "-c", code, str(home)], capture_output=True, text=True, check=True)
+        assert shown.stdout.strip() == said
