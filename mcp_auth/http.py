@@ -277,9 +277,6 @@ class _GuardedBackend(httpcore2.AsyncNetworkBackend):
                     raise TooManyOpenFiles from None
         raise failure
 
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-
 
 async def _addresses(name: str, port: int, limit: float) -> list[str]:
     """What `name` stands for, in the resolver's order; an address stands for itself, without the way to a thread."""

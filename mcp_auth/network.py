@@ -117,7 +117,7 @@ class NetworkRules(msgspec.Struct, frozen=True):
             raise AddressRefused(f"{shown_host(host)} is a cloud metadata address; it is never contacted.")
         if (host.lower(), port) == (self.host, self.port) or host.lower() in self.allow_names:
             return
-        if any(ip in network for network in self.allow_networks if network.version == ip.version):
+        if any(ip in network for network in self.allow_networks):
             return
         if ip.is_global and not ip.is_multicast and (ip.version == 4 or ip in _IPV6_WORLD):
             return

@@ -374,7 +374,9 @@ def _is_not_for_running(node: ast.If | ast.While) -> bool:
 
 def _is_log(node: ast.expr) -> bool:
     match node:
-        case ast.Call(func=ast.Attribute(value=ast.Name(id="logger"))):
+        case ast.Call(func=ast.Attribute(value=ast.Name(id="logger" | "_log"))):
+            return True
+        case ast.Call(func=ast.Attribute(value=ast.Name(id="logging"), attr="getLogger")):
             return True
     return False
 

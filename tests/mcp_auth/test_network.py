@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from mcp_auth.errors import AddressRefused, ConfigError
-from mcp_auth.network import NetworkRules, is_loopback_host, is_loopback_url, origin_of
+from mcp_auth.network import NetworkRules, is_loopback_host, is_loopback_url, origin_of, shown_host
 
 PUBLIC = NetworkRules.for_url("https://mcp.example.com/mcp")
 LAN = NetworkRules.for_url("https://nas.lan:8443/mcp")
@@ -189,3 +189,17 @@ def test_an_allowed_network_is_one_of_its_own_version() -> None:
         rules.check_address("other", 443, "192.168.0.1")
     with pytest.raises(AddressRefused):
         rules.check_address("other", 443, "fe80::1")
+
+
+@pytest.mark.parametrize(
+    ("host", "shown"),
+    [
+        ("as.example.com", "as.example.com"),
+        ("", "the host"),
+        ("b\u00fccher.example", "b?cher.example"),
+        ("a\x1b[31m\r\nb", "a?[31m??b"),
+        ("x" * 300, "x" * 100),
+    ],
+)
+def test_a_host_is_shown_as_far_as_it_is_fit_for_a_sentence(host: str, shown: str) -> None:
+    assert shown_host(host) == shown
