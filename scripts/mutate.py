@@ -382,7 +382,9 @@ def _is_log(node: ast.expr) -> bool:
 
 
 def _is_type(node: ast.expr) -> bool:
-    """`Literal["a"]` and such: nothing that runs."""
+    """`Literal["a"]`, `TypeVar("T")` and such: nothing that a test could notice."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "TypeVar":
+        return True
     return isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id in ("Literal", "cast")
 
 

@@ -22,6 +22,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+# Imported before a test replaces the loop's resolver, which it compares with asyncio's own.
+import mcp_auth.names  # noqa: F401
 from mcp_auth import McpAuth
 from mcp_auth.errors import McpAuthError
 from mcp_auth.records import Origin

@@ -211,6 +211,7 @@ async def test_pairing_is_recorded_from_the_question_to_the_end(tmp_path: Path) 
             (Event.ALLOWED, "telegram:1", "telegram:666"),
             (Event.DENIED, "telegram:1", "telegram:666"),
         ]
+        assert [line.outcome for line in recorded(gateway, Event.WRONG_CODE)] == ["allow"]
         text = (tmp_path / "audit.jsonl").read_text()
         assert code is not None and code not in text and "Eve" not in text
 
@@ -324,3 +325,11 @@ async def test_attack_one_person_with_three_accounts_leaves_the_server_to_the_ot
                 await chat.say("auth notes")
         assert "too often" in words((await Chat(gateway, Principal.parse(accounts[0])).say("auth notes"))[-1])
         assert "cannot be reached" in words((await Chat(gateway, BOB).say("auth notes"))[-1])
+
+
+async def test_a_key_that_is_typed_into_the_chat_is_not_used_and_that_is_no_success(tmp_path: Path) -> None:
+    async with open_gateway(configure(tmp_path, keyed(None), allow=("telegram:1",))) as gateway:
+        (reply,) = await Chat(gateway, ANN).say("key notes sk-canary-0123456789")
+        assert "it was not used and not stored" in words(reply)
+        assert not reply.ok
+        assert not (tmp_path / ".env").exists()
