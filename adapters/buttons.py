@@ -52,8 +52,8 @@ def unpack(data: str, servers: Sequence[str]) -> str | None:
     for name in servers:
         if _tag(name, 8) == argument:
             return grammar.command_for(verb, name)
-    # A prompt's id keeps its own form; a tag of a server that was removed leads nowhere.
-    return f"{verb} {argument}" if verb == "key-store" else None
+    # A prompt's id and a code keep their own form; a tag of a server that was removed leads nowhere.
+    return f"{verb} {argument}" if verb in ("key-store", "confirm") else None
 
 
 def pack_prompt(prompt_id: str, owner: Principal) -> str:

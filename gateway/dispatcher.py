@@ -39,7 +39,8 @@ from gateway.sign_ins import Board, SignInWatcher, origin_of
 from gateway.strangers import Strangers
 from mcp_auth.audit import Event
 from mcp_auth.config import Config, Server
-from mcp_auth.errors import Busy, McpAuthError, SignInError, StoreError, WrongPerson
+from mcp_auth.errors import Busy, CodeRejected, McpAuthError, SignInError, StoreError, WrongPerson
+from mcp_auth.gate import goes_on_by_itself
 from mcp_auth.limits import (
     CODES,
     COMMANDS,
@@ -50,6 +51,7 @@ from mcp_auth.limits import (
     counted_as,
     too_often,
 )
+from mcp_auth.records import KeyForm
 from mcp_auth.status import (
     NEEDS_SIGN_IN,
     AuthState,
@@ -58,6 +60,7 @@ from mcp_auth.status import (
     ServerStatus,
     wants_sign_in,
 )
+from mcp_auth.tickets import typed_code
 
 if TYPE_CHECKING:
     from mcp_auth.core import McpAuth
@@ -80,16 +83,20 @@ _PRIVATE = (
     grammar.KeyStoreAnyway,
     grammar.Paste,
     grammar.Confirm,
+    grammar.ReviewCode,
     grammar.Test,
     *_PEOPLE,
 )
 # What carries a code: tried a few times, not guessed.
 _CODES = (grammar.Allow, grammar.Deny, grammar.Paste)
+# The code of a page, typed or brought by its button.
+_PROOFS = (grammar.Confirm, grammar.ReviewCode)
 _BARE_PASTE, _BARE_CONFIRM = grammar.ArgumentMissing("paste"), grammar.ArgumentMissing("confirm")
 _SLOW = (
     grammar.Auth,
     grammar.Paste,
     grammar.Confirm,
+    grammar.ReviewCode,
     grammar.Test,
     grammar.Logout,
     grammar.Cancel,
@@ -144,7 +151,7 @@ class Dispatcher:
         if self._is_known_event(invocation):
             return Ignored()
         if not access.is_allowed(principal, self.config.gateway):
-            if self._strangers.is_silent(principal) and not isinstance(self._parse(invocation), grammar.Confirm):
+            if self._strangers.is_silent(principal) and not isinstance(self._parse(invocation), _PROOFS):
                 return Ignored()
             return Immediate(Audience.CALLER if invocation.private else Audience.CHAT)
         command = self._parse(invocation)
@@ -196,12 +203,15 @@ class Dispatcher:
     async def _warning(self, invocation: Invocation) -> Reply | None:
         """For a stranger who sends a code that one of our pages shows: somebody forwarded them the link."""
         command, principal = self._parse(invocation), str(invocation.principal)
-        if not isinstance(command, grammar.Confirm) or self._auth.limits.take(CODES, principal):
+        if not isinstance(command, _PROOFS) or self._auth.limits.take(CODES, principal):
             return None
         try:
             await self._auth.gatekeeper.burn(command.code, principal)
         except WrongPerson as error:
             return _say(error.message, Audience.CALLER, ok=False)
+        except CodeRejected as error:
+            # An account of somebody who is allowed with another one.
+            return _say(str(error), Audience.CALLER, ok=False)
         except (StoreError, Busy) as error:
             # A stranger is told nothing of this machine.
             _log.error("a stranger's code could not be looked at: %s", error.code)
@@ -467,8 +477,16 @@ class Dispatcher:
             return
         async with self._watcher.answering(ask.principal):
             record = await self._auth.confirm(command.code, str(ask.principal), private=ask.invocation.private)
-        by_itself = record.gate is None or record.gate.kept_in == "storage"
-        yield _done(sentences.confirmed(record.server, by_itself=by_itself))
+        yield _done(sentences.confirmed(record.server, by_itself=goes_on_by_itself(record)))
+
+    async def _review(self, command: grammar.ReviewCode, ask: _Ask) -> AsyncGenerator[Reply, None]:
+        """Anybody can send somebody a link that brings a code here: what it is for is said, and one button confirms."""
+        record = await self._auth.review(command.code, str(ask.principal), private=ask.invocation.private)
+        visit = record.gate.visit if record.gate is not None else None
+        code = typed_code(command.code) or ""
+        text = sentences.review(record.server, isinstance(record, KeyForm), visit, self._clock())
+        button = Button(sentences.BUTTON_CONFIRM, command=f"confirm {code}")
+        yield Reply((Text(text),), (button,), Audience.CALLER, summary=sentences.PRIVATE_ANSWER)
 
     async def _cancel(self, command: grammar.Cancel, ask: _Ask) -> AsyncGenerator[Reply, None]:
         servers = [self.config.servers[command.server]] if command.server else list(self.config.servers.values())
@@ -650,7 +668,7 @@ class Dispatcher:
         wait = limits.take(COMMANDS, person)
         if isinstance(command, _CODES):
             wait = wait or limits.take(CODES, person)
-        if isinstance(command, grammar.Confirm):
+        if isinstance(command, _PROOFS):
             wait = wait or limits.take(CONFIRMS, person)
         return wait
 
@@ -690,6 +708,7 @@ _ANSWERS: dict[type, Callable[[Dispatcher, Any, _Ask], AsyncGenerator[Reply, Non
     grammar.KeyStoreAnyway: Dispatcher._key_store,
     grammar.Paste: Dispatcher._paste,
     grammar.Confirm: Dispatcher._confirm,
+    grammar.ReviewCode: Dispatcher._review,
     grammar.Cancel: Dispatcher._cancel,
     grammar.Logout: Dispatcher._logout,
     grammar.Test: Dispatcher._test,

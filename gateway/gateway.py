@@ -123,7 +123,8 @@ class Gateway:
     def carry_codes(self, platform: str, link: Callable[[str], str]) -> None:
         """Let the page's button carry its code into this platform's chat: `link(code)` is what the button opens.
 
-        The platform's adapter turns what arrives there into `confirm CODE`, in private.
+        The platform's adapter turns what arrives there into `review-code CODE`, in private: it says what the code is
+        for, and has a button that confirms. A link can be sent to anybody, so opening one confirms nothing.
         """
         self.auth.confirm_links[platform] = link
 

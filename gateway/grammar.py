@@ -68,6 +68,13 @@ class Confirm:
 
 
 @dataclass(frozen=True, slots=True)
+class ReviewCode:
+    """What a page's button brings into the chat: the code, to be looked at. It confirms nothing."""
+
+    code: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Cancel:
     """`/mcp cancel [SERVER]`"""
 
@@ -152,6 +159,7 @@ Command = (
     | KeyStoreAnyway
     | Paste
     | Confirm
+    | ReviewCode
     | Cancel
     | Logout
     | Test
@@ -336,6 +344,10 @@ def _confirm(rest: str, servers: Sequence[str]) -> Command:
     return Confirm(rest) if rest else ArgumentMissing("confirm")
 
 
+def _review(rest: str, servers: Sequence[str]) -> Command:
+    return ReviewCode(rest) if rest else ArgumentMissing("confirm")
+
+
 def _cancel(rest: str, servers: Sequence[str]) -> Command:
     return _whole_name(rest, servers, "cancel", Cancel) if rest else Cancel()
 
@@ -377,6 +389,7 @@ _VERBS: dict[str, Callable[[str, Sequence[str]], Command]] = {
     "key-store": _key_store,
     "paste": _paste,
     "confirm": _confirm,
+    "review-code": _review,
     "cancel": _cancel,
     "logout": _logout,
     "test": _test,
@@ -385,7 +398,8 @@ _VERBS: dict[str, Callable[[str, Sequence[str]], Command]] = {
     "people": _people,
     "help": _help,
 }
-_SHOWN_VERBS = tuple(verb for verb in _VERBS if verb != "key-store")
+# Two are for buttons and links only.
+_SHOWN_VERBS = tuple(verb for verb in _VERBS if verb not in ("key-store", "review-code"))
 _TAKES_SERVER = frozenset({"status", "list", "auth", "login", "key", "cancel", "logout", "test"})
 
 

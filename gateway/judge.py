@@ -8,7 +8,7 @@ from gateway.invocations import LOCAL, Principal
 from gateway.people import People
 from mcp_auth.config import Config
 from mcp_auth.errors import NotAllowed
-from mcp_auth.gate import Judgement, needs_proof
+from mcp_auth.gate import Judgement, needs_page, needs_proof
 
 
 class GatewayJudge:
@@ -27,7 +27,8 @@ class GatewayJudge:
         people = len(access.persons(gateway))
         return Judgement(
             allowed=self._may(Principal.parse(principal), server, owner),
-            needs_proof=needs_proof(principal, gateway, people),
+            needs_proof=needs_proof(gateway, people),
+            needs_page=needs_page(principal, gateway, people),
         )
 
     def is_same_person(self, principal: str, other: str) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mcp_auth.errors import McpAuthError, with_next_step
+from mcp_auth.records import Visit
 from mcp_auth.status import AuthState, ConnectionState, ConnectionStatus, ServerStatus
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ PROMPT_NOT_YOURS = "This question was asked of somebody else."
 PROMPT_BUSY = "The key is being tried right now."
 NO_ANSWER = "no answer within 15 s"
 BUTTON_AUTH = "Sign in"
+BUTTON_CONFIRM = "Yes, that is me"
 BUTTON_FORMS = {"paste": "Enter the address", "confirm": "Enter the code"}
 BUTTON_NOT_YOURS = "This button was made for somebody else. Ask for your own: /mcp"
 BUTTONS = {"auth": "Sign in", "key": "Enter the key", "test": "Test"}
@@ -454,6 +456,20 @@ def grant_dead_public(server: str) -> str:
 def new_connection(text: str, *, by_other: bool) -> str:
     """For an owner who did not see the sign-in's own chat."""
     return f"{text}. Somebody else who may do so signed in. If that is wrong: /mcp logout" if by_other else text
+
+
+def review(server: str, is_key: bool, visit: Visit | None, now: float) -> str:
+    """What the button below confirms."""
+    what = f"Enter a key for {server}" if is_key else f"Sign in to {server}"
+    if visit is None:
+        return f"{what}: is that you, at the page with this code?"
+    ago = max(0, round((now - visit.at) / 60))
+    when = "just now" if ago == 0 else "a minute ago" if ago == 1 else f"{ago} minutes ago"
+    where = f", from {visit.address}" if visit.address is not None else ""
+    return (
+        f"{what}: the page was opened {when} in {visit.browser}{where}. Press the button only if that is you, and the "
+        "page is in front of you. Somebody sent you a link? Then do not press it."
+    )
 
 
 def confirmed(server: str, *, by_itself: bool = True) -> str:

@@ -401,7 +401,7 @@ class McpAuth:
         if not judgement.allowed:
             raise NotAllowed(f"You may not sign {entry.name} in.")
         gateway = self.config.gateway
-        if not judgement.needs_proof or gateway.allow_paste:
+        if not judgement.needs_page or gateway.allow_paste:
             return
         if gateway.public_url is None:
             raise SignInError(
@@ -654,6 +654,14 @@ class McpAuth:
             return await self.gatekeeper.confirm(code, principal, private=private)
         except CodeRejected:
             self.audit.write(Event.WRONG_CODE, who=principal, outcome="confirm")
+            raise
+
+    async def review(self, code: str, principal: str, *, private: bool) -> SignIn | KeyForm:
+        """What a code would confirm; see `Gatekeeper.review`."""
+        try:
+            return await self.gatekeeper.review(code, principal, private=private)
+        except CodeRejected:
+            self.audit.write(Event.WRONG_CODE, who=principal, outcome="review")
             raise
 
     async def key_form(

@@ -56,8 +56,9 @@ from mcp_auth.guards import BODY_SECONDS, Guarded
 from mcp_auth.limits import AddressLimits
 from mcp_auth.network import is_loopback_url
 from mcp_auth.pages import Page
-from mcp_auth.records import OPEN, KeptIn, KeyForm, Linked, SignIn, sha256
+from mcp_auth.records import OPEN, KeptIn, KeyForm, Linked, SignIn, Visit, sha256
 from mcp_auth.vendors import where_to_get_key
+from mcp_auth.visits import browser_kind, shown_address
 
 if TYPE_CHECKING:
     from mcp_auth.core import McpAuth
@@ -407,7 +408,8 @@ class Endpoint:
         kept_in: KeptIn = "cookie" if isinstance(record, SignIn) else "forms"
         if given.get("kept") == "storage":
             kept_in = "storage"
-        opened = await self._open(record, ticket, secret, kept_in, await self._auth.identity(request))
+        identity, visit = await self._auth.identity(request), self._visit(request)
+        opened = await self._open(record, ticket, secret, kept_in, identity, visit)
         if kept_in == "forms":
             return self._show(request, opened, self._auth.gatekeeper.stage(opened, ticket, secret), secret)
         if kept_in == "cookie":
@@ -415,7 +417,13 @@ class Endpoint:
         return answer
 
     async def _open(
-        self, record: SignIn | KeyForm, ticket: str, secret: str, kept_in: KeptIn, identity: str | None
+        self,
+        record: SignIn | KeyForm,
+        ticket: str,
+        secret: str,
+        kept_in: KeptIn,
+        identity: str | None,
+        visit: Visit | None = None,
     ) -> SignIn | KeyForm:
         uses_code = self._auth.config.gateway.verify != "browser"
         if not uses_code and kept_in != "storage" and self._auth.verify_browser is None:
@@ -428,7 +436,12 @@ class Endpoint:
             identity=identity,
             codes=uses_code,
             logins=kept_in == "storage" and self._auth.browser_login(record.origin.principal) is not None,
+            visit=visit,
         )
+
+    def _visit(self, request: Request) -> Visit:
+        address = shown_address(request.client.host) if request.client is not None else None
+        return Visit(browser=browser_kind(request.headers.get("user-agent", "")), address=address, at=self._auth.now())
 
     async def _state(self, request: Request, find: Find[L]) -> Response | Page:
         """What the shell of a page shows, and the waiting page asks every other second: for its own browser alone."""

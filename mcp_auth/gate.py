@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 import msgspec
 
+from mcp_auth import page_texts as texts
 from mcp_auth import tickets
 from mcp_auth.config import GatewayOptions, persons
 from mcp_auth.errors import (
@@ -31,7 +32,7 @@ from mcp_auth.errors import (
     UnknownSignIn,
     WrongPerson,
 )
-from mcp_auth.records import OPEN, Gate, KeptIn, KeyForm, Linked, SignIn, sha256, stepped
+from mcp_auth.records import OPEN, Gate, KeptIn, KeyForm, Linked, SignIn, Visit, sha256, stepped
 from mcp_auth.stores.base import Store
 
 CODE_LIFETIME = 300.0
@@ -46,10 +47,15 @@ L = TypeVar("L", bound=Linked)
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """`allowed`: this principal may still do this. `needs_proof`: only with the same-person proof."""
+    """`allowed`: this principal may still do this.
+
+    `needs_proof`: behind a link of the public endpoint, only with the same-person proof. `needs_page`: only there; an
+    authorization server's own link (loopback mode) has no page that could ask for it.
+    """
 
     allowed: bool = True
     needs_proof: bool = False
+    needs_page: bool = False
 
 
 class Judge(Protocol):
@@ -91,17 +97,28 @@ class ConfigJudge:
         self._gateway = gateway
 
     async def judge(self, principal: str, server: str, owner: str) -> Judgement:
-        return Judgement(needs_proof=needs_proof(principal, self._gateway, len(persons(self._gateway))))
+        people = len(persons(self._gateway))
+        return Judgement(
+            needs_proof=needs_proof(self._gateway, people), needs_page=needs_page(principal, self._gateway, people)
+        )
 
     def is_same_person(self, principal: str, other: str) -> bool:
         return principal == other
 
 
-def needs_proof(principal: str, gateway: GatewayOptions, people: int) -> bool:
-    """Whether `principal` has to prove who sits at the browser, while so many people are allowed.
+def needs_proof(gateway: GatewayOptions, people: int) -> bool:
+    """Whether it has to be proven who sits at the browser behind a link of ours, while so many people are allowed.
 
-    `none` is for one person: it refuses to start with more, and when somebody is added later it counts as `auto`.
-    The operator at the terminal has nobody else in the chat.
+    However few may ask, anybody can be sent a link. `none` is for one person who says so: it refuses to start with
+    more, and when somebody is added later it counts as `auto`.
+    """
+    return gateway.verify != "none" or people > 1
+
+
+def needs_page(principal: str, gateway: GatewayOptions, people: int) -> bool:
+    """Whether an authorization server's own link is no way for `principal`: nothing there could ask for the proof.
+
+    The operator at the terminal sits in front of it.
     """
     if principal.startswith("cli:"):
         return False
@@ -154,6 +171,7 @@ class Gatekeeper:
         identity: str | None = None,
         codes: bool = True,
         logins: bool = False,
+        visit: Visit | None = None,
     ) -> L:
         """Continue was pressed: bind `browser`, and let it go on or show it how to prove itself.
 
@@ -162,6 +180,7 @@ class Gatekeeper:
             identity: the principal proven in the browser, if any.
             codes: whether a code may be the proof.
             logins: whether the page offers a platform's login.
+            visit: what is known of the browser, for the person who is asked in the chat.
 
         Raises:
             OtherBrowser: the link is bound to another one. NotProven: a proof is needed, and none is to be had here.
@@ -180,7 +199,7 @@ class Gatekeeper:
                 raise NotProven("Sign in to the application itself first, in this browser.")
             gate = _gate(record)
             if stage is Stage.START:
-                gate = self._bound(gate, ticket, browser, kept_in)
+                gate = self._bound(gate, ticket, browser, kept_in, visit)
                 gate = self._with_code(gate, browser) if codes and is_early else gate
             proof: Any = "browser" if identity is not None and is_early else None
             opened = stepped(record, "opened", self._clock(), gate=msgspec.structs.replace(gate, proof=proof))
@@ -288,6 +307,24 @@ class Gatekeeper:
             CodeRejected: no such code, an old one, or not in private. WrongPerson: the code is somebody else's; that
             sign-in is over. NotAllowed: revoked meanwhile.
         """
+        meant, code = await self._meant(text, principal, private=private)
+        return cast("SignIn | KeyForm", await self._confirmed(meant, code))
+
+    async def review(self, text: str, principal: str, *, private: bool) -> SignIn | KeyForm:
+        """What a code that `principal` sent would confirm. Confirms nothing: anybody can send somebody a link with one.
+
+        Raises:
+            As `confirm`.
+        """
+        meant, _ = await self._meant(text, principal, private=private)
+        if self._clock() >= _gate(meant).code_expires_at:
+            raise _too_old()
+        # Looking is no guess.
+        await self._uncount(meant)
+        return cast("SignIn | KeyForm", meant)
+
+    async def _meant(self, text: str, principal: str, *, private: bool) -> tuple[Linked, str]:
+        """The record whose page shows this code, and the code; a wrong one is counted."""
         code = tickets.typed_code(text)
         if code is None:
             raise CodeRejected("A code has eight characters; copy it from the page.", next_step="/mcp confirm CODE")
@@ -308,7 +345,7 @@ class Gatekeeper:
         for record in counted:
             if record is not meant:
                 await self._uncount(record)
-        return cast("SignIn | KeyForm", await self._confirmed(meant, code))
+        return meant, code
 
     async def burn(self, text: str, principal: str) -> None:
         """End what shows the code that `principal` sent, who may confirm nothing. Any other text changes nothing.
@@ -338,11 +375,9 @@ class Gatekeeper:
             NotAllowed, NotProven. Both end the record.
         """
         judgement = await self._judged(record)
-        if judgement.needs_proof and not may_be_unproven:
-            sentence = (
-                "More than one person is allowed by now, so it has to be proven who sits at the browser; "
-                "nothing was finished."
-            )
+        needs_proof = judgement.needs_page if record.gate is None else judgement.needs_proof
+        if needs_proof and not may_be_unproven:
+            sentence = "By now it has to be proven who sits at the browser, so this was not finished."
             await self.end(record, sentence, f"/mcp auth {record.server}")
             raise NotProven(sentence, next_step=f"/mcp auth {record.server}")
 
@@ -417,10 +452,17 @@ class Gatekeeper:
         await self.end(record, sentence, None)
         raise NotAllowed(sentence)
 
-    def _bound(self, gate: Gate, ticket: str, browser: str, kept_in: KeptIn) -> Gate:
+    def _bound(self, gate: Gate, ticket: str, browser: str, kept_in: KeptIn, visit: Visit | None) -> Gate:
         """Bound anew: nothing that was shown or proven in another browser goes along."""
         digest = sha256(ticket)
-        return Gate(tickets=(digest,), opened=digest, browser=sha256(browser), kept_in=kept_in, attempts=gate.attempts)
+        return Gate(
+            tickets=(digest,),
+            opened=digest,
+            browser=sha256(browser),
+            kept_in=kept_in,
+            visit=visit,
+            attempts=gate.attempts,
+        )
 
     def _with_code(self, gate: Gate, browser: str) -> Gate:
         nonce = tickets.new_secret()
@@ -446,8 +488,18 @@ class Gatekeeper:
 
     async def _check_nobody_elses(self, code: str, principal: str, waiting: list[Linked]) -> None:
         for record in waiting:
-            if record.origin.principal != principal and tickets.is_same(code, _gate(record).code):
-                raise await self._burned(record, principal)
+            asked = record.origin.principal
+            if asked == principal or not tickets.is_same(code, _gate(record).code):
+                continue
+            if self._judge().is_same_person(asked, principal):
+                # Nobody else's hands: only another of the same person's.
+                name, place = texts.asked_by(asked, "")
+                raise CodeRejected(
+                    f"You asked for that with another account of yours ({place or name}), and only that one can "
+                    "confirm it. Nothing was changed.",
+                    next_step="send the code from there",
+                )
+            raise await self._burned(record, principal)
 
     async def _counted(self, record: L) -> L | None:
         """The record with one more attempt on it, stored before the code is compared: guesses cannot run beside."""
@@ -483,7 +535,7 @@ class Gatekeeper:
             if record.status not in _WAITING or not tickets.is_same(code, gate.code):
                 raise _no_page()
             if self._clock() >= gate.code_expires_at:
-                raise CodeRejected("That code is older than five minutes.", next_step="take the new one from the page")
+                raise _too_old()
             await self._judged(record)
             gate = msgspec.structs.replace(gate, proof="code", code=None, code_nonce=None)
             proven = msgspec.structs.replace(record, gate=gate)
@@ -535,6 +587,11 @@ class Gatekeeper:
         return cast("L | None", await self._store.sign_ins.put_if(record))
 
 
+def goes_on_by_itself(record: Linked) -> bool:
+    """Whether the page follows a confirmed code by itself: with script, it does."""
+    return record.gate is None or record.gate.kept_in == "storage"
+
+
 def again_for(record: Linked) -> str:
     """The command that makes a new link."""
     return f"/mcp key {record.server}" if isinstance(record, KeyForm) else f"/mcp auth {record.server}"
@@ -551,6 +608,10 @@ def _other_browser() -> OtherBrowser:
         "The link was opened there first, or this browser no longer has what it kept for it. Nothing was changed.",
         next_step="ask for a new link in the chat",
     )
+
+
+def _too_old() -> CodeRejected:
+    return CodeRejected("That code is older than five minutes.", next_step="take the new one from the page")
 
 
 def _no_page() -> CodeRejected:

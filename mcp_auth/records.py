@@ -241,6 +241,14 @@ class Origin(Value, frozen=True):
     message: dict[str, Any] | None = None
 
 
+class Visit(Value, frozen=True):
+    """Who pressed Continue: the kind of browser in words from a closed list, the network address, and when."""
+
+    browser: str
+    address: str | None = None
+    at: float = 0.0
+
+
 class Gate(Value, frozen=True):
     """What stands between a link of ours and what it leads to: which tickets open it, and which browser is bound.
 
@@ -255,6 +263,7 @@ class Gate(Value, frozen=True):
     opened: str | None = None
     browser: str | None = None
     kept_in: KeptIn | None = None
+    visit: Visit | None = None
     # The last page that counts: its one-time secret and the code of the authorization server that stands on it.
     answer: str | None = None
     code: str | None = None

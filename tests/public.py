@@ -8,11 +8,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from gateway.gateway import Gateway
 from gateway.invocations import LOCAL, Principal
 from gateway.people import People
 from gateway.replies import Reply
 from mcp_auth.config import CallbackOptions, Server
+from tests.browser import Browser, Page
 from tests.gateway.chat import Chat, configure, item, open_gateway
 from tests.ports import free_port
 
@@ -34,12 +37,16 @@ class Clock:
 async def public_gateway(
     home: Path, *servers: Server, clock: Callable[[], float] = time.time, **gateway: Any
 ) -> AsyncIterator[Gateway]:
-    """Its pages are served on a port of its own. Without `allow`: Ann alone."""
+    """Its pages are served on a port of its own. Without `allow`: Ann alone.
+
+    Without `verify` she is asked for no proof, which is somebody else's subject in most tests; several people are.
+    """
     port = free_port()
     options = {
         "allow": (str(ANN),),
         "public_url": f"http://127.0.0.1:{port}",
         "callback": CallbackOptions(port=port),
+        **({} if "allow" in gateway else {"verify": "none"}),
         **gateway,
     }
     async with open_gateway(configure(home, *servers, **options), clock=clock) as opened:
@@ -48,7 +55,7 @@ async def public_gateway(
 
 def allow(gateway: Gateway, *people: Principal) -> None:
     """As the operator does: who is allowed changes while the gateway runs."""
-    operator, wanted = People(gateway.auth.config), {str(one) for one in people}
+    operator, wanted = another_process(gateway), {str(one) for one in people}
     served = set(operator.config.gateway.allow)
     for one in sorted(wanted - served):
         operator.allow(one, LOCAL)
@@ -59,6 +66,19 @@ def allow(gateway: Gateway, *people: Principal) -> None:
 def team(**more: Any) -> dict[str, Any]:
     """Two allowed people, each with their own credentials."""
     return {"allow": (str(ANN), str(BOB)), "identity": "per_user", **more}
+
+
+def another_process(gateway: Gateway) -> People:
+    """The people as another process of this home sees them, whose configuration says `verify: auto` by now."""
+    config = gateway.auth.config
+    return People(msgspec.structs.replace(config, gateway=msgspec.structs.replace(config.gateway, verify="auto")))
+
+
+async def proven(chat: Chat, browser: Browser, link: str) -> Page:
+    """From the link to the page behind the proof."""
+    page = await browser.press(await browser.open(link))
+    assert (await chat.say(f"confirm {page.code}"))[0].ok
+    return await browser.open(page.url)
 
 
 async def link_of(chat: Chat, server: str = "notes") -> str:

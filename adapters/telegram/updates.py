@@ -64,7 +64,8 @@ def start_payload(text: str, servers: Sequence[str]) -> str:
 def command_of(payload: str, servers: Sequence[str]) -> str:
     """The command behind the payload of a deep link: `mcp`, `mcp-confirm-CODE`, or what `start_payload` made."""
     if payload.lower().startswith(_CONFIRM):
-        return f"confirm {payload[len(_CONFIRM) :]}"
+        # `/start` is no word of the person's: a link that somebody sent would do.
+        return f"review-code {payload[len(_CONFIRM) :]}"
     _, _, rest = payload.partition("-")
     verb, _, argument = rest.partition("-")
     asked = buttons.unpack(f"mcp:{verb}:{argument}:", servers) or ""

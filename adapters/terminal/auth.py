@@ -29,6 +29,7 @@ from mcp_auth.names import run
 from mcp_auth.records import OPEN, Origin
 from mcp_auth.sign_in import StartedSignIn
 from mcp_auth.status import AuthState, ConnectionState, needs_a_look, wants_sign_in
+from mcp_auth.tickets import typed_code
 
 
 def run_auth(options: Namespace) -> int:
@@ -132,6 +133,9 @@ class _Run:
             },
             text,
         )
+        if started.needs_proof and self.options.no_wait:
+            with self.progress.aside():
+                say(f"slash-mcp: {name}: the page shows a code. Next: slash-mcp paste CODE", sys.stderr)
         if not started.listening:
             with self.progress.aside():
                 say(
@@ -146,7 +150,10 @@ class _Run:
     # -- waiting -----------------------------------------------------------------------------
 
     async def _wait(self) -> None:
-        self._say("Waiting. When the browser's last page does not load, paste its address here.")
+        if any(started.needs_proof for started in self.started.values()):
+            self._say("Waiting. When a page shows a code, type it here; when the last page does not load, its address.")
+        else:
+            self._say("Waiting. When the browser's last page does not load, paste its address here.")
         beside = [asyncio.create_task(self._take_pastes()), asyncio.create_task(self._show_time_left())]
         try:
             with self.progress:
@@ -211,12 +218,15 @@ class _Run:
         return max(0.0, self.begun_at + float(self.options.timeout) - time.monotonic())
 
     async def _take_pastes(self) -> None:
-        """Redirect addresses from standard input, for browsers on another machine."""
+        """From standard input: redirect addresses, for browsers on another machine, and the codes of our own pages."""
         async for line in read_lines(sys.stdin):
             if not line.strip():
                 continue
             try:
-                await self.auth.paste(line, str(LOCAL))
+                if typed_code(line) is not None and any(started.public for started in self.started.values()):
+                    await self.auth.confirm(line, str(LOCAL), private=True)
+                else:
+                    await self.auth.paste(line, str(LOCAL))
             except McpAuthError as error:
                 with self.progress.aside():
                     complain(error)

@@ -93,7 +93,9 @@ def _auth(parser: _CommandParser) -> None:
 
 
 def _paste(parser: _CommandParser) -> None:
-    parser.add_argument("url", nargs="?", metavar="URL", help="left out or -: read from standard input")
+    parser.add_argument(
+        "url", nargs="?", metavar="URL", help="or the code of a page of ours; left out or -: read from standard input"
+    )
 
 
 def _key(parser: _CommandParser) -> None:

@@ -14,14 +14,16 @@ from adapters.terminal.listing import find_server, owner_of, shell_command
 from adapters.terminal.screen import Progress, read_line, say
 from adapters.text import clean
 from gateway.invocations import LOCAL
+from gateway.sentences import confirmed, refused_after_sign_in, renewal_trouble, tested, tools
 from gateway.sentences import error as sentence_of
-from gateway.sentences import refused_after_sign_in, renewal_trouble, tested, tools
 from mcp_auth.config import Config, load
 from mcp_auth.core import McpAuth
 from mcp_auth.errors import ConfigError, KeyRefused, SignInError, UnknownServer, Unreachable, sentence
+from mcp_auth.gate import goes_on_by_itself
 from mcp_auth.keys import KeyTrial, KeyVariable, Verdict
 from mcp_auth.names import run
 from mcp_auth.status import ConnectionState, ConnectionStatus, ServerStatus
+from mcp_auth.tickets import typed_code
 
 
 def run_paste(options: Namespace) -> int:
@@ -30,6 +32,10 @@ def run_paste(options: Namespace) -> int:
 
     async def paste() -> int:
         async with McpAuth.open(options.config, home=options.home) as auth:
+            if typed_code(text) is not None and await _has_page(auth):
+                record = await auth.confirm(text, str(LOCAL), private=True)
+                say(for_shell(confirmed(record.server, by_itself=goes_on_by_itself(record))))
+                return OK
             sign_in = await auth.paste(text, str(LOCAL))
             connection = await auth.confirm_works(sign_in.server, sign_in.owner)
             if connection.state is ConnectionState.REFUSED:
@@ -41,6 +47,14 @@ def run_paste(options: Namespace) -> int:
             return OK
 
     return run(paste())
+
+
+async def _has_page(auth: McpAuth) -> bool:
+    """Whether a page of ours waits for the operator: eight characters are its code then, not the browser's."""
+    return any(
+        one.gate is not None and one.origin.principal == str(LOCAL) and one.status in ("opened", "answered")
+        for one in await auth.open_sign_ins()
+    )
 
 
 def run_key(options: Namespace) -> int:

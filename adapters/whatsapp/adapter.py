@@ -380,7 +380,7 @@ def _found(number: BusinessPhoneNumber | Finding) -> Finding:
 def _code_link(number: BusinessPhoneNumber, code: str) -> str:
     """Opens the chat with the words in its input; the person sends them."""
     digits = "".join(filter(str.isdigit, number.display_phone_number or ""))
-    return f"https://wa.me/{digits}?text={quote(f'/mcp confirm {code}', safe='')}"
+    return f"https://wa.me/{digits}?text={quote(f'/mcp review-code {code}', safe='')}"
 
 
 def principal_of(user: User, gateway: GatewayOptions) -> Principal:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.replies import Ignored
+from adapters import buttons
+from gateway.invocations import Principal
+from gateway.replies import Audience, Ignored
 from mcp_auth import tickets
 from mcp_auth.audit import Event
 from mcp_auth.errors import CodeRejected
@@ -171,6 +173,112 @@ async def test_strangers_do_not_guess_codes(tmp_path: Path, oauth: OAuthServer) 
         assert (await browser.open(page.url)).heading == "Is it you?"
         recorded = [line.what for line in gateway.auth.audit.lines()]
         assert Event.WRONG_CODE not in recorded
+
+
+PHONE = "Mozilla/5.0 (Linux; Android 15; Pixel 9) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Mobile Safari"
+
+
+class TestLinksThatBringACode:
+    """`/start` and prefilled messages: anybody can send somebody a link that brings a code of theirs."""
+
+    async def test_it_says_what_it_is_for_and_only_its_button_confirms(
+        self, tmp_path: Path, oauth: OAuthServer
+    ) -> None:
+        async with public_gateway(tmp_path, notes(oauth), verify="auto") as gateway, Browser() as browser:
+            browser.client.headers["User-Agent"] = PHONE
+            chat = Chat(gateway, ANN)
+            page = await browser.press(await browser.open(await link_of(chat)))
+
+            (reply,) = await chat.say(f"review-code {page.code}")
+
+            said = words(reply)
+            for part in ("notes", "Chrome on Android", "127.0.0.1", "just now", "only if that is you"):
+                assert part in said
+            assert reply.audience is Audience.CALLER
+            assert (await browser.open(page.url)).heading == "Is it you?"
+            (button,) = reply.buttons
+            assert button.url is None
+            packed = buttons.pack(button.command or "", ANN, gateway.names())
+            command = buttons.unpack(packed, gateway.names())
+            assert command == f"confirm {page.code.replace('-', '')}"
+            assert (await chat.say(command))[0].ok
+            assert (await browser.open(page.url)).next is not None
+
+    async def test_it_says_how_old_the_request_is_and_takes_no_old_code(
+        self, tmp_path: Path, oauth: OAuthServer
+    ) -> None:
+        clock = Clock()
+        async with (
+            public_gateway(tmp_path, notes(oauth), api(oauth), verify="auto", clock=clock) as gateway,
+            Browser() as browser,
+        ):
+            chat = Chat(gateway, ANN)
+            page = await browser.press(await browser.open(await key_link_of(chat)))
+            clock.later = 181
+            (reply,) = await chat.say(f"review-code {page.code}")
+            assert "Enter a key for my-api" in words(reply)
+            assert "3 minutes ago" in words(reply)
+            assert "an unknown browser" in words(reply)
+            clock.later = 301
+            (late,) = await chat.say(f"review-code {page.code}")
+            assert "older than five minutes" in words(late)
+            assert late.buttons == ()
+
+    async def test_wrong_ones_are_guesses_and_right_ones_are_none(self, tmp_path: Path, oauth: OAuthServer) -> None:
+        async with public_gateway(tmp_path, notes(oauth), verify="auto") as gateway, Browser() as browser:
+            chat = Chat(gateway, ANN)
+            page = await browser.press(await browser.open(await link_of(chat)))
+            for _ in range(3):
+                assert (await chat.say(f"review-code {page.code}"))[0].ok
+            assert "4 tries are left" in words((await chat.say(f"review-code {WRONG[0]}"))[0])
+            for guess in WRONG[1:5]:
+                await chat.say(f"review-code {guess}")
+            assert (await browser.open(page.url)).heading == "notes is not connected"
+
+    @pytest.mark.parametrize("allowed", [True, False], ids=["colleague", "stranger"])
+    async def test_in_somebody_elses_hands_it_ends_the_sign_in(
+        self, tmp_path: Path, oauth: OAuthServer, allowed: bool
+    ) -> None:
+        options = team() if allowed else {"verify": "auto"}
+        async with public_gateway(tmp_path, notes(oauth), **options) as gateway, Browser() as victim:
+            page = await victim.press(await victim.open(await link_of(Chat(gateway, ANN))))
+
+            (warned,) = await Chat(gateway, BOB).say(f"review-code {page.code}")
+
+            assert "whoever sent you that link" in words(warned)
+            assert (await victim.open(page.url)).next is None
+
+    async def test_not_in_a_group(self, tmp_path: Path, oauth: OAuthServer) -> None:
+        async with public_gateway(tmp_path, notes(oauth), verify="auto") as gateway, Browser() as browser:
+            page = await browser.press(await browser.open(await link_of(Chat(gateway, ANN))))
+            (reply,) = await Chat(gateway, ANN, private=False).say(f"review-code {page.code}")
+            assert "only in a private chat" in words(reply)
+            assert reply.buttons == ()
+
+
+@pytest.mark.parametrize("allowed", [True, False], ids=["allowed", "not allowed itself"])
+@pytest.mark.parametrize("verb", ["confirm", "review-code"])
+async def test_another_account_of_the_same_person_is_told_which_one_asked_and_nothing_burns(
+    tmp_path: Path, oauth: OAuthServer, allowed: bool, verb: str
+) -> None:
+    discord = Principal("discord", "42")
+    options = {
+        "allow": (str(ANN), str(discord)) if allowed else (str(ANN),),
+        "people": {"ann": (str(ANN), str(discord))},
+        "verify": "auto",
+    }
+    async with public_gateway(tmp_path, notes(oauth), **options) as gateway, Browser() as browser:
+        chat, other = Chat(gateway, ANN), Chat(gateway, discord)
+        page = await browser.press(await browser.open(await link_of(chat)))
+
+        (reply,) = await other.say(f"{verb} {page.code}")
+
+        assert "another account of yours (Telegram …0001)" in words(reply)
+        assert not reply.ok
+        assert (await browser.open(page.url)).code == page.code
+        recorded = [line.what for line in gateway.auth.audit.lines()]
+        assert Event.SIGN_IN_BURNED not in recorded
+        assert (await chat.say(f"confirm {page.code}"))[0].ok
 
 
 def test_codes_look_like_nothing_else_and_are_many() -> None:

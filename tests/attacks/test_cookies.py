@@ -67,7 +67,7 @@ async def test_a_name_that_only_looks_like_the_host_cookie_binds_no_browser(
 ) -> None:
     """A neighbour may set these where no browser lets it set `__Host-...`: the sender's own cookie in the victim's."""
     servers = {"notes": {"url": oauth.url, "auth": "oauth"}}
-    auth = open_auth(tmp_path, servers, {"public_url": PUBLIC, "allow": [str(ANN)]})
+    auth = open_auth(tmp_path, servers, {"public_url": PUBLIC, "allow": [str(ANN)], "verify": "none"})
     app = auth.asgi_app()
     async with auth, Browser(app, script=False) as sender, Browser(app, script=False) as victim:
         link = (await auth.sign_in("notes", "shared", Origin(principal=str(ANN)))).link

@@ -111,7 +111,7 @@ async def test_an_admin_who_is_none_any_more_finishes_nothing_shared(tmp_path: P
     people = {"allow": (str(BOB),), "admins": (str(ANN),), "identity": "shared"}
     async with public_gateway(tmp_path, notes(oauth), **people) as gateway, Browser() as browser:
         bob = Chat(gateway, BOB)
-        redirect = await browser.authorize(await browser.press(await browser.open(await link_of(bob))))
+        redirect = await browser.authorize(await prove(bob, browser, await link_of(bob)))
         await asyncio.to_thread(allow, gateway, ANN, BOB)
 
         page = await browser.open(redirect)

@@ -61,7 +61,7 @@ async def test_server_names_are_shown_as_text(tmp_path: Path, oauth: OAuthServer
     auth = open_auth(
         tmp_path,
         {name: {"url": oauth.url, "auth": "oauth"}},
-        {"public_url": "https://bot.example.com", "allow": [str(ANN)]},
+        {"public_url": "https://bot.example.com", "allow": [str(ANN)], "verify": "none"},
     )
     if auth.config.servers[name].problem is not None:
         await auth.close()

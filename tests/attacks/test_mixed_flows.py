@@ -159,7 +159,7 @@ async def test_whose_credentials_they_are_changes_in_the_middle(
 async def test_the_server_behind_the_name_changes_in_the_middle(tmp_path: Path, oauth: OAuthServer) -> None:
     """The code was given for one server; nothing of it reaches the one that has its name now."""
     store, port = MemoryStore(), free_port()
-    options: dict[str, Any] = {"allow": (str(ANN),), "public_url": f"http://127.0.0.1:{port}"}
+    options: dict[str, Any] = {"allow": (str(ANN),), "public_url": f"http://127.0.0.1:{port}", "verify": "none"}
 
     def config(server: Server) -> Any:
         return configure(tmp_path, server, callback=CallbackOptions(port=port), **options)

@@ -76,7 +76,7 @@ async def test_the_second_person_allowed_while_the_key_is_typed(tmp_path: Path, 
 
         page = await browser.press(form, "key", key0=KEY)
 
-        assert "More than one person is allowed by now" in page.text
+        assert "By now it has to be proven" in page.text
         assert oauth.requests("/mcp") == []
 
 

@@ -11,11 +11,11 @@ from starlette.requests import Request
 
 from gateway.invocations import Principal
 from mcp_auth.config import CallbackOptions
-from tests.attacks.scene import notes
+from tests.attacks.scene import api, notes
 from tests.browser import Browser
 from tests.gateway.chat import Chat, configure, item, open_gateway, words
 from tests.ports import free_port
-from tests.public import ANN, BOB, allow, link_of, public_gateway, team
+from tests.public import ANN, BOB, allow, key_link_of, link_of, public_gateway, team
 from tests.servers.oauth import OAuthServer, authorize
 
 
@@ -82,7 +82,7 @@ async def test_a_loopback_sign_in_is_judged_again_at_its_end(tmp_path: Path, oau
         assert oauth.requests("/token") == []
         assert await gateway.auth.store.grants.list() == []
         if change == "second":
-            await chat.notice("More than one person is allowed by now")
+            await chat.notice("By now it has to be proven")
 
 
 async def test_the_operator_may_take_the_risk_of_pasted_addresses_in_a_team(tmp_path: Path, oauth: OAuthServer) -> None:
@@ -93,6 +93,48 @@ async def test_the_operator_may_take_the_risk_of_pasted_addresses_in_a_team(tmp_
 
         assert "begun by somebody else" in words((await bob.say(redirect))[-1])
         assert "signed in" in words((await ann.say(redirect))[-1])
+
+
+@pytest.mark.parametrize("options", [{}, {"people": {"ann": (str(ANN), "discord:42")}}], ids=["account", "person"])
+async def test_one_allowed_person_is_asked_for_the_proof_too(
+    tmp_path: Path, oauth: OAuthServer, options: dict[str, Any]
+) -> None:
+    """However few may ask: anybody can be sent the link, and needs no account here to approve it."""
+    async with (
+        public_gateway(tmp_path, notes(oauth), api(oauth), verify="auto", **options) as gateway,
+        Browser() as browser,
+        Browser(script=False) as plain,
+    ):
+        oauth.knobs.api_key = None
+        chat = Chat(gateway, ANN)
+        said = (await chat.say("auth notes"))[-1]
+        assert "shows a code" in words(said)
+        page = await browser.press(await browser.open(item(said, "notes").link or ""))
+        assert page.heading == "Is it you?"
+        assert page.next is None
+        key = await browser.press(await browser.open(await key_link_of(chat)))
+        assert key.heading == "Is it you?"
+        moved = await plain.open(await plain.authorize(await plain.press(await plain.open(await link_of(chat)))))
+        assert moved.has_code
+        assert oauth.requests("/token") == []
+
+
+async def test_the_operators_page_asks_too_and_only_their_loopback_link_does_not(
+    tmp_path: Path, oauth: OAuthServer
+) -> None:
+    by_hand = notes(oauth, client_id="by-hand")
+    async with public_gateway(tmp_path, by_hand, notes(oauth, "mail"), verify="auto") as gateway, Browser() as browser:
+        terminal = Chat(gateway)
+        assert (await link_of(terminal, "mail")).startswith(f"{oauth.origin}/authorize")
+        page = await browser.press(await browser.open(await link_of(terminal)))
+        assert page.heading == "Is it you?"
+        await terminal.say(f"confirm {page.code}")
+        assert (await browser.open(page.url)).next is not None
+
+
+async def test_who_says_none_is_not_asked(tmp_path: Path, oauth: OAuthServer) -> None:
+    async with public_gateway(tmp_path, notes(oauth), verify="none") as gateway, Browser() as browser:
+        assert (await browser.sign_in(await link_of(Chat(gateway, ANN)))).heading == "notes is connected"
 
 
 async def test_without_a_page_no_code_can_be_asked_for_and_no_link_is_handed_out(

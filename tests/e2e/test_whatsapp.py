@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -57,7 +58,12 @@ async def test_a_sign_in_from_whatsapp_ends_in_a_tool_call(tmp_path: Path, oauth
             assert asked.url is not None
             assert asked.url not in asked.text
 
-            page = await browser.sign_in(asked.url)
+            page = await browser.press(await browser.open(asked.url))
+            assert page.link is not None
+            await api.say(unquote(page.link.partition("text=")[2]))
+            await api.tap(await api.message("the page was opened just now"), "Yes, that is me")
+            await api.message("notes: that is you")
+            page = await browser.open(await browser.authorize(await browser.open(page.url)))
 
             assert "ada@example.com" in page.text
             await api.message("notes: signed in as ada@example.com, 3 tools")

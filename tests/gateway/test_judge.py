@@ -70,17 +70,19 @@ async def test_a_sign_in_is_finished_by_whoever_may_begin_it_for_that_owner(
 ) -> None:
     judgement = await GatewayJudge(People(team(tmp_path))).judge(who, server, owner)
     assert judgement.allowed is allowed
-    assert judgement.needs_proof is (who != str(LOCAL))
+    assert judgement.needs_proof
+    # Nobody else sits at the operator's own loopback link.
+    assert judgement.needs_page is (who != str(LOCAL))
 
 
 async def test_people_are_judged_as_they_are_at_this_moment(tmp_path: Path) -> None:
     server = Server(name="notes", url="https://notes.example/mcp", auth="oauth")
     config = configure(tmp_path, server, allow=(ANN,), admins=("telegram:9",))
     judge = GatewayJudge(People(config))
-    assert (await judge.judge(ANN, "notes", "shared")).needs_proof is False
+    assert (await judge.judge(ANN, "notes", "shared")).needs_page is False
     # Another process lets Bob in, and then shuts Ann out
     People(config).allow(BOB, LOCAL)
     asked = await judge.judge(ANN, "notes", "shared")
-    assert (asked.needs_proof, asked.allowed) == (True, False), "shared servers are the admins' by now"
+    assert (asked.needs_page, asked.allowed) == (True, False), "shared servers are the admins' by now"
     People(config).deny(ANN, LOCAL)
     assert (await judge.judge(ANN, "notes", "shared")).allowed is False

@@ -13,7 +13,7 @@ from mcp_auth.limits import CONFIRMS, KEY_TRIES
 from mcp_auth.records import sha256
 from tests.browser import Browser
 from tests.gateway.chat import Chat, words
-from tests.public import ANN, BOB, key_link_of, link_of, public_gateway, team
+from tests.public import ANN, BOB, another_process, key_link_of, link_of, public_gateway, team
 from tests.servers.oauth import OAuthServer
 
 
@@ -71,7 +71,7 @@ async def test_a_second_person_let_in_by_another_process_asks_for_the_proof_at_o
         ann = Chat(gateway, ANN)
         link = await link_of(ann)
 
-        People(gateway.auth.config).allow(str(BOB), LOCAL)
+        another_process(gateway).allow(str(BOB), LOCAL)
 
         page = await browser.press(await browser.open(link))
         assert page.heading == "Is it you?"

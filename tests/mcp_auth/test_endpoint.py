@@ -27,7 +27,9 @@ PUBLIC = "https://bot.example.com"
 
 def opened(folder: Path, oauth: OAuthServer, gateway: dict[str, Any] | None = None, **options: object) -> McpAuth:
     servers = {"notes": {"url": oauth.url, "auth": "oauth", "oauth": options}}
-    return open_auth(folder, servers, {"public_url": PUBLIC, "allow": ["telegram:100001"], **(gateway or {})})
+    return open_auth(
+        folder, servers, {"public_url": PUBLIC, "allow": ["telegram:100001"], "verify": "none", **(gateway or {})}
+    )
 
 
 async def test_the_page_says_who_asked_for_what_and_until_when(tmp_path: Path, oauth: OAuthServer) -> None:

@@ -10,7 +10,7 @@ import pytest
 from mcp_auth import McpAuth
 from mcp_auth.config import GatewayOptions
 from mcp_auth.errors import CodeRejected, WrongPerson
-from mcp_auth.gate import ConfigJudge, needs_proof
+from mcp_auth.gate import ConfigJudge, needs_page, needs_proof
 from mcp_auth.records import Origin
 from tests.browser import Browser
 from tests.homes import open_auth
@@ -22,8 +22,8 @@ ANN = Origin(principal="telegram:1", display_name="Ann")
 @pytest.mark.parametrize(
     ("verify", "people", "asked"),
     [
-        ("auto", 0, False),
-        ("auto", 1, False),
+        ("auto", 0, True),
+        ("auto", 1, True),
         ("auto", 2, True),
         ("code", 1, True),
         ("browser", 1, True),
@@ -31,17 +31,31 @@ ANN = Origin(principal="telegram:1", display_name="Ann")
         ("none", 2, True),
     ],
 )
-def test_a_proof_is_asked_for_as_the_configuration_says(verify: Any, people: int, asked: bool) -> None:
-    assert needs_proof("telegram:1", GatewayOptions(verify=verify), people) is asked
-    assert not needs_proof("cli:local", GatewayOptions(verify=verify), people)
+def test_behind_a_link_of_ours_a_proof_is_asked_for_as_the_configuration_says(
+    verify: Any, people: int, asked: bool
+) -> None:
+    """However few may ask, anybody can be sent a link."""
+    assert needs_proof(GatewayOptions(verify=verify), people) is asked
+
+
+@pytest.mark.parametrize(
+    ("verify", "people", "asked"),
+    [("auto", 1, False), ("auto", 2, True), ("code", 1, True), ("browser", 1, True), ("none", 1, False)],
+)
+def test_an_authorization_servers_own_link_is_for_one_person_and_for_the_operator(
+    verify: Any, people: int, asked: bool
+) -> None:
+    assert needs_page("telegram:1", GatewayOptions(verify=verify), people) is asked
+    assert not needs_page("cli:local", GatewayOptions(verify=verify), people)
 
 
 async def test_without_a_gateway_the_people_of_the_configuration_count() -> None:
     people = {"ann": ("telegram:1", "discord:1")}
     alone = ConfigJudge(GatewayOptions(allow=("telegram:1", "discord:1"), people=people))
     two = ConfigJudge(GatewayOptions(allow=("telegram:1", "discord:1")))
-    assert not (await alone.judge("telegram:1", "notes", "shared")).needs_proof
-    assert (await two.judge("telegram:1", "notes", "shared")).needs_proof
+    assert (await alone.judge("telegram:1", "notes", "shared")).needs_proof
+    assert not (await alone.judge("telegram:1", "notes", "shared")).needs_page
+    assert (await two.judge("telegram:1", "notes", "shared")).needs_page
     assert two.is_same_person("telegram:1", "telegram:1")
     assert not two.is_same_person("telegram:1", "discord:1")
 

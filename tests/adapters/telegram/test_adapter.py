@@ -562,7 +562,7 @@ class TestHost:
             ada.start("mcp-confirm-K7QX-2M")
             await ada.api.until(lambda: ada.sent)
 
-        assert asked == ["confirm K7QX-2M"]
+        assert asked == ["review-code K7QX-2M"]
         assert host.heard == []
 
 

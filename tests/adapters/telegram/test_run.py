@@ -168,7 +168,10 @@ class TestPolling:
 async def test_a_code_comes_back_by_the_button_of_the_page(
     start_bot: StartBot, oauth: OAuthServer, ada: Person, bob: Person
 ) -> None:
-    """With several people, in public mode: the proof is one tap, and somebody else's tap ends the sign-in."""
+    """In public mode the page's button brings the code, the bot says what it is for, and one tap there is the proof.
+
+    `/start` itself confirms nothing, and in somebody else's hands it ends the sign-in.
+    """
     port = free_port()
     public = {"public_url": f"http://127.0.0.1:{port}", "callback": CallbackOptions(port=port)}
     people = {"allow": ("telegram:1", "telegram:2"), "identity": "per_user"}
@@ -180,6 +183,9 @@ async def test_a_code_comes_back_by_the_button_of_the_page(
         assert page.link is not None
 
         ada.open_link(page.link)
+        asked = await ada.message("Sign in to notes: the page was opened just now")
+        assert (await browser.open(page.url)).has_code
+        ada.press(asked, "Yes, that is me")
         await ada.message("notes: that is you")
         page = await browser.open(await browser.authorize(await browser.open(page.url)))
         await ada.message("notes: signed in")

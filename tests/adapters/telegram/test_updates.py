@@ -23,7 +23,7 @@ SERVERS = ("notes", "my server", "x" * 200, "שרת")
         ("/mcpx", None),
         ("say /mcp", None),
         ("/start mcp", ""),
-        ("/start mcp-confirm-K7QX-2M", "confirm K7QX-2M"),
+        ("/start mcp-confirm-K7QX-2M", "review-code K7QX-2M"),
         ("/start mcp-auth", "auth"),
         ("/start", None),
         ("/start mcpx", None),

@@ -559,9 +559,12 @@ async def test_the_page_opens_the_chat_with_the_code_and_the_same_person_sends_i
 
         page = await browser.press(await browser.open(link))
 
-        assert page.link == f"https://wa.me/15550783881?text=%2Fmcp%20confirm%20{page.code.replace('-', '')}"
+        assert page.link == f"https://wa.me/15550783881?text=%2Fmcp%20review-code%20{page.code.replace('-', '')}"
         await api.say(unquote(page.link.partition("text=")[2]))
-        await api.message("that is you")
+        asked = await api.message("the page was opened just now")
+        assert (await browser.open(page.url)).has_code
+        await api.tap(asked, "Yes, that is me")
+        await api.message("notes: that is you")
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 
