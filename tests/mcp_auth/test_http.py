@@ -132,7 +132,10 @@ async def test_a_name_that_nobody_knows_is_called_so(monkeypatch: pytest.MonkeyP
     [
         (httpx2.ConnectTimeout("10.0.0.1"), "no connection in time"),
         (httpx2.ConnectError("10.0.0.1"), "no connection"),
-        (httpx2.PoolTimeout("10.0.0.1"), "no connection"),
+        (httpx2.PoolTimeout("10.0.0.1"), "no answer in time"),
+        (httpx2.ReadTimeout("10.0.0.1"), "no answer in time"),
+        (httpx2.ReadError("10.0.0.1"), "it broke off without an answer"),
+        (httpx2.RemoteProtocolError("10.0.0.1"), "it broke off without an answer"),
     ],
 )
 def test_why_a_connection_failed_names_no_address(error: Exception, words: str) -> None:
