@@ -24,6 +24,7 @@ from mcp_auth.stores.files import FileStore
 from tests.attacks.scene import notes
 from tests.attacks.test_bodies import connect
 from tests.gateway.chat import Chat, configure, open_gateway
+from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.public import ANN, link_of, public_gateway
 from tests.servers.oauth import OAuthServer
@@ -106,7 +107,7 @@ def counts_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def is_closed(reader: asyncio.StreamReader) -> bool:
     try:
-        return await asyncio.wait_for(reader.read(), 20) == b""
+        return await asyncio.wait_for(reader.read(), PATIENCE) == b""
     except ConnectionError:
         return True
 
@@ -141,7 +142,7 @@ async def test_connections_that_wait_make_room_for_new_ones_the_oldest_first(
         assert all([await is_closed(reader) for reader, _ in waiting[:15]])
         reader, writer = waiting[-1]
         writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        assert (await asyncio.wait_for(reader.read(), 20)).startswith(b"HTTP/1.1 200")
+        assert (await asyncio.wait_for(reader.read(), PATIENCE)).startswith(b"HTTP/1.1 200")
 
 
 async def test_connections_of_trusted_proxies_are_everybody_s() -> None:
@@ -189,7 +190,7 @@ async def test_attack_one_deadline_ends_a_request_that_drips(
         dripping = asyncio.create_task(drip())
         try:
             # Whatever was answered before, the connection ends.
-            await asyncio.wait_for(reader.read(), 20)
+            await asyncio.wait_for(reader.read(), PATIENCE)
         except ConnectionError:
             pass
         finally:
@@ -223,7 +224,7 @@ async def test_attack_a_request_of_two_lengths_is_refused_and_closed(
         reader, writer = await connect(gateway)
         writer.write(f"POST {path} HTTP/1.1\r\nHost: x\r\n".encode() + lengths + b"\r\n0\r\n\r\n")
         writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-        answer = await asyncio.wait_for(reader.read(), 20)
+        answer = await asyncio.wait_for(reader.read(), PATIENCE)
         writer.close()
     assert answer.split()[1] in (b"400", b"501")
     assert answer.count(b"HTTP/1.1 ") == 1, "what follows is not read"
