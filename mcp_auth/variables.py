@@ -199,9 +199,9 @@ class Variables:
         values: dict[str, str | None] = {}
         if _PLAIN.fullmatch(text):
             # What is written without quotes, spaces and the like means one thing, and needs no import of a parser.
-            for line in text.split("\n"):
-                name, equals, value = line.partition("=")
-                if equals and not line.startswith("#"):
+            for written in text.split("\n"):
+                name, equals, value = written.partition("=")
+                if equals and not written.startswith("#"):
                     values[name] = value
             return values
         from io import StringIO
