@@ -196,7 +196,7 @@ class Dispatcher:
                 async for reply in replies:
                     yield reply
         except McpAuthError as error:
-            yield _say(sentences.error(error), audience, ok=False)
+            yield _say(self._told(error, invocation.principal), audience, ok=False)
         except Exception as error:  # noqa: BLE001 - every command answers, whatever happens below
             yield _say(sentences.unexpected(incidents.note(error)), audience, ok=False)
 
@@ -225,9 +225,17 @@ class Dispatcher:
         try:
             return await self._prompts.submit(principal, prompt_id, value)
         except McpAuthError as error:
-            return _say(sentences.error(error), Audience.CALLER, ok=False)
+            return _say(self._told(error, principal), Audience.CALLER, ok=False)
         except Exception as error:  # noqa: BLE001 - the person waits for an answer
             return _say(sentences.unexpected(incidents.note(error)), Audience.CALLER, ok=False)
+
+    def _told(self, error: McpAuthError, principal: Principal) -> str:
+        """A sentence for whoever asked. Which file is in trouble is told at the terminal, else in the log."""
+        if principal == LOCAL:
+            return str(error)
+        if isinstance(error, StoreError):
+            _log.error("%s", error)
+        return sentences.error(error)
 
     def close(self) -> None:
         """Forget what was entered and not stored."""

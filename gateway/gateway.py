@@ -13,11 +13,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from gateway import incidents
+from gateway import incidents, privacy
 from gateway.access import is_allowed
 from gateway.dispatcher import Dispatcher
 from gateway.grammar import looks_like_redirect
-from gateway.invocations import Abilities, Invocation, MessageRef, Principal
+from gateway.invocations import LOCAL, Abilities, Invocation, MessageRef, Principal
 from gateway.judge import GatewayJudge
 from gateway.people import People
 from gateway.replies import Audience, Decision, Notice, Reply
@@ -196,7 +196,7 @@ class Gateway:
         await self.start(warm=False)
         async with aclosing(self._dispatcher.handle(invocation, abilities or Abilities())) as replies:
             async for reply in replies:
-                yield reply
+                yield reply if invocation.principal == LOCAL else privacy.for_chat(reply, self.config)
 
     def decide(self, invocation: Invocation, abilities: Abilities | None = None) -> Decision:
         """What the platform has to do first. Pure, from memory."""
@@ -205,7 +205,8 @@ class Gateway:
     async def submit_secret(self, principal: Principal, prompt_id: str, value: str) -> Reply:
         """The answer to a `SecretPrompt`, from the platform's own secret input."""
         await self.start(warm=False)
-        return await self._dispatcher.submit_secret(principal, prompt_id, value)
+        reply = await self._dispatcher.submit_secret(principal, prompt_id, value)
+        return reply if principal == LOCAL else privacy.for_chat(reply, self.config)
 
     def delivered(self, invocation: Invocation, message: MessageRef) -> None:
         """Tell where the replies to `invocation` now stand, so that they can be edited later."""
@@ -260,6 +261,8 @@ class Gateway:
         if private and not is_allowed(notice.principal, self.config.gateway):
             # Shut out since: what they began is no longer theirs to hear of.
             return
+        if notice.principal != LOCAL:
+            notice = privacy.notice_for_chat(notice, self.config)
         for subscription in self._subscriptions:
             if subscription.platform == notice.chat.platform:
                 subscription.put(notice)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mcp_auth.errors import McpAuthError, with_next_step
+from mcp_auth.errors import McpAuthError, StoreError, with_next_step
 from mcp_auth.records import Visit
 from mcp_auth.status import AuthState, ConnectionState, ConnectionStatus, ServerStatus
 
@@ -61,6 +61,9 @@ NO_SERVERS = (
 HINT_AUTH = "Use /mcp auth to authenticate servers"
 NOTHING_TO_SIGN_IN = (
     "No server is known to lack a sign-in or a key. /mcp shows them all; /mcp auth SERVER signs in again."
+)
+STORE_TROUBLE = (
+    "What is stored on the host cannot be read or written right now. Next: the operator runs `slash-mcp doctor` there"
 )
 NOT_SERVED = "This assistant does not serve you: its operator has not put your account on the list."
 STRANGER_IN_PUBLIC = "I do not know you yet. Write to me in private: /mcp"
@@ -191,8 +194,8 @@ def command(text: str) -> str:
 
 
 def error(problem: McpAuthError) -> str:
-    """One sentence and what to do next."""
-    return str(problem)
+    """One sentence and what to do next. Which file it was is the operator's to know."""
+    return STORE_TROUBLE if isinstance(problem, StoreError) else str(problem)
 
 
 def unexpected(reference: str) -> str:
@@ -275,7 +278,7 @@ def connection_state(connection: ConnectionStatus) -> str:
 def facts(status: ServerStatus, now: float) -> tuple[tuple[str, str], ...]:
     """`/mcp SERVER` as label and value."""
     rows: list[tuple[str, str | None]] = [
-        ("Address" if status.transport != "stdio" else "Command", status.target),
+        ("Address" if status.transport != "stdio" else "Command", status.address or status.target),
         ("Transport", status.transport),
         ("Tools", status.tools),
         ("Auth", auth_state(status, now)),

@@ -12,6 +12,7 @@ import msgspec
 from mcp_auth.config import Server
 from mcp_auth.errors import StoreError
 from mcp_auth.records import OPEN, Connection, Grant, SignIn
+from mcp_auth.shown import brief_address, masked_address
 
 NO_SIGN_IN = "it wants a credential and offers no sign-in"
 GIVE_KEY = "give its entry headers with its API key"
@@ -59,7 +60,9 @@ class ConnectionStatus(msgspec.Struct, frozen=True):
 
 
 class ServerStatus(msgspec.Struct, frozen=True):
-    """One server's line. `next` is a verb and its argument without the `/mcp` (`auth github`), or None.
+    """One server's line. `target` is its host or its command's name; `address` says more of it, for the terminal alone.
+
+    `next` is a verb and its argument without the `/mcp` (`auth github`), or None.
 
     `expires_at`: when the access ends for good (signed in, without a refresh token) or when the
     open sign-in's link dies; epoch seconds. `not_renewable`: signed in, and why the access cannot be
@@ -79,6 +82,7 @@ class ServerStatus(msgspec.Struct, frozen=True):
     scopes: str | None = None
     issuer: str | None = None
     last_error: str | None = None
+    address: str = ""
     refreshable: bool = False
     not_renewable: str | None = None
     not_renewable_since: float | None = None
@@ -107,7 +111,8 @@ def local_status(
     return ServerStatus(
         name=server.name,
         transport=server.transport,
-        target=_target(server),
+        target=brief_address(server),
+        address=masked_address(server),
         tools=_tools(server),
         auth=auth.state,
         detail=auth.detail,
@@ -279,12 +284,6 @@ def _has_variables(server: Server) -> bool:
     if server.url is not None and server.headers:
         return True
     return any("${" in value for value in server.env.values())
-
-
-def _target(server: Server) -> str:
-    if server.url is not None:
-        return server.url.partition("?")[0]
-    return " ".join([server.command or "", *server.args]).strip()
 
 
 def _tools(server: Server) -> str:

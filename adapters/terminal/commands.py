@@ -15,7 +15,6 @@ from adapters.terminal.screen import Progress, read_line, say
 from adapters.text import clean
 from gateway.invocations import LOCAL
 from gateway.sentences import confirmed, refused_after_sign_in, renewal_trouble, tested, tools
-from gateway.sentences import error as sentence_of
 from mcp_auth.config import Config, load
 from mcp_auth.core import McpAuth
 from mcp_auth.errors import ConfigError, KeyRefused, SignInError, UnknownServer, Unreachable, sentence
@@ -112,7 +111,7 @@ def run_cancel(options: Namespace) -> int:
                     if await auth.cancel(name, owner_of(config, name, options)):
                         ended.append(name)
                 except SignInError as error:
-                    too_late.append(sentence_of(error))
+                    too_late.append(str(error))
         for line in ([f"Cancelled: {', '.join(ended)}."] if ended else []) + too_late or ["No sign-in is open."]:
             say(line)
         return FAILED if too_late else OK

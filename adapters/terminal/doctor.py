@@ -92,6 +92,16 @@ def _configuration(config: Config) -> Iterator[Finding]:
     for server in config.servers.values():
         if server.problem is not None:
             yield Finding(BAD, f"{server.name}: {server.problem}")
+    yield from _literals(config)
+
+
+def _literals(config: Config) -> Iterator[Finding]:
+    """Secrets in the configuration itself, which people show each other and keep under version control."""
+    from mcp_auth.shown import literal_gateway_secrets, literal_secrets
+
+    places = [f"{server.name}: {place}" for server in config.servers.values() for place in literal_secrets(server)]
+    for place in [*places, *literal_gateway_secrets(config)]:
+        yield Finding(WARN, f"{place} holds a secret. Next: write ${{NAME}} there, and NAME=... into {config.env_file}")
 
 
 def _people(config: Config) -> Iterator[Finding]:

@@ -113,7 +113,7 @@ def find_server(config: Config, typed: str) -> str:
 
 
 def as_json(status: ServerStatus, server: Server) -> dict[str, Any]:
-    where = {"command": status.target} if server.url is None else {"url": status.target}
+    where = {"command": status.address} if server.url is None else {"url": status.address}
     tools = status.connection.tools
     return {
         "name": status.name,
