@@ -235,16 +235,22 @@ def load(path: str | Path | None = None, home: str | Path | None = None) -> Conf
     """Read the configuration. Without `path`: `<home>/config.yaml`; a missing default file is an empty configuration.
 
     Raises:
-        ConfigError: the file cannot be read or is no YAML mapping, or its `gateway:` section is wrong.
+        ConfigError: the file cannot be read or is no YAML mapping, its `gateway:` section is wrong, or others may write
+            what is trusted (see `mcp_auth.permissions`).
     """
     from mcp_auth.config_sections import Loading
+    from mcp_auth.permissions import check_home
 
     home = find_home(home)
     file = absolute(Path(path)) if path else home / "config.yaml"
     if not path and not exists(file):
+        check_home(home)
         return Config(home=home, path=None, servers={})
     loading = Loading()
+    # Before anything of it is believed.
+    check_home(home, [file])
     loading.add_file(file)
+    check_home(home, loading.files)
     return loading.config(home)
 
 

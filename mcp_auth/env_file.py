@@ -66,7 +66,7 @@ def clean_value(value: str, template: str) -> str:
 def write(path: Path, values: Mapping[str, str]) -> None:
     """Set the variables in the file at `path`: in place where they stand, else at the end.
 
-    A new file gets mode 0600; an existing one keeps its mode, and a symbolic link stays one.
+    A new file gets mode 0600; one that others can read is theirs no longer, and a symbolic link stays one.
 
     Raises:
         KeyInvalid: a name or value that no line of the file can hold.
@@ -185,6 +185,8 @@ def _replace(target: Path, edit: Callable[[str], str], values: Mapping[str, str]
     text, found = _read(target)
     edited = edit(text)
     if edited == text:
+        if found is not None and stat.S_IMODE(found.st_mode) != _tightened(found):
+            target.chmod(_tightened(found))
         return
     # One name, not a random one: what a killed writer left behind, keys and all, is gone with the next write.
     temporary = target.with_name(f"{target.name}.slash-mcp.tmp")
@@ -227,8 +229,14 @@ def _write_new(temporary: Path, text: str, like: os.stat_result | None) -> None:
             # Root may edit another account's file; anybody else can only keep what is theirs.
             with suppress(PermissionError):
                 os.fchown(descriptor, like.st_uid, like.st_gid)
-            os.fchmod(descriptor, stat.S_IMODE(like.st_mode))
+            os.fchmod(descriptor, _tightened(like))
         os.fsync(descriptor)
+
+
+def _tightened(found: os.stat_result) -> int:
+    """The mode without what lets others in. A group alone may read on: somebody meant that, a service for one."""
+    mode = stat.S_IMODE(found.st_mode)
+    return mode & 0o700 if mode & 0o007 else mode & ~0o020
 
 
 def _sync_folder(folder: Path) -> None:

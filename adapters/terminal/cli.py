@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
+from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from adapters.terminal.screen import forget, line_width, say, settle_streams
 from adapters.text import clean
 from mcp_auth.errors import ConfigError, McpAuthError, StoreError, TooManyOpenFiles, is_out_of_descriptors
+from mcp_auth.permissions import INSECURE_HOME
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -62,8 +65,22 @@ def _run(arguments: Sequence[str]) -> int:
         print(_parser().format_help(), end="")
         return OK
     run = getattr(import_module(f"adapters.terminal.{_COMMANDS[command][0]}"), f"run_{command}")
-    code: int = run(options)
+    with _insecure_home(options.insecure_home):
+        code: int = run(options)
     return code
+
+
+@contextmanager
+def _insecure_home(wanted: bool) -> Iterator[None]:
+    """Everything below reads a configuration somewhere; what it may look like is said in one place."""
+    if not wanted or INSECURE_HOME in os.environ:
+        yield
+        return
+    os.environ[INSECURE_HOME] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[INSECURE_HOME]
 
 
 def complain(error: McpAuthError) -> None:
@@ -194,6 +211,7 @@ def _parser(asked: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version)
     parser.add_argument("--config", metavar="FILE", help="configuration: YAML, or an .mcp.json")
     parser.add_argument("--home", metavar="DIR", help="where everything is kept (default: ~/.slash-mcp)")
+    parser.add_argument("--insecure-home", action="store_true", help="also where others may write in it")
     parser.add_argument("--as", dest="acting_for", metavar="PERSON", help="act with this person's credentials")
     parser.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
     # With `prog` given, argparse does not format a usage line to find it.
@@ -241,6 +259,7 @@ class _CommandParser(_Parser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        self.add_argument("--insecure-home", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         for name, place in (("--config", "config"), ("--home", "home"), ("--as", "acting_for")):
             self.add_argument(name, dest=place, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 

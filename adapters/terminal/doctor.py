@@ -99,9 +99,10 @@ def _literals(config: Config) -> Iterator[Finding]:
     """Secrets in the configuration itself, which people show each other and keep under version control."""
     from mcp_auth.shown import literal_gateway_secrets, literal_secrets
 
-    places = [f"{server.name}: {place}" for server in config.servers.values() for place in literal_secrets(server)]
+    places = [f"{place} of {server.name}" for server in config.servers.values() for place in literal_secrets(server)]
     for place in [*places, *literal_gateway_secrets(config)]:
-        yield Finding(WARN, f"{place} holds a secret. Next: write ${{NAME}} there, and NAME=... into {config.env_file}")
+        step = f"write ${{NAME}} there, and NAME=... into {config.env_file}"
+        yield Finding(WARN, f"the configuration holds a secret: {place}. Next: {step}")
 
 
 def _people(config: Config) -> Iterator[Finding]:

@@ -16,6 +16,7 @@ from adapters.terminal.screen import Progress, say
 from mcp_auth.config import Config, Server, find_home, is_name, load, url_problem
 from mcp_auth.errors import ConfigError, NotAllowed, Unreachable
 from mcp_auth.names import run
+from mcp_auth.permissions import check_home
 from mcp_auth.status import AuthState
 
 _TEMPLATE = """# slash-mcp: which MCP servers there are, and who may use them from where.
@@ -45,6 +46,7 @@ gateway:
 def run_init(options: Namespace) -> int:
     """Write a commented configuration. One that exists is left alone."""
     path = Path(options.config).expanduser() if options.config else find_home(options.home) / "config.yaml"
+    check_home(path.parent)
     if path.exists():
         raise NotAllowed(f"{path} exists already and is left as it is.", next_step="slash-mcp add NAME URL")
     from mcp_auth.stores.files import replace_file

@@ -55,7 +55,9 @@ def server_list(
 
 
 def _rows(servers: tuple[ServerStatus, ...], columns: int, paint: Paint, now: float) -> list[str]:
-    cells = [(clean(one.name), clean(one.address), clean(one.tools), status_cell(one, now)) for one in servers]
+    cells = [
+        (clean(one.name), clean(one.address or one.target), clean(one.tools), status_cell(one, now)) for one in servers
+    ]
     widths = _column_widths(cells, columns - _FRAME)
     lines = [_line(_HEADERS, widths), _line(["─" * each for each in widths], widths)]
     for row, server in zip(cells, servers, strict=True):
@@ -86,6 +88,6 @@ def _card(server: ServerStatus, columns: int, paint: Paint, now: float) -> list[
         paint.bold(cut(clean(server.name), columns)),
         # Whole even where it wraps: a card has the room, and the status is what people came for.
         "  " + paint(wrap(status_cell(server, now), columns - 2, indent="    "), mark_of(server)),
-        f"  {cut(clean(server.address), max(20, columns - 2))}",
+        f"  {cut(clean(server.address or server.target), max(20, columns - 2))}",
         f"  tools: {clean(server.tools)}",
     ]

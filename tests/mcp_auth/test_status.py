@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given
@@ -257,7 +258,8 @@ def test_any_evidence_gives_one_state_and_one_command(server: Server, **evidence
 )
 def test_the_rest_of_the_line(server: Server, transport: str, target: str, tools: str) -> None:
     status = local_status(server, grant=None, sign_in=None, connection=None, missing=(), now=NOW)
-    assert (status.transport, status.target, status.tools) == (transport, target, tools)
+    assert (status.transport, status.address, status.tools) == (transport, target, tools)
+    assert status.target == {"stdio": "npx"}.get(transport, urlsplit(target).netloc), "for chats"
 
 
 # -- the states as they come about -----------------------------------------------------------
