@@ -344,20 +344,19 @@ class Refresher:
                 f"The authorization server no longer knows our client for {server.name}.",
                 next_step=f"/mcp auth {server.name}",
             )
-        now = self._clock()
-        is_no = error.meaning == "refused"
-        sure_since = grant.refresh_refused_at
-        if is_no and error.is_oauth and fallback is None and sure_since is None:
-            sure_since = now
+        now, is_no = self._clock(), error.meaning == "refused"
+        # With the access at its end, in the form of an OAuth error: once may be a mishap.
+        counts = is_no and error.is_oauth and fallback is None
+        since = grant.refresh_refused_at or (now if counts else None)
         failed, wait = await self._failed(
             grant,
             error.sentence(),
             sent_before,
             retry_after=error.retry_after,
             refresh_refused=grant.refresh_refused or is_no,
-            refresh_refused_at=sure_since,
+            refresh_refused_at=since,
         )
-        if is_no and error.is_oauth and fallback is None and sure_since is not None and now >= sure_since + _SURE_AFTER:
+        if counts and since is not None and now >= since + _SURE_AFTER:
             raise await self._needs_person(
                 server, failed, f"the authorization server refuses to renew the access ({error.sentence()})"
             )

@@ -205,6 +205,27 @@ async def test_an_oauth_error_that_is_heard_twice_in_ten_minutes_wants_a_person(
         assert is_renewable(await auth.status("notes"))
 
 
+async def test_trouble_does_not_make_a_grant_that_wants_a_person_be_tried_more_often(
+    tmp_path: Path, oauth: OAuthServer, clock: Clock
+) -> None:
+    async with opened(tmp_path, oauth, clock) as auth:
+        await signed_in(auth)
+        oauth.knobs.token_answers = copies(shapes.REFUSED_OAUTH["invalid_request"])
+        clock.ahead = 4000
+        for _ in range(2):
+            with pytest.raises((RefreshUnavailable, ReauthorizationNeeded)):
+                await auth.access_token("notes")
+            clock.ahead += 601
+        oauth.knobs.token_answers = copies(shapes.FOR_NOW["503"])
+        clock.ahead += 3600
+        asked = len(oauth.requests("/token"))
+        for _ in range(3):
+            with pytest.raises(ReauthorizationNeeded):
+                await auth.access_token("notes")
+            clock.ahead += 1000
+        assert len(oauth.requests("/token")) == asked + 1
+
+
 @pytest.mark.parametrize("name", shapes.REFUSED)
 async def test_a_no_that_is_no_oauth_error_never_wants_a_person_by_itself(
     tmp_path: Path, oauth: OAuthServer, clock: Clock, name: str
@@ -343,7 +364,7 @@ async def test_a_grant_that_was_ended_stays_ended_when_the_server_refuses_its_ac
         assert status.not_renewable == "the authorization server ended the grant"
         oauth.access.clear()
         for _ in range(2):
-            assert (await auth.test("notes")).state is ConnectionState.REFUSED
+            assert (await auth.test("notes")).state is not ConnectionState.READY
             clock.ahead += 4000
         assert (await auth.status("notes")).auth is AuthState.REAUTHORIZATION_NEEDED
     # The dead refresh token was sent once, and its owner told once
