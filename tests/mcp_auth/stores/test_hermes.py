@@ -161,6 +161,7 @@ async def test_a_sign_in_that_hermes_made_is_a_grant_here(home: Path, store: Fil
         ({"client_id": "c", "redirect_uris": "http://127.0.0.1:1/"}, True, ""),
         ({"client_id": "c", "redirect_uris": None}, True, ""),
         ({"client_id": "c", "issuer": "https://other-login.example"}, True, None),
+        ({"client_id": "c", "issuer": f"{ISSUER}/"}, True, ""),
         ({"client_id": ""}, True, None),
         ({"client_id": 7}, True, None),
         ({}, True, None),
@@ -238,6 +239,13 @@ async def test_the_mirror_is_bound_to_the_url_and_the_issuer(home: Path, store: 
     assert access(elsewhere) == "at-1"
     hermes_writes(home, hermes_issuer="https://other-login.example")
     assert access(await get(store)) == "at-1"
+
+
+async def test_the_slash_of_an_empty_path_makes_no_other_issuer(home: Path, store: FileStore) -> None:
+    await put(store, grant())
+    hermes_writes(home, hermes_issuer=f"{ISSUER}/")
+    assert access(await get(store)) == "at-hermes"
+
 
 
 async def test_files_of_hermes_that_contradict_each_other_are_no_grant(home: Path, store: FileStore) -> None:
