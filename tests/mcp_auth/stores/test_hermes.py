@@ -247,7 +247,6 @@ async def test_the_slash_of_an_empty_path_makes_no_other_issuer(home: Path, stor
     assert access(await get(store)) == "at-hermes"
 
 
-
 async def test_files_of_hermes_that_contradict_each_other_are_no_grant(home: Path, store: FileStore) -> None:
     hermes_writes(home, hermes_issuer="https://other-login.example")
     (home / "mcp-tokens/notes.meta.json").write_bytes(msgspec.json.encode(METADATA))
