@@ -608,6 +608,7 @@ def person_line(one: Listed, now: float) -> str:
 _HAPPENED = {
     "sign_in_begun": "sign-in begun",
     "sign_in_ended": "sign-in ended",
+    "link_continued": "link continued",
     "sign_in_burned": "sign-in ended: somebody else typed its code",
     "refreshed": "access renewed",
     "reauthorization_needed": "reauthorization needed",
@@ -624,6 +625,10 @@ _HAPPENED = {
 
 def happened(line: AuditLine) -> str:
     """What one line of the audit log says, without who and where: `sign-in done`, `refused: logout`."""
+    return f"{_happened(line)} (and {line.more} more)" if line.more else _happened(line)
+
+
+def _happened(line: AuditLine) -> str:
     words = f"{_HAPPENED[line.what]} {line.whom or ''}".rstrip()
     match line.what.value:
         case "sign_in_ended":
@@ -631,6 +636,8 @@ def happened(line: AuditLine) -> str:
             return f"sign-in {line.outcome or 'ended'}{begun}"
         case "sign_in_begun" if line.hosts:
             return f"{words} at {line.hosts[0]}, access from {' and '.join(line.hosts[1:])}"
+        case "link_continued" if line.browser:
+            return f"{words} in {line.browser}, from {line.address or 'an unknown address'}"
         case "command_refused" | "wrong_code":
             return f"{words}: /mcp {line.outcome}" if line.outcome else words
         case _:

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import random
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -21,6 +23,7 @@ from mcp_auth.config import Config
 from mcp_auth.errors import ConfigError, McpAuthError
 
 _log = logging.getLogger("gateway")
+_PR_SET_DUMPABLE = 4
 ADAPTERS = "slash_mcp.adapters"
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 60.0
@@ -53,6 +56,7 @@ async def serve(
         ConfigError: the configuration cannot be used, or names a platform whose adapter is not installed.
         PortBusy: another program has the callback port.
     """
+    forbid_core_dumps()
     gateway = Gateway.from_config(config, home=home)
     platforms = load_platforms(gateway)
     stop = asyncio.Event()
@@ -66,6 +70,22 @@ async def serve(
             gc.freeze()
             _log.info("callback endpoint on %s:%d; platforms: %s", host, listening, ", ".join(platforms) or "none")
             await run_until(stop, platforms)
+
+
+def forbid_core_dumps() -> None:
+    """Keep this process' memory, tokens and all, out of files and crash reporters when it dies."""
+    try:
+        import resource
+    except ImportError:
+        # Windows writes none by itself.
+        return
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":
+        import ctypes
+
+        # prctl(2): where a program takes the dumps, the kernel does not look at the limit.
+        if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+            _log.warning("core dumps could not be forbidden: %s", os.strerror(ctypes.get_errno()))
 
 
 def load_platforms(gateway: Gateway) -> dict[str, MakePlatform]:

@@ -12,6 +12,7 @@ import os
 import re
 import stat
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -33,11 +34,18 @@ OLD_FILES = 4
 # What an older version or a hand may have made of one.
 MAX_READ = 64_000_000
 _TEXT_LENGTH = 200
+# Lines a day for one account and event, where nothing changed; beyond them one line stands for so many.
+_ATTEMPTS_A_DAY = 200
+_ATTEMPTS_A_LINE = 100
+# Beyond this many accounts and events a day, new ones count together.
+_ACCOUNTS_COUNTED = 500
 
 
 class Event(StrEnum):
     SIGN_IN_BEGUN = "sign_in_begun"
     SIGN_IN_ENDED = "sign_in_ended"
+    # A browser was bound to the link of a sign-in or a key form: from which address, and which kind.
+    LINK_CONTINUED = "link_continued"
     # Somebody else typed the code of a sign-in, which ended it.
     SIGN_IN_BURNED = "sign_in_burned"
     REFRESHED = "refreshed"
@@ -53,12 +61,16 @@ class Event(StrEnum):
     COMMAND_REFUSED = "command_refused"
 
 
+_ATTEMPTS = frozenset({Event.KEY_REFUSED, Event.PAIRING_ASKED, Event.WRONG_CODE, Event.COMMAND_REFUSED})
+
+
 class AuditLine(Value, frozen=True):
     """One event.
 
     `time` is written as RFC 3339 in UTC. `who`: the principal who did it. `whom`: the principal to whom it was done.
     `outcome`: a word. `hosts`: where the browser goes and where the access comes from, when these are different sites.
-    `ticket`: the SHA-256 of a link's ticket, which tells which link it was without being one.
+    `ticket`: the SHA-256 of a link's ticket, which tells which link it was without being one. `address` and `browser`:
+    of whoever continued it. `more`: how many like it came since the last line and have none of their own.
     """
 
     time: datetime
@@ -70,6 +82,9 @@ class AuditLine(Value, frozen=True):
     outcome: str | None = None
     ticket: str | None = None
     hosts: tuple[str, ...] = ()
+    address: str | None = None
+    browser: str | None = None
+    more: int = 0
 
     @property
     def at(self) -> float:
@@ -85,6 +100,9 @@ class Audit:
         self._lock = home / ".audit.lock"
         self._clock = clock
         self._trouble: str | None = None
+        self._day = 0
+        # Attempts of this day: of each account by event, and of everybody.
+        self._attempts: Counter[tuple[Event, str]] = Counter()
 
     def write(
         self,
@@ -97,8 +115,13 @@ class Audit:
         outcome: str | None = None,
         ticket: str | None = None,
         hosts: Iterable[str] = (),
+        address: str | None = None,
+        browser: str | None = None,
     ) -> None:
         """Append one event. A log that cannot be written is an error of ours and not of the person who acts."""
+        more = self._room_for(what, _name(who) or _name(whom) or "") if what in _ATTEMPTS else 0
+        if more is None:
+            return
         line = AuditLine(
             time=datetime.fromtimestamp(round(self._clock(), 3), UTC),
             what=what,
@@ -109,6 +132,9 @@ class Audit:
             outcome=_word(outcome),
             ticket=ticket if ticket is not None and _DIGEST.fullmatch(ticket) else None,
             hosts=tuple(_name(host) or "?" for host in hosts),
+            address=_name(address),
+            browser=_name(browser),
+            more=more,
         )
         try:
             self._append(msgspec.json.encode(line) + b"\n")
@@ -119,6 +145,23 @@ class Audit:
             self._trouble = reason
         else:
             self._trouble = None
+
+    def _room_for(self, what: Event, who: str) -> int | None:
+        """How many attempts stand behind this one's line; None: it gets none of its own today.
+
+        What changed nothing can be done as often as one likes, and would push what changed something out of the log.
+        """
+        day = int(self._clock() // 86_400)
+        if day != self._day:
+            self._day = day
+            self._attempts.clear()
+        if len(self._attempts) >= _ACCOUNTS_COUNTED and (what, who) not in self._attempts:
+            who = ""
+        self._attempts[what, who] += 1
+        count = self._attempts[what, who]
+        if count <= _ATTEMPTS_A_DAY:
+            return 0
+        return _ATTEMPTS_A_LINE - 1 if count % _ATTEMPTS_A_LINE == 0 else None
 
     def lines(self) -> Iterator[AuditLine]:
         """Everything that is kept, oldest first. A line that a full disk tore is left out and logged.

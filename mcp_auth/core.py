@@ -644,7 +644,13 @@ class McpAuth:
             from mcp_auth.gate import Gatekeeper
 
             self._gatekeeper = Gatekeeper(
-                self.store, lambda: self.judge, self._release, self._link_ended, self._link_burned, self._clock
+                self.store,
+                lambda: self.judge,
+                self._release,
+                self._link_ended,
+                self._link_burned,
+                self._clock,
+                self._link_continued,
             )
         return self._gatekeeper
 
@@ -773,6 +779,18 @@ class McpAuth:
             server=record.server,
             owner=record.owner,
             ticket=ticket_of(record),
+        )
+
+    def _link_continued(self, record: Linked) -> None:
+        visit = record.gate.visit if record.gate is not None else None
+        self.audit.write(
+            Event.LINK_CONTINUED,
+            whom=record.origin.principal,
+            server=record.server,
+            owner=record.owner,
+            ticket=ticket_of(record),
+            address=visit.address if visit is not None else None,
+            browser=visit.browser if visit is not None else None,
         )
 
     def _key_form_ended(self, form: KeyForm) -> None:

@@ -143,6 +143,7 @@ class Gatekeeper:
         release: called with a record whose browser may go on, before it is stored as `confirmed`.
         changed: told of every record that ended here.
         burned: told of every record that ended because it was in somebody else's hands, and in whose.
+        continued: told of every record that a browser was bound to.
     """
 
     def __init__(
@@ -153,12 +154,14 @@ class Gatekeeper:
         changed: Callable[[Linked], None],
         burned: Callable[[Linked, str], None],
         clock: Callable[[], float] = time.time,
+        continued: Callable[[Linked], None] = lambda record: None,
     ) -> None:
         self._store = store
         self._judge = judge
         self._release = release
         self._changed = changed
         self._told_burned = burned
+        self._told_continued = continued
         self._clock = clock
 
     async def open(
@@ -207,6 +210,8 @@ class Gatekeeper:
                 opened = await self._released(opened)
             stored = await self._put(opened) if opened is not None else None
             if stored is not None:
+                if stage is Stage.START:
+                    self._told_continued(stored)
                 return stored
             record = await self.again(record)
         raise _busy(record)

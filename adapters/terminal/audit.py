@@ -12,6 +12,7 @@ from datetime import datetime
 import msgspec
 
 from adapters.terminal.cli import OK
+from adapters.terminal.screen import escaped
 from adapters.text import clean, width
 from gateway.sentences import happened
 from mcp_auth.audit import Audit, AuditLine
@@ -37,7 +38,7 @@ def run_audit(options: Namespace) -> int:
         trouble = error
     if options.json:
         for line in shown:
-            sys.stdout.write(f"{msgspec.json.encode(line).decode()}\n")
+            sys.stdout.write(f"{escaped(msgspec.json.encode(line).decode())}\n")
     elif shown:
         print(_table(shown))
     elif trouble is None:

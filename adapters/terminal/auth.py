@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import platform
 import sys
@@ -18,7 +17,7 @@ from adapters.terminal.chat import read_lines
 from adapters.terminal.cli import FAILED, OK, complain, for_shell
 from adapters.terminal.listing import find_server, owner_of
 from adapters.terminal.qr import qr_code
-from adapters.terminal.screen import Progress, is_colored, say
+from adapters.terminal.screen import Progress, as_json_text, is_colored, say
 from adapters.text import link_text
 from gateway.invocations import LOCAL
 from gateway.sentences import auth_state, link_ready, minutes, no_refresh_token, refused_after_sign_in, tools
@@ -235,7 +234,7 @@ class _Run:
 
     def _event(self, event: dict[str, Any], text: str) -> None:
         with self.progress.aside():
-            print(json.dumps(event, ensure_ascii=False) if self.options.json else text, flush=True)
+            print(as_json_text(event) if self.options.json else text, flush=True)
 
     def _say(self, text: str) -> None:
         if not self.options.json:

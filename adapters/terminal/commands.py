@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import time
@@ -11,7 +10,7 @@ from getpass import getpass
 
 from adapters.terminal.cli import FAILED, OK, USAGE, for_shell
 from adapters.terminal.listing import find_server, owner_of, shell_command
-from adapters.terminal.screen import Progress, read_line, say
+from adapters.terminal.screen import Progress, as_json_text, read_line, say
 from adapters.text import clean
 from gateway.invocations import LOCAL
 from gateway.sentences import confirmed, refused_after_sign_in, renewal_trouble, tested, tools
@@ -147,7 +146,7 @@ def run_test(options: Namespace) -> int:
     ready = found.state is ConnectionState.READY
     if options.json:
         answer = {"server": name, "state": found.state.value, "tools": list(found.tools or ()), "ms": found.ms}
-        print(json.dumps({**answer, "detail": found.detail}, ensure_ascii=False))
+        print(as_json_text({**answer, "detail": found.detail}))
     elif ready:
         print(f"{name}: ready, {tools(len(found.tools or ()))}, {found.ms} ms")
         for tool in found.tools or ():
@@ -180,8 +179,10 @@ def run_serve(options: Namespace) -> int:
     level = logging.DEBUG if options.debug else logging.INFO
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     # At DEBUG the HTTP libraries log headers, and headers hold tokens.
-    for name in ("httpcore2", "httpx2", "mcp", "hpack", "uvicorn"):
+    for name in ("httpcore2", "httpx2", "hpack", "uvicorn"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # It logs what servers send, each message that it cannot use; what is wrong with a server is its status.
+    logging.getLogger("mcp").setLevel(logging.CRITICAL)
     run(serve(options.config, home=options.home, port=options.port))
     return OK
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from adapters.terminal.screen import Progress, columns, is_colored
+from adapters.terminal.screen import Progress, as_json_text, columns, is_colored
 from adapters.terminal.table import Paint, server_list
 from mcp_auth.config import Config, Server, is_per_user, load
 from mcp_auth.errors import UnknownServer, sentence
@@ -30,9 +30,7 @@ def run_list(options: Namespace) -> int:
     if options.probe:
         statuses = _probed(config, statuses, options)
     if options.json:
-        import json
-
-        print(json.dumps({"servers": [as_json(one, config.servers[one.name]) for one in statuses]}, ensure_ascii=False))
+        print(as_json_text({"servers": [as_json(one, config.servers[one.name]) for one in statuses]}))
     elif options.server is not None:
         print(_detail(statuses[0]))
     elif statuses:

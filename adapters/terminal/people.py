@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from argparse import Namespace
@@ -10,7 +9,7 @@ from dataclasses import asdict
 
 from adapters.terminal.cli import OK, for_shell
 from adapters.terminal.render import render
-from adapters.terminal.screen import columns, say
+from adapters.terminal.screen import as_json_text, columns, say
 from gateway import sentences
 from gateway.invocations import LOCAL
 from gateway.people import Listed, People
@@ -21,7 +20,7 @@ from mcp_auth.config import load
 def run_people(options: Namespace) -> int:
     everybody = _people(options).listed()
     if options.json:
-        print(json.dumps({"people": [asdict(one) for one in everybody]}, ensure_ascii=False))
+        print(as_json_text({"people": [asdict(one) for one in everybody]}))
     elif everybody:
         print(_table(everybody))
     else:

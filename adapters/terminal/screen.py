@@ -150,3 +150,20 @@ class Progress:
     ) -> None:
         self._shown = False
         self._draw("")
+
+
+def as_json_text(document: object) -> str:
+    """One line of JSON in which nothing but letters and signs stands as it is: it may be read on a terminal."""
+    import json
+
+    return escaped(json.dumps(document, ensure_ascii=False))
+
+
+def escaped(text: str) -> str:
+    """JSON whose control, formatting and bidirectional characters are escapes, so that no terminal acts on them."""
+    return "".join(c if c.isprintable() else _escape(c) for c in text)
+
+
+def _escape(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))

@@ -12,6 +12,8 @@ import pytest
 from adapters.layout import layout
 from gateway.invocations import Abilities, Principal
 from gateway.replies import Audience, ItemState
+from gateway.sentences import happened
+from mcp_auth.audit import Event
 from mcp_auth.config import CallbackOptions, OAuthOptions, Server
 from mcp_auth.status import AuthState
 from mcp_auth.stores.memory import MemoryStore
@@ -305,3 +307,14 @@ class TestAnnouncements:
             async with asyncio.timeout(PATIENCE):
                 while not any(one.principal == BOB for one in bob.notices):
                     await asyncio.sleep(0.01)
+
+
+async def test_from_where_and_in_which_browser_a_link_was_continued_is_recorded(
+    tmp_path: Path, oauth: OAuthServer
+) -> None:
+    async with public_gateway(tmp_path, notes(oauth)) as gateway, Browser() as browser:
+        await browser.press(await browser.open(await link_of(Chat(gateway, ANN))))
+        (line,) = [one for one in gateway.auth.audit.lines() if one.what is Event.LINK_CONTINUED]
+        assert (line.whom, line.server, line.address) == (str(ANN), "notes", "127.0.0.1")
+        assert line.browser and line.ticket
+        assert "127.0.0.1" in happened(line) and line.browser in happened(line)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import httpx2
 import pytest
 
+from gateway import serve as serve_module
 from gateway.serve import load_platforms, run_until
 from mcp_auth.errors import ConfigError, StoreError
 from tests.gateway.chat import configure, open_gateway
@@ -137,3 +139,25 @@ async def _answered(url: str) -> int:
                 return (await client.get(url)).status_code
             except httpx2.ConnectError:
                 await asyncio.sleep(0.05)
+
+
+@pytest.mark.service
+def test_a_server_that_dies_leaves_no_memory_behind(tmp_path: Path) -> None:
+    program = """
+import ctypes, os, resource, sys
+from gateway.serve import forbid_core_dumps
+resource.setrlimit(resource.RLIMIT_CORE, (resource.getrlimit(resource.RLIMIT_CORE)[1],) * 2)
+forbid_core_dumps()
+is_dumpable = ctypes.CDLL(None).prctl(3, 0, 0, 0, 0) if sys.platform == "linux" else 0
+print(resource.getrlimit(resource.RLIMIT_CORE), is_dumpable)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "(0, 0) 0"
+
+
+async def test_so_does_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[bool] = []
+    monkeypatch.setattr(serve_module, "forbid_core_dumps", lambda: called.append(True))
+    with pytest.raises(ConfigError):
+        await serve_module.serve(tmp_path / "nowhere.yaml")
+    assert called == [True]

@@ -6,13 +6,14 @@ import asyncio
 import json
 import multiprocessing
 import stat
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mcp_auth import audit as module
-from mcp_auth.audit import Audit, Event
+from mcp_auth.audit import MAX_BYTES, Audit, Event
 from mcp_auth.errors import McpAuthError, StoreError
 from mcp_auth.records import Origin, sha256
 from tests.homes import ME, open_auth, signed_in
@@ -235,3 +236,35 @@ async def test_no_secret_and_no_link_is_ever_in_it(tmp_path: Path, oauth: OAuthS
     state = started.sign_in.state
     for secret in (token, grant.tokens.refresh_token, state, "sk-canary", "http", "code=", redirect, started.link):
         assert secret and secret not in text
+
+
+@pytest.mark.parametrize("what", [Event.COMMAND_REFUSED, Event.WRONG_CODE, Event.KEY_REFUSED, Event.PAIRING_ASKED])
+@pytest.mark.parametrize("accounts", [1, 5, 2_000])
+def test_attack_one_member_cannot_push_the_others_out_of_the_log_in_a_day(
+    tmp_path: Path, what: Event, accounts: int
+) -> None:
+    now = [1_700_000_000.0]
+    audit = Audit(tmp_path, lambda: now[0])
+    audit.write(Event.SIGNED_OUT, who="telegram:2", server="notes", owner="shared")
+    # As often as anybody may ask, all day long
+    for number in range(20_000):
+        audit.write(what, who=f"telegram:{number % accounts}", server="notes" * 40, outcome="logout")
+    lines = list(audit.lines())
+    assert lines[0].what is Event.SIGNED_OUT
+    assert sum(path.stat().st_size for path in tmp_path.glob("audit.jsonl*")) < MAX_BYTES
+    counted = sum(1 + line.more for line in lines[1:])
+    assert 0 < counted <= 20_000
+    now[0] += 86_400
+    audit.write(what, who="telegram:0", outcome="logout")
+    assert list(audit.lines())[-1].more == 0, "a new day"
+
+
+def test_what_changed_something_is_always_recorded(tmp_path: Path) -> None:
+    audit = Audit(tmp_path)
+    for event in Event:
+        for _ in range(300):
+            audit.write(event, who="telegram:1")
+    found = Counter(line.what for line in audit.lines())
+    changes = (Event.SIGNED_OUT, Event.KEY_SET, Event.ALLOWED, Event.DENIED, Event.LINK_CONTINUED, Event.SIGN_IN_BEGUN)
+    for event in changes:
+        assert found[event] == 300
