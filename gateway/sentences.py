@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mcp_auth.errors import McpAuthError, StoreError, with_next_step
-from mcp_auth.records import Visit
+from mcp_auth.records import Grant, Visit
 from mcp_auth.status import AuthState, ConnectionState, ConnectionStatus, ServerStatus
 
 if TYPE_CHECKING:
@@ -472,6 +472,16 @@ def review(server: str, is_key: bool, visit: Visit | None, now: float) -> str:
     return (
         f"{what}: the page was opened {when} in {visit.browser}{where}. Press the button only if that is you, and the "
         "page is in front of you. Somebody sent you a link? Then do not press it."
+    )
+
+
+def reused(grant: Grant) -> str:
+    """For the operator: a name of `people:` was given to somebody else."""
+    name = grant.owner.removeprefix("person:")
+    return (
+        f"{grant.server}: what is stored for {name} was made by {', '.join(grant.accounts)}, and none of these is "
+        f"{name} in gateway.people any more, so it is not used. Next: slash-mcp logout {grant.server} --as {name}, or "
+        "correct gateway.people"
     )
 
 

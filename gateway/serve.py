@@ -17,10 +17,10 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol
 
-from gateway import incidents
+from gateway import incidents, sentences
 from gateway.gateway import Gateway
 from mcp_auth.config import Config
-from mcp_auth.errors import ConfigError, McpAuthError
+from mcp_auth.errors import ConfigError, McpAuthError, StoreError
 
 _log = logging.getLogger("gateway")
 _PR_SET_DUMPABLE = 4
@@ -68,6 +68,7 @@ async def serve(
             # The SDK's modules stay for good: no pass of the collector needs to look at them again.
             gc.collect()
             gc.freeze()
+            await _warn_of_reused_names(gateway)
             _log.info("callback endpoint on %s:%d; platforms: %s", host, listening, ", ".join(platforms) or "none")
             await run_until(stop, platforms)
 
@@ -86,6 +87,14 @@ def forbid_core_dumps() -> None:
         # prctl(2): where a program takes the dumps, the kernel does not look at the limit.
         if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
             _log.warning("core dumps could not be forbidden: %s", os.strerror(ctypes.get_errno()))
+
+
+async def _warn_of_reused_names(gateway: Gateway) -> None:
+    try:
+        for grant in await gateway.auth.reused_names():
+            _log.warning("%s", sentences.reused(grant))
+    except StoreError as error:
+        _log.warning("whether a name of gateway.people was given to somebody else cannot be said: %s", error.message)
 
 
 def load_platforms(gateway: Gateway) -> dict[str, MakePlatform]:

@@ -59,6 +59,8 @@ class OAuthOptions(Settings, frozen=True):
     resource: str | bool = True
     # The issuer to accept where the metadata names another one than the server does; `{tenantid}` is any one GUID.
     issuer: str | None = None
+    # `scope` is a ceiling; true: what a server asks for on top may be added.
+    step_up: bool = False
     legacy: bool = False
 
 
@@ -182,6 +184,19 @@ def person_of(principal: str, gateway: GatewayOptions) -> str:
     """The one human behind a principal, in the form of an owner: `person:ann`, else `principal:telegram:123`."""
     name = gateway.names.get(principal)
     return f"principal:{principal}" if name is None else f"person:{name}"
+
+
+def accounts_of(owner: str, gateway: GatewayOptions) -> tuple[str, ...]:
+    """The accounts behind an owner of the form `person:ann`, as the configuration says now; of others none."""
+    return gateway.people.get(owner.removeprefix("person:"), ()) if owner.startswith("person:") else ()
+
+
+def reused_name(owner: str, accounts: tuple[str, ...], gateway: GatewayOptions) -> str | None:
+    """Why what these accounts made is not this owner's any more, a sentence: the name is somebody else's by now."""
+    if not accounts or not owner.startswith("person:") or set(accounts) & set(accounts_of(owner, gateway)):
+        return None
+    name = owner.removeprefix("person:")
+    return f"None of the accounts that made it is {name}'s any more (gateway.people)."
 
 
 def persons(gateway: GatewayOptions) -> frozenset[str]:

@@ -19,7 +19,7 @@ from mcp_auth import issuers
 from mcp_auth.answers import Binding, CallbackAnswer, parse_paste, pasted_slot
 from mcp_auth.audit import Audit, Event
 from mcp_auth.changes import Change, ChangeKind, Changes, ticket_of
-from mcp_auth.config import Config, Server, Settings, check_store, load
+from mcp_auth.config import Config, Server, Settings, check_store, load, reused_name
 from mcp_auth.errors import (
     CodeRejected,
     ConfigError,
@@ -204,6 +204,8 @@ class McpAuth:
                 grant = await self.store.grants.get(owner, server, entry.url)
             except RecordDamaged as error:
                 damaged = error.message
+            if grant is not None and (reused := reused_name(owner, grant.accounts, self.config.gateway)):
+                grant, damaged = None, reused
             sign_in = await self.store.sign_ins.latest(owner, server)
             connection = await self.store.connections.get(entry.url)
         return local_status(
@@ -370,7 +372,7 @@ class McpAuth:
             await sign_ins.cancel(server, owner, by_us=True)
         connection = await sign_ins.connection(entry, fresh=fresh)
         await self.store.grants.set_damaged_aside(owner, server)
-        grant = await self.store.grants.get(owner, server, entry.url or "")
+        grant = await self._grant(entry, owner)
         if gated:
             redirect_uri = self._public_redirect(entry, connection)
             started = await sign_ins.begin(
@@ -742,18 +744,18 @@ class McpAuth:
         return self.browser_logins.get(principal.partition(":")[0])
 
     async def client_document(self, connection: str) -> dict[str, Any] | None:
-        """The client ID metadata document of a connection that we know, else None."""
-        from mcp_auth.registration import client_document
+        """The client ID metadata document of a connection where it is who we are, else None."""
+        from mcp_auth.registration import client_document, uses_own_document
 
         public_url = self.config.gateway.public_url
         if public_url is None or not public_url.startswith("https://"):
             return None
         for entry in self.config.servers.values():
             known = await self.store.connections.get(entry.url) if entry.url is not None else None
-            if known is None or entry.url is None or not entry.oauth.cimd:
+            if known is None or entry.url is None or not uses_own_document(entry):
                 continue
-            at = {registration.issuer for registration in known.registrations}
-            if known.metadata is not None:
+            at = {one.issuer for one in known.registrations if one.source == "metadata_document"}
+            if known.metadata is not None and known.metadata.client_id_metadata_document_supported is True:
                 at.add(known.metadata.issuer)
             if any(connection in connection_ids(entry.url, issuer) for issuer in at):
                 return client_document(entry, public_url, connection)
@@ -1016,7 +1018,17 @@ class McpAuth:
         """Where this owner's variables come from: their own keys, or None for `.env` and the environment."""
         if owner == SHARED or not (entry.headers or entry.env or entry.args):
             return None
-        return _owner_keys(owner, await self.store.grants.get(owner, entry.name, entry.url or ""))
+        return _owner_keys(owner, await self._grant(entry, owner))
+
+    async def _grant(self, entry: Server, owner: str) -> Grant | None:
+        """What the owner holds; nothing where the owner's name is somebody else's by now."""
+        grant = await self.store.grants.get(owner, entry.name, entry.url or "")
+        return None if grant is not None and reused_name(owner, grant.accounts, self.config.gateway) else grant
+
+    async def reused_names(self) -> list[Grant]:
+        """What is stored for persons of `people:` whose names stand for somebody else by now."""
+        stored = await self.store.grants.list()
+        return [grant for grant in stored if reused_name(grant.owner, grant.accounts, self.config.gateway)]
 
     def _entry(self, name: str) -> Server:
         entry = self.config.servers.get(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mcp_auth.config import Config, Server, check_store
+from mcp_auth.config import Config, GatewayOptions, Server, check_store, reused_name
 from mcp_auth.errors import RecordDamaged, StoreError
 from mcp_auth.records import check_owner
 from mcp_auth.status import ServerStatus, local_status, unreadable_status
@@ -25,24 +25,31 @@ def local_statuses(
     store = FileStore(config.home)
     variables = Variables(config, warn)
     return [
-        _status(server, check_owner(owner_for(server)), store, variables, now) for server in config.servers.values()
+        _status(server, check_owner(owner_for(server)), config.gateway, store, variables, now)
+        for server in config.servers.values()
     ]
 
 
-def _status(server: Server, owner: str, store: FileStore, variables: Variables, now: float) -> ServerStatus:
+def _status(
+    server: Server, owner: str, gateway: GatewayOptions, store: FileStore, variables: Variables, now: float
+) -> ServerStatus:
     try:
-        return _read_status(server, owner, store, variables, now)
+        return _read_status(server, owner, gateway, store, variables, now)
     except StoreError as error:
         return unreadable_status(server, error)
 
 
-def _read_status(server: Server, owner: str, store: FileStore, variables: Variables, now: float) -> ServerStatus:
+def _read_status(
+    server: Server, owner: str, gateway: GatewayOptions, store: FileStore, variables: Variables, now: float
+) -> ServerStatus:
     url = server.url or ""
     grant, damaged = None, None
     try:
         grant = store.read_grant(owner, server.name, url) if url else None
     except RecordDamaged as error:
         damaged = error.message
+    if grant is not None and (reused := reused_name(owner, grant.accounts, gateway)):
+        grant, damaged = None, reused
     keys = None if owner == "shared" else (grant.keys if grant is not None else {})
     return local_status(
         server,

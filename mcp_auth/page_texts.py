@@ -27,6 +27,9 @@ WHO = "Asked by"
 WHERE = "Server"
 ISSUER = "You sign in at"
 UNTIL = "Valid for"
+SCOPES = "Access"
+NEW_SCOPE = "new"
+MORE_SCOPES = "and {count} more"
 FORM_STALE = "This page was open for too long, or was not opened by you. Check it once more, then continue."
 NO_COOKIE = (
     "This browser sent no cookie back: it keeps none for this site, or you came here from another page. Check it once "
@@ -100,7 +103,7 @@ REFUSALS = {
     415: "Only the form of this page can be sent here.",
     425: "This page is for a person's own visit, not for fetching ahead.",
 }
-ACCOUNT = "Account"
+ACCOUNT = "Connected as"
 TOOLS = "Tools"
 CONNECTION = "Connection"
 

@@ -30,6 +30,7 @@ from mcp_auth.tokens import plain
 _MARKS = {"good": "M5 13l4.5 4.5L19 7", "bad": "M7 7l10 10M17 7L7 17", "note": "M12 6v8M12 18v.01"}
 # One long token without a break would push a phone's page out of shape.
 _LONGEST_NAME = 80
+_SCOPES_SHOWN = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +158,7 @@ def start_page(
         elsewhere = issued_elsewhere(record.metadata)
         facts.append((texts.ISSUER, _browser_host(record), texts.issued_by(elsewhere) if elsewhere else ""))
     facts.append((texts.UNTIL, *texts.until(record.expires_at, now)))
+    scopes = _scopes(record)
     return Page(
         "start.html",
         status,
@@ -165,6 +167,10 @@ def start_page(
         {
             "lead": texts.KEY_START_LEAD if is_key else texts.SIGN_IN_LEAD,
             "facts": facts,
+            "scopes": scopes[:_SCOPES_SHOWN],
+            "more_scopes": texts.MORE_SCOPES.format(count=len(scopes) - _SCOPES_SHOWN)
+            if len(scopes) > _SCOPES_SHOWN
+            else "",
             "hidden": {"form": form, "secret": secret, "kept": ""},
             "error": error,
         },
@@ -356,6 +362,17 @@ def _waits_until(record: Linked, code: str | None) -> float:
 
 def _name(record: Linked) -> str:
     return secret_name("k" if isinstance(record, KeyForm) else "a", record.id, record.created_at)
+
+
+def _scopes(record: Linked) -> list[tuple[str, bool]]:
+    """What is asked for, and whether that is new; nothing is, where there was no access before. The new ones first."""
+    if not isinstance(record, SignIn) or record.scope is None:
+        return []
+    before = record.scope_before.split() if record.scope_before is not None else None
+    asked = [
+        (plain(one, _LONGEST_NAME) or "?", before is not None and one not in before) for one in record.scope.split()
+    ]
+    return sorted(asked, key=lambda scope: not scope[1])
 
 
 def _who(record: Linked) -> str:

@@ -137,6 +137,8 @@ class Grant(Record):
     resource: str | None = None
     scope_requested: str | None = None
     account: str | None = None
+    # Whose it is when a person of `people:` made it: every account that the person had then. Empty: not known.
+    accounts: tuple[str, ...] = ()
     keys: dict[str, str] = msgspec.field(default_factory=dict)
     signed_in_at: float | None = None
     # Why only a person can make it work again; None while the grant is good.
@@ -322,6 +324,8 @@ class SignIn(Linked, kw_only=True):
     scope: str | None = None
     # The part of `scope` that a step-up added.
     step_up_scope: str | None = None
+    # What the owner had been granted when it began.
+    scope_before: str | None = None
     state: str | None = None
     code_verifier: str | None = None
     authorization_url: str | None = None

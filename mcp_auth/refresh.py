@@ -18,7 +18,7 @@ from typing import Literal
 
 import msgspec
 
-from mcp_auth.config import Config, Server
+from mcp_auth.config import Config, Server, reused_name
 from mcp_auth.errors import (
     Busy,
     CredentialsNeeded,
@@ -105,6 +105,9 @@ class Refresher:
         """The grant's tokens, when they are for this server as it is configured now."""
         if grant is None or grant.tokens is None:
             raise SignInNeeded(f"{server.name} is not signed in.", next_step=f"/mcp auth {server.name}")
+        somebody_elses = reused_name(grant.owner, grant.accounts, self._config.gateway)
+        if somebody_elses is not None:
+            raise ReauthorizationNeeded(f"{server.name}: {somebody_elses}", next_step=f"/mcp auth {server.name}")
         if grant.server_url != server.url:
             raise SignInNeeded(
                 f"The url of {server.name} has changed since it was signed in; tokens are not sent elsewhere.",

@@ -16,7 +16,7 @@ from mcp_auth.errors import McpAuthError, ReauthorizationNeeded, ServerRefused, 
 from mcp_auth.records import NO_TROUBLE, Connection, Grant
 from mcp_auth.refresh import TRIED_EVERY
 from mcp_auth.sign_in import SignIns
-from mcp_auth.status import GIVE_CREDENTIAL, shown_scope, uses_oauth
+from mcp_auth.status import GIVE_CREDENTIAL, beyond_ceiling, shown_scope, uses_oauth
 from mcp_auth.stores.base import Store
 
 logger = logging.getLogger(__name__)
@@ -119,6 +119,14 @@ class Refusals:
             return ServerRefused(
                 f"{entry.name} refused the request although it was granted what it asks for.",
                 next_step=f"/mcp {entry.name}",
+            )
+
+        beyond = beyond_ceiling(entry, wanted)
+        if beyond:
+            # The ceiling is the operator's: the token goes on serving what it may.
+            return ServerRefused(
+                f"{entry.name} asks for more access than oauth.scope allows: {shown_scope(' '.join(beyond))}.",
+                next_step="add it to oauth.scope, or set oauth.step_up: true",
             )
 
         def ask(grant: Grant) -> Grant | None:

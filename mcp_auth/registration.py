@@ -99,6 +99,12 @@ def own_document_url(redirect_uri: str, public_url: str | None) -> str | None:
     return f"{public_url}/client/{connection}.json" if connection != redirect_uri else None
 
 
+def uses_own_document(server: Server) -> bool:
+    """Whether the configuration leaves it to us who we are there, by a document of ours."""
+    options = server.oauth
+    return options.cimd and options.client_id is None and options.client_metadata_url is None
+
+
 def client_document(server: Server, public_url: str, connection: str) -> dict[str, Any]:
     """The client ID metadata document of one connection: its `client_id` is its own URL."""
     return {

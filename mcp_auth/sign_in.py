@@ -24,7 +24,7 @@ import msgspec
 from mcp_auth import issuers
 from mcp_auth.answers import Binding, CallbackAnswer
 from mcp_auth.challenge import BearerChallenge
-from mcp_auth.config import Config, Server
+from mcp_auth.config import Config, Server, accounts_of, reused_name
 from mcp_auth.discovery import Asked, ask, discover, is_warm
 from mcp_auth.errors import (
     AlreadyFinished,
@@ -68,7 +68,7 @@ from mcp_auth.registration import (
 )
 from mcp_auth.resources import resource_of, without_query_of
 from mcp_auth.sites import browser_host, issued_elsewhere
-from mcp_auth.status import ConnectionStatus, shown_scope
+from mcp_auth.status import ConnectionStatus, is_pinned, shown_scope
 from mcp_auth.stores.base import Store
 from mcp_auth.token_words import ENDS_REGISTRATION, as_word
 from mcp_auth.tokens import TOKEN_TIMEOUT, TokenAnswer, plain, request_tokens
@@ -312,6 +312,7 @@ class SignIns:
             resource=_resource(server, connection),
             scope=scope,
             step_up_scope=step_up,
+            scope_before=grant.tokens.scope if grant is not None and grant.tokens is not None else None,
             registration_reused=is_reused,
         )
         if gated:
@@ -649,6 +650,10 @@ class SignIns:
             await self._store.grants.set_damaged_aside(sign_in.owner, sign_in.server)
             for _ in range(20):
                 old = await self._store.grants.get(sign_in.owner, sign_in.server, sign_in.server_url)
+                version, gateway = old.version if old else 0, self._config.gateway
+                if old is not None and reused_name(old.owner, old.accounts, gateway):
+                    # Nothing of somebody else's goes along, and nothing of it comes back.
+                    old = None
                 tokens = answer.tokens
                 if tokens.scope is None:
                     # RFC 6749 section 5.1: left out means granted as asked.
@@ -657,7 +662,7 @@ class SignIns:
                     server=sign_in.server,
                     owner=sign_in.owner,
                     server_url=sign_in.server_url,
-                    version=old.version if old else 0,
+                    version=version,
                     issuer=answer.id_token_issuer if issuers.is_template(sign_in.issuer) else sign_in.issuer,
                     metadata=sign_in.metadata,
                     registration=sign_in.registration,
@@ -665,6 +670,7 @@ class SignIns:
                     resource=sign_in.resource,
                     scope_requested=sign_in.scope,
                     account=answer.account,
+                    accounts=accounts_of(sign_in.owner, gateway),
                     keys=old.keys if old else {},
                     signed_in_at=now,
                     mirror_sha256=old.mirror_sha256 if old else None,
@@ -824,9 +830,10 @@ def choose_scope(
     """The scope to ask for: configuration, else the challenge, else `scopes_supported`, else none (MCP authorization).
 
     `step_up` is the grant that the server found too small: the union of what it has and what was asked for on
-    top (SEP-2350). `offline_access` is added only where the authorization server lists it.
+    top (SEP-2350); never beyond a pinned `oauth.scope`. `offline_access` is added only where the authorization server
+    lists it.
     """
-    if step_up is not None and step_up.tokens is not None:
+    if step_up is not None and step_up.tokens is not None and not is_pinned(server):
         chosen = f"{step_up.tokens.scope or ''} {step_up.step_up_scope or ''}".split()
     elif server.oauth.scope is not None:
         chosen = server.oauth.scope.split()
@@ -850,6 +857,9 @@ def _step_up(server: Server, connection: Connection, grant: Grant | None) -> str
         SignInError: the authorization server did not grant them before, and would not now.
     """
     if grant is None or grant.step_up_scope is None or grant.tokens is None or grant.server_url != server.url:
+        return None
+    if is_pinned(server):
+        # What `oauth.scope` holds is asked for anyway, and nothing else ever is.
         return None
     refused = [scope for scope in grant.step_up_scope.split() if scope in connection.refused_scopes]
     if refused:

@@ -230,7 +230,7 @@ def _good_grant(server: Server, grant: Grant | None, now: float) -> _Auth | None
         return None
     tokens = grant.tokens
     alive = grant.access_refused_at is None and (tokens.expires_at is None or tokens.expires_at > now)
-    if grant.step_up_scope is not None:
+    if grant.step_up_scope is not None and not beyond_ceiling(server, grant.step_up_scope):
         return None
     dead_end = grant.reauthorization is not None or grant.registration_dead
     if dead_end and (not alive or grant.reauthorization_now):
@@ -261,6 +261,19 @@ def _refreshable(grant: Grant | None) -> bool:
         return False
     mark = grant.refresh_mark
     return mark is None or mark.count < 2
+
+
+def is_pinned(server: Server) -> bool:
+    """Whether `oauth.scope` is all that may ever be asked for."""
+    return server.oauth.scope is not None and not server.oauth.step_up
+
+
+def beyond_ceiling(server: Server, wanted: str) -> list[str]:
+    """The scopes of `wanted` that a pinned `oauth.scope` does not hold."""
+    if not is_pinned(server):
+        return []
+    allowed = (server.oauth.scope or "").split()
+    return [scope for scope in wanted.split() if scope not in allowed]
 
 
 def _why_dead(grant: Grant) -> str:

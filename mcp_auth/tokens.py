@@ -343,8 +343,8 @@ def _claims(id_token: object) -> dict[str, Any]:
 
 
 def _account(claims: dict[str, Any]) -> str | None:
-    """Who signed in, for display only."""
-    for name in ("email", "preferred_username", "name", "sub"):
+    """Who signed in, for display only: what names the account at its issuer before a name that its bearer chose."""
+    for name in ("email", "preferred_username", "upn", "sub", "name"):
         if isinstance(claims.get(name), str):
             return plain(claims[name], 80)
     return None

@@ -15,6 +15,7 @@ from gateway.invocations import LOCAL, Principal
 from gateway.people import People
 from gateway.replies import Reply
 from mcp_auth.config import CallbackOptions, Server
+from mcp_auth.stores.base import Store
 from tests.browser import Browser, Page
 from tests.gateway.chat import Chat, configure, item, open_gateway
 from tests.ports import free_port
@@ -35,7 +36,11 @@ class Clock:
 
 @asynccontextmanager
 async def public_gateway(
-    home: Path, *servers: Server, clock: Callable[[], float] = time.time, **gateway: Any
+    home: Path,
+    *servers: Server,
+    clock: Callable[[], float] = time.time,
+    store: Store | None = None,
+    **gateway: Any,
 ) -> AsyncIterator[Gateway]:
     """Its pages are served on a port of its own. Without `allow`: Ann alone.
 
@@ -49,7 +54,7 @@ async def public_gateway(
         **({} if "allow" in gateway else {"verify": "none"}),
         **gateway,
     }
-    async with open_gateway(configure(home, *servers, **options), clock=clock) as opened:
+    async with open_gateway(configure(home, *servers, **options), store, clock=clock) as opened:
         yield opened
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from adapters.base import Finding
 from adapters.marks import BAD, GOOD, WARN, mark_of
@@ -22,7 +23,7 @@ from adapters.terminal.listing import owner_of
 from adapters.terminal.screen import Progress, say
 from adapters.text import clean
 from gateway.people import People, Standing
-from gateway.sentences import auth_state, command
+from gateway.sentences import auth_state, command, reused
 from mcp_auth.config import Config, is_per_user, load
 from mcp_auth.errors import ConfigError, McpAuthError, StoreError, with_next_step
 from mcp_auth.names import run
@@ -33,6 +34,7 @@ from mcp_auth.variables import Variables
 
 if TYPE_CHECKING:
     from gateway.serve import MakePlatform
+    from mcp_auth.core import McpAuth
 
 _PLATFORM_SECONDS = 20.0
 # Bytes. A record has at most a few thousand.
@@ -190,6 +192,7 @@ async def _running(config: Config, owner: Callable[[str], str]) -> list[Finding]
         names = [one.name for one in config.servers.values() if one.url and one.enabled and one.problem is None]
         answers = await asyncio.gather(*(auth.reachable(name) for name in names), return_exceptions=True)
         statuses = await auth.statuses(owner)
+        findings += await _reused_names(auth)
     for name, answer in zip(names, answers, strict=True):
         if isinstance(answer, McpAuthError):
             step = answer.next_step or "check its url, and the network of this host"
@@ -199,6 +202,15 @@ async def _running(config: Config, owner: Callable[[str], str]) -> list[Finding]
         else:
             findings.append(Finding(GOOD, f"{name} answers"))
     return [*findings, *_credentials(config, statuses)]
+
+
+async def _reused_names(auth: McpAuth) -> list[Finding]:
+    """Names of `people:` that stand for somebody else than when something was stored for them."""
+    try:
+        return [Finding(WARN, for_shell(reused(grant))) for grant in await auth.reused_names()]
+    except StoreError:
+        # Which record cannot be read is said with its server's status.
+        return []
 
 
 def _credentials(config: Config, statuses: list[ServerStatus]) -> Iterator[Finding]:
@@ -219,6 +231,7 @@ async def _public(config: Config) -> list[Finding]:
     url = config.gateway.public_url
     if url is None:
         return []
+    findings = list(_own_name(url))
     callback = config.gateway.callback
     http = Http(proxy=config.gateway.network.proxy)
     try:
@@ -227,12 +240,23 @@ async def _public(config: Config) -> list[Finding]:
         why = error.message
     else:
         if (answer.status, answer.body) == (200, b"ok\n"):
-            return [Finding(GOOD, f"{url} leads to the pages of slash-mcp")]
+            return [*findings, Finding(GOOD, f"{url} leads to the pages of slash-mcp")]
         why = f"it answers HTTP {answer.status}, and not with our pages."
     finally:
         await http.close()
     next_step = f"run slash-mcp serve, and let the proxy pass everything on to {callback.host}:{callback.port}"
-    return [Finding(WARN, f"{url} does not lead to slash-mcp: {with_next_step(why, next_step)}")]
+    return [*findings, Finding(WARN, f"{url} does not lead to slash-mcp: {with_next_step(why, next_step)}")]
+
+
+def _own_name(url: str) -> Iterator[Finding]:
+    """What shares scheme, name and port with the pages can do what they can, and no page can keep it out."""
+    parts = urlsplit(url)
+    if parts.path.strip("/"):
+        yield Finding(
+            WARN,
+            f"{url} shares {parts.netloc} with other pages, which can read ours and act in their place. "
+            f"Next: give the endpoint a host name of its own, such as https://mcp.{parts.hostname}",
+        )
 
 
 async def _platforms(config: Config) -> list[Finding]:

@@ -249,6 +249,36 @@ async def test_duty_a_refused_upgrade_is_remembered(tmp_path: Path, oauth: OAuth
         assert oauth.refreshes == 0
 
 
+async def test_a_pinned_scope_is_a_ceiling(tmp_path: Path, oauth: OAuthServer) -> None:
+    """A server cannot talk a person into more than the operator allows, however it asks."""
+    servers = entry(oauth)
+    servers["notes"]["oauth"] = {"scope": "read"}
+    async with open_auth(tmp_path, servers) as auth:
+        await signed_in(auth)
+        oauth.knobs.need_scope = oauth.knobs.challenge_scope = "admin"
+        with pytest.raises(ServerRefused, match=r"more access than oauth\.scope allows: admin") as caught:
+            async with auth.session("notes") as client:
+                await client.list_tools()
+        assert "oauth.step_up: true" in (caught.value.next_step or "")
+        # What it may do goes on working, and a new sign-in asks for no more.
+        assert (await auth.status("notes")).auth is AuthState.SIGNED_IN
+        started = await auth.sign_in("notes", "shared", ME, listen=False)
+        assert started.sign_in.scope == "read"
+
+
+async def test_step_up_lifts_the_ceiling(tmp_path: Path, oauth: OAuthServer) -> None:
+    servers = entry(oauth)
+    servers["notes"]["oauth"] = {"scope": "read", "step_up": True}
+    async with open_auth(tmp_path, servers) as auth:
+        await signed_in(auth)
+        oauth.knobs.need_scope = "admin"
+        with pytest.raises(ReauthorizationNeeded, match="asks for more access: admin"):
+            async with auth.session("notes") as client:
+                await client.list_tools()
+        started = await auth.sign_in("notes", "shared", ME, listen=False)
+        assert started.sign_in.scope == "read admin"
+
+
 async def test_a_403_for_scopes_that_were_granted_is_no_reason_to_sign_in_again(
     tmp_path: Path, oauth: OAuthServer
 ) -> None:

@@ -16,6 +16,7 @@ from mcp_auth import McpAuth, tickets
 from mcp_auth.errors import ConfigError
 from mcp_auth.limits import POSTS
 from mcp_auth.records import Origin
+from mcp_auth.status import ConnectionState
 from mcp_auth.stores.files import FileSignIns
 from tests.browser import Browser, Page
 from tests.homes import open_auth, query_of, write_home
@@ -159,6 +160,59 @@ async def test_the_document_can_be_turned_off_and_unknown_ones_are_404(tmp_path:
     (registered,) = oauth.clients.values()
     assert registered["application_type"] == "web"
     assert registered["redirect_uris"] == [asked["redirect_uri"]]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "options", "answers"),
+    [
+        ({"client_id_metadata_document_supported": True}, {}, 200),
+        ({"client_id_metadata_document_supported": False}, {}, 404),
+        ({}, {}, 404),
+        ({"client_id_metadata_document_supported": True}, {"cimd": False}, 404),
+        ({"client_id_metadata_document_supported": True}, {"client_id": "by-hand"}, 404),
+        (
+            {"client_id_metadata_document_supported": True},
+            {"client_metadata_url": "https://elsewhere.example/client.json"},
+            404,
+        ),
+    ],
+    ids=["used", "said not to be", "not said", "turned off", "registered by hand", "a document elsewhere"],
+)
+async def test_the_document_answers_only_where_it_is_used(
+    tmp_path: Path, oauth: OAuthServer, metadata: dict[str, Any], options: dict[str, Any], answers: int
+) -> None:
+    oauth.knobs.metadata = metadata
+    async with opened(tmp_path, oauth, **options) as auth, Browser(auth.asgi_app()) as browser:
+        started = await auth.sign_in("notes", "shared", ANN)
+        connection = started.sign_in.redirect_uri.rpartition("/")[2]
+
+        page = await browser.open(f"{PUBLIC}/client/{connection}.json")
+
+        assert page.status == answers
+
+
+async def test_the_start_page_shows_the_scopes_and_marks_the_new_ones(tmp_path: Path, oauth: OAuthServer) -> None:
+    """A forwarded link, or a server that wants more than before: what is asked for stands there before it is given."""
+    oauth.knobs.challenge_scope = "read"
+    async with opened(tmp_path, oauth) as auth, Browser(auth.asgi_app()) as browser:
+        first = await browser.open((await auth.sign_in("notes", "shared", ANN)).link)
+        assert "Access read" in first.text
+        assert "new" not in first.text
+        await browser.open(await browser.authorize(await browser.press(first)))
+        oauth.knobs.need_scope = "write"
+        assert (await auth.probe("notes")).state is ConnectionState.REFUSED
+
+        again = await browser.open((await auth.sign_in("notes", "shared", ANN)).link)
+
+        assert "Access write new read" in again.text
+
+
+async def test_many_scopes_are_counted_and_hostile_ones_are_text(tmp_path: Path, oauth: OAuthServer) -> None:
+    scopes = [*(f"scope{number}" for number in range(20)), "<b>x</b>"]
+    async with opened(tmp_path, oauth, scope=" ".join(reversed(scopes))) as auth, Browser(auth.asgi_app()) as browser:
+        page = await browser.open((await auth.sign_in("notes", "shared", ANN)).link)
+        assert "and 9 more" in page.text
+        assert "<b>x" not in page.source
 
 
 async def test_ready_says_whether_the_store_answers(

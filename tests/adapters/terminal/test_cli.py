@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -25,7 +26,7 @@ import yaml
 from mcp_auth import McpAuth
 from tests.adapters.terminal.typed import Run
 from tests.e2e.processes import heed_interrupts
-from tests.homes import write_home
+from tests.homes import signed_in, write_home
 from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.servers.oauth import OAuthServer, authorize, visit
@@ -551,13 +552,35 @@ class TestConfiguration:
         served = f"http://127.0.0.1:{bound.getsockname()[1]}/mcp"
         home = write_home(tmp_path, {}, {"public_url": served})
         with serving(McpAuth.open(home=home).asgi_app(), bound):
-            assert f"✓ {served} leads to the pages of slash-mcp" in run("--home", home, "doctor").out
+            said = run("--home", home, "doctor").out
+            assert f"✓ {served} leads to the pages of slash-mcp" in said
+            # Below a path it shares its origin with whatever else answers there.
+            assert f"! {served} shares 127.0.0.1:{bound.getsockname()[1]} with other pages" in said
+            assert "give the endpoint a host name of its own" in said
 
         gone = run("--home", home, "doctor").out
         assert f"! {served} does not lead to slash-mcp: 127.0.0.1 cannot be reached" in gone
         assert "Next: run slash-mcp serve" in gone
         foreign = write_home(tmp_path / "foreign", {}, {"public_url": oauth.origin})
-        assert "it answers HTTP 404, and not with our pages" in run("--home", foreign, "doctor").out
+        said = run("--home", foreign, "doctor").out
+        assert "it answers HTTP 404, and not with our pages" in said
+        assert "a host name of its own" not in said
+
+    async def test_doctor_says_that_a_name_of_people_was_given_to_somebody_else(
+        self, run: Run, tmp_path: Path, oauth: OAuthServer
+    ) -> None:
+        servers = {"notes": {"url": oauth.url, "auth": "oauth"}}
+        options = {"identity": "per_user", "allow": ["telegram:1", "telegram:2"], "people": {"ann": ["telegram:1"]}}
+        home = write_home(tmp_path, servers, options)
+        async with McpAuth.open(home=home) as auth:
+            await signed_in(auth, owner="person:ann")
+        assert "was made by" not in (await asyncio.to_thread(run, "--home", home, "doctor")).out
+        write_home(tmp_path, servers, {**options, "people": {"ann": ["telegram:2"]}})
+
+        said = (await asyncio.to_thread(run, "--home", home, "--as", "ann", "doctor")).out
+
+        assert "! notes: what is stored for ann was made by telegram:1, and none of these is ann" in said
+        assert "reauthorization needed" in said
 
 
 class TestExitCodes:
