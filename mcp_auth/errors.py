@@ -62,6 +62,12 @@ class ConfigError(McpAuthError):
         self.key = key
 
 
+class WritableByOthers(ConfigError):
+    """Somebody else may write what this program trusts (see `mcp_auth.permissions`)."""
+
+    code = "writable_by_others"
+
+
 class UnknownServer(McpAuthError):
     code = "unknown_server"
 

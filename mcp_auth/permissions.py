@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from mcp_auth.errors import ConfigError
+from mcp_auth.errors import WritableByOthers
 
 # Set by `--insecure-home`, and by whoever starts the program where no option can be given.
 INSECURE_HOME = "SLASH_MCP_INSECURE_HOME"
@@ -31,14 +31,14 @@ def check_home(home: Path, files: Iterable[Path] = ()) -> None:
     """Let pass what nobody else may write: `home`, what is ours in it, and configuration `files` with their folders.
 
     Raises:
-        ConfigError: somebody else may.
+        WritableByOthers: somebody else may.
     """
     if os.name != "posix" or os.environ.get(INSECURE_HOME) == "1":
         return
     for path, may_be_sticky in _trusted(home, files):
         whose = writable_by(path, may_be_sticky=may_be_sticky)
         if whose is not None:
-            raise ConfigError(
+            raise WritableByOthers(
                 f"{path} can be written by {whose}, who could plant servers and grants there.",
                 next_step=f"chmod go-w {path}, or --insecure-home if that is how it has to be",
             )

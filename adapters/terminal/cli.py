@@ -65,13 +65,13 @@ def _run(arguments: Sequence[str]) -> int:
         print(_parser().format_help(), end="")
         return OK
     run = getattr(import_module(f"adapters.terminal.{_COMMANDS[command][0]}"), f"run_{command}")
-    with _insecure_home(options.insecure_home):
+    with insecure_home(options.insecure_home):
         code: int = run(options)
     return code
 
 
 @contextmanager
-def _insecure_home(wanted: bool) -> Iterator[None]:
+def insecure_home(wanted: bool) -> Iterator[None]:
     """Everything below reads a configuration somewhere; what it may look like is said in one place."""
     if not wanted or INSECURE_HOME in os.environ:
         yield

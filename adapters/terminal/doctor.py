@@ -18,14 +18,14 @@ from urllib.parse import urlsplit
 
 from adapters.base import Finding
 from adapters.marks import BAD, GOOD, WARN, mark_of
-from adapters.terminal.cli import FAILED, OK, for_shell
+from adapters.terminal.cli import FAILED, OK, for_shell, insecure_home
 from adapters.terminal.listing import owner_of
 from adapters.terminal.screen import Progress, say
 from adapters.text import clean
 from gateway.people import People, Standing
 from gateway.sentences import auth_state, command, reused
 from mcp_auth.config import Config, is_per_user, load
-from mcp_auth.errors import ConfigError, McpAuthError, StoreError, with_next_step
+from mcp_auth.errors import ConfigError, McpAuthError, StoreError, WritableByOthers, with_next_step
 from mcp_auth.names import run
 from mcp_auth.records import SHARED
 from mcp_auth.status import AuthState, ServerStatus
@@ -44,7 +44,7 @@ _ROOM = 100_000
 def run_doctor(options: Namespace) -> int:
     findings = [*_environment(), _clock()]
     try:
-        config = load(options.config, options.home)
+        config = _loaded(options, findings)
     except ConfigError as error:
         findings.append(Finding(BAD, for_shell(str(error))))
     else:
@@ -57,6 +57,16 @@ def run_doctor(options: Namespace) -> int:
     for mark, text in findings:
         say(f"{mark} {clean(text)}")
     return FAILED if any(mark == BAD for mark, _ in findings) else OK
+
+
+def _loaded(options: Namespace, findings: list[Finding]) -> Config:
+    """The configuration, also where others may write it, which is a finding: what else is wrong is to be said too."""
+    try:
+        return load(options.config, options.home)
+    except WritableByOthers as error:
+        findings.append(Finding(BAD, for_shell(str(error))))
+    with insecure_home(True):
+        return load(options.config, options.home)
 
 
 def _clock() -> Finding:
