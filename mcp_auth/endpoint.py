@@ -158,8 +158,8 @@ class Endpoint:
 
     def _routes(self) -> list[Route]:
         routes = [
-            Route("/healthz", self._health, methods=["GET"]),
-            Route("/readyz", self._ready, methods=["GET"]),
+            Route("/healthz", self._health),
+            Route("/readyz", self._ready),
         ]
         if self._public_url is not None:
             routes += [
@@ -170,7 +170,7 @@ class Endpoint:
                 Route("/k/{ticket}/state", _shown(self._key_state), methods=["POST"]),
                 Route("/k/{ticket}/login/{token}", _shown(self._key_login), methods=["GET", "POST"]),
                 Route("/callback/{connection}", _shown(self._callback), methods=["GET", "POST"]),
-                Route("/client/{connection}.json", self._client_document, methods=["GET"]),
+                Route("/client/{connection}.json", self._client_document),
             ]
         return [*routes, Route("/{path:path}", _shown(self._elsewhere), methods=["GET", "POST"])]
 

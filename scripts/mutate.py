@@ -46,8 +46,9 @@ GROUPS = {
 # What may notice. The tests of the chats run through all of it, take long, and are about something else.
 TESTS = ["tests/mcp_auth", "tests/gateway", "tests/attacks"]
 GOAL = 90
-# Of tests, for each change: nearly all of them reach some lines.
+# Of tests, and of the seconds that they take, for each change: nearly all of them reach some lines.
 AT_MOST = 200
+SECONDS_AT_MOST = 60
 _FILES_AT_ONCE = 8
 PYTEST = ["-o", "addopts=", "--import-mode=importlib", "-q", "-p", "no:cacheprovider", "-n", "0"]
 NOT_SERVICES = ["-m", "not service"]
@@ -93,27 +94,35 @@ def main() -> int:
     if options.list:
         for group, chosen in mutants.items():
             print(f"{group}: {len(chosen)}")
-            for mutant in chosen:
+            for mutant in sorted(chosen, key=_by_place):
                 print(f"  {mutant}")
         return 0
     for name in WARM:
         __import__(name)
-    copy_project()
-    reached = tests_by_line()
     began, shares = time.monotonic(), {}
+    copy_project()
+    reached = tests_by_line(ends=began + 60 * options.minutes)
     results: list[dict[str, Any]] = []
-    for group, chosen in mutants.items():
-        survivors = []
-        for number, mutant in enumerate(chosen, 1):
+    for place, (group, chosen) in enumerate(mutants.items()):
+        survivors, tried = [], 0
+        now = time.monotonic()
+        # What a group leaves of its time is for those after it.
+        ends = now + max(0.0, began + 60 * options.minutes - now) / (len(mutants) - place)
+        for mutant in chosen:
+            if time.monotonic() > ends:
+                break
+            tried += 1
             by = noticed_by(mutant, reached)
             results.append({"group": group, "mutant": str(mutant), "noticed_by": by})
             if by is None:
                 survivors.append(mutant)
             if options.verbose:
-                print(f"  {number}/{len(chosen)} {mutant}  [{by or 'SURVIVED'}]", flush=True)
-        shares[group] = 100 * (len(chosen) - len(survivors)) / max(1, len(chosen))
-        print(f"{group}: {len(chosen) - len(survivors)} of {len(chosen)} noticed ({shares[group]:.0f} %)", flush=True)
-        for mutant in survivors:
+                print(f"  {tried}/{len(chosen)} {mutant}  [{by or 'SURVIVED'}]", flush=True)
+        shares[group] = 100 * (tried - len(survivors)) / max(1, tried)
+        print(f"{group}: {tried - len(survivors)} of {tried} noticed ({shares[group]:.0f} %)", flush=True)
+        if tried < len(chosen):
+            print(f"  not tried: {len(chosen) - tried}. Next: scripts/mutate {group} --minutes N", flush=True)
+        for mutant in sorted(survivors, key=_by_place):
             why = "" if reached.of(mutant) else "  (no test gets there)"
             print(f"  not noticed: {mutant}{why}", flush=True)
     (CACHE / "last.json").write_text(json.dumps(results, indent=1))
@@ -126,6 +135,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("what", nargs="*", help=f"groups ({', '.join(GROUPS)}) or files; default: every group")
     parser.add_argument("--sample", type=int, default=40, help="changes in each group; 0: all of them")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=45, help="begins no change after these; default: %(default)s")
     parser.add_argument("--list", action="store_true", help="print the changes and try none")
     parser.add_argument("--verbose", action="store_true", help="print what noticed each change")
     return parser.parse_args()
@@ -147,7 +157,7 @@ def _path(module: str) -> str:
 
 
 def sample(paths: list[str], seed: int, amount: int) -> list[Mutant]:
-    """The first `amount` changes of these files in the order of `seed`, sorted by place."""
+    """The first `amount` changes of these files in the order of `seed`. However few of them are tried are a sample."""
     ranked: list[tuple[str, Mutant]] = []
     for path in paths:
         seen: dict[str, int] = {}
@@ -157,7 +167,11 @@ def sample(paths: list[str], seed: int, amount: int) -> list[Mutant]:
             ranked.append((mutant.rank(seed, again), mutant))
     ranked.sort(key=lambda pair: pair[0])
     chosen = [mutant for _, mutant in ranked]
-    return sorted(chosen[:amount] if amount else chosen, key=lambda mutant: (mutant.path, mutant.start))
+    return chosen[:amount] if amount else chosen
+
+
+def _by_place(mutant: Mutant) -> tuple[str, int]:
+    return mutant.path, mutant.start
 
 
 # --- what is changed
@@ -457,8 +471,8 @@ def copy_project() -> None:
         shutil.copy2(ROOT / name, target)
 
 
-def tests_by_line() -> Reached:
-    """From the last run, as far as the code is the same; test files that changed since run anew."""
+def tests_by_line(ends: float) -> Reached:
+    """From the last run, as far as the code is the same; test files that changed since run anew, until `ends`."""
     tests = {str(path.relative_to(TREE)): path for folder in TESTS for path in (TREE / folder).rglob("test_*.py")}
     code = [path for folder in ("adapters", "gateway", "mcp_auth", "tests") for path in (TREE / folder).rglob("*.py")]
     others = [path for path in code if str(path.relative_to(TREE)) not in tests and not path.name.startswith("test_")]
@@ -474,6 +488,10 @@ def tests_by_line() -> Reached:
     # Kept after every few, so that a run that is stopped goes on there.
     for start in range(0, len(missing), _FILES_AT_ONCE):
         some = missing[start : start + _FILES_AT_ONCE]
+        if time.monotonic() > ends:
+            sys.exit(
+                f"Time is over, {len(missing) - start} of the files have not run. Next: run it again, it goes on there"
+            )
         for name, found in _covered(some).items():
             files[name] = {"digest": digests[name], **found}
         kept.write_text(json.dumps({"code": version, "files": files}))
@@ -502,7 +520,7 @@ def _covered(files: list[str]) -> dict[str, dict[str, Any]]:
     """For each test file: the lines that its tests reach, how long they took, and which failed."""
     found = CACHE / "found.json"
     found.unlink(missing_ok=True)
-    code = _in_child(lambda: _run_covered(files, found), timeout=5400, log=CACHE / "covered.log")
+    code = _in_child(lambda: _run_covered(files, found), timeout=1800, log=CACHE / "covered.log")
     if code not in (0, 1) or not found.exists():
         sys.exit(f"The tests could not be run (exit {code}). Next: see {CACHE / 'covered.log'}")
     whole = json.loads(found.read_text())
@@ -589,7 +607,7 @@ class _Only:
 
 def noticed_by(mutant: Mutant, reached: Reached) -> str | None:
     """The test that notices this change, or None. It fails twice: once could be anything, on a busy machine."""
-    tests = reached.of(mutant)[:AT_MOST]
+    tests = _some(reached.of(mutant), reached.seconds)
     if not tests:
         return None
     path = TREE / mutant.path
@@ -602,6 +620,12 @@ def noticed_by(mutant: Mutant, reached: Reached) -> str | None:
                 return failed
             tests = tests[tests.index(failed) + 1 :]
     return None
+
+
+def _some(tests: list[str], seconds: dict[str, float]) -> list[str]:
+    together = itertools.accumulate(seconds[test] for test in tests[:AT_MOST])
+    within = sum(1 for so_far in together if so_far <= SECONDS_AT_MOST)
+    return tests[: max(1, within)]
 
 
 def _first_that_fails(tests: list[str], seconds: dict[str, float]) -> str | None:

@@ -80,3 +80,11 @@ def test_the_same_changes_are_drawn_after_the_code_around_them_moved(
 def test_a_default_runs_at_the_import_and_a_body_does_not() -> None:
     found = mutate.mutants_of("x.py", "A = 1\n\n\nclass B:\n    c = 2\n\n    def d(self, e=3):\n        return 4\n")
     assert {one.before: one.at_import for one in found} == {"1": True, "2": True, "3": True, "4": False}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "chosen"), [([], 0), ([1, 2, 3], 3), ([40, 15, 10, 1], 2), ([900, 1], 1), ([0.01] * 500, 200)]
+)
+def test_the_tests_of_one_change_are_bounded_in_number_and_time(seconds: list[float], chosen: int) -> None:
+    tests = {f"t{number}": took for number, took in enumerate(seconds)}
+    assert mutate._some(list(tests), tests) == list(tests)[:chosen]

@@ -145,10 +145,18 @@ async def test_live_results_never_start_a_command(tmp_path: Path) -> None:
         transport="stdio",
     )
     async with open_gateway(configure(tmp_path, command)) as gateway:
-        await Chat(gateway).say("")
-        await Chat(gateway).say("files")
+        for typed in ("", "files"):
+            assert [reply.final for reply in await Chat(gateway).say(typed)] == [True], "nothing is waited for"
 
         assert not touched.exists()
+
+
+async def test_the_list_offers_a_sign_in_when_any_server_needs_one(tmp_path: Path) -> None:
+    done = Server(name="open", command="cat", transport="stdio")
+    for servers, offered in (((done,), False), ((done, sign_in_server()), True), ((done, keyed(DEAD_URL)), True)):
+        async with open_gateway(configure(tmp_path, *servers)) as gateway:
+            (reply, *_) = await Chat(gateway).say("")
+            assert [button.command for button in reply.buttons] == (["auth"] if offered else [])
 
 
 async def test_live_results_of_all_servers_are_asked_for_at_once(tmp_path: Path, oauth: OAuthServer) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.requests import Request
 
 from adapters.layout import layout
+from adapters.telegram.login import TelegramLogin
 from gateway.invocations import Abilities, Principal
 from gateway.replies import Audience, ItemState
 from gateway.sentences import happened
@@ -318,3 +320,32 @@ async def test_from_where_and_in_which_browser_a_link_was_continued_is_recorded(
         assert (line.whom, line.server, line.address) == (str(ANN), "notes", "127.0.0.1")
         assert line.browser and line.ticket
         assert "127.0.0.1" in happened(line) and line.browser in happened(line)
+
+
+async def test_who_logs_in_to_the_application_after_all_keeps_the_newer_link(
+    tmp_path: Path, oauth: OAuthServer
+) -> None:
+    """Continue in a second tab: the browser is bound already, so its proof is taken and nothing else begins anew."""
+    sits_there: list[Principal | None] = [None]
+
+    async def who(request: Request) -> Principal | None:
+        return sits_there[0]
+
+    async with (
+        public_gateway(tmp_path, notes(oauth), **team(verify="browser")) as gateway,
+        Browser() as browser,
+        Browser() as other,
+    ):
+        gateway.verify_by_login("telegram", TelegramLogin("1:token"))
+        gateway.verify_browser(who)
+        chat = Chat(gateway, ANN)
+        start = await browser.open(await link_of(chat))
+        assert (await browser.press(start)).next is None
+        newer = await link_of(chat)
+        sits_there[0] = ANN
+
+        page = await browser.press(start)
+
+        assert page.next is not None
+        assert "Continue" in (await other.open(newer)).text
+        assert (await browser.open(await browser.authorize(page))).heading == "notes is connected"

@@ -81,6 +81,30 @@ async def test_every_answer_keeps_itself_to_itself(tmp_path: Path, oauth: OAuthS
         assert not re.findall(r"(?:src|href)=\"(?!data:|http://127)", page.source)
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/healthz", 200),
+        ("HEAD", "/readyz", 200),
+        ("POST", "/healthz", 404),
+        ("POST", "/readyz", 404),
+        ("GET", "/a/x/state", 404),
+        ("GET", "/k/x/state", 404),
+        ("POST", "/client/x.json", 404),
+        ("POST", "/nowhere", 404),
+        ("PUT", "/nowhere", 405),
+        ("DELETE", "/a/x", 405),
+        ("PATCH", "/callback/x", 405),
+    ],
+)
+async def test_an_address_answers_to_its_own_methods_alone(
+    tmp_path: Path, oauth: OAuthServer, method: str, path: str, status: int
+) -> None:
+    form = {"any": "thing"} if method == "POST" else None
+    async with opened(tmp_path, oauth) as auth, Browser(auth.asgi_app()) as browser:
+        assert (await browser.request(method, f"{PUBLIC}{path}", data=form)).status == status
+
+
 @pytest.mark.parametrize("prefix", ["", "/mcp"])
 async def test_it_is_mounted_in_a_fastapi_application(tmp_path: Path, oauth: OAuthServer, prefix: str) -> None:
     auth = opened(tmp_path, oauth, {"public_url": f"{PUBLIC}/mcp"})

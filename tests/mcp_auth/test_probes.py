@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -140,3 +142,28 @@ async def test_a_sign_in_is_tried_with_its_own_access_and_not_with_that_of_befor
         await signed_in(auth)
         assert (await auth.confirm_works("notes", "shared")).state is ConnectionState.READY
         assert (await running).state is ConnectionState.NOT_CHECKED
+
+
+async def test_a_probe_starts_no_command_unless_it_is_told_to(tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    program = f"open({str(started)!r}, 'w')"
+    async with open_auth(tmp_path, {"files": {"command": sys.executable, "args": ["-c", program]}}) as auth:
+        assert (await auth.probe("files")).state is ConnectionState.NOT_CHECKED
+        assert not started.exists()
+        assert (await auth.probe("files", start_stdio=True)).state is ConnectionState.UNREACHABLE
+        assert started.exists()
+        started.unlink()
+        await auth.test("files")
+        assert started.exists()
+
+
+@pytest.mark.parametrize("options", [{"enabled": False}, {"transport": "carrier-pigeon"}])
+async def test_a_server_that_is_off_or_misconfigured_is_not_asked(
+    tmp_path: Path, oauth: OAuthServer, options: dict[str, Any]
+) -> None:
+    oauth.knobs.protected = False
+    async with open_auth(tmp_path, {"notes": {"url": oauth.url, **options}}) as auth:
+        assert auth.config.servers["notes"].enabled is (auth.config.servers["notes"].problem is not None)
+        for ask in (auth.probe, auth.test):
+            assert (await ask("notes")).state is ConnectionState.NOT_CHECKED
+    assert oauth.seen == []
