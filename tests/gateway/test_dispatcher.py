@@ -556,3 +556,18 @@ async def test_what_the_network_is_needed_for_is_deferred(tmp_path: Path) -> Non
     assert gateway.decide(chat.invocation("logout notes")) == Deferred(Audience.CHAT)
     assert gateway.decide(replace(chat.invocation("key notes"), principal=TELEGRAM)) == Immediate(Audience.CALLER)
     await gateway.stop()
+
+
+async def test_a_bare_key_asks_for_what_is_missing_and_a_named_one_for_everything(tmp_path: Path) -> None:
+    headers = {"Authorization": "Bearer ${WEATHER_KEY}", "X-Team": "${WEATHER_TEAM}", "X-Lang": "${WEATHER_LANG:-en}"}
+    server = Server(name="weather", url=DEAD_URL, headers=headers)
+    (tmp_path / ".env").write_text(f"WEATHER_KEY={KEY}\n")
+    async with open_gateway(configure(tmp_path, server, sign_in_server())) as gateway:
+        chat = Chat(gateway)
+        # Which server it will be is not known yet, so no form can be opened for it
+        assert gateway.decide(chat.invocation("key"), FULL) == Immediate(Audience.CALLER)
+        assert prompt_of((await chat.say("key"))[-1]).variable == "WEATHER_TEAM"
+        (tmp_path / ".env").write_text(f"WEATHER_KEY={KEY}\nWEATHER_TEAM=blue\n")
+        assert "No server lacks a key" in words((await chat.say("key"))[-1])
+        asked = prompt_of((await chat.say("key weather"))[-1])
+        assert asked.variable == "WEATHER_KEY"
