@@ -110,7 +110,7 @@ class ServerAuth(httpx2.Auth):
             # Somebody else's no, where the client follows redirects, says nothing of what was sent to the server.
             return
         no = _no(response)
-        if no is not None and no.status == 401 and sent is not None:
+        if no is not None and no.to_credentials and sent is not None:
             try:
                 again = await self._credentials.headers(refused=sent)
             except ReauthorizationNeeded as error:
@@ -133,10 +133,11 @@ class ServerAuth(httpx2.Auth):
 
 @dataclass(frozen=True, slots=True)
 class _No:
-    """A no to what was sent. `status`: 401 for the credentials themselves, 403 for what they allow."""
+    """A no to what was sent: to the credentials themselves, or else to what they allow."""
 
     status: int
     challenge: BearerChallenge | None
+    to_credentials: bool
 
 
 def _no(response: httpx2.Response) -> _No | None:
@@ -149,9 +150,9 @@ def _no(response: httpx2.Response) -> _No | None:
     challenge = bearer_challenge(response.headers.get_list("www-authenticate"))
     error = (challenge.error or "").lower() if challenge is not None else ""
     if response.status_code == 401 or error == "invalid_token":
-        return _No(401, challenge)
+        return _No(response.status_code, challenge, to_credentials=True)
     if response.status_code == 403 and error == "insufficient_scope":
-        return _No(403, challenge)
+        return _No(403, challenge, to_credentials=False)
     return None
 
 

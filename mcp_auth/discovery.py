@@ -9,7 +9,7 @@ import asyncio
 import logging
 from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -30,7 +30,7 @@ from mcp_auth.http import REQUEST_TIMEOUT, Answer, Http, LostAnswer
 from mcp_auth.issuers import fits, is_template
 from mcp_auth.issuers import is_same as issuers_are_same
 from mcp_auth.metadata import missing, server_metadata, text, texts
-from mcp_auth.network import NetworkRules, is_loopback_host
+from mcp_auth.network import NetworkRules, is_loopback_host, joined
 from mcp_auth.records import Connection, ServerMetadata
 from mcp_auth.responses import Seen, shown_url
 from mcp_auth.server_json import json_object
@@ -140,7 +140,8 @@ async def ask(http: Http, rules: NetworkRules, server: Server, *, known: BearerC
         raise probe
     challenge = probe.challenge or known
     asked: dict[str, Answer | BaseException] = {guesses[0]: first}
-    named = [urljoin(url, each) for each in challenge.all_resource_metadata] if challenge else []
+    every = challenge.all_resource_metadata if challenge else ()
+    named = [target for each in every if (target := joined(url, each)) is not None]
     found, trouble = None, None
     try:
         found = await _resource_metadata(http, rules, [*named, *guesses], asked)

@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlencode, urljoin
+from urllib.parse import urlencode
 
 import httpcore2
 import httpx2
@@ -22,7 +22,7 @@ import httpx2
 from mcp_auth.bodies import ACCEPTED_CODINGS, decoded
 from mcp_auth.errors import AddressRefused, TooManyOpenFiles, Unreachable, is_out_of_descriptors, lacks_descriptors
 from mcp_auth.names import Found, addresses_of, why_not_found
-from mcp_auth.network import NetworkRules, origin_of, shown_host
+from mcp_auth.network import NetworkRules, joined, origin_of, shown_host
 
 MAX_BODY = 1024 * 1024
 REQUEST_TIMEOUT = 15.0
@@ -108,7 +108,9 @@ class Http:
             location = answer.headers.get("location")
             if method != "GET" or answer.status not in (301, 302, 303, 307, 308) or location is None:
                 return answer
-            target = urljoin(url, location)
+            target = joined(url, location)
+            if target is None:
+                return answer
             rules.check_url(target, credentials=credentials)
             if origin_of(target) != origin_of(url):
                 return answer

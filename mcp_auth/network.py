@@ -11,7 +11,7 @@ import ipaddress
 import re
 from collections.abc import Iterable
 from functools import lru_cache
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 import msgspec
 
@@ -209,6 +209,14 @@ def port_of(parts: SplitResult) -> int:
     if parts.port is not None:
         return parts.port
     return 80 if parts.scheme == "http" else 443
+
+
+def joined(url: str, reference: str) -> str | None:
+    """The address that `reference` names for whoever was at `url`; None when it names none."""
+    try:
+        return urljoin(url, reference)
+    except ValueError:
+        return None
 
 
 def origin_of(url: str) -> tuple[str, str, int]:

@@ -55,7 +55,7 @@ class Refusals:
             return ServerRefused(f"{entry.name} refused the key (HTTP {status}).", next_step=f"/mcp key {entry.name}")
         if not oauth:
             return await self._open_no_more(entry, status, challenge)
-        if status == 403:
+        if _asks_for_more(status, challenge):
             return await self._too_small(entry, owner, challenge, sent)
         await self._sign_ins.remember(entry.url or "", lambda known: _keep_challenge(known, challenge))
         if sent is None:
@@ -68,7 +68,7 @@ class Refusals:
         if known is None or known.trouble is None:
             await self._sign_ins.remember(entry.url or "", lambda known: _keep_challenge(known, challenge))
             try:
-                known = await self._look(entry, is_refused=status == 401)
+                known = await self._look(entry, is_refused=not _asks_for_more(status, challenge))
             except Unreachable as error:
                 return error
         if known.needs_sign_in:
@@ -172,6 +172,11 @@ class Refusals:
                 return stored
         logger.warning("the grant of %s changes all the time", entry.name)
         return None
+
+
+def _asks_for_more(status: int, challenge: BearerChallenge | None) -> bool:
+    """A no to what the credentials allow, and not to the credentials (RFC 6750 section 3.1)."""
+    return status == 403 and challenge is not None and (challenge.error or "").lower() == "insufficient_scope"
 
 
 def _restored(grant: Grant) -> Grant:

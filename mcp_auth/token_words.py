@@ -88,13 +88,13 @@ NESTED_TOKENS = ("authed_user",)
 
 # Where a word for the error stands, in an answer and in the `error` object inside one: RFC 6749 (`error`), Supabase
 # (`error_code`), HubSpot (`status`), RFC 9457 (`type`).
-CODE_MEMBERS = ("error", "code", "error_code", "errorCode", "type", "status", "reason")
+CODE_MEMBERS = ("error", "code", "error_code", "errorCode", "errorcode", "type", "status", "reason")
 # Where it is said in a sentence; one that is nothing but a word from above counts as that word.
 TEXT_MEMBERS = ("error_description", "message", "msg", "detail", "title")
 
 
 def as_word(text: str) -> str:
-    """`BAD_REFRESH_TOKEN`, `InvalidGrant` and `https://errors.example/invalid-grant` as the words above are written."""
-    last = re.split(r"[/#:]", text.strip().rstrip("/#:"))[-1]
+    """`BAD_REFRESH_TOKEN`, `oauth.v2.InvalidGrant` and `https://x.example/invalid-grant`, written as the words above."""
+    last = re.split(r"[/#:.]", text.strip().rstrip("/#:."))[-1]
     apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", last)
     return re.sub(r"[^a-z0-9]+", "_", apart.lower()).strip("_")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote
 
 from mcp_auth.errors import TokenRequestFailed
 from mcp_auth.http import Answer, Http
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 # The hard deadline of a token request in seconds; leases live longer than this.
 TOKEN_TIMEOUT = 20.0
+# How deep inside an answer its words are looked for.
+_DEPTH = 3
 _SECRET_PARAMETERS = ("code", "code_verifier", "refresh_token")
 
 
@@ -172,7 +175,7 @@ class _NoStorage:
 
 
 def _read(answer: Answer, secrets: list[str], now: float, *, is_spent: bool) -> TokenAnswer | TokenError:
-    document = json_object(answer.body) or {}
+    document = json_object(answer.body) or _form(answer.body) or {}
     holder = _holder(document)
     access_token = _token(holder.get("access_token"))
     refresh_token = _token(holder.get("refresh_token"))
@@ -196,6 +199,15 @@ def _read(answer: Answer, secrets: list[str], now: float, *, is_spent: bool) -> 
     )
     claims = _claims(document.get("id_token"))
     return TokenAnswer(tokens, _account(claims), claims["iss"] if isinstance(claims.get("iss"), str) else None)
+
+
+def _form(body: bytes) -> dict[str, Any] | None:
+    """An answer in the form of a form, as GitHub gives it to whoever asks for nothing better; None: it is none."""
+    try:
+        pairs = parse_qsl(body.decode("ascii"), strict_parsing=True, max_num_fields=50)
+    except ValueError:
+        return None
+    return dict(pairs)
 
 
 def unusable(scheme: str) -> str:
@@ -234,7 +246,7 @@ def _error(
 ) -> TokenError:
     code = _code(document)
     shown = code if code and len(code) <= 60 and code.isascii() and code.isprintable() else None
-    description = said or next((text for text in _texts(document) if text), None)
+    description = said or next(_said(document, TEXT_MEMBERS), None)
     return TokenError(
         status=answer.status,
         error=shown if shown and _without(secrets, shown) == shown else None,
@@ -249,9 +261,9 @@ def _error(
 def _meaning(status: int, document: dict[str, Any]) -> Meaning:
     """What an answer without tokens means for the grant. Words decide, wherever they stand; then the status does."""
     in_trouble = status >= 500 or status in FOR_NOW_STATUS
-    words = [as_word(word) for word in _words(document)]
+    words = [as_word(word) for word in _said(document, CODE_MEMBERS)]
     if not in_trouble:
-        words += [as_word(text) for text in _texts(document)]
+        words += [as_word(text) for text in _said(document, TEXT_MEMBERS)]
     for word in words:
         if word in ENDS_GRANT:
             return "ended"
@@ -267,26 +279,23 @@ def _code(document: dict[str, Any]) -> str | None:
     """The OAuth error code: `error`, or what stands for it in an object of that name."""
     error = document.get("error")
     if isinstance(error, dict):
-        error = next(iter(_words(error)), None)
+        error = next(_said(error, CODE_MEMBERS), None)
     return error if isinstance(error, str) and error.strip() else None
 
 
-def _words(document: dict[str, Any]) -> list[str]:
-    """Every word for the error in an answer, the OAuth code first."""
-    found: list[str] = []
-    for name in CODE_MEMBERS:
-        value = document.get(name)
-        if isinstance(value, str) and value.strip():
-            found.append(value)
-        elif isinstance(value, dict) and name == "error":
-            found += _words({key: inner for key, inner in value.items() if key != "error"})
-    return found
-
-
-def _texts(document: dict[str, Any]) -> list[str]:
-    inner = document.get("error")
-    objects = [document, *([inner] if isinstance(inner, dict) else [])]
-    return [value for one in objects for name in TEXT_MEMBERS if isinstance(value := one.get(name), str)]
+def _said(value: object, members: tuple[str, ...], depth: int = _DEPTH) -> Iterator[str]:
+    """What stands under these names in an answer, and in what is inside it; the outer ones first."""
+    inside: list[object] = []
+    if isinstance(value, dict):
+        for name in members:
+            if isinstance(said := value.get(name), str) and said.strip():
+                yield said
+        inside = list(value.values())
+    elif isinstance(value, list):
+        inside = value
+    if depth:
+        for inner in inside:
+            yield from _said(inner, members, depth - 1)
 
 
 def plain(text: str, limit: int) -> str | None:

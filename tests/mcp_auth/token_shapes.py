@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlencode
 
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 
@@ -32,6 +33,13 @@ ENDED: dict[str, Response] = {
     "error-object-type": JSONResponse({"error": {"type": "TOKEN_REVOKED", "code": 190}}, 400),
     "problem-type": problem(type="https://errors.example/invalid-refresh-token", title="No", status=400),
     "problem-title": problem(type="about:blank", title="Refresh token expired", status=403),
+    "error-list": JSONResponse({"errors": [{"code": "invalid_grant", "detail": "no"}]}, 400),
+    "apigee": JSONResponse(
+        {"fault": {"faultstring": "no", "detail": {"errorcode": "keymanagement.service.invalid_refresh_token"}}}, 401
+    ),
+    "form": Response(
+        "error=bad_refresh_token&error_description=no", 200, media_type="application/x-www-form-urlencoded"
+    ),
     "in-words": JSONResponse({"message": "Invalid refresh token", "type": "service.not_authorized"}, 401),
     "other-word-and-in-words": JSONResponse(
         {"error": "bad_request", "error_description": "refresh token expired"}, 400
@@ -103,6 +111,7 @@ class Good:
     lives: float | None = 3600
     nested: str | None = None
     status: int = 200
+    as_form: bool = False
 
     def response(self, access_token: str, refresh_token: str) -> Response:
         document: dict[str, Any] = {
@@ -117,6 +126,8 @@ class Good:
             del document[name]
         if self.nested is not None:
             document = {"ok": True, self.nested: document}
+        if self.as_form:
+            return Response(urlencode(document), self.status, media_type="application/x-www-form-urlencoded")
         # As text, so that what is no JSON by the book can be sent as well.
         return Response(json.dumps(document), self.status, media_type="application/json")
 
@@ -124,6 +135,7 @@ class Good:
 GOOD: dict[str, Good] = {
     "as-it-should-be": Good(),
     "201": Good(status=201),
+    "form": Good(as_form=True),
     "error-null": Good({"error": None}),
     "error-empty": Good({"error": ""}),
     "error-false": Good({"error": False}),

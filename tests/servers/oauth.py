@@ -81,9 +81,9 @@ class Knobs:
     auth_method: str | None = None  # what the token endpoint insists on
     id_token_claims: dict[str, Any] | None = None
     revocation_status: int = 200
-    gone: dict[str, int] = field(
-        default_factory=dict
-    )  # paths that answer this status; a redirect leads to `/elsewhere`
+    # Paths that answer this status (a redirect leads to `/elsewhere`), and paths that redirect there, as it is written.
+    gone: dict[str, int] = field(default_factory=dict)
+    gone_to: dict[str, str] = field(default_factory=dict)
     raw_status: int = 200
     raw: dict[str, bytes] = field(default_factory=dict)  # paths that answer exactly this, as JSON
     # the resource
@@ -153,6 +153,8 @@ class OAuthServer:
             request.method, path, dict(request.query_params), form, dict(request.headers), body, time.monotonic()
         )
         self.seen.append(seen)
+        if path in self.knobs.gone_to:
+            return PlainTextResponse("", 307, {"Location": self.knobs.gone_to[path]})
         if path in self.knobs.gone:
             return PlainTextResponse("", self.knobs.gone[path], {"Location": f"{self.origin}/elsewhere"})
         if path in self.knobs.raw:
