@@ -94,7 +94,7 @@ TEXT_MEMBERS = ("error_description", "message", "msg", "detail", "title")
 
 
 def as_word(text: str) -> str:
-    """`BAD_REFRESH_TOKEN`, `oauth.v2.InvalidGrant` and `https://x.example/invalid-grant`, written as the words above."""
+    """`BAD_REFRESH_TOKEN`, `oauth.v2.InvalidGrant`, `https://x.example/invalid-grant`, written as the words above."""
     last = re.split(r"[/#:.]", text.strip().rstrip("/#:."))[-1]
     apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", last)
     return re.sub(r"[^a-z0-9]+", "_", apart.lower()).strip("_")
