@@ -53,7 +53,7 @@ _FILES_AT_ONCE = 8
 PYTEST = ["-o", "addopts=", "--import-mode=importlib", "-q", "-p", "no:cacheprovider", "-n", "0"]
 NOT_SERVICES = ["-m", "not service"]
 # Slow to import, and no part of the project: imported once, before forking.
-WARM = ("pytest", "pytest_asyncio", "hypothesis", "coverage", "httpx2", "jinja2", "limits", "mcp", "mcp.client.sse")
+WARM = ("pytest", "pytest_asyncio", "hypothesis", "coverage", "httpx2", "jinja2", "mcp", "mcp.client.sse")
 WARM += ("mcp.client.stdio", "mcp.client.streamable_http", "mcp.server.lowlevel", "prompt_toolkit", "ruamel.yaml")
 WARM += ("starlette.routing", "trustme", "uvicorn", "yaml")
 # When changed files say that they were written: a second of its own for each, so Python compiles every one anew.
