@@ -139,7 +139,7 @@ async def test_attack_a_server_on_loopback_is_not_asked_in_plain_text_through_th
 ) -> None:
     async with open_auth(tmp_path, {"notes": {"url": url, **entry}}, {"network": {"proxy": proxy.url}}) as auth:
         found = await auth.probe("notes")
-        assert found.state in (ConnectionState.UNREACHABLE, ConnectionState.REFUSED)
+        assert found.state is not ConnectionState.READY and found.detail
         with pytest.raises(McpAuthError):
             await auth.sign_in("notes", "shared", ME, listen=False)
     assert proxy.lines == []
