@@ -74,7 +74,7 @@ class Board:
     def reply(self, *, final: bool = True) -> Reply:
         """The checklist as it is now."""
         self.changed = False
-        self.complete = self.complete or final
+        self.complete = final
         items = tuple(self.items.values())
         links = sum(item.state is ItemState.LINK for item in items)
         note = self.note if links else None

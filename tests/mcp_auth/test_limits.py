@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from mcp_auth import limits
 from mcp_auth.config import GatewayOptions
-from mcp_auth.limits import AddressLimits, Limits, Rate, address_key
+from mcp_auth.limits import AddressLimits, Limits, Rate, address_key, address_keys
 
 THREE = Rate("three", 3, 60)
 TEAM = GatewayOptions(people={"ann": ("telegram:1", "discord:1", "slack:T/1")})
@@ -42,9 +42,13 @@ def test_the_fourth_has_to_wait_for_the_rest_of_the_window(advance_limits: Calla
         (limits.CONFIRMS, 40, 600),
         (limits.SERVER_SIGN_INS, 60, 600),
         (limits.SERVER_KEY_TRIES, 30, 600),
+        (limits.SERVER_SIGN_INS_EACH, 20, 600),
         (limits.STRANGERS, 20, 60),
         (limits.PAGES, 600, 60),
         (limits.POSTS, 30, 60),
+        (limits.LINKS, 120, 60),
+        (limits.HOOKS, 3_000, 60),
+        (limits.REFUSED_HOOKS, 20, 60),
     ],
     ids=lambda value: value.name if isinstance(value, Rate) else str(value),
 )
@@ -147,6 +151,31 @@ def test_attack_a_flood_of_addresses_is_bounded_in_memory_and_those_who_were_her
 )
 def test_one_client_is_one_address_or_one_network(address: str, key: str) -> None:
     assert address_key(address) == key
+
+
+@pytest.mark.parametrize(
+    ("address", "networks"),
+    [
+        ("192.0.2.7", ["192.0.2.7", "192.0.2.0/24"]),
+        ("::ffff:192.0.2.7", ["192.0.2.7", "192.0.2.0/24"]),
+        ("2001:db8:1:2ff::9", ["2001:db8:1:2ff::/64", "2001:db8:1:200::/56", "2001:db8:1::/48"]),
+    ],
+)
+def test_an_address_belongs_to_wider_and_wider_networks(address: str, networks: list[str]) -> None:
+    assert list(address_keys(address)) == networks
+
+
+@pytest.mark.parametrize("shared", ["192.0.2.8", "2001:db8:1:2::9"])
+def test_where_addresses_share_a_count_ten_times_as_many_are_allowed(
+    shared: str, monkeypatch: pytest.MonkeyPatch, advance_limits: Callable[[float], None]
+) -> None:
+    monkeypatch.setattr(limits, "KEYS_KEPT", 1)
+    counted = Limits()
+    assert counted.take_address(THREE, "203.0.113.1") == (0.0, True)
+    assert [counted.take_address(THREE, shared) for _ in range(30)] == [(0.0, False)] * 30
+    assert counted.wait_address(THREE, shared) > 0
+    assert counted.take_address(THREE, shared)[0] > 0
+    assert counted.wait_address(THREE, "203.0.113.1") == 0.0
 
 
 @asynccontextmanager
