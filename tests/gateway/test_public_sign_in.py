@@ -349,3 +349,21 @@ async def test_who_logs_in_to_the_application_after_all_keeps_the_newer_link(
         assert page.next is not None
         assert "Continue" in (await other.open(newer)).text
         assert (await browser.open(await browser.authorize(page))).heading == "notes is connected"
+
+
+@pytest.mark.parametrize("first", [ANN, BOB], ids=["own", "somebody-elses"])
+async def test_what_a_command_ends_is_told_by_its_reply_alone_whoever_else_is_signing_in(
+    tmp_path: Path, oauth: OAuthServer, first: Principal
+) -> None:
+    async with public_gateway(tmp_path, notes(oauth), **team()) as gateway:
+        ann, bob = Chat(gateway, ANN), Chat(gateway, BOB)
+        for chat in (ann, bob) if first == ANN else (bob, ann):
+            await link_of(chat)
+
+        (reply,) = await ann.say("cancel notes")
+        await bob.say("cancel notes")
+        assert await gateway.settled(PATIENCE)
+
+        assert "notes" in words(reply) and reply.ok
+        # Edits of the checklists, and no message
+        assert [one.message for one in (*ann.notices, *bob.notices) if one.message is None] == []

@@ -12,10 +12,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from gateway import sign_ins
 from gateway.gateway import Gateway
 from gateway.invocations import Abilities, MessageRef
 from gateway.replies import Audience, ItemState
 from mcp_auth.config import Config, OAuthOptions, Server
+from mcp_auth.errors import StoreError
 from mcp_auth.status import AuthState
 from mcp_auth.stores.files import FileStore
 from mcp_auth.stores.memory import MemoryStore
@@ -340,6 +342,43 @@ async def test_an_end_in_another_process_is_noticed(tmp_path: Path, notes: Notes
         await other.auth.paste(address, "cli:local")
 
         await chat.notice("notes: signed in, 2 tools")
+
+
+async def test_what_another_process_began_is_finished_by_a_paste_here(tmp_path: Path, notes: NotesServer) -> None:
+    config = config_for(tmp_path, notes)
+    async with (
+        open_gateway(config, FileStore(tmp_path)) as one,
+        open_gateway(config, FileStore(tmp_path)) as other,
+    ):
+        address = await open_link(await link_of(Chat(one)))
+
+        (reply,) = await Chat(other).say(f"paste {address}")
+
+        assert words(reply) == "notes: signed in, 2 tools"
+
+
+async def test_a_store_that_cannot_be_read_for_a_while_only_delays_the_news(
+    tmp_path: Path, notes: NotesServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sign_ins, "_POLL_SECONDS", 0.01)
+    store, left = MemoryStore(), [0]
+    listed = store.sign_ins.list
+
+    async def list_or_fail() -> Any:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise StoreError("The disk is gone.")
+        return await listed()
+
+    monkeypatch.setattr(store.sign_ins, "list", list_or_fail)
+    async with open_gateway(config_for(tmp_path, notes), store) as gateway:
+        chat = Chat(gateway)
+        address = await open_link(await link_of(chat))
+        left[0] = 3
+        await open_page(address)
+
+        await chat.notice("notes: signed in, 2 tools")
+        assert left[0] < 0
 
 
 async def test_logout_revokes_and_deletes(tmp_path: Path, notes: NotesServer) -> None:

@@ -54,6 +54,13 @@ async def test_duty_protected_resource_metadata_is_found_at_header_then_path_the
     assert [seen.path for seen in oauth.seen if "oauth-protected-resource" in seen.path] == asked
 
 
+async def test_duty_every_question_names_the_revision_of_the_protocol(tmp_path: Path, oauth: OAuthServer) -> None:
+    await link(tmp_path, oauth)
+    asked = [seen for seen in oauth.seen if seen.path == "/mcp" or "well-known" in seen.path]
+    assert len(asked) >= 3
+    assert {seen.headers.get("mcp-protocol-version") for seen in asked} == {"2025-11-25"}
+
+
 async def test_duty_the_url_in_the_challenge_comes_before_the_well_known_ones(
     tmp_path: Path, oauth: OAuthServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -408,3 +408,24 @@ async def test_tokens_are_bound_to_the_url_of_the_server(tmp_path: Path, oauth: 
         with pytest.raises(SignInNeeded, match="url"):
             await auth.access_token("notes")
         assert (await auth.status("notes")).auth is AuthState.SIGN_IN_NEEDED
+
+
+@pytest.mark.parametrize("answer", ["drop", PlainTextResponse("", 503)], ids=["lost", "503"])
+async def test_whoever_joins_a_refresh_that_fails_is_not_given_the_token_that_was_refused(
+    tmp_path: Path, oauth: OAuthServer, clock: Clock, answer: Any
+) -> None:
+    """One who asks ahead of time falls back on the token that is still good; the other was told that it is not."""
+    async with opened(tmp_path, oauth, clock) as auth:
+        await signed_in(auth)
+        old, entry = await auth.access_token("notes"), auth.config.servers["notes"]
+        clock.ahead = 3310
+        answered = oauth.knobs.token_gate = threading.Event()
+        oauth.knobs.token_answers = [answer] * 4
+        ahead = asyncio.create_task(auth.access_token("notes"))
+        await refreshing(oauth)
+        refused = asyncio.create_task(auth._refresher().access_token(entry, "shared", refused=old))
+        await asyncio.sleep(0)
+        answered.set()
+        assert await ahead == old
+        with pytest.raises(RefreshUnavailable):
+            await refused
