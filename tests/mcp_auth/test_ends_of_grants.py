@@ -350,6 +350,20 @@ async def test_a_grant_that_an_earlier_version_marked_falsely_heals_at_the_next_
         assert is_renewable(await auth.status("notes"))
 
 
+async def test_a_grant_that_seemed_refused_and_then_was_ended_is_not_tried_again(
+    tmp_path: Path, oauth: OAuthServer, clock: Clock
+) -> None:
+    async with opened(tmp_path, oauth, clock) as auth:
+        await signed_in(auth)
+        await change(auth, reauthorization="the server refuses its access token", reauthorization_now=True)
+        oauth.knobs.token_answers = [shapes.ENDED["invalid_grant"]]
+        for _ in range(3):
+            clock.ahead += 4000
+            assert (await auth.test("notes")).state is not ConnectionState.READY
+        assert (await auth.status("notes")).auth is AuthState.REAUTHORIZATION_NEEDED
+    assert len(oauth.requests("/token")) == 2
+
+
 async def test_a_grant_that_was_ended_stays_ended_when_the_server_refuses_its_access_too(
     tmp_path: Path, oauth: OAuthServer, clock: Clock
 ) -> None:
