@@ -82,9 +82,6 @@ def test_a_default_runs_at_the_import_and_a_body_does_not() -> None:
     assert {one.before: one.at_import for one in found} == {"1": True, "2": True, "3": True, "4": False}
 
 
-@pytest.mark.parametrize(
-    ("seconds", "chosen"), [([], 0), ([1, 2, 3], 3), ([40, 15, 10, 1], 2), ([900, 1], 1), ([0.01] * 500, 200)]
-)
-def test_the_tests_of_one_change_are_bounded_in_number_and_time(seconds: list[float], chosen: int) -> None:
-    tests = {f"t{number}": took for number, took in enumerate(seconds)}
-    assert mutate._some(list(tests), tests) == list(tests)[:chosen]
+@pytest.mark.parametrize("where", mutate.TESTS)
+def test_what_may_notice_is_there(where: str) -> None:
+    assert mutate._test_files(ROOT / where)
