@@ -23,6 +23,7 @@ import asyncio
 import hmac
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import replace
 from hmac import compare_digest
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -706,14 +707,12 @@ def _check_own_visit(request: Request) -> None:
 
 def _result_page(record: SignIn | KeyForm, error: str | None = None) -> Page:
     """How it ended, for the browser in which it was done."""
-    is_key = isinstance(record, KeyForm)
     names = {"server": record.server}
     if record.status == "done":
-        heading = texts.KEY_DONE_HEADING if is_key else texts.DONE_HEADING
-        said = (record.outcome or "",) if is_key else ()
-        return pages.message_page(
-            pages.Message(heading, said, "good", names=names, facts=_facts(record), closing=texts.CLOSE)
-        )
+        done = pages.Message(texts.DONE_HEADING, (), "good", names=names, closing=texts.CLOSE)
+        if isinstance(record, SignIn):
+            return pages.message_page(replace(done, facts=_facts(record)))
+        return pages.message_page(replace(done, heading=texts.KEY_DONE_HEADING, lines=(record.outcome or "",)))
     heading, tone, status = {
         "expired": (texts.EXPIRED_HEADING, "note", 410),
         "cancelled": (texts.CANCELLED_HEADING, "note", 410),
@@ -727,11 +726,9 @@ def _how_it_stands(sign_in: SignIn) -> Page:
     return _working_page(sign_in) if sign_in.status == "exchanging" else _result_page(sign_in)
 
 
-def _facts(record: Linked) -> tuple[tuple[str, str], ...]:
-    if not isinstance(record, SignIn):
-        return ()
-    facts = [(texts.ACCOUNT, record.account)] if record.account else []
-    check = record.check
+def _facts(sign_in: SignIn) -> tuple[tuple[str, str], ...]:
+    facts = [(texts.ACCOUNT, sign_in.account)] if sign_in.account else []
+    check = sign_in.check
     if check is not None and check.tools is not None:
         facts.append((texts.TOOLS, str(len(check.tools))))
     elif check is not None:

@@ -6,12 +6,14 @@ The proof is asked for on the last page, in that response alone: whoever planted
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 
 import pytest
 from starlette.requests import Request
 
 from gateway.invocations import Principal
+from mcp_auth import tickets
 from tests.attacks.scene import KEY, api, notes, stored
 from tests.attacks.test_cookies import cookies_of
 from tests.browser import Browser, Page
@@ -242,6 +244,22 @@ async def test_proven_with_script_and_moved_to_a_browser_without_nothing_goes_al
         assert (await scripted.open(await scripted.authorize(first))).status in (400, 403)
         assert "has not been sent" in (await victim.press(last, "finish")).text
         assert oauth.requests("/token") == []
+
+
+@pytest.mark.parametrize("verify", ["code", "none"])
+async def test_the_last_page_links_to_the_chat_with_the_code_that_it_shows(
+    tmp_path: Path, oauth: OAuthServer, verify: str
+) -> None:
+    options = {"allow": (str(ANN),), "verify": verify}
+    async with public_gateway(tmp_path, notes(oauth), **options) as gateway, Browser(script=False) as browser:
+        gateway.carry_codes("telegram", lambda code: f"https://chat.example/{code}")
+        page = await browser.open(await answered(Chat(gateway, ANN), browser))
+        codes = re.findall(r"https://chat\.example/([^\"]+)", page.source)
+        assert page.heading == ("Is it you?" if verify == "code" else "Finish the sign-in?")
+        assert [tickets.typed_code(code) for code in codes] == (
+            [tickets.typed_code(page.code)] if page.has_code else []
+        )
+        assert page.has_code is (verify == "code")
 
 
 async def test_under_verify_browser_no_code_is_shown_without_script(tmp_path: Path, oauth: OAuthServer) -> None:

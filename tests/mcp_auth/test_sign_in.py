@@ -273,6 +273,21 @@ async def test_two_answers_at_once_are_exchanged_once(tmp_path: Path, oauth: OAu
     assert len(oauth.requests("/token")) == 1
 
 
+async def test_what_is_being_exchanged_is_neither_cancelled_nor_begun_again(tmp_path: Path, oauth: OAuthServer) -> None:
+    exchanged = oauth.knobs.token_gate = threading.Event()
+    async with opened(tmp_path, oauth) as auth:
+        redirect = await redirect_of(auth)
+        task = asyncio.create_task(auth.paste(redirect, ME.principal))
+        async with asyncio.timeout(PATIENCE):
+            while not oauth.requests("/token"):
+                await asyncio.sleep(0.005)
+        for ask in (auth.cancel("notes"), auth.sign_in("notes", "shared", ME, listen=False)):
+            with pytest.raises(SignInError, match="being signed in right now"):
+                await ask
+        exchanged.set()
+        assert (await task).status == "done"
+
+
 async def test_a_browser_that_goes_away_does_not_stop_the_exchange(tmp_path: Path, oauth: OAuthServer) -> None:
     exchanged = oauth.knobs.token_gate = threading.Event()
     async with opened(tmp_path, oauth) as auth:
@@ -510,9 +525,12 @@ async def test_pain_24_an_error_with_http_200_is_an_error(
     async with opened(tmp_path, oauth) as auth:
         redirect = await redirect_of(auth)
         oauth.knobs.token_answers = [JSONResponse(body, 200)]
-        with pytest.raises(TokenRequestFailed):
+        with pytest.raises(TokenRequestFailed) as caught:
             await auth.paste(redirect, ME.principal)
-        assert (await auth.store.sign_ins.list())[0].status == "failed"
+        (ended,) = await auth.store.sign_ins.list()
+    # What is said here is kept for those who ask later
+    assert (ended.status, ended.outcome) == ("failed", caught.value.message)
+    assert ended.next_step == caught.value.next_step
 
 
 @pytest.mark.parametrize("where", ["error", "error_description"])
