@@ -400,11 +400,13 @@ def test_the_pages_in_the_dark(
     chromium: Browser, background: Background, tmp_path: Path, oauth: OAuthServer, size: str
 ) -> None:
     oauth.knobs.api_key = None
+    oauth.knobs.challenge_scope = "notes:read https://api.example.com/auth/calendar.events.readonly offline_access"
     gateway = gateway_for(background, tmp_path / "home", oauth, Clock(), verify="code")
     walker = Walker(chromium, size, True, pictures(tmp_path), dark=True)
     chat = background.run(named(gateway))
     page = walker.page()
     page.goto(background.run(link_of(chat)))
+    assert page.get_by_role("listitem").count() == 3
     walker.look(page, "Sign in to notes", "start")
     page.get_by_role("button", name="Continue").click()
     walker.look(page, "Is it you?", "code")
