@@ -279,6 +279,9 @@ async def test_a_real_server_is_signed_in_to_and_refreshed(
     assert (tested.state, tested.detail) == (ConnectionState.READY, None)
     assert status.auth is AuthState.SIGNED_IN
     assert oauth.refreshes == 1
+    if oauth.knobs.prm_path == "header":
+        # Found where the challenge says, and not by a fallback that happens to work as well
+        assert oauth.requests(f"/elsewhere{PRM}")
     assert not any("evil" in seen.path for seen in oauth.seen if "well-known" not in seen.path)
 
 
