@@ -621,3 +621,18 @@ async def test_the_query_of_a_servers_url_is_in_no_resource(
     sent = [seen.query.get("resource") or seen.form.get("resource") for seen in oauth.seen if seen.path != "/mcp"]
     assert [one for one in sent if one is not None] == [oauth.url] * 3
     assert not any("s3cret-key" in str((seen.query, seen.form)) for seen in oauth.seen if seen.path != "/mcp")
+
+
+@pytest.mark.parametrize("ends", [0, "0", -1, "never", 10**400, 4e9, None, []], ids=lambda value: str(value)[:8])
+async def test_a_secret_that_ends_at_no_time_at_all_is_used_again(
+    tmp_path: Path, oauth: OAuthServer, ends: object
+) -> None:
+    oauth.knobs.registration_extra = {
+        "client_secret": "s3cret-value",
+        "client_secret_expires_at": ends,
+        "token_endpoint_auth_method": None,
+    }
+    async with opened(tmp_path, oauth, {}) as auth:
+        await signed_in(auth)
+        await signed_in(auth)
+    assert len(oauth.requests("/register")) == 1
