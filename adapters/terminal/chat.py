@@ -117,7 +117,7 @@ def _history(path: Path, known: Collection[str]) -> FileHistory:
 
     class History(FileHistory):
         def append_string(self, string: str) -> None:
-            if all(word in known for word in string.split()):
+            if string.strip() and all(word in known for word in string.split()):
                 super().append_string(string)
 
     return History(str(path))
