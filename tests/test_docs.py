@@ -17,11 +17,24 @@ import pytest
 import yaml
 from telegram.ext import Application
 
-from adapters.telegram.adapter import GROUP
+from adapters.discord.adapter import DiscordOptions
+from adapters.matrix.adapter import MatrixOptions
+from adapters.slack.adapter import SlackOptions
+from adapters.telegram.adapter import GROUP, TelegramOptions
+from adapters.telegram.sending import _LONGEST_PAUSE
+from adapters.terminal.auth import PROBE_TIMEOUT
 from adapters.terminal.cli import _COMMANDS, _parser
+from adapters.whatsapp.adapter import WhatsAppOptions
 from gateway.gateway import Gateway
-from mcp_auth.config import Server, load
+from gateway.people import CODE_SECONDS, PENDING_PER_PLATFORM
+from mcp_auth import gate, limits, sign_in
+from mcp_auth.audit import MAX_BYTES, OLD_FILES, AuditLine, Event
+from mcp_auth.config import GatewayOptions, NetworkOptions, OAuthOptions, Server, Settings, load
 from mcp_auth.core import McpAuth
+from mcp_auth.endpoint import _MAX_BODY as FORM_BODY
+from mcp_auth.guards import HOOK_BODY
+from mcp_auth.loopback import CONNECTIONS_OF_ONE, REQUEST_SECONDS
+from mcp_auth.probes import PROBES
 from mcp_auth.records import ServerMetadata
 from mcp_auth.registration import client_registration_needed
 from tests.adapters.terminal.typed import Run
@@ -130,6 +143,106 @@ def test_the_guide_has_a_row_for_every_status() -> None:
         words = auth_state(ServerStatus("x", "http", "https://x.example", "all", state), now=0.0)
         assert re.search(rf"^\| `{words}", page, re.MULTILINE), words
         assert f"`{state.value}`" in page
+
+
+def _keys(page: str, section: str = "") -> str:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    return text[text.index(section) :]
+
+
+@pytest.mark.parametrize(
+    ("page", "model"),
+    [
+        ("mcp-authentication.md", OAuthOptions),
+        ("mcp-authentication.md", Server),
+        ("mcp-authentication.md", NetworkOptions),
+        ("telegram.md", TelegramOptions),
+        ("discord.md", DiscordOptions),
+        ("slack.md", SlackOptions),
+        ("whatsapp.md", WhatsAppOptions),
+        ("matrix.md", MatrixOptions),
+    ],
+    ids=lambda one: one if isinstance(one, str) else one.__name__,
+)
+def test_every_key_that_can_be_configured_is_in_its_guide(page: str, model: type[Settings]) -> None:
+    not_in_a_file = {"name", "problem"} if model is Server else set()
+    text = _keys(page)
+    missing = [key for key in model.__struct_fields__ if not re.search(rf"\b{key}\b", text)]
+    assert sorted(set(missing) - not_in_a_file) == []
+
+
+def test_the_keys_of_the_gateway_are_in_the_guides() -> None:
+    text = "".join(_keys(page) for page in ("mcp-authentication.md", "public-endpoint.md", "teams.md"))
+    # There is one store, and no need to name it; platforms have their pages.
+    fields = set(GatewayOptions.__struct_fields__) - {"platforms", "store"}
+    assert sorted(key for key in fields if not re.search(rf"\b{key}\b", text)) == []
+
+
+def test_the_guide_to_the_log_names_every_event_and_every_field() -> None:
+    text = _keys("teams.md", "## What happened")
+    words = [*(event.value for event in Event), *AuditLine.__struct_fields__]
+    assert [word for word in words if f"`{word}`" not in text] == []
+
+
+def _minutes(rate: limits.Rate) -> str:
+    return {60: "a minute", 600: "in ten minutes"}[rate.seconds]
+
+
+@pytest.mark.parametrize(
+    ("row", "rates"),
+    [
+        ("commands", [limits.COMMANDS]),
+        ("sign-ins begun", [limits.SIGN_INS, limits.SERVER_SIGN_INS, limits.SERVER_SIGN_INS_EACH]),
+        ("keys tried", [limits.KEY_TRIES, limits.SERVER_KEY_TRIES]),
+        ("pairing codes and pasted addresses", [limits.CODES]),
+        ("confirmation codes", [limits.CONFIRMS]),
+        ("requests to the public endpoint", [limits.PAGES, limits.POSTS]),
+        ("calls of webhooks", [limits.HOOKS, limits.REFUSED_HOOKS]),
+    ],
+)
+def test_how_often_is_too_often_as_the_guide_says(row: str, rates: list[limits.Rate]) -> None:
+    (line,) = re.findall(rf"^\| {row} \|.*$", _keys("teams.md", "## How often"), re.MULTILINE)
+    said = line.rpartition("| ")[2] if line.endswith("| ") else line.split("|")[3]
+    numbers = [int(number.replace(",", "")) for number in re.findall(r"\b\d[\d,]*\b", said)]
+    assert numbers == [rate.amount for rate in rates]
+    assert {_minutes(rate) for rate in rates} == {unit for unit in ("a minute", "in ten minutes") if unit in said}
+
+
+@pytest.mark.parametrize(
+    ("page", "sentence", "figure"),
+    [
+        ("SECURITY.md", "{} connections for an address", CONNECTIONS_OF_ONE),
+        ("SECURITY.md", "{} seconds for a whole request", REQUEST_SECONDS),
+        ("SECURITY.md", "{} kB for a form", FORM_BODY / 1024),
+        ("SECURITY.md", "{} MB for a webhook", HOOK_BODY / 2**20),
+        ("SECURITY.md", "{} MB for each answer or event", NetworkOptions().max_body_mb),
+        ("SECURITY.md", "8 for a server, {} in all", PROBES),
+        ("docs/teams.md", "connections to the public endpoint | network address | {} |", CONNECTIONS_OF_ONE),
+        ("docs/teams.md", "five files of {} MB", MAX_BYTES / 2**20),
+        ("docs/telegram.md", "(`retry_after`) the bot waits, at most {} minutes", _LONGEST_PAUSE / 60),
+        ("docs/telegram.md", "handler in group {:,}", GROUP),
+        (
+            "docs/whatsapp.md",
+            "default `{}`",
+            WhatsAppOptions(token="", phone_id="", app_secret="", verify_token="").api_version,
+        ),
+        ("docs/mcp-authentication.md", "at most {} seconds each", PROBE_TIMEOUT),
+    ],
+)
+def test_figures_are_those_of_the_program(page: str, sentence: str, figure: float | str) -> None:
+    words = {2: "two"} if page == "docs/telegram.md" else {}
+    shown = int(figure) if isinstance(figure, float) else figure
+    assert sentence.format(words.get(shown, shown)) in " ".join((ROOT / page).read_text(encoding="utf-8").split())  # type: ignore[call-overload]
+
+
+def test_lifetimes_are_those_of_the_program() -> None:
+    guide, endpoint, teams = _keys("mcp-authentication.md"), _keys("public-endpoint.md"), _keys("teams.md")
+    assert (sign_in.LIFETIME, "It lives ten minutes" in guide) == (600.0, True)
+    assert (gate.CODE_LIFETIME, "Five minutes, five tries" in endpoint) == (300.0, True)
+    assert (CODE_SECONDS, PENDING_PER_PLATFORM) == (3600.0, 3)
+    assert "one hour, works once" in teams
+    assert "three on each platform" in teams
+    assert OLD_FILES + 1 == 5
 
 
 @of("yaml")
