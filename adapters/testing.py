@@ -551,7 +551,7 @@ class AdapterContract:
     # -- the public endpoint -----------------------------------------------------------------
 
     async def test_a_link_of_our_own_leads_to_a_tool_call_and_the_account_is_named(self, tmp_path: Path) -> None:
-        async with self.world(tmp_path, _three, public=True) as world:
+        async with self.world(tmp_path, _three, public=True) as world, Browser() as browser:
             await world.harness.say(ANN, "/mcp auth notes", group=world.harness.has_groups)
             link = await world.link()
             await world.quiet()
@@ -559,9 +559,12 @@ class AdapterContract:
             assert not world.links(BOB)
             assert not [one for one in world.harness.seen(ANN) if one.public and one.links]
 
-            page = await press(link, "allow")
+            # With one allowed person, too: anybody can be sent the link.
+            page = await browser.press(await browser.open(link))
+            await world.harness.say(ANN, f"/mcp confirm {page.code}")
+            last = await browser.finish(await browser.released(page))
 
-            assert "notes is connected" in page
+            assert last.heading == "notes is connected"
             await world.sees(f"signed in as {ACCOUNT}")
             assert await world.calls_a_tool() == ACCOUNT
             await world.quiet()
