@@ -915,8 +915,9 @@ class McpAuth:
     async def _revoke(self, entry: Server, grant: Grant) -> bool | None:
         from mcp_auth.tokens import revoke_token
 
-        metadata, registration, tokens = grant.metadata, grant.registration, grant.tokens
-        if metadata is None or registration is None or tokens is None or metadata.revocation_endpoint is None:
+        registration, tokens = grant.registration, grant.tokens
+        url = grant.metadata.revocation_endpoint if grant.metadata is not None else None
+        if url is None or registration is None or tokens is None:
             return None
         pairs = [(tokens.refresh_token, "refresh_token"), (tokens.access_token, "access_token")]
         done = True
@@ -924,7 +925,7 @@ class McpAuth:
             if token is None:
                 continue
             try:
-                done &= await revoke_token(self._http(), self._rules(entry), metadata, registration, token, hint)
+                done &= await revoke_token(self._http(), self._rules(entry), url, registration, token, hint)
             except McpAuthError as error:
                 logger.warning("%s could not be revoked: %s", grant.server, error.message)
                 return False

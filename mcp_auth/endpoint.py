@@ -747,7 +747,7 @@ def _used_page(record: SignIn | KeyForm) -> Page:
 
 def _working_page(record: SignIn | KeyForm) -> Page:
     heading = texts.KEY_WORKING_HEADING if isinstance(record, KeyForm) else texts.WORKING_HEADING
-    return pages.message_page(pages.Message(heading, (), "note", names={"server": record.server}, refresh=2))
+    return pages.message_page(pages.Message(heading, (), "note", refresh=2))
 
 
 def _unknown_link() -> Page:

@@ -102,17 +102,15 @@ async def request_tokens(
 
 
 async def revoke_token(
-    http: Http, rules: NetworkRules, metadata: ServerMetadata, registration: Registration, token: str, hint: str
+    http: Http, rules: NetworkRules, url: str, registration: Registration, token: str, hint: str
 ) -> bool:
-    """Revoke one token (RFC 7009). True when the server said that it is done.
+    """Revoke one token at the revocation endpoint `url` (RFC 7009). True when the server said that it is done.
 
     Raises:
         Unreachable: no answer.
     """
-    if metadata.revocation_endpoint is None:
-        return False
     form = {"token": token, "token_type_hint": hint}
-    answer = await _post(http, rules, metadata.revocation_endpoint, registration, form, TOKEN_TIMEOUT)
+    answer = await _post(http, rules, url, registration, form, TOKEN_TIMEOUT)
     document = json_object(answer.body)
     return answer.status == 200 and not (document and document.get("error"))
 

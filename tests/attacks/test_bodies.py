@@ -41,6 +41,16 @@ async def test_oversized_form(tmp_path: Path, oauth: OAuthServer, size: int) -> 
         assert await stored(gateway) == before
 
 
+@pytest.mark.parametrize(("size", "too_large"), [(64 * 1024, False), (64 * 1024 + 1, True)])
+async def test_a_form_of_the_largest_size_is_read(
+    tmp_path: Path, oauth: OAuthServer, size: int, too_large: bool
+) -> None:
+    async with public_gateway(tmp_path, notes(oauth)) as gateway, Browser() as browser:
+        link = await link_of(Chat(gateway, ANN))
+        answer = await browser.request("POST", link, content=b"key0=".ljust(size, b"x"), headers=FORM)
+        assert (answer.status == 413) is too_large
+
+
 async def test_a_body_of_unknown_length_ends_at_the_same_limit(tmp_path: Path, oauth: OAuthServer) -> None:
     async with public_gateway(tmp_path, notes(oauth)) as gateway:
         link = await link_of(Chat(gateway, ANN))

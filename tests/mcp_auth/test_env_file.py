@@ -391,3 +391,9 @@ def test_a_writer_that_is_killed_leaves_the_old_or_the_new_file(tmp_path: Path) 
     write(path, {"KEY": "after"})
     assert values(path) == {"KEEP": "kept", "KEY": "after"}
     assert {entry.name for entry in tmp_path.iterdir()} <= {".env", ".env.lock"}
+
+
+@pytest.mark.parametrize("name", ["", "1ST", "A-B", "A B", "A\n", "Ä", "A=B", "${A}"])
+def test_what_is_no_name_of_a_variable_is_said_to_be_none(tmp_path: Path, name: str) -> None:
+    with pytest.raises(KeyInvalid, match="no name of a variable"):
+        check_storable(name, config=config(tmp_path), server=SERVER)

@@ -4,6 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from mcp_auth.records import OPEN, SIGN_IN_STEPS, KeyForm, Origin, SignInStatus, stepped
+
 ROOT = Path(__file__).parents[2]
 
 # Types of its own for each round, as each is described once; threads that give way as often as they can.
@@ -37,3 +41,34 @@ def test_threads_that_read_the_first_record_of_a_kind_at_once_do_not_end_the_pro
     to itself is not made for that (0.22), and the process died of a segmentation fault."""
     done = subprocess.run([sys.executable, "-c", ROUNDS], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# From each state of a sign-in or key form, where it may go.
+ENDS = "refused failed expired cancelled"
+STEPS: dict[SignInStatus, str] = {
+    "started": f"opened confirmed exchanging {ENDS}",
+    "opened": f"opened confirmed exchanging {ENDS}",
+    "confirmed": f"opened confirmed answered exchanging {ENDS}",
+    "answered": f"opened confirmed answered exchanging {ENDS}",
+    "exchanging": "done failed",
+}
+
+
+@pytest.mark.parametrize("after", SIGN_IN_STEPS)
+@pytest.mark.parametrize("before", SIGN_IN_STEPS)
+def test_a_record_goes_only_where_the_table_says(before: SignInStatus, after: SignInStatus) -> None:
+    form = KeyForm(
+        id="x",
+        server="api",
+        owner="shared",
+        status=before,
+        origin=Origin(principal="cli:local"),
+        created_at=1.0,
+        expires_at=2.0,
+    )
+    moved = stepped(form, after, 7.0)
+    assert (moved is not None) is (after in STEPS.get(before, "").split())
+    assert (before in OPEN) is (before in STEPS)
+    if moved is not None:
+        assert moved.status == after
+        assert moved.ended_at == (None if after in STEPS else 7.0)

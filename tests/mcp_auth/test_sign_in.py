@@ -533,6 +533,24 @@ async def test_pain_24_an_error_with_http_200_is_an_error(
     assert ended.next_step == caught.value.next_step
 
 
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [("e" * 60, "e" * 60), ("e" * 61, "HTTP 400"), ("no\nway", "HTTP 400"), ("n\u00f6", "HTTP 400"), ("", "HTTP 400")],
+)
+async def test_only_a_short_plain_error_code_is_repeated(
+    tmp_path: Path, oauth: OAuthServer, error: str, shown: str
+) -> None:
+    from starlette.responses import JSONResponse
+
+    async with opened(tmp_path, oauth) as auth:
+        redirect = await redirect_of(auth)
+        oauth.knobs.token_answers = [JSONResponse({"error": error}, 400)]
+        with pytest.raises(TokenRequestFailed) as caught:
+            await auth.paste(redirect, ME.principal)
+    assert shown in caught.value.message
+    assert not error or (error in caught.value.message) is (error == shown)
+
+
 @pytest.mark.parametrize("where", ["error", "error_description"])
 async def test_what_a_server_repeats_of_the_code_is_not_shown(tmp_path: Path, oauth: OAuthServer, where: str) -> None:
     from starlette.responses import JSONResponse
