@@ -143,6 +143,11 @@ class Refresher:
                     except _Superseded:
                         continue
         except Busy:
+            # On a crowded machine the turn may never come, and what others were refreshing is there all the same.
+            grant = await self._store.grants.get(owner, server.name, server.url or "")
+            tokens = self._usable(server, grant)
+            if not _is_to_be_renewed(tokens, refused, self._clock()):
+                return _Access(tokens.access_token)
             raise RefreshUnavailable(
                 f"Another process has been refreshing {server.name} for too long.",
                 retry_after=_BACKOFF_FIRST,
