@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import IO, Any, ClassVar
 
 import pexpect
 import pytest
@@ -25,6 +25,7 @@ import yaml
 
 from mcp_auth import McpAuth
 from tests.adapters.terminal.typed import Run
+from tests.browser import Browser
 from tests.e2e.processes import heed_interrupts
 from tests.homes import signed_in, write_home
 from tests.patience import PATIENCE
@@ -282,6 +283,30 @@ class TestAuth:
             waiting.stdin.write(f"{authorize(link)}\n")
             waiting.stdin.flush()
             assert waiting.wait(PATIENCE) == 0
+            assert "notes: signed in, 3 tools" in waiting.stdout.read()
+
+    @pytest.mark.service
+    async def test_the_code_of_our_own_page_can_be_typed_while_it_waits(
+        self, tmp_path: Path, oauth: OAuthServer
+    ) -> None:
+        """A client registered by hand has the public redirect URI only, and its page asks the operator, too."""
+        port = free_port()
+        servers = {"notes": {"url": oauth.url, "auth": "oauth", "oauth": {"client_id": "by-hand"}}}
+        public = {"public_url": f"http://127.0.0.1:{port}", "callback": {"port": port}}
+        home = write_home(tmp_path, servers, public)
+        with process("--home", home, "auth", "notes", "--no-browser") as waiting:
+            assert waiting.stdin is not None
+            assert waiting.stdout is not None
+            link = (await asyncio.to_thread(_next_link, waiting.stdout)).strip()
+            assert "/a/" in link
+            async with Browser() as browser:
+                page = await browser.press(await browser.open(link))
+                waiting.stdin.write(f"{page.code.lower()}\n")
+                waiting.stdin.flush()
+                page = await browser.released(page)
+                done = await browser.open(await browser.authorize(page))
+            assert done.heading == "notes is connected"
+            assert await asyncio.to_thread(waiting.wait, PATIENCE) == 0
             assert "notes: signed in, 3 tools" in waiting.stdout.read()
 
     @pytest.mark.service
@@ -829,3 +854,7 @@ def ended(typed: pexpect.spawn[bytes]) -> int | None:
     typed.expect(pexpect.EOF)
     typed.wait()
     return typed.exitstatus
+
+
+def _next_link(lines: IO[str]) -> str:
+    return next(line for line in lines if "://" in line)
