@@ -552,25 +552,21 @@ def make_folder(folder: Path) -> Path:
     return folder
 
 
-def replace_file(path: Path, data: bytes, *, synced: bool = True) -> None:
-    """Replace `path` by `data` whole, readable by its owner alone.
-
-    Args:
-        synced: it is on the disk before it gets the name, so that a power cut leaves the old or the new one. Without
-            it that holds for the death of the process only.
+def replace_file(path: Path, data: bytes) -> None:
+    """Replace `path` by `data` whole, readable by its owner alone. A power cut leaves the old one or the new one.
 
     Raises:
         StoreError: the disk is full, or may not be written.
     """
-    begin_replace_file(path, data, synced=synced)()
+    begin_replace_file(path, data, synced=True)()
 
 
-def begin_replace_file(
-    path: Path, data: bytes, *, synced: bool = True, folder_aside: bool = False
-) -> Callable[[], None]:
+def begin_replace_file(path: Path, data: bytes, *, synced: bool, folder_aside: bool = False) -> Callable[[], None]:
     """As `replace_file`, in two halves: the data is written, and the returned function gives it the name.
 
     Args:
+        synced: it is on the disk before it gets the name. Without it, a power cut may leave neither; the death of the
+            process leaves the old or the new one all the same.
         folder_aside: a folder that lies there is kept under another name, instead of an error.
     """
     folder = make_folder(path.parent)

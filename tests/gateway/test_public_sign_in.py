@@ -367,3 +367,13 @@ async def test_what_a_command_ends_is_told_by_its_reply_alone_whoever_else_is_si
         assert "notes" in words(reply) and reply.ok
         # Edits of the checklists, and no message
         assert [one.message for one in (*ann.notices, *bob.notices) if one.message is None] == []
+
+
+async def test_the_right_code_of_one_page_is_no_guess_at_the_others(tmp_path: Path, oauth: OAuthServer) -> None:
+    names = [f"notes{number}" for number in range(7)]
+    servers = [named(oauth, name) for name in names]
+    async with public_gateway(tmp_path, *servers, **team()) as gateway, Browser() as browser:
+        chat = Chat(gateway, ANN)
+        pages = [await browser.press(await browser.open(await link_of(chat, name))) for name in names]
+        for page in pages:
+            assert (await chat.say(f"confirm {page.code}"))[0].ok

@@ -232,3 +232,14 @@ async def test_a_link_is_made_although_others_write_at_the_same_time(
                 await ask
             return
         assert (await browser.open((await ask).link)).heading == "Enter a key for my-api"
+
+
+async def test_a_form_ends_at_the_second_that_it_says(tmp_path: Path, oauth: OAuthServer) -> None:
+    now = [1_800_000_000.0]
+    async with public_gateway(tmp_path, api(oauth), clock=lambda: now[0]) as gateway:
+        form = (await gateway.auth.key_form("my-api", "shared", Origin(principal=str(ANN)), VARIABLES)).form
+        now[0] = form.expires_at - 0.5
+        assert [one.status for one in await gateway.auth.open_key_forms()] == ["started"]
+        now[0] = form.expires_at
+        assert await gateway.auth.open_key_forms() == []
+        assert await state_of(gateway) == "expired"

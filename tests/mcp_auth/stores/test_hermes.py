@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -314,6 +315,41 @@ async def test_a_write_does_not_bury_what_hermes_wrote_since_the_read(home: Path
     found = await get(store)
     written = await put(store, msgspec.structs.replace(found, account="ada"))
     assert (access(written), written.account) == ("at-hermes", "ada")
+
+
+@pytest.mark.parametrize(
+    ("access_token", "refresh_token", "adopted"),
+    [("at-hermes", "rt-hermes", True), ("at-hermes", None, True), (None, "rt-hermes", True), (None, None, False)],
+    ids=["both", "no-rotation", "refresh-alone", "neither"],
+)
+async def test_hermes_file_is_adopted_when_any_of_its_tokens_is_another(
+    home: Path, store: FileStore, access_token: str | None, refresh_token: str | None, adopted: bool
+) -> None:
+    first = await put(store, grant())
+    assert first.tokens is not None
+    ours = first.tokens
+    wanted = (access_token or ours.access_token, refresh_token or ours.refresh_token)
+    hermes_writes(home, access_token=wanted[0], refresh_token=wanted[1], scope="said-by-hermes")
+    found = await get(store)
+    assert found.tokens is not None
+    assert (found.tokens.access_token, found.tokens.refresh_token) == wanted
+    assert (found.tokens.scope == "said-by-hermes") is adopted
+
+
+async def test_grants_and_their_mirror_are_on_the_disk_before_they_get_their_names(
+    home: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: set[str] = set()
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        synced.add(path.name if path.is_dir() else f"a file in {path.parent.name}")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    await put(store, grant())
+    assert synced >= {"a file in grants", "a file in mcp-tokens"}
 
 
 # -- locks -----------------------------------------------------------------------------------
