@@ -20,7 +20,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from mcp_auth.errors import AddressRefused, Unreachable
-from mcp_auth.http import MAX_BODY, Answer, Http, LostAnswer, why_unreachable
+from mcp_auth.http import MAX_BODY, Answer, Http, LostAnswer, what_helps, why_unreachable
 from mcp_auth.network import NetworkRules
 from tests.servers.threads import loopback_socket, serving
 
@@ -183,6 +183,7 @@ async def test_redirects_are_followed_for_get_within_the_origin_and_not_in_circl
         "/next": RedirectResponse(f"{plain.origin}/end", 307),
         "/away": RedirectResponse("https://elsewhere.example/x", 302),
         "/circle": RedirectResponse("/circle", 302),
+        "/plain": RedirectResponse("http://elsewhere.example/x", 302),
         "/nowhere": Response(status_code=302),
         "/made": Response(status_code=201, headers={"Location": "/end"}),
     }
@@ -194,6 +195,9 @@ async def test_redirects_are_followed_for_get_within_the_origin_and_not_in_circl
         assert (posted.status, len(plain.seen)) == (302, 1)
         for path, status in (("/away", 302), ("/nowhere", 302), ("/made", 201)):
             assert (await http.fetch(plain.rules, "GET", plain.origin + path)).status == status
+        # Nothing is sent there, and yet it is no answer either
+        with pytest.raises(AddressRefused):
+            await http.fetch(plain.rules, "GET", f"{plain.origin}/plain")
         plain.seen.clear()
         with pytest.raises(Unreachable, match="redirects in circles"):
             await http.fetch(plain.rules, "GET", f"{plain.origin}/circle")
@@ -245,3 +249,33 @@ async def test_a_connection_that_breaks_off_is_a_lost_answer(part: bytes) -> Non
 def test_an_answer_does_not_show_its_body() -> None:
     answer = Answer(200, httpx2.Headers({"a": "secret"}), b"secret", "http://x/?secret")
     assert repr(answer) == "Answer(status=200, 6 bytes)"
+
+
+def untrusted() -> ssl.SSLCertVerificationError:
+    """As OpenSSL makes it."""
+    error = ssl.SSLCertVerificationError("no")
+    error.verify_message = "certificate has expired"
+    return error
+
+
+@pytest.mark.parametrize(
+    ("cause", "url", "advice"),
+    [
+        (untrusted(), "https://h/", "have its certificate renewed"),
+        (ssl.SSLError("no"), "https://h/", "does not speak https"),
+        (socket.gaierror(socket.EAI_NONAME, "no"), "https://h/", "check the host in the url"),
+        (socket.gaierror(socket.EAI_AGAIN, "no"), "https://h/", "check the DNS of this host"),
+        (ConnectionRefusedError(), "https://h/", "check host and port of the url, and whether the server runs"),
+        (OSError("no"), "https://h/", "check the url, and whether the server runs"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_why_nobody_answered_decides_what_is_advised(cause: Exception, url: str, advice: str) -> None:
+    error = httpx2.ConnectError("no")
+    error.__cause__ = cause
+    assert advice in (what_helps(error, url) or "")
+
+
+@pytest.mark.parametrize(("url", "may_be_https"), [("http://h/", True), ("https://h/", False)])
+def test_an_answer_that_breaks_off_on_plain_http_may_be_https(url: str, may_be_https: bool) -> None:
+    assert ("may speak https" in (what_helps(httpx2.ReadError("no"), url) or "")) is may_be_https
