@@ -55,15 +55,22 @@ def _trusted(home: Path, files: Iterable[Path]) -> Iterator[tuple[Path, bool]]:
 
 
 def _real(path: Path) -> Path:
-    return Path(os.path.realpath(path))
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError:
+        # No file has a name with a null byte.
+        return path
 
 
 def writable_by(path: Path, *, may_be_sticky: bool = False) -> str | None:
     """Who beside the owner may write `path`, in words; None: nobody, or it is not there, or on a read-only mount."""
     try:
         found = os.stat(path)
-    except OSError:
-        # What cannot be looked at is said by whoever reads it.
+    except (OSError, ValueError):
+        # What cannot be looked at, a name with a null byte too, is said by whoever reads it.
+        return None
+    if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+        # A device or a pipe holds nothing, and whoever reads refuses it.
         return None
     if not found.st_mode & 0o022 or (may_be_sticky and found.st_mode & stat.S_ISVTX):
         return None

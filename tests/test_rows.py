@@ -23,6 +23,7 @@ DUTIES = (
     "www_authenticate_error_scope_is_not_read_as_scope",
     "duty_the_url_in_the_challenge_comes_before_the_well_known_ones",
     "duty_metadata_of_another_resource_is_refused",
+    "duty_every_question_names_the_revision_of_the_protocol",
     "duty_server_metadata_is_asked_for_in_the_fixed_order",
     "duty_issuer_must_be_identical_to_the_one_asked_for",
     "duty_of_several_authorization_servers_one_is_chosen_and_kept",

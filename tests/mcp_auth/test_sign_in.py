@@ -736,13 +736,13 @@ async def test_duty_tokens_are_stored_for_their_owner_alone(tmp_path: Path, oaut
     import os
     import stat
 
-    before = os.umask(0)
-    try:
-        async with opened(tmp_path, oauth) as auth:
+    async with opened(tmp_path, oauth) as auth:
+        home = auth.config.home
+        before = os.umask(0)
+        try:
             await signed_in(auth)
-            home = auth.config.home
-    finally:
-        os.umask(before)
+        finally:
+            os.umask(before)
     for path in home.rglob("*"):
         if path.name == "config.yaml":
             continue
