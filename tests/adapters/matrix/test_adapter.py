@@ -106,7 +106,7 @@ async def test_it_follows_those_who_are_served_and_nobody_else(
         room = await two(ann, account)
         await adapter._tasks.idle()
 
-        assert bob.members[strangers][account.user_id] == "invite"
+        await bob.until(lambda: bob.members.get(strangers, {}).get(account.user_id) == "invite")
         await ann.say(room, "!mcp")
         assert (await ann.sees("never-started")).room == room
 
