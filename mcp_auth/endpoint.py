@@ -471,11 +471,14 @@ class Endpoint:
         if record is None:
             raise HTTPException(404)
         login = self._auth.browser_login(record.origin.principal)
-        if login is None or not _is_scripted(record) or _is_foreign(request):
+        if login is None or not _is_scripted(record):
             raise HTTPException(404)
         if request.method != "POST":
+            # It comes from the platform's site, and the browser says so.
             answer = {name: value for name, value in request.query_params.items() if name in login.fields}
             return pages.login_page(record, sorted(login.fields), answer)
+        if _is_foreign(request):
+            raise HTTPException(404)
         given = await _form(request)
         secret = _posted_secret(given)
         try:

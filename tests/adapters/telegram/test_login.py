@@ -70,8 +70,12 @@ def test_the_token_is_in_no_address_and_no_repr() -> None:
 
 async def come_back(browser: Browser, page: Page, answer: dict[str, str]) -> Page:
     """Press the login's button, log in there, and be sent back."""
+    return await browser.open(way_back(page, answer))
+
+
+def way_back(page: Page, answer: dict[str, str]) -> str:
     link = next(url for url in links_of(page) if url.startswith("https://oauth.telegram.org/auth?"))
-    return await browser.open(f"{query_of(link)['return_to']}?{urlencode(answer)}")
+    return f"{query_of(link)['return_to']}?{urlencode(answer)}"
 
 
 def links_of(page: Page) -> list[str]:
@@ -93,6 +97,27 @@ async def test_a_login_releases_the_page_without_a_code(tmp_path: Path, oauth: O
         go = await browser.press(back, "")
 
         assert (await browser.open(await browser.authorize(go))).heading == "notes is connected"
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+async def test_the_way_back_comes_from_telegrams_site_and_its_form_from_our_own(
+    tmp_path: Path, oauth: OAuthServer, site: str
+) -> None:
+    """Browsers name the site that sends them: `oauth.telegram.org`."""
+    async with public_gateway(tmp_path, notes(oauth), **team()) as gateway, Browser() as browser:
+        gateway.verify_by_login("telegram", TelegramLogin(TOKEN))
+        page = await browser.press(await browser.open(await link_of(Chat(gateway, ANN))))
+        url = way_back(page, signed(ANN.user))
+        headers = {"Sec-Fetch-Site": site}
+        back = await browser.request("GET", url, headers=headers)
+        assert (back.status, back.heading) == (200, "Almost there")
+        given = {**back.fields, "secret": browser.kept(page.url, page.kept or "") or ""}
+
+        assert (await browser.request("POST", url, data=given, headers=headers)).status == 404
+        assert (await browser.open(page.url)).heading == "Is it you?"
+        await browser.request("POST", url, data=given, headers={"Sec-Fetch-Site": "same-origin"})
+
+        assert (await browser.open(page.url)).next is not None
 
 
 async def test_the_key_form_takes_the_same_proof(tmp_path: Path, oauth: OAuthServer) -> None:
