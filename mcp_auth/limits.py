@@ -52,8 +52,8 @@ SERVER_KEY_TRIES = Rate("server_key_tries", 30, 600)
 SERVER_SIGN_INS_EACH = Rate("server_sign_ins_each", 20, 600)
 # All strangers of one platform: what the platform lets the bot send belongs to the people it serves.
 STRANGERS = Rate("strangers", 20, 60)
-# A network address at the public endpoint: pages and callbacks (a waiting page asks every two seconds whether it
-# may go on), and what is posted.
+# A network address at the public endpoint: pages, and what their script posts by itself (a waiting page asks every
+# 1.5 seconds whether it may go on, and brings the answer of an authorization server); and what a person posts.
 PAGES = Rate("pages", 600, 60)
 POSTS = Rate("posts", 30, 60)
 # The same link or answer from addresses that share their count with others.
@@ -181,11 +181,16 @@ class AddressLimits:
         address, _ = scope.get("client") or ("", 0)
         if is_loopback_host(address):
             return 0.0
-        wait, is_own = self._limits.take_address(POSTS if scope["method"] == "POST" else PAGES, address)
+        wait, is_own = self._limits.take_address(_rate(scope), address)
         if not wait or is_own or self._knows is None:
             return wait
         known = await self._knows(scope)
         return wait if known is None else self._limits.take(LINKS, known)
+
+
+def _rate(scope: Scope) -> Rate:
+    is_by_itself = scope["path"].endswith("/state") or scope["path"].startswith("/callback/")
+    return POSTS if scope["method"] == "POST" and not is_by_itself else PAGES
 
 
 async def refuse(send: Send, status: int, text: str, *, retry_after: float | None = None, close: bool = False) -> None:

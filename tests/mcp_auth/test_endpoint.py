@@ -312,6 +312,27 @@ async def test_the_waiting_page_asks_whether_it_may_go_on(tmp_path: Path, oauth:
         assert "<noscript>" in shell.source
 
 
+async def test_pages_that_wait_for_minutes_lock_nobody_out(tmp_path: Path, oauth: OAuthServer) -> None:
+    """What their scripts ask by themselves is no guess: two people behind one address, and then a third."""
+    async with opened(tmp_path, oauth, {"verify": "code"}) as auth:
+        app = auth.asgi_app()
+
+        async def from_afar(scope: Any, receive: Any, send: Any) -> None:
+            await app({**scope, "client": ("192.0.2.7", 50_000)}, receive, send)
+
+        async with Browser(from_afar) as browser:
+            page = await browser.press(await browser.open((await auth.sign_in("notes", "shared", ANN)).link))
+            own = {"secret": browser.kept(page.url, page.kept or "") or "", "seen": "code"}
+            asked = [await browser.request("POST", f"{page.url}/state", data=own) for _ in range(120)]
+            brought = [await browser.request("POST", f"{PUBLIC}/callback/x", data={"answer": ""}) for _ in range(60)]
+
+            again = await browser.press(await browser.open((await auth.sign_in("notes", "shared", ANN)).link))
+
+    assert {answer.status for answer in asked} == {200}
+    assert 429 not in {answer.status for answer in brought}
+    assert again.heading == "Is it you?"
+
+
 async def test_a_proxy_tells_the_address_only_when_it_is_trusted(tmp_path: Path, oauth: OAuthServer) -> None:
     seen: list[str] = []
 
