@@ -118,15 +118,21 @@ class Refresher:
     async def _together(self, server: Server, owner: str, refused: str | None, insist: bool) -> str:
         """One flight for all tasks; a cancelled caller does not end it."""
         key = (owner, server.name, insist)
-        flight = self._flights.get(key)
-        if flight is None:
-            flight = self._flights[key] = asyncio.create_task(self._transaction(server, owner, refused, insist))
-            flight.add_done_callback(lambda done: self._landed(key, done))
-        token = (await asyncio.shield(flight)).token
-        if token != refused:
-            return token
-        # The flight had begun for another reason and brought the very token that was refused.
-        return await self._together(server, owner, refused, insist)
+        for _ in range(2):
+            flight = self._flights.get(key)
+            if flight is None:
+                flight = self._flights[key] = asyncio.create_task(self._transaction(server, owner, refused, insist))
+                flight.add_done_callback(lambda done: self._landed(key, done))
+            access = await asyncio.shield(flight)
+            if access.token != refused:
+                return access.token
+            if access.refused == refused:
+                break
+            # The flight had begun for another reason and brought the very token that was refused: once more.
+        raise ReauthorizationNeeded(
+            f"{server.name}: the authorization server gives only the access token that the server refuses.",
+            next_step=f"/mcp auth {server.name}",
+        )
 
     def _landed(self, key: tuple[str, str, bool], flight: asyncio.Task[_Access]) -> None:
         self._flights.pop(key, None)
@@ -139,7 +145,7 @@ class Refresher:
             async with self._store.lease(owner, server.name, ttl=LEASE_TTL, wait=LEASE_WAIT):
                 for _ in range(3):
                     try:
-                        return _Access(await self._under_lease(server, owner, refused, insist))
+                        return _Access(await self._under_lease(server, owner, refused, insist), refused)
                     except _Superseded:
                         continue
         except Busy:
@@ -147,7 +153,7 @@ class Refresher:
             grant = await self._store.grants.get(owner, server.name, server.url or "")
             tokens = self._usable(server, grant)
             if not _is_to_be_renewed(tokens, refused, self._clock()):
-                return _Access(tokens.access_token)
+                return _Access(tokens.access_token, refused)
             raise RefreshUnavailable(
                 f"Another process has been refreshing {server.name} for too long.",
                 retry_after=_BACKOFF_FIRST,
@@ -456,9 +462,13 @@ class Refresher:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class _Access:
-    """The result of a flight: the `repr` of a task, which asyncio logs in its debug mode, shows its result."""
+    """The result of a flight: the `repr` of a task, which asyncio logs in its debug mode, shows its result.
+
+    `refused`: the token that the flight was to replace.
+    """
 
     token: str
+    refused: str | None
 
 
 class _Superseded(Exception):

@@ -334,6 +334,35 @@ async def test_a_fresh_token_that_is_refused_is_told_once_and_heals_with_an_agen
         assert is_renewable(await auth.status("notes"))
 
 
+@pytest.mark.parametrize("at_once", [1, 5])
+async def test_a_refresh_that_brings_the_refused_access_token_again_is_asked_for_once(
+    tmp_path: Path, oauth: OAuthServer, clock: Clock, at_once: int
+) -> None:
+    async with opened(tmp_path, oauth, clock) as auth:
+        await signed_in(auth)
+        told, refused = told_of(auth), await auth.access_token("notes")
+        asked = len(oauth.requests("/token"))
+        answers = [shapes.Good().response(refused, f"rt-{n}") for n in range(12)]
+        oauth.knobs.token_answers = [*answers, *copies(shapes.ENDED["invalid_grant"])]
+        entry, refresher = auth.config.servers["notes"], auth._refresher()
+        tries = [refresher.access_token(entry, "shared", refused=refused) for _ in range(at_once)]
+        for error in await asyncio.gather(*tries, return_exceptions=True):
+            assert isinstance(error, ReauthorizationNeeded) and error.next_step == "/mcp auth notes"
+        assert len(oauth.requests("/token")) == asked + 1
+        assert (await tokens_of(auth)).refresh_token == "rt-0"
+        # And a call that is refused asks once too, and marks the grant so that it can heal
+        oauth.knobs.mcp_answers = copies(PlainTextResponse("", 401), 50)
+        await auth.test("notes")
+        assert len(oauth.requests("/token")) == asked + 2
+        grant = await grant_of(auth)
+        assert (grant.tokens and grant.tokens.refresh_token, grant.reauthorization_now) == ("rt-1", True)
+        assert (await auth.status("notes")).auth is AuthState.REAUTHORIZATION_NEEDED
+        assert told.count("reauthorization_needed") == 1
+        oauth.knobs.mcp_answers = []
+        assert (await auth.test("notes")).state is ConnectionState.READY
+        assert is_renewable(await auth.status("notes"))
+
+
 @pytest.mark.parametrize("refresh", ["works", "is-needed"])
 async def test_a_grant_that_an_earlier_version_marked_falsely_heals_at_the_next_success(
     tmp_path: Path, oauth: OAuthServer, clock: Clock, refresh: str
