@@ -20,6 +20,9 @@ HOOK_BODY = 4 * 1024 * 1024
 # Bodies of webhooks that are being read at a time: all, and those from one address.
 HOOKS_READ = 32
 HOOKS_READ_OF_ONE = 8
+# Those from an address with many refused calls. It is not shut out: anybody can have a platform's own servers call
+# here, with a bot of theirs, and what is signed comes from the same ones.
+HOOKS_READ_OF_REFUSED = 1
 # A year, as https://hstspreload.org asks at least.
 _STRICT_TRANSPORT = (b"strict-transport-security", b"max-age=31536000")
 # What a platform never hears when it calls as it should.
@@ -66,7 +69,7 @@ class Guarded:
         # As for pages: a proxy here that is not trusted would be everybody.
         is_counted = not is_loopback_host(address)
         if is_counted:
-            wait = self._limits.wait_address(REFUSED_HOOKS, address) or self._limits.take_address(HOOKS, address)[0]
+            wait = self._limits.take_address(HOOKS, address)[0]
             if wait:
                 await refuse(send, 429, "Too many requests.", retry_after=wait, close=True)
                 return
@@ -75,7 +78,9 @@ class Guarded:
             await refuse(send, 413, "That is too large.", close=True)
             return
         key = address_key(address) if is_counted else "here"
-        if self._reading.total() >= HOOKS_READ or (is_counted and self._reading[key] >= HOOKS_READ_OF_ONE):
+        is_suspect = is_counted and self._limits.wait_address(REFUSED_HOOKS, address) > 0
+        most = HOOKS_READ_OF_REFUSED if is_suspect else HOOKS_READ_OF_ONE
+        if self._reading.total() >= HOOKS_READ or (is_counted and self._reading[key] >= most):
             await refuse(send, 503, "Try again in a moment.", retry_after=1)
             return
 

@@ -58,7 +58,7 @@ PAGES = Rate("pages", 600, 60)
 POSTS = Rate("posts", 30, 60)
 # The same link or answer from addresses that share their count with others.
 LINKS = Rate("links", 120, 60)
-# Platforms call from few addresses and often; who calls without their signature does not know it and will not.
+# Platforms call from few addresses and often; after so many calls without their signature, one is read at a time.
 HOOKS = Rate("hooks", 3_000, 60)
 REFUSED_HOOKS = Rate("refused_hooks", 20, 60)
 
