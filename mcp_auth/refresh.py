@@ -29,6 +29,7 @@ from mcp_auth.errors import (
     Unreachable,
 )
 from mcp_auth.http import Http, LostAnswer
+from mcp_auth.issuers import is_same as issuers_are_same
 from mcp_auth.network import NetworkRules
 from mcp_auth.records import NO_TROUBLE, Grant, RefreshMark, ServerMetadata, Tokens, sha256
 from mcp_auth.resources import without_query_of
@@ -283,6 +284,9 @@ class Refresher:
             logger.warning("the token endpoint of %s is gone, and nothing names another: %s", server.name, name)
             return None
         await self._sign_ins.expire_metadata(server.url or "")
+        if not issuers_are_same(found.issuer, known.issuer):
+            # `oauth.issuer` has changed since, and a refresh token belongs to the issuer that gave it.
+            return None
         return found if found.token_endpoint != known.token_endpoint else None
 
     async def _moved_away(

@@ -287,6 +287,25 @@ async def test_a_token_endpoint_that_moved_to_another_site_wants_a_new_sign_in(
             assert other.seen == []
 
 
+async def test_a_refresh_token_never_goes_to_another_issuer_of_the_same_site(
+    tmp_path: Path, oauth: OAuthServer, clock: Clock
+) -> None:
+    async with opened(tmp_path, oauth, clock) as auth:
+        await signed_in(auth)
+    # Given a token endpoint that is gone, and an operator who has chosen another issuer since
+    oauth.knobs.gone = {"/token": 404}
+    oauth.knobs.issuer_path = "/tenant"
+    clock.ahead = 4000
+    entry = {"url": oauth.url, "auth": "oauth", "oauth": {"issuer": oauth.issuer}}
+    async with open_auth(tmp_path, {"notes": entry}, clock=clock) as auth:
+        found = await auth.test("notes")
+        status = await auth.status("notes")
+    assert found.state is not ConnectionState.READY
+    assert status.next == "auth notes"
+    assert len(oauth.requests("/token")) == 2
+    assert oauth.requests("/tenant/token") == []
+
+
 # -- signing out -----------------------------------------------------------------------------
 
 
