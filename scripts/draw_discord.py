@@ -22,7 +22,7 @@ from adapters.discord.adapter import DiscordAdapter, DiscordOptions  # noqa: E40
 from gateway.demo.browser import answer_consent  # noqa: E402
 from gateway.demo.run import Demo  # noqa: E402
 from gateway.gateway import Gateway  # noqa: E402
-from scripts.pictures import DISCORD, Bubble, Button, Caption, Span, draw, write_home  # noqa: E402
+from scripts.pictures import DISCORD, Bubble, Button, Caption, Span, draw, with_names, write_home  # noqa: E402
 from tests.platforms.discord import DiscordServer, Message, User  # noqa: E402
 from tests.platforms.discord_markdown import runs  # noqa: E402
 
@@ -91,8 +91,7 @@ def bubble(message: Message, readable: Callable[[str], str] = str) -> Bubble:
 
 def _readable(demo: Demo) -> Callable[[str], str]:
     def replace(text: str) -> str:
-        text = text.replace(demo.notes_url, "https://notes.example/mcp")
-        text = text.replace(demo.weather_url, "https://weather.example/mcp")
+        text = with_names(text, {demo.notes_url: "notes.example", demo.weather_url: "weather.example"})
         return re.sub(r"\d+ ms", "12 ms", text.replace("DEMO_WEATHER_API_KEY", "WEATHER_API_KEY"))
 
     return replace

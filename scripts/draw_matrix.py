@@ -24,7 +24,7 @@ from adapters.matrix.adapter import MatrixAdapter, MatrixOptions  # noqa: E402
 from gateway.demo.browser import press  # noqa: E402
 from gateway.demo.run import Demo  # noqa: E402
 from gateway.gateway import Gateway  # noqa: E402
-from scripts.pictures import MATRIX, Bubble, Caption, Span, draw, write_home  # noqa: E402
+from scripts.pictures import MATRIX, Bubble, Caption, Span, draw, with_names, write_home  # noqa: E402
 from tests.platforms.synapse import Homeserver, Member, Message, homeserver  # noqa: E402
 
 _TAG = re.compile(r"<(strong|code|a)(?: [^>]*)?>(.*?)</\1>")
@@ -101,7 +101,7 @@ def _plain(text: str, readable: Callable[[str], str]) -> str:
 
 def _readable(demo: Demo) -> Callable[[str], str]:
     def replace(text: str) -> str:
-        return re.sub(r"\d+ ms", "12 ms", text.replace(demo.notes_url, "https://notes.example/mcp"))
+        return re.sub(r"\d+ ms", "12 ms", with_names(text, {demo.notes_url: "notes.example"}))
 
     return replace
 

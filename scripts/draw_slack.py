@@ -23,7 +23,7 @@ from adapters.slack.adapter import SlackAdapter, SlackOptions  # noqa: E402
 from gateway.demo.browser import answer_consent  # noqa: E402
 from gateway.demo.run import Demo  # noqa: E402
 from gateway.gateway import Gateway  # noqa: E402
-from scripts.pictures import SLACK, Bubble, Button, Caption, Span, draw, write_home  # noqa: E402
+from scripts.pictures import SLACK, Bubble, Button, Caption, Span, draw, with_names, write_home  # noqa: E402
 from tests.platforms.slack import Message, Slack, User  # noqa: E402
 
 
@@ -101,8 +101,7 @@ def _lines(blocks: list[dict[str, Any]], readable: Callable[[str], str]) -> list
 
 def _readable(demo: Demo) -> Callable[[str], str]:
     def replace(text: str) -> str:
-        text = text.replace(demo.notes_url, "https://notes.example/mcp")
-        text = text.replace(demo.weather_url, "https://weather.example/mcp")
+        text = with_names(text, {demo.notes_url: "notes.example", demo.weather_url: "weather.example"})
         text = text.replace("DEMO_WEATHER_API_KEY", "WEATHER_API_KEY")
         return re.sub(r"\d+ ms", "12 ms", text)
 

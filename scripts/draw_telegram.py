@@ -23,7 +23,7 @@ from adapters.telegram.adapter import TelegramAdapter, TelegramOptions  # noqa: 
 from gateway.demo.browser import answer_consent  # noqa: E402
 from gateway.demo.run import Demo  # noqa: E402
 from gateway.gateway import Gateway  # noqa: E402
-from scripts.pictures import TELEGRAM, Bubble, Button, Caption, Span, draw, write_home  # noqa: E402
+from scripts.pictures import TELEGRAM, Bubble, Button, Caption, Span, draw, with_names, write_home  # noqa: E402
 from tests.platforms.telegram import BotApi, Message  # noqa: E402
 
 _STYLES: dict[str, Any] = {"bold": "bold", "code": "code", "url": "link"}
@@ -95,9 +95,7 @@ def _lines(message: Message) -> list[list[Span]]:
 
 def _readable(demo: Demo) -> Callable[[str], str]:
     def replace(text: str) -> str:
-        text = text.replace(demo.notes_url, "https://notes.example/mcp").replace(
-            demo.weather_url, "https://weather.example/mcp"
-        )
+        text = with_names(text, {demo.notes_url: "notes.example", demo.weather_url: "weather.example"})
         text = text.replace("DEMO_WEATHER_API_KEY", "WEATHER_API_KEY")
         text = re.sub(r"http://127\.0\.0\.1:\d+/callback\?\S*", "http://127.0.0.1:8765/callback?code=…&state=…", text)
         return re.sub(r"\d+ ms", "12 ms", text)

@@ -25,7 +25,7 @@ from adapters.whatsapp.adapter import WEBHOOK, WhatsAppAdapter, WhatsAppOptions 
 from gateway.demo.browser import answer_consent  # noqa: E402
 from gateway.demo.run import Demo  # noqa: E402
 from gateway.gateway import Gateway  # noqa: E402
-from scripts.pictures import WHATSAPP, Bubble, Button, Caption, Span, draw, write_home  # noqa: E402
+from scripts.pictures import WHATSAPP, Bubble, Button, Caption, Span, draw, with_names, write_home  # noqa: E402
 from tests.platforms.whatsapp import CloudApi, Sent, cloud_api, listening, runs, serving  # noqa: E402
 
 _STYLES: dict[str, Any] = {"bold": "bold", "code": "code"}
@@ -102,8 +102,7 @@ def bubble(sent: Sent, readable: Callable[[str], str] = str) -> Bubble:
 
 def _readable(demo: Demo) -> Callable[[str], str]:
     def replace(text: str) -> str:
-        text = text.replace(demo.notes_url, "https://notes.example/mcp")
-        text = text.replace(demo.weather_url, "https://weather.example/mcp")
+        text = with_names(text, {demo.notes_url: "notes.example", demo.weather_url: "weather.example"})
         text = text.replace("DEMO_WEATHER_API_KEY", "WEATHER_API_KEY")
         return re.sub(r"http://127\.0\.0\.1:\d+/callback\?\S*", "http://127.0.0.1:8765/callback?code=…&state=…", text)
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
 from xml.sax.saxutils import escape
 
 if TYPE_CHECKING:
@@ -139,6 +140,13 @@ def write_home(demo: Demo, folder: Path, gateway: str) -> Path:
     text = config.read_text(encoding="utf-8").replace(sys.executable, "python")
     config.write_text(f"{text}  {gateway}\n", encoding="utf-8")
     return home
+
+
+def with_names(text: str, names: dict[str, str]) -> str:
+    """`text` with a name for each loopback server URL, also where chats show its host alone."""
+    for url, name in names.items():
+        text = text.replace(url, f"https://{name}/mcp").replace(urlsplit(url).netloc, name)
+    return text
 
 
 def draw(title: str, items: Sequence[Bubble | Caption], *, look: Look | None = None, width: int = 480) -> str:

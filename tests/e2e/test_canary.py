@@ -296,7 +296,7 @@ async def test_the_public_pages_show_no_secret(tmp_path: Path, oauth: OAuthServe
             for name, value in [*browser.client.cookies.items(), *other.client.cookies.items()]:
                 watcher.secrets[f"cookie {name} {value[:4]}"] = value
             for (_, name), value in [*browser.storage.items(), *other.storage.items()]:
-                # Beside its secret the browser keeps the page's address, with the ticket of the link that was handed out.
+                # Beside its secret the browser keeps the page's address, which holds the ticket of the link.
                 kind = "ticket" if name.endswith(" page") else "kept"
                 watcher.secrets[f"{kind} {name} {value[:4]}"] = value.rpartition("/")[2]
         host.stored()

@@ -123,7 +123,7 @@ class TestAtATerminal:
         terminal.send(" no\t")
         terminal.expect_exact("tes")
         terminal.send("\r")
-        terminal.expect_exact("notes: refused")
+        terminal.expect_exact("Next: /mcp auth notes")
 
     def test_a_notice_appears_while_the_prompt_waits(self, terminal: pexpect.spawn[bytes]) -> None:
         terminal.sendline("auth notes")

@@ -198,8 +198,7 @@ def test_as_a_shell_has_it(home: Path, line: str, redirected: str) -> None:
 @pytest.mark.parametrize("nohup", [False, True])
 def test_serve_ends_in_order_by_each_signal(home: Path, number: signal.Signals, nohup: bool) -> None:
     def ignore() -> None:
-        if nohup:
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     command = [sys.executable, "-m", "adapters.terminal", "--home", str(home), "serve", "--port", "0"]
