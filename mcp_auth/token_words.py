@@ -95,6 +95,10 @@ TEXT_MEMBERS = ("error_description", "message", "msg", "detail", "title")
 
 def as_word(text: str) -> str:
     """`BAD_REFRESH_TOKEN`, `oauth.v2.InvalidGrant`, `https://x.example/invalid-grant`, written as the words above."""
-    last = re.split(r"[/#:.]", text.strip().rstrip("/#:."))[-1]
-    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", last)
+    return sentence_as_word(re.split(r"[/#:.]", text.strip().rstrip("/#:."))[-1])
+
+
+def sentence_as_word(text: str) -> str:
+    """`Refresh token expired.`, the whole of it, written as the words above."""
+    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", text)
     return re.sub(r"[^a-z0-9]+", "_", apart.lower()).strip("_")

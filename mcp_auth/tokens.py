@@ -25,6 +25,7 @@ from mcp_auth.token_words import (
     NESTED_TOKENS,
     TEXT_MEMBERS,
     as_word,
+    sentence_as_word,
 )
 
 if TYPE_CHECKING:
@@ -261,7 +262,9 @@ def _meaning(status: int, document: dict[str, Any]) -> Meaning:
     in_trouble = status >= 500 or status in FOR_NOW_STATUS
     words = [as_word(word) for word in _said(document, CODE_MEMBERS)]
     if not in_trouble:
-        words += [as_word(text) for text in _said(document, TEXT_MEMBERS)]
+        words += [sentence_as_word(text) for text in _said(document, TEXT_MEMBERS)]
+    # Atlassian calls the client unauthorized when it is the refresh token that is over: more exact words come first.
+    words.sort(key=lambda word: word == "unauthorized_client")
     for word in words:
         if word in ENDS_GRANT:
             return "ended"

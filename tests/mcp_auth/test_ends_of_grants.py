@@ -85,6 +85,8 @@ async def test_a_word_that_is_known_to_be_final_ends_the_grant_at_once(
             with pytest.raises(ReauthorizationNeeded) as caught:
                 await auth.access_token("notes")
         status = await auth.status("notes")
+        # Our client is as good as before
+        assert not (await grant_of(auth)).registration_dead
     assert caught.value.next_step == "/mcp auth notes"
     assert (status.auth, status.next) == (AuthState.REAUTHORIZATION_NEEDED, "auth notes")
     assert told == ["reauthorization_needed"]

@@ -44,13 +44,17 @@ ENDED: dict[str, Response] = {
     "other-word-and-in-words": JSONResponse(
         {"error": "bad_request", "error_description": "refresh token expired"}, 400
     ),
+    "atlassian": JSONResponse({"error": "unauthorized_client", "error_description": "refresh_token is invalid"}, 403),
+    "client-word-and-exact-code": JSONResponse(
+        {"error": "unauthorized_client", "error_code": "refresh_token_not_found"}, 400
+    ),
     "entra": JSONResponse({"error": "interaction_required", "suberror": "basic_action"}, 400),
 }
 
 # Our client is over.
 REGISTRATION_ENDED: dict[str, Response] = {
     "invalid_client": JSONResponse({"error": "invalid_client"}, 401),
-    "atlassian": JSONResponse({"error": "unauthorized_client", "error_description": "refresh_token is invalid"}, 403),
+    "unauthorized_client": JSONResponse({"error": "unauthorized_client", "error_description": "no"}, 403),
     "github-secret": JSONResponse({"error": "incorrect_client_credentials"}, 200),
     "slack-client": JSONResponse({"ok": False, "error": "invalid_client_id"}, 200),
 }
@@ -61,6 +65,9 @@ REFUSED_OAUTH: dict[str, Response] = {
     "invalid_scope": JSONResponse({"error": "invalid_scope"}, 400),
     "access_denied": JSONResponse({"error": "access_denied"}, 403),
     "200-with-an-unknown-word": JSONResponse({"error": "no_can_do"}, 200),
+    "for-now-at-the-end-of-a-sentence": JSONResponse(
+        {"error": "invalid_request", "error_description": "Invalid parameter: timeout"}, 400
+    ),
     "object-with-an-unknown-word": JSONResponse({"error": {"code": "no_can_do", "message": "no"}}, 422),
 }
 
@@ -73,6 +80,9 @@ REFUSED: dict[str, Response] = {
     "410": JSONResponse({"message": "gone"}, 410),
     "problem": problem(type="about:blank", title="Bad Request", status=400),
     "redirect": RedirectResponse("/elsewhere", 307),
+    "words-at-the-end-of-a-sentence": JSONResponse({"message": "Request blocked: unknown client"}, 403),
+    "words-after-a-stop": JSONResponse({"detail": "We looked. Session expired"}, 400),
+    "words-after-a-slash": problem(type="about:blank", title="Login/token expired", status=400),
 }
 
 # Trouble of the moment.
