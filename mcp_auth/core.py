@@ -568,7 +568,7 @@ class McpAuth:
 
     async def ask_last(self, answer: CallbackAnswer, binding: Binding) -> tuple[SignIn, str | None]:
         """The last page of a browser without script; see `SignIns.ask_last`."""
-        return await self._sign_ins().ask_last(answer, binding, codes=self.config.gateway.verify != "browser")
+        return await self._sign_ins().ask_last(answer, binding)
 
     async def last_page(self, answer: CallbackAnswer, binding: Binding, secret: str) -> SignIn | None:
         """The sign-in whose last page with this secret still counts; see `SignIns.last_page`."""
@@ -653,6 +653,7 @@ class McpAuth:
                 self._link_burned,
                 self._clock,
                 self._link_continued,
+                lambda: self.config.gateway.verify != "browser",
             )
         return self._gatekeeper
 

@@ -435,7 +435,6 @@ class Endpoint:
             secret,
             kept_in,
             identity=identity,
-            codes=uses_code,
             logins=kept_in == "storage" and self._auth.browser_login(record.origin.principal) is not None,
             visit=visit,
         )
@@ -516,14 +515,15 @@ class Endpoint:
 
     def _code_page(self, request: Request, record: SignIn | KeyForm, secret: str) -> Page:
         gate, now = record.gate, self._auth.now()
+        uses_code = self._auth.config.gateway.verify != "browser"
         code = None
-        if gate is not None and gate.code_nonce is not None and now < gate.code_expires_at:
+        if uses_code and gate is not None and gate.code_nonce is not None and now < gate.code_expires_at:
             code = tickets.code_for(secret, gate.code_nonce)
         return pages.code_page(
             record,
             code,
             now,
-            uses_code=self._auth.config.gateway.verify != "browser",
+            uses_code=uses_code,
             button=self._auth.confirm_link(record.origin.principal, code) if code is not None else None,
             login=self._login_link(request, record, secret) if _is_scripted(record) else None,
             secret=None if _is_scripted(record) else secret,

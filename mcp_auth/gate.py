@@ -144,6 +144,7 @@ class Gatekeeper:
         changed: told of every record that ended here.
         burned: told of every record that ended because it was in somebody else's hands, and in whose.
         continued: told of every record that a browser was bound to.
+        codes: asked anew each time whether a code may be the proof: `gateway.verify` may say that only a login is.
     """
 
     def __init__(
@@ -155,6 +156,7 @@ class Gatekeeper:
         burned: Callable[[Linked, str], None],
         clock: Callable[[], float] = time.time,
         continued: Callable[[Linked], None] = lambda record: None,
+        codes: Callable[[], bool] = lambda: True,
     ) -> None:
         self._store = store
         self._judge = judge
@@ -163,6 +165,7 @@ class Gatekeeper:
         self._told_burned = burned
         self._told_continued = continued
         self._clock = clock
+        self._codes = codes
 
     async def open(
         self,
@@ -172,7 +175,6 @@ class Gatekeeper:
         kept_in: KeptIn,
         *,
         identity: str | None = None,
-        codes: bool = True,
         logins: bool = False,
         visit: Visit | None = None,
     ) -> L:
@@ -181,7 +183,6 @@ class Gatekeeper:
         Args:
             browser: the secret by which it is known from now on. `kept_in`: where it keeps it.
             identity: the principal proven in the browser, if any.
-            codes: whether a code may be the proof.
             logins: whether the page offers a platform's login.
             visit: what is known of the browser, for the person who is asked in the chat.
 
@@ -198,12 +199,12 @@ class Gatekeeper:
             judgement = await self._judged(record)
             if identity is not None and not self._judge().is_same_person(record.origin.principal, identity):
                 raise await self._burned(record, identity)
-            if judgement.needs_proof and identity is None and not codes and not logins:
+            if judgement.needs_proof and identity is None and not self._codes() and not logins:
                 raise NotProven("Sign in to the application itself first, in this browser.")
             gate = _gate(record)
             if stage is Stage.START:
                 gate = self._bound(gate, ticket, browser, kept_in, visit)
-                gate = self._with_code(gate, browser) if codes and is_early else gate
+                gate = self._with_code(gate, browser) if self._codes() and is_early else gate
             proof: Any = "browser" if identity is not None and is_early else None
             opened = stepped(record, "opened", self._clock(), gate=msgspec.structs.replace(gate, proof=proof))
             if opened is not None and (proof is not None or not judgement.needs_proof or not is_early):
@@ -217,13 +218,15 @@ class Gatekeeper:
         raise _busy(record)
 
     async def renew_code(self, record: L, ticket: str, browser: str) -> L:
-        """A new code for the bound browser, when the old one is over. Wrong ones stay counted.
+        """A new code for the bound browser, when the old one is over and a code may be the proof.
+
+        Wrong ones stay counted.
 
         Raises:
             OtherBrowser.
         """
         for _ in range(_RACES):
-            if self.stage(record, ticket, browser) is not Stage.CODE:
+            if self.stage(record, ticket, browser) is not Stage.CODE or not self._codes():
                 return record
             changed = msgspec.structs.replace(record, gate=self._with_code(_gate(record), browser))
             stored = await self._put(changed)
@@ -232,16 +235,14 @@ class Gatekeeper:
             record = await self.again(record)
         raise _busy(record)
 
-    async def ask_last(
-        self, sign_in: SignIn, code: str, *, identity: str | None = None, codes: bool = True
-    ) -> tuple[SignIn, str]:
+    async def ask_last(self, sign_in: SignIn, code: str, *, identity: str | None = None) -> tuple[SignIn, str]:
         """The authorization server has answered a browser without script: a last page, and its one-time secret.
 
         Every earlier last page, and what was proven on it, counts no more.
 
         Args:
             code: the authorization server's.
-            identity, codes: as in `open`.
+            identity: as in `open`.
 
         Raises:
             WrongPerson, NotAllowed: it ended. NotProven: nothing was changed. UnknownSignIn: it waits for no answer.
@@ -252,7 +253,7 @@ class Gatekeeper:
             judgement = await self._judged(sign_in)
             if identity is not None and not self._judge().is_same_person(sign_in.origin.principal, identity):
                 raise await self._burned(sign_in, identity)
-            if judgement.needs_proof and identity is None and not codes:
+            if judgement.needs_proof and identity is None and not self._codes():
                 raise NotProven("Sign in to the application itself first, in this browser, and load this page again.")
             secret = tickets.new_secret()
             gate = msgspec.structs.replace(
@@ -294,6 +295,8 @@ class Gatekeeper:
             gate = _gate(sign_in)
             if sign_in.status != "answered" or not tickets.is_last_page(secret, code, gate.answer):
                 return None
+            if gate.proof is None and not self._codes():
+                return None
             if gate.proof is not None or (gate.code_nonce is not None and self._clock() < gate.code_expires_at):
                 return sign_in
             renewed = await self._put(msgspec.structs.replace(sign_in, gate=self._with_code(gate, secret)))
@@ -309,8 +312,8 @@ class Gatekeeper:
             private: nobody else reads the chat where it was sent.
 
         Raises:
-            CodeRejected: no such code, an old one, or not in private. WrongPerson: the code is somebody else's; that
-            sign-in is over. NotAllowed: revoked meanwhile.
+            CodeRejected: no such code, an old one, not in private, or a code is no proof here.
+            WrongPerson: the code is somebody else's; that sign-in is over. NotAllowed: revoked meanwhile.
         """
         meant, code = await self._meant(text, principal, private=private)
         return cast("SignIn | KeyForm", await self._confirmed(meant, code))
@@ -335,6 +338,8 @@ class Gatekeeper:
             raise CodeRejected("A code has eight characters; copy it from the page.", next_step="/mcp confirm CODE")
         waiting = await self._waiting()
         await self._check_nobody_elses(code, principal, waiting)
+        if not self._codes():
+            raise CodeRejected("A code is no proof here: the page asks you to log in.", next_step="/mcp auth")
         mine = [record for record in waiting if record.origin.principal == principal]
         if not mine:
             raise _no_page()

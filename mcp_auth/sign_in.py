@@ -455,10 +455,10 @@ class SignIns:
         task.add_done_callback(self._running.discard)
         return await asyncio.shield(task)
 
-    async def ask_last(self, answer: CallbackAnswer, binding: Binding, *, codes: bool) -> tuple[SignIn, str | None]:
+    async def ask_last(self, answer: CallbackAnswer, binding: Binding) -> tuple[SignIn, str | None]:
         """The answer of the authorization server in a browser without script: the last page's one-time secret.
 
-        None: it has ended, or is being exchanged. `codes`: whether a code may be the proof.
+        None: it has ended, or is being exchanged.
 
         Raises:
             As `finish`.
@@ -468,7 +468,7 @@ class SignIns:
             return sign_in, None
         if answer.code is None:
             raise CallbackRejected("The address holds no code.", next_step="begin again with /mcp auth")
-        return await self._gatekeeper.ask_last(sign_in, answer.code, identity=binding.identity, codes=codes)
+        return await self._gatekeeper.ask_last(sign_in, answer.code, identity=binding.identity)
 
     async def last_page(self, answer: CallbackAnswer, binding: Binding, secret: str) -> SignIn | None:
         """The sign-in for its last page with this one-time secret, shown again. None: a newer one has to be made.

@@ -295,6 +295,32 @@ async def test_under_verify_browser_no_code_is_shown_without_script(tmp_path: Pa
         assert (await browser.press(last, "finish")).heading == "notes is connected"
 
 
+async def test_under_verify_browser_a_last_page_that_is_shown_again_makes_no_code(
+    tmp_path: Path, oauth: OAuthServer
+) -> None:
+    sits_there: list[Principal | None] = [ANN]
+
+    async def who(request: Request) -> Principal | None:
+        return sits_there[0]
+
+    async with (
+        public_gateway(tmp_path, notes(oauth), **team(verify="browser")) as gateway,
+        Browser(script=False) as browser,
+    ):
+        gateway.verify_browser(who)
+        page = await browser.open(await answered(Chat(gateway, ANN), browser))
+        sits_there[0] = None
+
+        again = await browser.press(page, "finish")
+
+        assert "Sign in to the application itself first" in again.text
+        assert not again.has_code
+        (sign_in,) = await gateway.auth.store.sign_ins.list()
+        assert sign_in.gate is not None
+        assert sign_in.gate.code is None
+        assert oauth.requests("/token") == []
+
+
 async def test_a_login_that_needs_script_is_not_offered_without(tmp_path: Path, oauth: OAuthServer) -> None:
     from adapters.telegram.login import TelegramLogin
 

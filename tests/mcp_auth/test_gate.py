@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from mcp_auth import McpAuth
 from mcp_auth.config import GatewayOptions
@@ -82,6 +83,23 @@ async def test_the_code_is_for_the_one_who_began(tmp_path: Path, oauth: OAuthSer
         assert confirmed.gate is not None
         assert confirmed.gate.proof == "code"
         assert (await browser.open(page.url)).next is not None
+
+
+async def test_a_code_counts_no_more_once_only_a_login_is_a_proof(tmp_path: Path, oauth: OAuthServer) -> None:
+    async with opened(tmp_path, oauth) as auth, Browser(auth.asgi_app()) as browser:
+        started = await auth.sign_in("notes", "shared", ANN)
+        page = await browser.press(await browser.open(started.link))
+        assert (await auth.review(page.code, ANN.principal, private=True)).status == "opened"
+        auth.config = replace(auth.config, gateway=replace(auth.config.gateway, verify="browser"))
+
+        for take in (auth.review, auth.confirm):
+            with pytest.raises(CodeRejected, match="no proof here"):
+                await take(page.code, ANN.principal, private=True)
+
+        assert not (await browser.open(page.url)).has_code
+        kept = await auth.store.sign_ins.get(started.sign_in.id)
+        assert kept is not None
+        assert kept.status == "opened"
 
 
 async def test_somebody_elses_hands_end_it(tmp_path: Path, oauth: OAuthServer) -> None:

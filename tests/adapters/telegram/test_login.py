@@ -129,6 +129,22 @@ async def test_the_key_form_takes_the_same_proof(tmp_path: Path, oauth: OAuthSer
         assert (await browser.press(page, "key", key0=KEY)).heading == "The key for my-api is stored"
 
 
+@pytest.mark.parametrize("name", ["notes", "my-api"])
+async def test_under_verify_browser_no_form_asks_a_page_for_a_code(
+    tmp_path: Path, oauth: OAuthServer, name: str
+) -> None:
+    async with public_gateway(tmp_path, notes(oauth), api(oauth), verify="browser") as gateway, Browser() as browser:
+        gateway.verify_by_login("telegram", TelegramLogin(TOKEN))
+        chat = Chat(gateway, ANN)
+        page = await browser.press(await browser.open(await (link_of if name == "notes" else key_link_of)(chat)))
+
+        asked = await browser.press(page, "code")
+
+        assert (asked.heading, asked.has_code) == ("Is it you?", False)
+        records = [*await gateway.auth.store.sign_ins.list(), *await gateway.auth.store.key_forms.list()]
+        assert [one.gate.code for one in records if one.gate is not None] == [None]
+
+
 async def test_another_account_ends_it_and_warns_both(tmp_path: Path, oauth: OAuthServer) -> None:
     async with public_gateway(tmp_path, notes(oauth), **team()) as gateway, Browser() as victim:
         gateway.verify_by_login("telegram", TelegramLogin(TOKEN))
