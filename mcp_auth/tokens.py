@@ -258,22 +258,24 @@ def _error(
 
 
 def _meaning(status: int, document: dict[str, Any]) -> Meaning:
-    """What an answer without tokens means for the grant. Words decide, wherever they stand; then the status does."""
-    in_trouble = status >= 500 or status in FOR_NOW_STATUS
+    """What an answer without tokens means for the grant. Words decide, wherever they stand; then the status does.
+
+    A server in trouble is believed only the one code of the RFC, in its place: others may be about a part of it.
+    """
+    if status >= 500 or status in FOR_NOW_STATUS:
+        return "ended" if document.get("error") == "invalid_grant" else "for_now"
     words = [as_word(word) for word in _said(document, CODE_MEMBERS)]
-    if not in_trouble:
-        words += [sentence_as_word(text) for text in _said(document, TEXT_MEMBERS)]
+    words += [sentence_as_word(text) for text in _said(document, TEXT_MEMBERS)]
     # Atlassian calls the client unauthorized when it is the refresh token that is over: more exact words come first.
     words.sort(key=lambda word: word == "unauthorized_client")
     for word in words:
         if word in ENDS_GRANT:
             return "ended"
-        if word in ENDS_REGISTRATION and not in_trouble:
+        if word in ENDS_REGISTRATION:
             return "registration"
         if word in FOR_NOW:
             return "for_now"
-    is_no = 300 <= status < 500 or _code(document) is not None
-    return "refused" if is_no and not in_trouble else "for_now"
+    return "refused" if status >= 300 or _code(document) is not None else "for_now"
 
 
 def _code(document: dict[str, Any]) -> str | None:
