@@ -26,6 +26,7 @@ from mcp_auth.errors import (
     RefreshUnavailable,
     SignInError,
     SignInNeeded,
+    TokenRequestFailed,
     Unreachable,
 )
 from mcp_auth.http import Http, LostAnswer
@@ -267,6 +268,10 @@ class Refresher:
         except Unreachable as error:
             # Never sent: the token is as good as before.
             failed, wait = await self._failed(marked, error.message, sent_before)
+            return self._kept(server, failed, wait, fallback)
+        except TokenRequestFailed as error:
+            # Never sent either, nor will it be with this registration.
+            failed, wait = await self._failed(marked, error.message, sent_before, refresh_refused=True)
             return self._kept(server, failed, wait, fallback)
         if isinstance(answer, TokenAnswer):
             return await self._renewed(server, marked, tokens, answer)

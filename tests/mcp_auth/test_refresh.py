@@ -242,6 +242,35 @@ async def test_a_server_that_cannot_be_reached_keeps_all(tmp_path: Path, oauth: 
         assert (after.tokens, after.refresh_mark) == (grant.tokens, None)
 
 
+@pytest.mark.parametrize("still_works", [True, False])
+async def test_a_request_that_cannot_be_made_is_no_lost_answer(
+    tmp_path: Path, oauth: OAuthServer, clock: Clock, still_works: bool
+) -> None:
+    async with opened(tmp_path, oauth, clock) as auth:
+        await signed_in(auth)
+        before = await auth.access_token("notes")
+        grant = await grant_of(auth)
+        assert grant.registration is not None
+        good, asked = grant.registration, len(oauth.requests("/token"))
+        odd = msgspec.structs.replace(good, token_endpoint_auth_method="tls_client_auth")
+        await auth.store.grants.put_if(msgspec.structs.replace(grant, registration=odd))
+        clock.ahead = 3400 if still_works else 4000
+        for _ in range(3):
+            if still_works:
+                assert await auth.access_token("notes") == before
+            else:
+                with pytest.raises(RefreshUnavailable, match="way of authentication") as caught:
+                    await auth.access_token("notes")
+                assert caught.value.next_step == "/mcp auth notes"
+            clock.ahead += 30
+        after = await grant_of(auth)
+        assert (after.tokens, after.refresh_mark, len(oauth.requests("/token"))) == (grant.tokens, None, asked)
+        # And with a registration that can be used all is well
+        await auth.store.grants.put_if(msgspec.structs.replace(after, registration=good))
+        clock.ahead += 400
+        assert await auth.access_token("notes") != before
+
+
 async def test_invalid_grant_ends_the_grant_and_says_so_once(tmp_path: Path, oauth: OAuthServer, clock: Clock) -> None:
     async with opened(tmp_path, oauth, clock) as auth:
         await signed_in(auth)
