@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -231,13 +231,18 @@ def last_page(
         "last",
         {
             **_coded(sign_in, code, button),
-            "action": urlsplit(sign_in.redirect_uri).path,
+            "action": _last_action(sign_in, hidden),
             "hidden": hidden,
             "error": error,
         },
         names=_shown({"who": _who(sign_in), "server": sign_in.server}),
         has_form=True,
     )
+
+
+def _last_action(sign_in: SignIn, hidden: Mapping[str, str]) -> str:
+    """With its `state` an answer of ours is known before the form is read, however many addresses ask."""
+    return f"{urlsplit(sign_in.redirect_uri).path}?{urlencode({'state': hidden.get('state', '')})}"
 
 
 def login_page(record: Linked, fields: Sequence[str], answer: Mapping[str, str]) -> Page:

@@ -15,7 +15,7 @@ import secrets
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
 
 import httpx2
 
@@ -136,7 +136,9 @@ class Browser:
             case "page":
                 return await self._send(f"{here}/state", name)
             case "answer":
-                return await self._send(here, name, answer=urlsplit(page.url).query)
+                query = urlsplit(page.url).query
+                known = urlencode({"state": dict(parse_qsl(query)).get("state", "")})
+                return await self._send(f"{here}?{known}", name, answer=query)
         return page
 
     def kept(self, url: str, name: str) -> str | None:
@@ -145,7 +147,7 @@ class Browser:
     async def _send(self, url: str, name: str, **fields: str) -> Page:
         data = {**fields, "secret": self.kept(url, name) or ""}
         answer = await self.request("POST", url, data=data, headers={"Accept": "application/json"})
-        here = url.removesuffix("/state")
+        here = url.partition("?")[0].removesuffix("/state")
         if "json" not in answer.headers.get("content-type", ""):
             return Page(here, answer.status, answer.source, answer.headers)
         told = json.loads(answer.source)

@@ -128,7 +128,9 @@
   };
   const resume = async () => show(await insist(here + "/state", {}));
   const bringAnswer = async () => {
-    const answer = await insist(here, { answer: location.search.slice(1) });
+    // By its `state` an answer of ours is known before a form is read, and served when all other addresses have to wait.
+    const known = new URLSearchParams({ state: new URLSearchParams(location.search).get("state") ?? "" });
+    const answer = await insist(`${here}?${known}`, { answer: location.search.slice(1) });
     // Never before: loading the page again would have lost the code.
     moveTo(kept(name + " page") ?? here);
     show(answer);

@@ -23,6 +23,7 @@ from mcp_auth.stores import files
 from mcp_auth.stores.files import FileStore
 from tests.attacks.scene import notes
 from tests.attacks.test_bodies import connect
+from tests.browser import Browser
 from tests.gateway.chat import Chat, configure, open_gateway
 from tests.patience import PATIENCE
 from tests.ports import free_port
@@ -93,6 +94,27 @@ async def test_attack_a_good_link_is_served_however_full_the_table_is(
             assert {(await newcomer.get(path)).status_code for _ in range(20)} == {200}
             # Even a link is not for ever and everybody.
             assert 429 in {(await newcomer.get(path)).status_code for _ in range(limits.LINKS.amount)}
+
+
+@pytest.mark.parametrize("script", [True, False], ids=["script", "no script"])
+async def test_attack_a_good_answer_is_finished_however_full_the_table_is(
+    tmp_path: Path, oauth: OAuthServer, monkeypatch: pytest.MonkeyPatch, script: bool
+) -> None:
+    monkeypatch.setattr(limits, "KEYS_KEPT", 20)
+    monkeypatch.setattr(limits, "PAGES", Rate(PAGES.name, 5, 60))
+    async with public_gateway(tmp_path, notes(oauth)) as gateway:
+        app = gateway.auth.asgi_app()
+
+        async def from_afar(scope: Any, receive: Any, send: Any) -> None:
+            await app({**scope, "client": ("203.0.113.9", 50_000)}, receive, send)
+
+        link = await link_of(Chat(gateway, ANN))
+        for address in CROWDS["all of IPv4"]():
+            gateway.auth.limits.take_address(limits.PAGES, address)
+        async with Browser(from_afar, script=script) as newcomer:
+            unknown = f"{link.partition('/a/')[0]}/callback/x"
+            assert (await newcomer.request("POST", f"{unknown}?state=made-up", data={"answer": ""})).status == 429
+            assert (await newcomer.sign_in(link)).heading == "notes is connected"
 
 
 # -- connections -----------------------------------------------------------------------------
