@@ -425,21 +425,13 @@ def _no_metadata(issuer: str) -> DiscoveryFailed:
 
 async def _legacy_metadata(http: Http, rules: NetworkRules, server: Server, asked: Asked) -> ServerMetadata:
     """2025-03-26: the server's origin is its own authorization server, and may publish nothing at all."""
-    from mcp.client.auth.utils import (
-        build_oauth_authorization_server_metadata_discovery_urls as metadata_urls,
-    )
-
     parts = urlsplit(server.url or "")
     origin = f"{parts.scheme}://{parts.netloc}"
-    rules.check_url(origin, credentials=True)
     if server.oauth.issuer is not None:
+        rules.check_url(origin, credentials=True)
         return await _server_metadata(http, rules, server, origin)
-    answer = await _get(http, rules, metadata_urls(None, server.url or "")[0])
-    if _is_in_trouble(answer):
-        raise _trouble(host_of(origin), answer)
-    document = json_object(answer.body) if answer.status == 200 else None
-    if document is not None:
-        metadata = read_metadata(document, rules)
+    metadata = await _published(http, rules, origin)
+    if metadata is not None:
         if not issuers_are_same(metadata.issuer, origin):
             raise IssuerMismatch(
                 f"The server is at {_spelled(origin)}, and its own metadata names the issuer "
@@ -469,7 +461,7 @@ def _nothing_published(seen: Seen | None) -> NoMetadata:
 
 
 def read_metadata(document: dict[str, Any], rules: NetworkRules) -> ServerMetadata:
-    """The metadata we act on, every endpoint checked: https, or loopback. A bad revocation endpoint is left out.
+    """The metadata we act on, every endpoint checked: https, or loopback. A bad one that is optional is left out.
 
     Raises:
         DiscoveryFailed: required members are missing.
@@ -481,16 +473,18 @@ def read_metadata(document: dict[str, Any], rules: NetworkRules) -> ServerMetada
             next_step="report it to whoever runs the server",
         )
     metadata = server_metadata(document)
-    for endpoint in (metadata.authorization_endpoint, metadata.token_endpoint, metadata.registration_endpoint):
-        if endpoint is not None:
-            _check_endpoint(endpoint, rules)
-    if metadata.revocation_endpoint is not None:
+    for endpoint in (metadata.authorization_endpoint, metadata.token_endpoint):
+        _check_endpoint(endpoint, rules)
+    # Who needs them says then what is not offered: a registration, or at a logout the revocation.
+    for name in ("registration_endpoint", "revocation_endpoint"):
+        endpoint = getattr(metadata, name)
+        if endpoint is None:
+            continue
         try:
-            _check_endpoint(metadata.revocation_endpoint, rules)
+            _check_endpoint(endpoint, rules)
         except (AddressRefused, DiscoveryFailed) as error:
-            # Only a logout would use it, and says then that nothing was revoked.
-            logger.warning("the revocation endpoint of %s is left out: %s", host_of(metadata.issuer), error.message)
-            return msgspec.structs.replace(metadata, revocation_endpoint=None)
+            logger.warning("the %s of %s is left out: %s", name, host_of(metadata.issuer), error.message)
+            metadata = msgspec.structs.replace(metadata, **{name: None})
     return metadata
 
 

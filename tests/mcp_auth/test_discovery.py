@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from mcp_auth.discovery import read_metadata
 from mcp_auth.errors import (
     AddressRefused,
+    ClientRegistrationNeeded,
     DiscoveryFailed,
     IssuerMismatch,
     PkceNotSupported,
@@ -166,6 +167,13 @@ async def test_duty_a_legacy_server_without_any_metadata_needs_the_choice_too(
     assert (await link(tmp_path, oauth, oauth={"legacy": True})).startswith(f"{oauth.origin}/authorize?")
 
 
+async def test_a_legacy_server_may_publish_openid_metadata_instead(tmp_path: Path, oauth: OAuthServer) -> None:
+    oauth.knobs.prm_path = None
+    oauth.knobs.well_known = "oidc-path"
+    oauth.knobs.metadata["authorization_endpoint"] = f"{oauth.origin}/v2/authorize"
+    assert (await link(tmp_path, oauth)).startswith(f"{oauth.origin}/v2/authorize?")
+
+
 @pytest.mark.parametrize("resource", ["https://evil.example.com/mcp", "{origin}/other", "{url}/below", None])
 async def test_duty_metadata_of_another_resource_is_refused(
     tmp_path: Path, oauth: OAuthServer, resource: str | None
@@ -191,7 +199,7 @@ BAD = ["http://as.example.com/x", "http://10.0.0.5/x", "ftp://127.0.0.1/x", "htt
 @pytest.mark.parametrize("url", BAD)
 @pytest.mark.parametrize(
     "where",
-    ["authorization_endpoint", "token_endpoint", "registration_endpoint", "issuer", "prm"],
+    ["authorization_endpoint", "token_endpoint", "issuer", "prm"],
 )
 async def test_duty_https_for_every_oauth_url(tmp_path: Path, oauth: OAuthServer, where: str, url: str) -> None:
     if where == "issuer":
@@ -221,8 +229,19 @@ async def test_trouble_at_the_authorization_server_is_for_now_and_nothing_is_con
     assert isinstance(caught.value, Unreachable) is trouble
     asked = [seen for seen in oauth.seen if "/.well-known/o" in seen.path and "protected" not in seen.path]
     # The next address may know more
-    assert (len(asked) == 1) is legacy
+    assert len(asked) > 1
     assert oauth.requests("/register") == []
+
+
+@pytest.mark.parametrize("url", [*BAD, "javascript:alert(1)", "x", 5, ["https://as.example/register"], {}])
+async def test_a_registration_endpoint_that_cannot_be_used_is_left_out(
+    tmp_path: Path, oauth: OAuthServer, url: object
+) -> None:
+    oauth.knobs.metadata["registration_endpoint"] = url
+    with pytest.raises(ClientRegistrationNeeded):
+        await link(tmp_path, oauth)
+    # A client of the operator's own needs none
+    assert "client_id=ours" in await link(tmp_path / "own", oauth, oauth={"client_id": "ours"})
 
 
 @pytest.mark.parametrize("url", [*BAD, "javascript:alert(1)", "x", 5, ["https://as.example/revoke"], {}])
@@ -247,7 +266,7 @@ async def test_duty_a_url_that_is_no_web_address_never_becomes_a_link(
 
 
 @pytest.mark.parametrize("host", ["http://127.0.0.1:7777", "http://localhost:7777", "https://[::1]:7777"])
-@pytest.mark.parametrize("member", ["authorization_endpoint", "token_endpoint", "registration_endpoint"])
+@pytest.mark.parametrize("member", ["authorization_endpoint", "token_endpoint"])
 def test_duty_ssrf_metadata_may_not_lead_to_private_addresses_of_this_machine_either(member: str, host: str) -> None:
     issuer = "https://as.example"
     document = {"issuer": issuer, "authorization_endpoint": f"{issuer}/a", "token_endpoint": f"{issuer}/t"}
