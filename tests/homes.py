@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -15,6 +16,16 @@ from tests.ports import free_port
 from tests.servers.oauth import authorize
 
 ME = Origin(principal="cli:local")
+
+
+class Clock:
+    """The time of day, and as far ahead as a test says."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead
 
 
 def write_home(folder: Path, servers: dict[str, Any], gateway: dict[str, Any] | None = None) -> Path:

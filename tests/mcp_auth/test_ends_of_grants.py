@@ -16,53 +16,20 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from mcp_auth import McpAuth
 from mcp_auth.errors import ReauthorizationNeeded, RefreshUnavailable, TokenRequestFailed
-from mcp_auth.records import Grant, Tokens
+from mcp_auth.records import Tokens
 from mcp_auth.status import AuthState, ConnectionState, ServerStatus, wants_sign_in
-from tests.homes import ME, open_auth, signed_in, write_home
+from tests.homes import ME, Clock, signed_in, write_home
 from tests.mcp_auth import token_shapes as shapes
+from tests.mcp_auth.grants import grant_of, opened, tokens_of, told_of
 from tests.servers.oauth import OAuthServer, authorize
-
-
-class Clock:
-    ahead = 0.0
-
-    def __call__(self) -> float:
-        return time.time() + self.ahead
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-def opened(tmp_path: Path, oauth: OAuthServer, clock: Clock, **options: Any) -> McpAuth:
-    return open_auth(tmp_path, {"notes": {"url": oauth.url, "auth": "oauth"}}, clock=clock, **options)
 
 
 def copies(response: Response, count: int = 20) -> list[Any]:
     return list(itertools.repeat(response, count))
 
 
-async def grant_of(auth: McpAuth) -> Grant:
-    grant = await auth.store.grants.get("shared", "notes", auth.config.servers["notes"].url or "")
-    assert grant is not None
-    return grant
-
-
-async def tokens_of(auth: McpAuth) -> Tokens:
-    tokens = (await grant_of(auth)).tokens
-    assert tokens is not None
-    return tokens
-
-
 async def change(auth: McpAuth, **changes: Any) -> None:
     assert await auth.store.grants.put_if(msgspec.structs.replace(await grant_of(auth), **changes)) is not None
-
-
-def told_of(auth: McpAuth) -> list[str]:
-    told: list[str] = []
-    auth.on_change(lambda change: told.append(change.kind))
-    return told
 
 
 def is_renewable(status: ServerStatus) -> bool:

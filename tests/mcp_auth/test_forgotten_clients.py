@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 from starlette.responses import JSONResponse
@@ -15,25 +13,10 @@ from mcp_auth.errors import AuthorizationRefused, TokenRequestFailed
 from mcp_auth.records import Connection, Registration
 from mcp_auth.status import AuthState, ConnectionState
 from mcp_auth.stores.memory import MemoryStore
-from tests.homes import ME, open_auth, query_of, signed_in
+from tests.homes import ME, Clock, open_auth, query_of, signed_in
+from tests.mcp_auth.grants import grant_of, opened, told_of
 from tests.ports import free_port
 from tests.servers.oauth import OAuthServer, authorize
-
-
-class Clock:
-    ahead = 0.0
-
-    def __call__(self) -> float:
-        return time.time() + self.ahead
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-def opened(tmp_path: Path, oauth: OAuthServer, clock: Clock, **options: Any) -> McpAuth:
-    return open_auth(tmp_path, {"notes": {"url": oauth.url, "auth": "oauth"}}, clock=clock, **options)
 
 
 async def link_of(auth: McpAuth, *, fresh: bool = False, owner: str = "shared") -> str:
@@ -257,9 +240,8 @@ async def test_a_token_endpoint_that_moved_within_its_site_is_found_again(
         oauth.knobs.metadata = {"token_endpoint": f"{oauth.origin}/v2/token"}
         clock.ahead = 4000
         assert await auth.access_token("notes") != before
-        grant = await auth.store.grants.get("shared", "notes", oauth.url)
-        assert grant is not None and grant.metadata is not None
-        assert grant.metadata.token_endpoint == f"{oauth.origin}/v2/token"
+        metadata = (await grant_of(auth)).metadata
+        assert metadata is not None and metadata.token_endpoint == f"{oauth.origin}/v2/token"
     # It was looked up once
     assert len(oauth.requests("/v2/token")) == 1
 
@@ -332,8 +314,7 @@ async def test_logout_never_says_deleted_while_something_is_stored(
     oauth.knobs.revocation_status = revocation
     async with opened(tmp_path, oauth, clock, store=_Loses(lies=lies)) as auth:
         await signed_in(auth)
-        told: list[str] = []
-        auth.on_change(lambda change: told.append(change.kind))
+        told = told_of(auth)
         result = await auth.logout("notes")
         assert not result.deleted and "still stored here" in result.detail
         assert "Next: /mcp logout notes" in result.detail and "deleted" not in result.detail
@@ -360,8 +341,7 @@ async def test_an_error_that_nobody_foresaw_ends_the_sign_in_and_tells_the_chat(
     tmp_path: Path, oauth: OAuthServer, clock: Clock
 ) -> None:
     async with opened(tmp_path, oauth, clock, store=_Breaks()) as auth:
-        told: list[str] = []
-        auth.on_change(lambda change: told.append(change.kind))
+        told = told_of(auth)
         redirect = await asyncio.to_thread(authorize, await link_of(auth))
         with pytest.raises(ZeroDivisionError):
             await auth.paste(redirect, ME.principal)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -15,41 +14,14 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from mcp_auth import McpAuth
 from mcp_auth.errors import ReauthorizationNeeded, RefreshUnavailable, SignInNeeded
-from mcp_auth.records import Grant, RefreshMark, Tokens, sha256
+from mcp_auth.records import RefreshMark, Tokens, sha256
 from mcp_auth.refresh import is_due
 from mcp_auth.status import AuthState
 from mcp_auth.stores.memory import MemoryStore
-from tests.homes import open_auth, signed_in, write_home
+from tests.homes import Clock, open_auth, signed_in, write_home
+from tests.mcp_auth.grants import grant_of, opened, tokens_of, told_of
 from tests.patience import PATIENCE
 from tests.servers.oauth import OAuthServer
-
-
-class Clock:
-    ahead = 0.0
-
-    def __call__(self) -> float:
-        return time.time() + self.ahead
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-def opened(tmp_path: Path, oauth: OAuthServer, clock: Clock, **entry: Any) -> McpAuth:
-    return open_auth(tmp_path, {"notes": {"url": oauth.url, "auth": "oauth", **entry}}, clock=clock)
-
-
-async def grant_of(auth: McpAuth) -> Grant:
-    grant = await auth.store.grants.get("shared", "notes", auth.config.servers["notes"].url or "")
-    assert grant is not None
-    return grant
-
-
-async def tokens_of(auth: McpAuth) -> Tokens:
-    tokens = (await grant_of(auth)).tokens
-    assert tokens is not None
-    return tokens
 
 
 async def refreshing(oauth: OAuthServer) -> None:
@@ -274,8 +246,7 @@ async def test_a_request_that_cannot_be_made_is_no_lost_answer(
 async def test_invalid_grant_ends_the_grant_and_says_so_once(tmp_path: Path, oauth: OAuthServer, clock: Clock) -> None:
     async with opened(tmp_path, oauth, clock) as auth:
         await signed_in(auth)
-        told: list[str] = []
-        auth.on_change(lambda change: told.append(change.kind))
+        told = told_of(auth)
         oauth.refresh.clear()
         clock.ahead = 4000
         for _ in range(3):
@@ -407,9 +378,7 @@ async def test_what_cannot_be_refreshed_needs_a_person_and_nothing_is_sent(
     tmp_path: Path, oauth: OAuthServer, clock: Clock, missing: str
 ) -> None:
     """As of a grant that only Hermes stored, whose other files are gone."""
-    async with open_auth(
-        tmp_path, {"notes": {"url": oauth.url, "auth": "oauth"}}, clock=clock, store=MemoryStore()
-    ) as auth:
+    async with opened(tmp_path, oauth, clock, store=MemoryStore()) as auth:
         await signed_in(auth)
         grant = await grant_of(auth)
         if missing == "refresh_token":

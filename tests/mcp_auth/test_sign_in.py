@@ -31,18 +31,10 @@ from mcp_auth.records import Connection, ServerMetadata, encode
 from mcp_auth.sign_in import previous_of
 from mcp_auth.status import AuthState
 from mcp_auth.stores.files import FileStore
-from tests.homes import ME, open_auth, query_of, signed_in, write_home
+from tests.homes import ME, Clock, open_auth, query_of, signed_in, write_home
 from tests.mcp_auth.stores.backends import URL, grant
 from tests.patience import PATIENCE
 from tests.servers.oauth import OAuthServer, authorize
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.ahead = 0.0
-
-    def __call__(self) -> float:
-        return time.time() + self.ahead
 
 
 def opened(tmp_path: Path, oauth: OAuthServer, *, clock: Clock | None = None, **options: Any) -> McpAuth:
