@@ -13,13 +13,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from gateway import incidents, privacy
+from gateway import incidents
 from gateway.access import is_allowed
 from gateway.dispatcher import Dispatcher
 from gateway.grammar import looks_like_redirect
 from gateway.invocations import LOCAL, Abilities, Invocation, MessageRef, Principal
 from gateway.judge import GatewayJudge
 from gateway.people import People
+from gateway.privacy import Privacy
 from gateway.replies import Audience, Decision, Notice, Reply
 from gateway.sign_ins import SignInWatcher
 from gateway.strangers import Strangers
@@ -57,6 +58,7 @@ class Gateway:
         self.people = People(auth.config, clock)
         self.people.check()
         auth.judge = GatewayJudge(self.people)
+        self._privacy = Privacy(auth.config)
         self._watcher = SignInWatcher(auth, self._emit, clock)
         self._strangers = Strangers(self.people, auth.limits, self._emit, clock)
         self._dispatcher = Dispatcher(auth, self._watcher, self.people, self._strangers, clock)
@@ -196,7 +198,7 @@ class Gateway:
         await self.start(warm=False)
         async with aclosing(self._dispatcher.handle(invocation, abilities or Abilities())) as replies:
             async for reply in replies:
-                yield reply if invocation.principal == LOCAL else privacy.for_chat(reply, self.config)
+                yield reply if invocation.principal == LOCAL else self._privacy.reply(reply)
 
     def decide(self, invocation: Invocation, abilities: Abilities | None = None) -> Decision:
         """What the platform has to do first. Pure, from memory."""
@@ -206,7 +208,7 @@ class Gateway:
         """The answer to a `SecretPrompt`, from the platform's own secret input."""
         await self.start(warm=False)
         reply = await self._dispatcher.submit_secret(principal, prompt_id, value)
-        return reply if principal == LOCAL else privacy.for_chat(reply, self.config)
+        return reply if principal == LOCAL else self._privacy.reply(reply)
 
     def delivered(self, invocation: Invocation, message: MessageRef) -> None:
         """Tell where the replies to `invocation` now stand, so that they can be edited later."""
@@ -262,7 +264,7 @@ class Gateway:
             # Shut out since: what they began is no longer theirs to hear of.
             return
         if notice.principal != LOCAL:
-            notice = privacy.notice_for_chat(notice, self.config)
+            notice = self._privacy.notice(notice)
         for subscription in self._subscriptions:
             if subscription.platform == notice.chat.platform:
                 subscription.put(notice)

@@ -7,9 +7,8 @@ other modules make of what servers say. Links and buttons are left as they are: 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 
 from msgspec.structs import replace as replace_fields
@@ -19,22 +18,58 @@ from mcp_auth.config import Config
 from mcp_auth.shown import MASK, brief_address, secrets_in
 from mcp_auth.status import ServerStatus
 
+_URL = re.compile(
+    r"https?://(?:[^\s/@]*@)?(?P<host>\[[^\]\s]*\]|[^\s/:?#\"'<>()]*)(?P<port>:\d+)?[^\s\"'<>()]*", re.IGNORECASE
+)
+_STOPS = ".,;:!?"
+# Our own pages below `public_url`, to be read whole: where a client is registered, for one.
+_PAGES = ("a", "k", "callback", "client")
+
 Conceal = Callable[[str], str]
 
 
-def for_chat(reply: Reply, config: Config) -> Reply:
-    """`reply` as any chat may read it."""
-    conceal = _concealing(config)
-    return replace(
-        reply,
-        blocks=tuple(_block(block, conceal) for block in reply.blocks),
-        summary=reply.summary and conceal(reply.summary),
-        title=reply.title and conceal(reply.title),
-    )
+class Privacy:
+    """What chats may read of the servers of one configuration. Made once: it goes through every entry."""
 
+    def __init__(self, config: Config) -> None:
+        servers = config.servers.values()
+        self._hosts = {(host := brief_address(one)).lower(): host for one in servers if one.url is not None}
+        public_url = config.gateway.public_url
+        self._ours = () if public_url is None else tuple(f"{public_url}/{page}" for page in _PAGES)
+        self._redirects = {one.oauth.redirect_uri for one in servers}
+        self._secrets = _one_of(secret for one in servers for secret in secrets_in(one))
+        folders = {str(one) for one in (config.home, config.path and config.path.parent, Path.home()) if one}
+        self._folders = _one_of(folders - {"/", "."}, r"(?:/[^\s\"'<>():,;]*)?")
 
-def notice_for_chat(notice: Notice, config: Config) -> Notice:
-    return replace(notice, reply=for_chat(notice.reply, config))
+    def reply(self, reply: Reply) -> Reply:
+        """`reply` as any chat may read it."""
+        return replace(
+            reply,
+            blocks=tuple(_block(block, self._conceal) for block in reply.blocks),
+            summary=reply.summary and self._conceal(reply.summary),
+            title=reply.title and self._conceal(reply.title),
+        )
+
+    def notice(self, notice: Notice) -> Notice:
+        return replace(notice, reply=self.reply(notice.reply))
+
+    def _conceal(self, text: str) -> str:
+        text = _URL.sub(self._host, text)
+        if self._secrets is not None:
+            text = self._secrets.sub(MASK, text)
+        return text if self._folders is None else self._folders.sub(_last_step, text)
+
+    def _host(self, match: re.Match[str]) -> str:
+        """The host alone of a URL at a server's host, with the stop behind it; any other URL as it is."""
+        whole, host = match.group(), match["host"].lower()
+        bare = whole.rstrip(_STOPS)
+        shown = self._hosts.get(host + (match["port"] or "")) or self._hosts.get(host)
+        if shown is None or bare in self._redirects or self._is_ours(bare):
+            return whole
+        return shown + whole[len(bare) :]
+
+    def _is_ours(self, url: str) -> bool:
+        return any(url == page or url.startswith(f"{page}/") for page in self._ours)
 
 
 def _block(block: Block, conceal: Conceal) -> Block:
@@ -66,55 +101,13 @@ def _status(status: ServerStatus, conceal: Conceal) -> ServerStatus:
     )
 
 
-def _concealing(config: Config) -> Conceal:
-    servers = tuple((one.url or "", one.command or "", one.args) for one in config.servers.values())
-    folders = {str(one) for one in (config.home, config.path and config.path.parent, Path.home()) if one}
-    patterns = _patterns(
-        servers,
-        tuple(brief_address(one) for one in config.servers.values()),
-        tuple(secret for one in config.servers.values() for secret in secrets_in(one)),
-        tuple(sorted(folders - {"/", "."}, key=len, reverse=True)),
-        config.gateway.public_url,
-    )
-
-    def conceal(text: str) -> str:
-        for pattern, shown in patterns:
-            text = pattern.sub(shown, text)
-        return text
-
-    return conceal
-
-
-@lru_cache(maxsize=8)
-def _patterns(
-    servers: tuple[tuple[str, str, tuple[str, ...]], ...],
-    shown: tuple[str, ...],
-    secrets: tuple[str, ...],
-    folders: tuple[str, ...],
-    public_url: str | None,
-) -> tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...]:
-    found: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = []
-    for (url, _, _), host in zip(servers, shown, strict=True):
-        if url:
-            # A page of ours below the same host is to be read whole: where a client is registered, for one.
-            ours = f"(?!{re.escape(public_url)}(?:/|$))" if public_url else ""
-            origin = re.compile(rf"{ours}https?://(?:[^\s/@]*@)?{re.escape(host)}(?::\d+)?[^\s\"'<>()]*", re.IGNORECASE)
-            found.append((origin, _keeping_the_stop(host)))
-    found += [(re.compile(re.escape(secret)), MASK) for secret in secrets]
-    for folder in folders:
-        found.append((re.compile(rf"{re.escape(folder)}(?:/[^\s\"'<>():,;]*)?"), _last_step))
-    return tuple(found)
-
-
-def _keeping_the_stop(host: str) -> Callable[[re.Match[str]], str]:
-    def shown(match: re.Match[str]) -> str:
-        whole = match.group()
-        return host + whole[len(whole.rstrip(".,;:!?")) :]
-
-    return shown
+def _one_of(texts: Iterable[str], rest: str = "") -> re.Pattern[str] | None:
+    """A pattern for any of `texts`, the longest first, and `rest` behind it."""
+    found = sorted(set(texts), key=len, reverse=True)
+    return re.compile(f"(?:{'|'.join(map(re.escape, found))}){rest}") if found else None
 
 
 def _last_step(match: re.Match[str]) -> str:
     whole = match.group()
-    bare = whole.rstrip(".,;:!?")
+    bare = whole.rstrip(_STOPS)
     return bare.rpartition("/")[2] + whole[len(bare) :]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.invocations import Principal
-from gateway.privacy import for_chat
+from gateway.privacy import Privacy
 from gateway.replies import Checklist, ChecklistItem, ItemState, Reply, SecretPrompt, Table, Text
 from mcp_auth.config import OAuthOptions, Server
 from mcp_auth.records import grant_key
@@ -77,6 +77,8 @@ TEXTS = [
     (f'"{URL}" and <{URL}>', '"mcp.zapier.test" and <mcp.zapier.test>'),
     (f"the path /{PATH}/mcp is unknown", "the path /s/***/mcp is unknown"),
     ("register https://bot.test/callback/abc there", "register https://bot.test/callback/abc there"),
+    ("register https://bot.test/cb there", "register https://bot.test/cb there"),
+    (f"It redirects to https://bot.test/{PATH}/mcp/.", "It redirects to bot.test."),
     ("see https://docs.zapier.test/api/keys", "see https://docs.zapier.test/api/keys"),
     ("HOME/grants/a1.json is damaged.", "a1.json is damaged."),
     ("HOME/config.yaml:12: `auth` must be `oauth`", "config.yaml:12: `auth` must be"),
@@ -87,7 +89,11 @@ TEXTS = [
 @pytest.mark.parametrize(("text", "shown"), TEXTS, ids=range(len(TEXTS)))
 def test_every_sentence_is_read_before_it_goes(tmp_path: Path, text: str, shown: str) -> None:
     home = tmp_path / "the-home"
-    config = configure(home, Server(name="zap", url=URL), public_url="https://bot.test", allow=(str(ANN),))
+    beside_us = Server(
+        name="beside", url=f"https://bot.test/{PATH}/mcp", oauth=OAuthOptions(redirect_uri="https://bot.test/cb")
+    )
+    servers = [Server(name="zap", url=URL), beside_us]
+    config = configure(home, *servers, public_url="https://bot.test", allow=(str(ANN),))
     text = text.replace("HOME", str(home))
     reply = Reply(
         (
@@ -99,7 +105,7 @@ def test_every_sentence_is_read_before_it_goes(tmp_path: Path, text: str, shown:
         summary=text,
         title=text,
     )
-    told = for_chat(reply, config)
+    told = Privacy(config).reply(reply)
     said = [told.blocks[0].text, told.blocks[1].items[0].text, told.blocks[1].note, told.blocks[2].text]  # type: ignore[union-attr]
     for one in (*said, told.blocks[3].rows[0][1], told.summary, told.title):  # type: ignore[union-attr]
         assert shown in (one or "")
