@@ -85,19 +85,18 @@ class BoundedAnswers(httpx2.AsyncBaseTransport):
 
     async def _whole(self, stream: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
         """One message: handed on when it is complete and known to be small enough."""
-        pieces: list[bytes] = []
-        size = values = 0
+        # In one piece: a server may send a byte at a time, and each would be an object of its own.
+        held = bytearray()
         async for piece in stream:
             self._spend(len(piece))
-            size += len(piece)
-            values += _most_values(piece)
-            if size > self._message_max:
+            held += piece
+            if len(held) > self._message_max:
                 raise self._too_large()
-            pieces.append(piece)
-        if values > self._values_max and self._has_too_many_values(b"".join(pieces)):
+        body = bytes(held)
+        del held
+        if self._has_too_many_values(body):
             raise self._too_large()
-        for piece in pieces:
-            yield piece
+        yield body
 
     async def _events(self, stream: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
         """A stream of events: each handed on when it is complete."""
@@ -170,17 +169,17 @@ class _Stream(httpx2.AsyncByteStream):
 
 
 _LINE_END = re.compile(rb"\r\n|\n|\r")
-_EVENT_END = re.compile(rb"(?:\r\n|\n|\r)(?:\r\n|\n|\r)")
+# An empty line, each of its ends whole: CR LF is one.
+_EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 
 
 def _end_of_last_event(held: bytearray, begin: int) -> int:
     """Where the last complete event ends; 0: none does. An empty line ends one."""
-    found = ((held.rfind(mark, begin), len(mark)) for mark in (b"\n\n", b"\n\r\n", b"\r\r"))
-    return max((at + length for at, length in found if at >= 0), default=0)
+    return max((found.end() for found in _EVENT_END.finditer(held, begin)), default=0)
 
 
 def _count_events(batch: bytes) -> int:
-    return max(batch.count(b"\n\n"), batch.count(b"\n\r\n"), batch.count(b"\r\r"))
+    return sum(1 for _ in _EVENT_END.finditer(batch))
 
 
 def _most_values(text: bytes) -> int:

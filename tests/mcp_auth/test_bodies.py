@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import zlib
 from collections.abc import AsyncIterator
@@ -76,6 +77,12 @@ GOOD = [
     ("text/event-stream", b"data: " + TEXT + b"\n\n"),
     ("text/event-stream", b"data: " + TEXT + b"\r\n\r\n" + b"data: " + TEXT + b"\r\r"),
     ("text/event-stream; charset=utf-8", (b"event: message\r\ndata: " + TEXT + b"\r\n\r\n") * 30),
+    # A line ends by CR, by LF or by both, and an event by any two of these.
+    *(
+        ("text/event-stream", (b"data: " + TEXT + first + second) * 4)
+        for first, second in itertools.product((b"\n", b"\r", b"\r\n"), repeat=2)
+        if first + second != b"\r\n"
+    ),
     ("text/event-stream", b": ping\n\n" * 5_000),
     ("text/event-stream", b"data: the end is missing"),
 ]
