@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from starlette.requests import Request
 
 from gateway.gateway import Gateway
 from gateway.invocations import LOCAL, Principal
@@ -24,14 +26,14 @@ ANN = Principal("telegram", "100001")
 BOB = Principal("telegram", "200002")
 
 
-class Clock:
-    """The time of day, and as much later as a test says."""
+@dataclass
+class Session:
+    """For `verify_browser`: whom the application itself has signed in at the browser."""
 
-    def __init__(self) -> None:
-        self.later = 0.0
+    principal: Principal | None
 
-    def __call__(self) -> float:
-        return time.time() + self.later
+    async def __call__(self, request: Request) -> Principal | None:
+        return self.principal
 
 
 @asynccontextmanager

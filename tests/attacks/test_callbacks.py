@@ -12,7 +12,8 @@ from gateway.gateway import Gateway
 from tests.attacks.scene import notes, stored
 from tests.browser import Browser
 from tests.gateway.chat import Chat
-from tests.public import ANN, BOB, Clock, link_of, public_gateway, team
+from tests.homes import Clock
+from tests.public import ANN, BOB, link_of, public_gateway, team
 from tests.servers.oauth import OAuthServer
 
 
@@ -144,7 +145,7 @@ async def test_an_answer_after_the_time_is_over(tmp_path: Path, oauth: OAuthServ
     clock = Clock()
     async with public_gateway(tmp_path, notes(oauth), clock=clock) as gateway, Browser() as browser:
         redirect = await redirect_of(gateway, browser)
-        clock.later = 601
+        clock.ahead = 601
 
         page = await browser.open(redirect)
 

@@ -17,7 +17,8 @@ from mcp_auth.limits import CODES
 from tests.attacks.scene import api, notes
 from tests.browser import Browser
 from tests.gateway.chat import Chat, words
-from tests.public import ANN, BOB, Clock, key_link_of, link_of, public_gateway, team
+from tests.homes import Clock
+from tests.public import ANN, BOB, key_link_of, link_of, public_gateway, team
 from tests.servers.oauth import OAuthServer
 
 WRONG = ["ACDE-FGHJ", "KMNP-QRTW", "3467-9ACD", "YYYY-YYYY", "XXXX-XXXX", "WWWW-WWWW", "TTTT-TTTT"]
@@ -60,7 +61,7 @@ async def test_a_new_code_gives_no_new_tries(tmp_path: Path, oauth: OAuthServer)
         page = await browser.press(await browser.open(await link_of(chat)))
         for guess in WRONG[:4]:
             await chat.say(f"confirm {guess}")
-        clock.later = 301
+        clock.ahead = 301
         page = await browser.press(await browser.open(page.url), "code")
 
         assert "fifth wrong code" in words((await chat.say(f"confirm {WRONG[4]}"))[0])
@@ -103,7 +104,7 @@ async def test_code_after_its_time(tmp_path: Path, oauth: OAuthServer) -> None:
     async with public_gateway(tmp_path, notes(oauth), verify="code", clock=clock) as gateway, Browser() as browser:
         chat = Chat(gateway, ANN)
         page = await browser.press(await browser.open(await link_of(chat)))
-        clock.later = 300
+        clock.ahead = 300
 
         assert "older than five minutes" in words((await chat.say(f"confirm {page.code}"))[0])
         assert (await browser.open(page.url)).next is None
@@ -214,12 +215,12 @@ class TestLinksThatBringACode:
         ):
             chat = Chat(gateway, ANN)
             page = await browser.press(await browser.open(await key_link_of(chat)))
-            clock.later = 181
+            clock.ahead = 181
             (reply,) = await chat.say(f"review-code {page.code}")
             assert "Enter a key for my-api" in words(reply)
             assert "3 minutes ago" in words(reply)
             assert "an unknown browser" in words(reply)
-            clock.later = 301
+            clock.ahead = 301
             (late,) = await chat.say(f"review-code {page.code}")
             assert "older than five minutes" in words(late)
             assert late.buttons == ()

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -316,23 +316,25 @@ async def test_attack_calls_without_a_signature_shut_out_no_signed_ones_from_the
     assert set(right) == {200}
 
 
+async def body_until(go: asyncio.Event) -> AsyncIterator[bytes]:
+    """A body of which the rest comes when it may."""
+    yield b"x"
+    await go.wait()
+    yield b"x"
+
+
 async def test_attack_an_address_with_many_refused_calls_has_one_body_read_at_a_time(
     tmp_path: Path, oauth: OAuthServer
 ) -> None:
     hook = Hook()
     go = asyncio.Event()
 
-    async def slow() -> Any:
-        yield b"x"
-        await go.wait()
-        yield b"x"
-
     async with public_gateway(tmp_path, notes(oauth)) as gateway:
         gateway.mount("/hooks/test", hook)
         async with at(gateway, "203.0.113.9") as stranger, at(gateway, "192.0.2.1") as platform:
             for _ in range(limits.REFUSED_HOOKS.amount):
                 assert (await stranger.post("/hooks/test", content=b"x")).status_code == 401
-            held = asyncio.create_task(stranger.post("/hooks/test", content=slow()))
+            held = asyncio.create_task(stranger.post("/hooks/test", content=body_until(go)))
             async with asyncio.timeout(PATIENCE):
                 while hook.reading < 1:
                     await asyncio.sleep(0.01)
@@ -366,11 +368,6 @@ async def test_attack_so_many_bodies_of_calls_are_held_at_a_time(tmp_path: Path,
     hook = Hook()
     go = asyncio.Event()
 
-    async def slow() -> Any:
-        yield b"x"
-        await go.wait()
-        yield b"x"
-
     async with public_gateway(tmp_path, notes(oauth)) as gateway:
         gateway.mount("/hooks/test", hook)
         app = gateway.auth.asgi_app()
@@ -379,7 +376,7 @@ async def test_attack_so_many_bodies_of_calls_are_held_at_a_time(tmp_path: Path,
         async def call(address: str) -> None:
             transport = httpx2.ASGITransport(app=app, client=(address, 1))
             async with httpx2.AsyncClient(transport=transport, base_url="http://gateway.test") as client:
-                statuses[(await client.post("/hooks/test", content=slow())).status_code] += 1
+                statuses[(await client.post("/hooks/test", content=body_until(go))).status_code] += 1
 
         calls = [asyncio.create_task(call(f"203.0.113.{n // 12}")) for n in range(120)]
         while sum(statuses.values()) + hook.reading < 120:

@@ -9,7 +9,8 @@ import pytest
 from tests.attacks.scene import KEY, api, notes, stored
 from tests.browser import Browser, Page
 from tests.gateway.chat import Chat
-from tests.public import ANN, Clock, key_link_of, link_of, public_gateway
+from tests.homes import Clock
+from tests.public import ANN, key_link_of, link_of, public_gateway
 from tests.servers.oauth import OAuthServer
 
 
@@ -73,7 +74,7 @@ async def test_csrf_on_a_new_code(tmp_path: Path, oauth: OAuthServer) -> None:
         Browser() as attacker,
     ):
         page = await victim.press(await victim.open(await link_of(Chat(gateway, ANN))))
-        clock.later = 301
+        clock.ahead = 301
         before = await stored(gateway)
 
         pages = await forge_everything(victim, attacker, page.url, {"action": "code"})

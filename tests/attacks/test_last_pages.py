@@ -10,15 +10,14 @@ import re
 from pathlib import Path
 
 import pytest
-from starlette.requests import Request
 
-from gateway.invocations import Principal
 from mcp_auth import tickets
 from tests.attacks.scene import KEY, api, notes, stored
 from tests.attacks.test_cookies import cookies_of
 from tests.browser import Browser, Page
 from tests.gateway.chat import Chat, words
-from tests.public import ANN, BOB, Clock, key_link_of, link_of, public_gateway, team
+from tests.homes import Clock
+from tests.public import ANN, BOB, Session, key_link_of, link_of, public_gateway, team
 from tests.servers.oauth import OAuthServer
 
 
@@ -173,7 +172,7 @@ async def test_the_code_of_a_last_page_lives_five_minutes_and_the_page_shows_a_n
     ):
         chat = Chat(gateway, ANN)
         page = await browser.open(await answered(chat, browser))
-        clock.later = 301
+        clock.ahead = 301
         assert "older than five minutes" in words((await chat.say(f"confirm {page.code}"))[0])
 
         renewed = await browser.press(page, "finish")
@@ -264,33 +263,29 @@ async def test_the_last_page_links_to_the_chat_with_the_code_that_it_shows(
 
 async def test_under_verify_browser_no_code_is_shown_without_script(tmp_path: Path, oauth: OAuthServer) -> None:
     """The application's own session is asked for at Continue, on the last page, and when that is sent."""
-    sits_there: list[Principal | None] = [ANN]
-
-    async def who(request: Request) -> Principal | None:
-        return sits_there[0]
-
+    session = Session(ANN)
     async with (
         public_gateway(tmp_path, notes(oauth), **team(verify="browser")) as gateway,
         Browser(script=False) as browser,
     ):
-        gateway.verify_browser(who)
+        gateway.verify_browser(session)
         chat = Chat(gateway, ANN)
         redirect = await answered(chat, browser)
-        sits_there[0] = None
+        session.principal = None
         nobody = await browser.open(redirect)
         assert "Sign in to the application itself first" in nobody.text
         assert not nobody.has_code
-        sits_there[0] = ANN
+        session.principal = ANN
         page = await browser.open(redirect)
         assert page.heading == "Finish the sign-in?"
-        sits_there[0] = BOB
+        session.principal = BOB
 
         stolen = await browser.press(page, "finish")
 
         assert stolen.heading == "Not signed in"
         assert (await browser.open(redirect)).heading == "notes is not connected"
         assert oauth.requests("/token") == []
-        sits_there[0] = ANN
+        session.principal = ANN
         last = await browser.open(await answered(chat, browser))
         assert (await browser.press(last, "finish")).heading == "notes is connected"
 
@@ -298,18 +293,14 @@ async def test_under_verify_browser_no_code_is_shown_without_script(tmp_path: Pa
 async def test_under_verify_browser_a_last_page_that_is_shown_again_makes_no_code(
     tmp_path: Path, oauth: OAuthServer
 ) -> None:
-    sits_there: list[Principal | None] = [ANN]
-
-    async def who(request: Request) -> Principal | None:
-        return sits_there[0]
-
+    session = Session(ANN)
     async with (
         public_gateway(tmp_path, notes(oauth), **team(verify="browser")) as gateway,
         Browser(script=False) as browser,
     ):
-        gateway.verify_browser(who)
+        gateway.verify_browser(session)
         page = await browser.open(await answered(Chat(gateway, ANN), browser))
-        sits_there[0] = None
+        session.principal = None
 
         again = await browser.press(page, "finish")
 
@@ -392,7 +383,7 @@ class TestKeyForms:
         ):
             chat = Chat(gateway, ANN)
             page = await self.form(chat, browser)
-            clock.later = 301
+            clock.ahead = 301
             over = await browser.press(page, "look")
             assert not over.has_code
 

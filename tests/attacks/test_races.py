@@ -18,8 +18,8 @@ from mcp_auth.records import Origin, SignIn
 from tests.attacks.scene import KEY, api, notes
 from tests.browser import Browser
 from tests.gateway.chat import Chat, words
-from tests.homes import write_home
-from tests.public import ANN, Clock, allow, key_link_of, link_of, public_gateway, team
+from tests.homes import Clock, write_home
+from tests.public import ANN, allow, key_link_of, link_of, public_gateway, team
 from tests.servers.oauth import OAuthServer
 
 CAROL = Principal("telegram", "300003")
@@ -104,12 +104,12 @@ async def test_a_link_that_expires_while_its_code_is_confirmed_leads_nowhere(
     async with public_gateway(tmp_path, notes(oauth), verify="code", clock=clock) as gateway, Browser() as browser:
         chat = Chat(gateway, ANN)
         start = await browser.open(await link_of(chat))
-        clock.later = 400
+        clock.ahead = 400
         page = await browser.press(start)
-        clock.later = 599.5
+        clock.ahead = 599.5
         assert (await chat.say(f"confirm {page.code}"))[0].ok
         redirect = await browser.authorize(await browser.open(page.url))
-        clock.later = 601
+        clock.ahead = 601
 
         for url in (redirect, page.url):
             assert (await browser.open(url)).heading == "This link has expired"

@@ -17,7 +17,8 @@ from mcp_auth.records import SignIn
 from tests.attacks.scene import notes
 from tests.browser import Browser
 from tests.gateway.chat import Chat
-from tests.public import ANN, BOB, Clock, link_of, public_gateway, team
+from tests.homes import Clock
+from tests.public import ANN, BOB, link_of, public_gateway, team
 from tests.servers.oauth import OAuthServer
 
 WRONG = "ACDE-FGHJ"
@@ -87,7 +88,7 @@ async def press_continue(on: Scene, lose: Callable[[], None]) -> None:
 
 async def renew_the_code(on: Scene, lose: Callable[[], None]) -> None:
     page = await on.browser.press(await begin(on))
-    on.clock.later = 301
+    on.clock.ahead = 301
     over = await on.browser.open(page.url)
     lose()
     renewed = await on.browser.press(over, "code")
@@ -203,7 +204,7 @@ async def test_a_last_page_whose_code_is_over_shows_a_new_one(tmp_path: Path, oa
     async with scene(tmp_path, oauth, script=False) as on:
         redirect = await on.browser.authorize(await on.browser.press(await begin(on)))
         last = await on.browser.open(redirect)
-        on.clock.later = 301
+        on.clock.ahead = 301
         on.rival.times = 2
         again = await on.browser.press(last, "finish")
         assert on.rival.met == 2
@@ -224,7 +225,7 @@ async def test_a_record_that_never_rests_is_an_error_and_nothing_is_counted(tmp_
         on.rival.times = 1000
         with pytest.raises(StoreError, match="changes all the time"):
             await on.confirm(page.code)
-        on.clock.later = 301
+        on.clock.ahead = 301
         over = await on.browser.open(page.url)
         assert (await on.browser.press(over, "code")).status == 503
         on.rival.times = 0

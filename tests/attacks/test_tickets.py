@@ -11,7 +11,8 @@ import pytest
 from tests.attacks.scene import api, notes, stored
 from tests.browser import Browser
 from tests.gateway.chat import Chat
-from tests.public import ANN, Clock, key_link_of, link_of, public_gateway
+from tests.homes import Clock
+from tests.public import ANN, key_link_of, link_of, public_gateway
 from tests.servers.oauth import OAuthServer
 
 
@@ -20,7 +21,7 @@ async def test_expired_ticket(tmp_path: Path, oauth: OAuthServer) -> None:
     async with public_gateway(tmp_path, notes(oauth), clock=clock) as gateway, Browser() as browser:
         link = await link_of(Chat(gateway, ANN))
         start = await browser.open(link)
-        clock.later = 601
+        clock.ahead = 601
 
         for page in (await browser.press(start), await browser.open(link)):
             assert (page.status, page.heading) == (410, "This link has expired")
@@ -31,7 +32,7 @@ async def test_expired_key_form(tmp_path: Path, oauth: OAuthServer) -> None:
     clock = Clock()
     async with public_gateway(tmp_path, api(oauth), clock=clock) as gateway, Browser() as browser:
         form = await browser.press(await browser.open(await key_link_of(Chat(gateway, ANN))))
-        clock.later = 601
+        clock.ahead = 601
 
         page = await browser.press(form, "key", key0="sk-late")
 

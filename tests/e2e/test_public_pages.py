@@ -25,8 +25,9 @@ from mcp_auth.config import OAuthOptions, Server
 from tests.attacks.scene import KEY
 from tests.e2e.background import Background
 from tests.gateway.chat import Chat
+from tests.homes import Clock
 from tests.patience import PATIENCE
-from tests.public import ANN, Clock, key_link_of, link_of, public_gateway
+from tests.public import ANN, key_link_of, link_of, public_gateway
 from tests.servers.oauth import OAuthServer, authorize
 
 pytestmark = pytest.mark.service
@@ -160,7 +161,7 @@ def test_a_person_walks_every_page_of_a_sign_in(
     assert code in (tab.get_by_role("link", name="Confirm in Telegram").get_attribute("href") or "")
     tab.close()
 
-    clock.later = 301
+    clock.ahead = 301
     page.get_by_role("button", name="Show a new code").wait_for()
     walker.look(page, "Is it you?", "code-over")
     page.get_by_role("button", name="Show a new code").click()
@@ -208,7 +209,7 @@ def test_a_person_without_javascript_proves_it_on_the_last_page(
     page.get_by_role("button", name="Finish").click()
     page.get_by_role("alert").wait_for()
     walker.look(page, "Is it you?", "last-pending")
-    clock.later = 301
+    clock.ahead = 301
     page.get_by_role("button", name="Finish").click()
     page.get_by_role("alert").wait_for()
     code = page.locator(".code span").first.inner_text()
@@ -306,10 +307,10 @@ def test_a_person_meets_every_other_outcome(
     walker.look(page, "notes is not connected", "no-token")
 
     begin()
-    clock.later = 601
+    clock.ahead = 601
     page.get_by_role("button", name="Continue").click()
     walker.look(page, "This link has expired", "expired")
-    clock.later = 0
+    clock.ahead = 0
 
     link = begin()
     background.run(chat.say("cancel notes"))

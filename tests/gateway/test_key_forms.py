@@ -12,7 +12,8 @@ from mcp_auth.config import Server
 from mcp_auth.status import AuthState
 from tests.browser import Browser
 from tests.gateway.chat import Chat, item, words
-from tests.public import ANN, BOB, Clock, key_link_of, public_gateway, team, url_of
+from tests.homes import Clock
+from tests.public import ANN, BOB, key_link_of, public_gateway, team, url_of
 from tests.servers.oauth import OAuthServer
 
 KEY = "sk-canary-0123456789"
@@ -165,7 +166,7 @@ async def test_a_form_whose_process_died_while_storing_can_be_asked_for_again(
         (busy,) = await chat.say("key my-api")
         assert "being stored right now" in words(busy)
         assert (await browser.open(page.url)).heading == "Storing the key"
-        clock.later = 61
+        clock.ahead = 61
         link = await key_link_of(chat)
         page = await browser.press(await browser.press(await browser.open(link)), "key", key0=KEY)
 

@@ -22,7 +22,8 @@ from mcp_auth.errors import KeyInvalid, NotAllowed, StoreError
 from mcp_auth.keys import KeyTrial, KeyVariable, Verdict
 from mcp_auth.stores.memory import MemoryStore
 from tests.gateway.chat import configure, prompt_of, words
-from tests.public import ANN, BOB, Clock
+from tests.homes import Clock
+from tests.public import ANN, BOB
 from tests.servers.oauth import OAuthServer
 
 KEY = "sk-canary-0123456789"
@@ -129,7 +130,7 @@ async def test_what_could_not_be_tried_is_stored_on_a_word_of_who_was_asked(tmp_
         assert words(await on.prompts.store_anyway(ANN, on.ask())) == sentences.PROMPT_OVER
         assert words(await on.prompts.store_anyway(BOB, word)) == sentences.PROMPT_NOT_YOURS
         assert on.kept() == {}
-        on.clock.later = 599
+        on.clock.ahead = 599
         stored = await on.prompts.store_anyway(ANN, word)
         assert (words(stored), stored.ok) == (sentences.key_stored("my-api", verified=False), True)
         assert (on.kept(), on.stored) == ({"MY_API_KEY": KEY}, [(ANN, "my-api")])
@@ -140,7 +141,7 @@ async def test_what_could_not_be_tried_is_stored_on_a_word_of_who_was_asked(tmp_
 async def test_a_question_lives_ten_minutes(tmp_path: Path, oauth: OAuthServer, later: float, over: bool) -> None:
     async with asking(tmp_path, oauth) as on:
         prompt = on.ask()
-        on.clock.later = later
+        on.clock.ahead = later
         assert on.prompts.is_open(ANN, prompt) is not over
         assert (words(await on.answer(prompt)) == sentences.PROMPT_OVER) is over
 

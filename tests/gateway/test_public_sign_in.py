@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from starlette.requests import Request
 
 from adapters.layout import layout
 from adapters.telegram.login import TelegramLogin
@@ -21,10 +20,10 @@ from mcp_auth.status import AuthState
 from mcp_auth.stores.memory import MemoryStore
 from tests.browser import Browser
 from tests.gateway.chat import Chat, configure, item, open_gateway, words
-from tests.homes import query_of
+from tests.homes import Clock, query_of
 from tests.patience import PATIENCE
 from tests.ports import free_port
-from tests.public import ANN, BOB, Clock, allow, link_of, proven, public_gateway, team
+from tests.public import ANN, BOB, Session, allow, link_of, proven, public_gateway, team
 from tests.servers.oauth import OAuthServer
 
 
@@ -132,7 +131,7 @@ async def test_a_page_shows_a_new_code_when_the_old_one_is_over(tmp_path: Path, 
         chat = Chat(gateway, ANN)
         page = await browser.press(await browser.open(await link_of(chat)))
         old = page.code
-        clock.later = 301
+        clock.ahead = 301
         assert "older than five minutes" in words((await chat.say(f"confirm {old}"))[0])
         page = await browser.open(page.url)
         assert old not in page.text
@@ -326,23 +325,19 @@ async def test_who_logs_in_to_the_application_after_all_keeps_the_newer_link(
     tmp_path: Path, oauth: OAuthServer
 ) -> None:
     """Continue in a second tab: the browser is bound already, so its proof is taken and nothing else begins anew."""
-    sits_there: list[Principal | None] = [None]
-
-    async def who(request: Request) -> Principal | None:
-        return sits_there[0]
-
+    session = Session(None)
     async with (
         public_gateway(tmp_path, notes(oauth), **team(verify="browser")) as gateway,
         Browser() as browser,
         Browser() as other,
     ):
         gateway.verify_by_login("telegram", TelegramLogin("1:token"))
-        gateway.verify_browser(who)
+        gateway.verify_browser(session)
         chat = Chat(gateway, ANN)
         start = await browser.open(await link_of(chat))
         assert (await browser.press(start)).next is None
         newer = await link_of(chat)
-        sits_there[0] = ANN
+        session.principal = ANN
 
         page = await browser.press(start)
 

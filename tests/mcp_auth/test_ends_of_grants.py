@@ -20,7 +20,7 @@ from mcp_auth.records import Tokens
 from mcp_auth.status import AuthState, ConnectionState, ServerStatus, wants_sign_in
 from tests.homes import ME, Clock, signed_in, write_home
 from tests.mcp_auth import token_shapes as shapes
-from tests.mcp_auth.grants import grant_of, opened, tokens_of, told_of
+from tests.mcp_auth.grants import grant_of, granted, opened, tokens_of, told_of
 from tests.servers.oauth import OAuthServer, authorize
 
 
@@ -43,8 +43,7 @@ def is_renewable(status: ServerStatus) -> bool:
 async def test_a_word_that_is_known_to_be_final_ends_the_grant_at_once(
     tmp_path: Path, oauth: OAuthServer, clock: Clock, name: str
 ) -> None:
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         told = told_of(auth)
         oauth.knobs.token_answers = copies(shapes.ENDED[name])
         clock.ahead = 4000
@@ -65,8 +64,7 @@ async def test_a_word_that_is_known_to_be_final_ends_the_grant_at_once(
 async def test_a_client_that_is_not_known_any_more_wants_a_new_sign_in(
     tmp_path: Path, oauth: OAuthServer, clock: Clock, name: str
 ) -> None:
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         oauth.knobs.token_answers = [shapes.REGISTRATION_ENDED[name]]
         clock.ahead = 4000
         with pytest.raises(ReauthorizationNeeded):
@@ -80,8 +78,7 @@ async def test_a_client_that_is_not_known_any_more_wants_a_new_sign_in(
 async def test_trouble_of_the_moment_keeps_the_grant_and_is_said(
     tmp_path: Path, oauth: OAuthServer, clock: Clock, name: str
 ) -> None:
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         before, told = await tokens_of(auth), told_of(auth)
         clock.ahead = 4000
         # However often, and however long it takes
@@ -104,8 +101,7 @@ async def test_trouble_of_the_moment_keeps_the_grant_and_is_said(
 async def test_a_definite_no_offers_a_new_sign_in_at_once_and_keeps_the_tokens(
     tmp_path: Path, oauth: OAuthServer, clock: Clock, name: str
 ) -> None:
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         before, told = await tokens_of(auth), told_of(auth)
         oauth.knobs.token_answers = copies((shapes.REFUSED_OAUTH | shapes.REFUSED)[name], 1)
         clock.ahead = 4000
@@ -124,8 +120,7 @@ async def test_a_definite_no_offers_a_new_sign_in_at_once_and_keeps_the_tokens(
 async def test_a_no_ahead_of_the_end_offers_a_new_sign_in_while_the_access_still_works(
     tmp_path: Path, oauth: OAuthServer, clock: Clock
 ) -> None:
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         before = await auth.access_token("notes")
         oauth.knobs.token_answers = [shapes.REFUSED_OAUTH["invalid_request"]]
         clock.ahead = 3400
@@ -139,8 +134,7 @@ async def test_a_no_ahead_of_the_end_offers_a_new_sign_in_while_the_access_still
 async def test_an_oauth_error_that_is_heard_twice_in_ten_minutes_wants_a_person(
     tmp_path: Path, oauth: OAuthServer, clock: Clock, name: str
 ) -> None:
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         before, told = await tokens_of(auth), told_of(auth)
         oauth.knobs.token_answers = copies(shapes.REFUSED_OAUTH[name])
         clock.ahead = 4000
@@ -177,8 +171,7 @@ async def test_an_oauth_error_that_is_heard_twice_in_ten_minutes_wants_a_person(
 async def test_trouble_does_not_make_a_grant_that_wants_a_person_be_tried_more_often(
     tmp_path: Path, oauth: OAuthServer, clock: Clock
 ) -> None:
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         oauth.knobs.token_answers = copies(shapes.REFUSED_OAUTH["invalid_request"])
         clock.ahead = 4000
         for _ in range(2):
@@ -199,8 +192,7 @@ async def test_trouble_does_not_make_a_grant_that_wants_a_person_be_tried_more_o
 async def test_a_no_that_is_no_oauth_error_never_wants_a_person_by_itself(
     tmp_path: Path, oauth: OAuthServer, clock: Clock, name: str
 ) -> None:
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         oauth.knobs.token_answers = copies(shapes.REFUSED[name])
         for _ in range(3):
             clock.ahead += 4000
@@ -213,8 +205,7 @@ async def test_a_no_that_is_no_oauth_error_never_wants_a_person_by_itself(
 async def test_a_no_before_the_access_ended_does_not_count_towards_the_ten_minutes(
     tmp_path: Path, oauth: OAuthServer, clock: Clock
 ) -> None:
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         oauth.knobs.token_answers = copies(shapes.REFUSED_OAUTH["invalid_request"])
         clock.ahead = 3400
         await auth.access_token("notes")
@@ -249,8 +240,7 @@ async def test_f1_a_401_and_trouble_at_the_refresh_marks_nothing(
 ) -> None:
     # Given a server whose tokens end without notice
     oauth.knobs.expires_in = None
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         told = told_of(auth)
         oauth.access.clear()
         oauth.knobs.token_answers = [shapes.FOR_NOW[name]]
@@ -269,8 +259,7 @@ async def test_f1_a_401_and_trouble_at_the_refresh_marks_nothing(
 async def test_a_wait_that_the_server_asked_for_holds_for_test_too(
     tmp_path: Path, oauth: OAuthServer, clock: Clock
 ) -> None:
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         oauth.knobs.token_answers = [PlainTextResponse("", 429, {"Retry-After": "60"})]
         clock.ahead = 4000
         await auth.test("notes")
@@ -282,8 +271,7 @@ async def test_a_wait_that_the_server_asked_for_holds_for_test_too(
 async def test_a_fresh_token_that_is_refused_is_told_once_and_heals_with_an_agents_own_call(
     tmp_path: Path, oauth: OAuthServer, clock: Clock
 ) -> None:
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         told = told_of(auth)
         oauth.knobs.mcp_answers = copies(PlainTextResponse("", 401), 100)
         for _ in range(5):
@@ -307,8 +295,7 @@ async def test_a_fresh_token_that_is_refused_is_told_once_and_heals_with_an_agen
 async def test_a_refresh_that_brings_the_refused_access_token_again_is_asked_for_once(
     tmp_path: Path, oauth: OAuthServer, clock: Clock, at_once: int
 ) -> None:
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         told, refused = told_of(auth), await auth.access_token("notes")
         asked = len(oauth.requests("/token"))
         answers = [shapes.Good().response(refused, f"rt-{n}") for n in range(12)]
@@ -336,8 +323,7 @@ async def test_a_refresh_that_brings_the_refused_access_token_again_is_asked_for
 async def test_a_grant_that_an_earlier_version_marked_falsely_heals_at_the_next_success(
     tmp_path: Path, oauth: OAuthServer, clock: Clock, refresh: str
 ) -> None:
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         reason = "the server refuses its access token"
         await change(auth, reauthorization=reason, reauthorization_now=True)
         if refresh == "is-needed":
@@ -351,8 +337,7 @@ async def test_a_grant_that_an_earlier_version_marked_falsely_heals_at_the_next_
 async def test_a_grant_that_seemed_refused_and_then_was_ended_is_not_tried_again(
     tmp_path: Path, oauth: OAuthServer, clock: Clock
 ) -> None:
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         await change(auth, reauthorization="the server refuses its access token", reauthorization_now=True)
         oauth.knobs.token_answers = [shapes.ENDED["invalid_grant"]]
         for _ in range(3):
@@ -365,8 +350,7 @@ async def test_a_grant_that_seemed_refused_and_then_was_ended_is_not_tried_again
 async def test_a_grant_that_was_ended_stays_ended_when_the_server_refuses_its_access_too(
     tmp_path: Path, oauth: OAuthServer, clock: Clock
 ) -> None:
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         told = told_of(auth)
         oauth.knobs.token_answers = [shapes.ENDED["invalid_grant"]]
         clock.ahead = 3400
@@ -389,8 +373,7 @@ async def test_a_grant_that_was_ended_stays_ended_when_the_server_refuses_its_ac
 async def test_invalid_token_counts_as_401_whatever_the_status(
     tmp_path: Path, oauth: OAuthServer, clock: Clock, status: int, challenge: str
 ) -> None:
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         oauth.knobs.mcp_answers = [PlainTextResponse("", status, {"WWW-Authenticate": challenge})]
         assert (await auth.test("notes")).state is ConnectionState.READY
         assert oauth.refreshes == 1
@@ -403,8 +386,7 @@ async def test_invalid_token_counts_as_401_whatever_the_status(
 async def test_any_other_400_and_403_says_nothing_of_the_token(
     tmp_path: Path, oauth: OAuthServer, clock: Clock, status: int
 ) -> None:
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         header = {"WWW-Authenticate": 'Bearer error="invalid_request"'}
         oauth.knobs.mcp_answers = copies(PlainTextResponse("", status, header), 50)
         await auth.test("notes")
@@ -484,8 +466,7 @@ async def test_a_new_refresh_token_is_stored_whatever_else_is_wrong(
     tmp_path: Path, oauth: OAuthServer, clock: Clock, name: str
 ) -> None:
     status, body = RESCUED[name]
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         oauth.knobs.token_answers = [JSONResponse({"refresh_token": "rt-new", **body}, status)]
         clock.ahead = 4000
         with pytest.raises(RefreshUnavailable):
@@ -502,8 +483,7 @@ async def test_a_new_refresh_token_is_stored_whatever_else_is_wrong(
 async def test_new_tokens_beside_an_error_are_stored_and_used(
     tmp_path: Path, oauth: OAuthServer, clock: Clock, status: int
 ) -> None:
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         answer = {"error": "server_error", "access_token": "at-new", "refresh_token": "rt-new"}
         oauth.knobs.token_answers = [JSONResponse(answer, status)]
         clock.ahead = 4000
@@ -514,8 +494,7 @@ async def test_new_tokens_beside_an_error_are_stored_and_used(
 async def test_an_error_that_repeats_the_spent_refresh_token_gives_nothing_new(
     tmp_path: Path, oauth: OAuthServer, clock: Clock
 ) -> None:
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         sent = (await tokens_of(auth)).refresh_token
         answer = {"error": "invalid_grant", "refresh_token": sent, "access_token": sent}
         oauth.knobs.token_answers = [JSONResponse(answer, 400)]
@@ -528,8 +507,7 @@ async def test_who_never_gets_a_turn_takes_what_others_have_refreshed(
     tmp_path: Path, oauth: OAuthServer, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mcp_auth.refresh.LEASE_WAIT", 0.1)
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         clock.ahead = 4000
         async with auth.store.lease("shared", "notes", ttl=45, wait=1):
             with pytest.raises(RefreshUnavailable):

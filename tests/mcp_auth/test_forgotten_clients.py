@@ -14,7 +14,7 @@ from mcp_auth.records import Connection, Registration
 from mcp_auth.status import AuthState, ConnectionState
 from mcp_auth.stores.memory import MemoryStore
 from tests.homes import ME, Clock, open_auth, query_of, signed_in
-from tests.mcp_auth.grants import grant_of, opened, told_of
+from tests.mcp_auth.grants import grant_of, granted, opened, told_of
 from tests.ports import free_port
 from tests.servers.oauth import OAuthServer, authorize
 
@@ -52,8 +52,7 @@ async def known(auth: McpAuth) -> Connection:
 async def test_fresh_registers_anew_and_the_grant_keeps_its_own_client(
     tmp_path: Path, oauth: OAuthServer, clock: Clock
 ) -> None:
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         first = await client_of(auth)
         assert registered(oauth) == 1
         second = await client_of(auth, fresh=True)
@@ -68,8 +67,7 @@ async def test_fresh_registers_anew_and_the_grant_keeps_its_own_client(
 async def test_a_browser_that_never_came_back_makes_its_client_doubtful_once_an_hour(
     tmp_path: Path, oauth: OAuthServer, clock: Clock, end: str
 ) -> None:
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         first = await client_of(auth)
         await ENDS[end](auth, clock)
         second = await client_of(auth)
@@ -91,8 +89,7 @@ async def test_a_browser_that_never_came_back_makes_its_client_doubtful_once_an_
 async def test_a_client_with_which_another_sign_in_worked_since_is_not_doubted(
     tmp_path: Path, oauth: OAuthServer, clock: Clock, end: str
 ) -> None:
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         first = await client_of(auth)
         clock.ahead += 1
         await signed_in(auth, owner="person:ann")
@@ -101,8 +98,7 @@ async def test_a_client_with_which_another_sign_in_worked_since_is_not_doubted(
 
 
 async def test_a_success_afterwards_ends_the_doubt(tmp_path: Path, oauth: OAuthServer, clock: Clock) -> None:
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         # Given a link of somebody else's that is open already, with the same client
         link = await link_of(auth, owner="person:ann")
         first = await client_of(auth)
@@ -137,8 +133,7 @@ async def test_a_link_behind_which_no_browser_was_sent_on_casts_no_doubt(
 
 
 async def test_a_doubtful_client_is_better_than_none(tmp_path: Path, oauth: OAuthServer, clock: Clock) -> None:
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         first = await client_of(auth)
         await cancelled(auth, clock)
         oauth.knobs.registration = JSONResponse({"error": "access_denied"}, 403)
@@ -146,8 +141,7 @@ async def test_a_doubtful_client_is_better_than_none(tmp_path: Path, oauth: OAut
 
 
 async def test_logout_forgets_the_client(tmp_path: Path, oauth: OAuthServer, clock: Clock) -> None:
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         first = await client_of(auth)
         await auth.logout("notes")
         assert (await known(auth)).registrations == []
@@ -172,8 +166,7 @@ async def test_a_client_that_was_made_for_less_is_made_anew(
     tmp_path: Path, oauth: OAuthServer, clock: Clock, registered_for: str | None, asked: str | None, is_reused: bool
 ) -> None:
     oauth.knobs.challenge_scope = registered_for
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         oauth.knobs.challenge_scope = asked
         connection = await known(auth)
         connection.challenge_scope, connection.fetched_at = None, None
@@ -187,8 +180,7 @@ async def test_the_scope_that_the_server_made_of_it_counts_too(
     tmp_path: Path, oauth: OAuthServer, clock: Clock
 ) -> None:
     oauth.knobs.registration_extra = {"scope": "read"}
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         assert (await known(auth)).registrations[0].scope == "read"
 
 
@@ -196,8 +188,7 @@ async def test_the_scope_that_the_server_made_of_it_counts_too(
 async def test_invalid_scope_drops_a_client_of_before_and_no_new_one(
     tmp_path: Path, oauth: OAuthServer, clock: Clock, where: str
 ) -> None:
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         for _ in range(2):
             link = await link_of(auth)
             if where == "redirect":
@@ -216,8 +207,7 @@ async def test_invalid_scope_drops_a_client_of_before_and_no_new_one(
 async def test_any_other_error_in_a_redirect_keeps_the_client(
     tmp_path: Path, oauth: OAuthServer, clock: Clock, error: str
 ) -> None:
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         oauth.knobs.authorize_error = {"error": error}
         link = await link_of(auth)
         with pytest.raises(AuthorizationRefused):
@@ -233,8 +223,7 @@ async def test_any_other_error_in_a_redirect_keeps_the_client(
 async def test_a_token_endpoint_that_moved_within_its_site_is_found_again(
     tmp_path: Path, oauth: OAuthServer, clock: Clock, status: int
 ) -> None:
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         before = await auth.access_token("notes")
         oauth.knobs.gone = {"/token": status}
         oauth.knobs.metadata = {"token_endpoint": f"{oauth.origin}/v2/token"}
@@ -251,8 +240,7 @@ async def test_a_token_endpoint_that_moved_to_another_site_wants_a_new_sign_in(
     tmp_path: Path, oauth: OAuthServer, clock: Clock, still_works: bool
 ) -> None:
     with OAuthServer().running() as other:
-        async with opened(tmp_path, oauth, clock) as auth:
-            await signed_in(auth)
+        async with granted(tmp_path, oauth, clock) as auth:
             before = await auth.access_token("notes")
             oauth.knobs.gone = {"/token": 404}
             oauth.knobs.metadata = {"token_endpoint": f"{other.origin}/token"}
@@ -312,8 +300,7 @@ async def test_logout_never_says_deleted_while_something_is_stored(
     tmp_path: Path, oauth: OAuthServer, clock: Clock, lies: bool, revocation: int
 ) -> None:
     oauth.knobs.revocation_status = revocation
-    async with opened(tmp_path, oauth, clock, store=_Loses(lies=lies)) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock, store=_Loses(lies=lies)) as auth:
         told = told_of(auth)
         result = await auth.logout("notes")
         assert not result.deleted and "still stored here" in result.detail

@@ -19,7 +19,8 @@ from mcp_auth.records import Origin
 from tests.attacks.scene import KEY, api
 from tests.browser import Browser, Page
 from tests.gateway.chat import Chat, words
-from tests.public import ANN, BOB, Clock, key_link_of, public_gateway
+from tests.homes import Clock
+from tests.public import ANN, BOB, key_link_of, public_gateway
 from tests.servers.oauth import OAuthServer
 
 VARIABLES = (KeyVariable(name="MY_API_KEY", where="Authorization", is_set=False),)
@@ -53,7 +54,7 @@ async def test_what_is_typed_into_a_form_that_is_over_goes_nowhere(
             case "cancelled":
                 await Chat(gateway, ANN).say("cancel my-api")
             case "expired":
-                clock.later = 601
+                clock.ahead = 601
             case "failed":
                 for _ in range(TRIES):
                     await browser.press(form, "key", key0="sk-wrong")
@@ -172,10 +173,10 @@ async def test_cancelling_says_whether_there_was_something_to_cancel(tmp_path: P
         await key_link_of(chat)
         assert [await auth.cancel_key_form("my-api") for _ in range(2)] == [True, False]
         form = await browser.press(await browser.open(await key_link_of(chat)))
-        clock.later = 601
+        clock.ahead = 601
         assert await auth.cancel_key_form("my-api") is False
         assert await state_of(gateway) == "expired"
-        clock.later = 0
+        clock.ahead = 0
         form = await browser.press(await browser.open(await key_link_of(chat)))
         tried: list[str] = []
 
@@ -202,7 +203,7 @@ async def test_an_open_form_is_handed_out_again_to_who_began_it_for_the_same_key
         ann = Origin(principal=str(ANN))
         begin = gateway.auth.key_form
         first = await begin("my-api", "shared", ann, VARIABLES)
-        clock.later = 30
+        clock.ahead = 30
         again = await begin("my-api", "shared", ann, VARIABLES)
         assert (again.form.created_at, again.link != first.link) == (first.form.created_at, True)
         with pytest.raises(SignInError, match="Another account"):

@@ -19,7 +19,7 @@ from mcp_auth.refresh import is_due
 from mcp_auth.status import AuthState
 from mcp_auth.stores.memory import MemoryStore
 from tests.homes import Clock, open_auth, signed_in, write_home
-from tests.mcp_auth.grants import grant_of, opened, tokens_of, told_of
+from tests.mcp_auth.grants import grant_of, granted, tokens_of, told_of
 from tests.patience import PATIENCE
 from tests.servers.oauth import OAuthServer
 
@@ -74,8 +74,7 @@ async def test_defect_2_a_refresh_goes_to_the_token_endpoint_of_the_metadata_aft
 async def test_defect_8_and_pain_6_a_hundred_tasks_refresh_once(
     tmp_path: Path, oauth: OAuthServer, clock: Clock
 ) -> None:
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         answered = oauth.knobs.token_gate = threading.Event()
         clock.ahead = 4000
         tasks = [asyncio.create_task(auth.access_token("notes")) for _ in range(100)]
@@ -105,8 +104,7 @@ async def test_defect_8_and_pain_6_instances_that_share_a_home_refresh_once(
 
 
 async def test_duty_resource_stands_in_refresh_requests(tmp_path: Path, oauth: OAuthServer, clock: Clock) -> None:
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         clock.ahead = 4000
         await auth.access_token("notes")
     assert oauth.requests("/token")[-1].form["resource"] == oauth.url
@@ -117,8 +115,7 @@ async def test_pain_9_an_answer_without_refresh_token_and_scope_keeps_both(
 ) -> None:
     oauth.knobs.challenge_scope = "a b"
     oauth.knobs.rotate = False
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         before = await tokens_of(auth)
         oauth.knobs.scope_answer = ""
         clock.ahead = 4000
@@ -143,8 +140,7 @@ async def test_pain_9_an_answer_without_refresh_token_and_scope_keeps_both(
 async def test_defect_7_and_pain_8_only_invalid_grant_is_final(
     tmp_path: Path, oauth: OAuthServer, clock: Clock, answer: Response
 ) -> None:
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         before = await tokens_of(auth)
         oauth.knobs.token_answers = [answer]
         clock.ahead = 4000
@@ -166,8 +162,7 @@ async def test_defect_7_and_pain_8_only_invalid_grant_is_final(
 async def test_retry_after_is_honoured_for_an_hour_at_most(
     tmp_path: Path, oauth: OAuthServer, clock: Clock, said: str, wait: float
 ) -> None:
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         oauth.knobs.token_answers = [PlainTextResponse("", 429, headers={"Retry-After": said})]
         clock.ahead = 4000
         with pytest.raises(RefreshUnavailable) as caught:
@@ -179,8 +174,7 @@ async def test_retry_after_is_honoured_for_an_hour_at_most(
 async def test_retry_after_may_be_a_date(
     tmp_path: Path, oauth: OAuthServer, clock: Clock, ahead: int, least: float, most: float
 ) -> None:
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         clock.ahead = 4000
         date = formatdate(clock() + ahead, usegmt=True)
         oauth.knobs.token_answers = [PlainTextResponse("", 429, headers={"Retry-After": date})]
@@ -192,8 +186,7 @@ async def test_retry_after_may_be_a_date(
 async def test_a_failed_refresh_ahead_of_time_gives_the_token_that_still_works(
     tmp_path: Path, oauth: OAuthServer, clock: Clock
 ) -> None:
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         before = await auth.access_token("notes")
         oauth.knobs.token_answers = [PlainTextResponse("", 503)]
         clock.ahead = 3400
@@ -201,8 +194,7 @@ async def test_a_failed_refresh_ahead_of_time_gives_the_token_that_still_works(
 
 
 async def test_a_server_that_cannot_be_reached_keeps_all(tmp_path: Path, oauth: OAuthServer, clock: Clock) -> None:
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         grant = await grant_of(auth)
         assert grant.metadata is not None
         dead = msgspec.structs.replace(grant.metadata, token_endpoint="http://127.0.0.1:9/token")
@@ -218,8 +210,7 @@ async def test_a_server_that_cannot_be_reached_keeps_all(tmp_path: Path, oauth: 
 async def test_a_request_that_cannot_be_made_is_no_lost_answer(
     tmp_path: Path, oauth: OAuthServer, clock: Clock, still_works: bool
 ) -> None:
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         before = await auth.access_token("notes")
         grant = await grant_of(auth)
         assert grant.registration is not None
@@ -244,8 +235,7 @@ async def test_a_request_that_cannot_be_made_is_no_lost_answer(
 
 
 async def test_invalid_grant_ends_the_grant_and_says_so_once(tmp_path: Path, oauth: OAuthServer, clock: Clock) -> None:
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         told = told_of(auth)
         oauth.refresh.clear()
         clock.ahead = 4000
@@ -262,8 +252,7 @@ async def test_pain_7_a_late_invalid_grant_does_not_touch_a_newer_grant(
     tmp_path: Path, oauth: OAuthServer, clock: Clock
 ) -> None:
     # Given a refresh whose answer will be late and bad
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         clock.ahead = 4000
         answered = oauth.knobs.token_gate = threading.Event()
         oauth.refresh.clear()
@@ -282,8 +271,7 @@ async def test_pain_7_a_late_invalid_grant_does_not_touch_a_newer_grant(
 async def test_invalid_client_keeps_a_living_access_token_and_marks_the_registration_dead(
     tmp_path: Path, oauth: OAuthServer, clock: Clock
 ) -> None:
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         before = await auth.access_token("notes")
         oauth.knobs.token_answers = [JSONResponse({"error": "invalid_client"}, 401)]
         clock.ahead = 3400
@@ -300,8 +288,7 @@ async def test_invalid_client_keeps_a_living_access_token_and_marks_the_registra
 async def test_a_lost_answer_is_sent_once_more_and_never_a_third_time(
     tmp_path: Path, oauth: OAuthServer, clock: Clock
 ) -> None:
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         sent = (await tokens_of(auth)).refresh_token
         oauth.knobs.token_answers = ["drop", "drop", "drop"]
         for _ in range(4):
@@ -315,8 +302,7 @@ async def test_a_lost_answer_is_sent_once_more_and_never_a_third_time(
 async def test_a_lost_answer_leaves_the_access_token_to_its_end(
     tmp_path: Path, oauth: OAuthServer, clock: Clock
 ) -> None:
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         before = await auth.access_token("notes")
         oauth.knobs.token_answers = ["drop"]
         clock.ahead = 3400
@@ -330,8 +316,7 @@ async def test_after_a_crash_between_sending_and_storing_it_is_sent_once_more(
     tmp_path: Path, oauth: OAuthServer, clock: Clock
 ) -> None:
     oauth.knobs.rotate = False
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         grant = await grant_of(auth)
         token = (await tokens_of(auth)).refresh_token or ""
         mark = RefreshMark(token_sha256=sha256(token), sent_at=clock())
@@ -344,8 +329,7 @@ async def test_after_a_crash_between_sending_and_storing_it_is_sent_once_more(
 async def test_the_mark_is_on_the_disk_before_the_token_is_sent(
     tmp_path: Path, oauth: OAuthServer, clock: Clock
 ) -> None:
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         answered = oauth.knobs.token_gate = threading.Event()
         clock.ahead = 4000
         task = asyncio.create_task(auth.access_token("notes"))
@@ -357,8 +341,7 @@ async def test_the_mark_is_on_the_disk_before_the_token_is_sent(
 
 
 async def test_a_cancelled_caller_does_not_stop_the_refresh(tmp_path: Path, oauth: OAuthServer, clock: Clock) -> None:
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         before = await tokens_of(auth)
         answered = oauth.knobs.token_gate = threading.Event()
         clock.ahead = 4000
@@ -378,8 +361,7 @@ async def test_what_cannot_be_refreshed_needs_a_person_and_nothing_is_sent(
     tmp_path: Path, oauth: OAuthServer, clock: Clock, missing: str
 ) -> None:
     """As of a grant that only Hermes stored, whose other files are gone."""
-    async with opened(tmp_path, oauth, clock, store=MemoryStore()) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock, store=MemoryStore()) as auth:
         grant = await grant_of(auth)
         if missing == "refresh_token":
             assert grant.tokens is not None
@@ -413,8 +395,7 @@ async def test_whoever_joins_a_refresh_that_fails_is_not_given_the_token_that_wa
     tmp_path: Path, oauth: OAuthServer, clock: Clock, answer: Any
 ) -> None:
     """One who asks ahead of time falls back on the token that is still good; the other was told that it is not."""
-    async with opened(tmp_path, oauth, clock) as auth:
-        await signed_in(auth)
+    async with granted(tmp_path, oauth, clock) as auth:
         old, entry = await auth.access_token("notes"), auth.config.servers["notes"]
         clock.ahead = 3310
         answered = oauth.knobs.token_gate = threading.Event()

@@ -27,7 +27,7 @@ from mcp_auth.errors import (
     WrongIssuer,
     WrongPerson,
 )
-from mcp_auth.records import Connection, ServerMetadata, encode
+from mcp_auth.records import Connection, ServerMetadata, SignIn, encode
 from mcp_auth.sign_in import previous_of
 from mcp_auth.status import AuthState
 from mcp_auth.stores.files import FileStore
@@ -265,14 +265,20 @@ async def test_two_answers_at_once_are_exchanged_once(tmp_path: Path, oauth: OAu
     assert len(oauth.requests("/token")) == 1
 
 
+async def exchanging(auth: McpAuth, oauth: OAuthServer) -> asyncio.Task[SignIn]:
+    """A sign-in whose code the token endpoint is looking at."""
+    redirect = await redirect_of(auth)
+    task = asyncio.create_task(auth.paste(redirect, ME.principal))
+    async with asyncio.timeout(PATIENCE):
+        while not oauth.requests("/token"):
+            await asyncio.sleep(0.005)
+    return task
+
+
 async def test_what_is_being_exchanged_is_neither_cancelled_nor_begun_again(tmp_path: Path, oauth: OAuthServer) -> None:
     exchanged = oauth.knobs.token_gate = threading.Event()
     async with opened(tmp_path, oauth) as auth:
-        redirect = await redirect_of(auth)
-        task = asyncio.create_task(auth.paste(redirect, ME.principal))
-        async with asyncio.timeout(PATIENCE):
-            while not oauth.requests("/token"):
-                await asyncio.sleep(0.005)
+        task = await exchanging(auth, oauth)
         for ask in (auth.cancel("notes"), auth.sign_in("notes", "shared", ME, listen=False)):
             with pytest.raises(SignInError, match="being signed in right now"):
                 await ask
@@ -283,11 +289,7 @@ async def test_what_is_being_exchanged_is_neither_cancelled_nor_begun_again(tmp_
 async def test_a_browser_that_goes_away_does_not_stop_the_exchange(tmp_path: Path, oauth: OAuthServer) -> None:
     exchanged = oauth.knobs.token_gate = threading.Event()
     async with opened(tmp_path, oauth) as auth:
-        redirect = await redirect_of(auth)
-        task = asyncio.create_task(auth.paste(redirect, ME.principal))
-        async with asyncio.timeout(PATIENCE):
-            while not oauth.requests("/token"):
-                await asyncio.sleep(0.005)
+        task = await exchanging(auth, oauth)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         exchanged.set()
