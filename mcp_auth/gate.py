@@ -401,13 +401,13 @@ class Gatekeeper:
         is_bound = browser is not None and tickets.is_same(browser, gate.browser)
         if record.status not in OPEN:
             return Stage.ENDED
-        if not is_bound:
-            # A newer ticket may move the sign-in to another browser: only who asked in the chat has it.
-            if gate.opened is None or not tickets.is_same(ticket, gate.opened):
-                return Stage.START
+        if not is_bound and gate.opened is not None and tickets.is_same(ticket, gate.opened):
             raise _other_browser()
         if record.status == "exchanging":
             return Stage.WORKING
+        if not is_bound:
+            # A newer ticket may move the sign-in to another browser: only who asked in the chat has it.
+            return Stage.START
         # From a last page, too, the way leads to the authorization server again: it is asked anew.
         return Stage.GO if record.status in ("confirmed", "answered") else Stage.CODE
 

@@ -193,5 +193,6 @@ def _keep_challenge(connection: Connection, challenge: BearerChallenge | None) -
     connection.needs_sign_in = True
     connection.fetched_at = None
     if challenge is not None:
-        connection.challenge_scope = challenge.scope
-        connection.challenge_metadata_url = challenge.resource_metadata
+        # One that says less than the one before takes nothing back.
+        connection.challenge_scope = challenge.scope or connection.challenge_scope
+        connection.challenge_metadata_url = challenge.resource_metadata or connection.challenge_metadata_url

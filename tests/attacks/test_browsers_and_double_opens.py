@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 
 import pytest
@@ -92,3 +93,23 @@ async def test_a_secret_that_somebody_made_up_opens_nothing(tmp_path: Path, oaut
         for name in names:
             assert (await plain.request("GET", redirect, headers={"Cookie": f"{name}={value}"})).status == 403
         assert oauth.requests("/token") == []
+
+
+async def test_continue_on_a_second_link_while_the_first_one_finishes_says_so(
+    tmp_path: Path, oauth: OAuthServer
+) -> None:
+    async with public_gateway(tmp_path, notes(oauth)) as gateway, Browser() as browser, Browser() as other:
+        chat = Chat(gateway, ANN)
+        page = await browser.press(await browser.open(await link_of(chat)))
+        start = await other.open(await link_of(chat))
+        gate = oauth.knobs.token_gate = threading.Event()
+        finishing = asyncio.create_task(browser.open(await browser.authorize(page)))
+        while not oauth.requests("/token"):
+            await asyncio.sleep(0.01)
+
+        second = await other.press(start)
+        gate.set()
+        await finishing
+
+        assert (second.status, second.heading) == (200, "Finishing the sign-in")
+        assert len(oauth.requests("/token")) == 1

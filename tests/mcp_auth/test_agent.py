@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from starlette.responses import PlainTextResponse, RedirectResponse
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse
 
 from mcp_auth.errors import (
     CredentialsNeeded,
@@ -383,6 +383,23 @@ async def test_a_late_refusal_of_an_older_token_leaves_the_newer_one_alone(tmp_p
             await flow.asend(httpx2.Response(401, request=again))
         assert (await auth.status("notes")).auth is AuthState.SIGNED_IN
         assert await auth.access_token("notes") == newest
+
+
+async def test_a_refusal_that_says_less_forgets_nothing_of_the_challenge(tmp_path: Path, oauth: OAuthServer) -> None:
+    oauth.knobs.prm_path, oauth.knobs.challenge_scope = "header", "read"
+    async with open_auth(tmp_path, {"notes": {"url": oauth.url}}) as auth:
+        await auth.look("notes")
+        await signed_in(auth)
+        before = await auth.store.connections.get(oauth.url)
+        oauth.knobs.challenge = 'Bearer error="invalid_token"'
+        oauth.knobs.token_answers = [JSONResponse({"error": "invalid_grant"}, 400)]
+        oauth.expire_access_tokens()
+        async with httpx2.AsyncClient(auth=auth.http_auth("notes"), trust_env=False) as client:
+            assert (await client.post(oauth.url, json={})).status_code == 401
+        after = await auth.store.connections.get(oauth.url)
+    assert before is not None and after is not None and before.challenge_metadata_url and before.challenge_scope
+    assert after.challenge_metadata_url == before.challenge_metadata_url
+    assert after.challenge_scope == before.challenge_scope
 
 
 async def test_a_session_over_sse_is_signed_in_too(tmp_path: Path, oauth: OAuthServer) -> None:
