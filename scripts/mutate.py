@@ -62,7 +62,11 @@ _TIMES = itertools.count(1_500_000_000)
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """One change: `before` at the byte `start` of `path` becomes `after`. `at_import`: no function's call runs it."""
+    """One change: `before` at the byte `start` of `path` becomes `after`.
+
+    `at_import`: no function's call runs it. `used` are then the lines that go by it: of the function whose default it
+    is, or that name the constant.
+    """
 
     path: str
     function: str
@@ -71,6 +75,7 @@ class Mutant:
     before: str
     after: str
     at_import: bool = False
+    used: frozenset[int] = frozenset()
 
     def __str__(self) -> str:
         before, after = (" ".join(text.split()) for text in (self.before, self.after))
@@ -215,6 +220,7 @@ class _Finder:
         for line in self._source.splitlines(keepends=True):
             self._lines.append(self._lines[-1] + len(line))
         self._depth = 0
+        self._used: frozenset[int] = frozenset()
 
     def found(self) -> Iterator[Mutant]:
         yield from self._in_body(self._tree.body, "module")
@@ -227,6 +233,8 @@ class _Finder:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield from self._in_definition(node, function)
             return
+        if self._depth == 0:
+            self._used = self._lines_naming(node)
         if isinstance(node, ast.If | ast.While) and _is_not_for_running(node):
             return
         if isinstance(node, ast.Expr) and (isinstance(node.value, ast.Constant) or _is_log(node.value)):
@@ -257,12 +265,24 @@ class _Finder:
             if not any(isinstance(base, ast.Name) and base.id == "Protocol" for base in node.bases):
                 yield from self._in_body(node.body, inside)
             return
+        if self._depth == 0:
+            self._used = frozenset(range(node.body[0].lineno, (node.end_lineno or node.lineno) + 1))
         for default in [*node.args.defaults, *node.args.kw_defaults]:
             if default is not None:
                 yield from self._in_expression(default, inside)
         self._depth += 1
         yield from self._in_body(node.body, inside)
         self._depth -= 1
+
+    def _lines_naming(self, node: ast.stmt) -> frozenset[int]:
+        """The lines of this module that name what `node` gives a value to."""
+        names = {one.id for one in ast.walk(node) if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store)}
+        return frozenset(
+            one.lineno
+            for one in ast.walk(self._tree)
+            if (isinstance(one, ast.Name) and isinstance(one.ctx, ast.Load) and one.id in names)
+            or (isinstance(one, ast.Attribute) and one.attr in names)
+        )
 
     def _of_statement(self, node: ast.stmt, function: str) -> Iterator[Mutant]:
         match node:
@@ -364,7 +384,9 @@ class _Finder:
         return self._mutant(function, first.lineno, self._start(first), self._text(first, last), after)
 
     def _mutant(self, function: str, line: int, start: int, before: str, after: str) -> Mutant:
-        return Mutant(self._path, function, line, start, before, after, at_import=self._depth == 0)
+        at_import = self._depth == 0
+        used = self._used if at_import else frozenset[int]()
+        return Mutant(self._path, function, line, start, before, after, at_import=at_import, used=used)
 
     def _text(self, first: ast.AST, last: ast.AST) -> str:
         return self._source[self._start(first) : self._end(last)].decode()
@@ -437,12 +459,18 @@ class Reached:
     breadth: Counter[str]
 
     def of(self, mutant: Mutant) -> list[str]:
-        """The tests that reach a change: those of its own module, then the narrowest of every file in turn."""
+        """The tests that reach a change: those of its own module, then the narrowest of every file in turn.
+
+        What runs at the import is reached by whoever runs anything of the module; those that use it come first.
+        """
         lines = self.lines.get(mutant.path, {})
-        tests = set(lines.get(mutant.line, []))
-        if mutant.at_import:
-            # Whoever runs anything of the module.
-            tests = {test for of_line in lines.values() for test in of_line}
+        if not mutant.at_import:
+            return self._ranked(mutant, set(lines.get(mutant.line, [])))
+        using = {test for line in mutant.used for test in lines.get(line, [])}
+        others = {test for of_line in lines.values() for test in of_line} - using
+        return self._ranked(mutant, using) + self._ranked(mutant, others)
+
+    def _ranked(self, mutant: Mutant, tests: set[str]) -> list[str]:
         own = f"/test_{Path(mutant.path).name}"
         turns: Counter[str] = Counter()
         ranked = []
@@ -516,7 +544,7 @@ def _test_files(where: Path) -> list[Path]:
 def _digest(paths: list[Path]) -> str:
     digest = hashlib.sha256()
     for path in sorted(paths):
-        digest.update(f"{path}\0".encode() + path.read_bytes())
+        digest.update(f"{path.relative_to(TREE)}\0".encode() + path.read_bytes())
     return digest.hexdigest()
 
 

@@ -137,7 +137,7 @@ async def test_what_could_not_be_tried_is_stored_on_a_word_of_who_was_asked(tmp_
         assert words(await on.prompts.store_anyway(ANN, word)) == sentences.PROMPT_OVER
 
 
-@pytest.mark.parametrize(("later", "over"), [(599, False), (601, True)])
+@pytest.mark.parametrize(("later", "over"), [(599, False), (600, True), (601, True)])
 async def test_a_question_lives_ten_minutes(tmp_path: Path, oauth: OAuthServer, later: float, over: bool) -> None:
     async with asking(tmp_path, oauth) as on:
         prompt = on.ask()

@@ -131,3 +131,30 @@ def test_a_code_that_no_server_may_give_is_refused(code: str) -> None:
         parse_query(f"state={STATE}&code={quote(code, errors='surrogatepass')}")
     with pytest.raises(CallbackRejected):
         parse_query(f"state={STATE}&code={code}")
+
+
+def test_an_answer_may_be_as_long_as_the_limit_and_no_longer() -> None:
+    start = f"{URI}?code=abcd&state={STATE}&x="
+    fits = start + "x" * (8192 - len(start))
+    assert parse_paste(fits).slot == pasted_slot(fits) == SLOT
+    with pytest.raises(CallbackRejected):
+        parse_paste(fits + "x")
+    assert pasted_slot(fits + "x") is None
+    query = "code=abcd&x=" + "x" * (8192 - len("code=abcd&x="))
+    assert parse_query(query).code == "abcd"
+    with pytest.raises(CallbackRejected, match="far too long"):
+        parse_query(query + "x")
+
+
+def test_an_empty_parameter_is_none_and_still_no_second_one() -> None:
+    answer = parse_query("code=&state=&error=&error_description=&iss=")
+    assert (answer.code, answer.state, answer.error, answer.error_description) == (None, None, None, None)
+    # An issuer that is named and empty is a wrong one
+    assert answer.iss == ""
+    with pytest.raises(CallbackRejected, match="twice"):
+        parse_query("code=&code=abcd")
+
+
+@pytest.mark.parametrize("around", ["<{}>", '"{}"', "'{}'", "`{}`", " <{}> "])
+def test_what_a_chat_writes_around_an_address_is_no_part_of_it(around: str) -> None:
+    assert parse_paste(around.format(f"{URI}?code=abcd&state={STATE}")).state == STATE

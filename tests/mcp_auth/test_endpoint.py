@@ -78,6 +78,11 @@ async def test_every_answer_keeps_itself_to_itself(tmp_path: Path, oauth: OAuthS
         assert page.headers["cache-control"] == "no-store"
         assert page.headers["referrer-policy"] == "no-referrer"
         assert page.headers["x-content-type-options"] == "nosniff"
+        assert page.headers["x-frame-options"] == "DENY"
+        assert page.headers["x-robots-tag"] == "noindex, nofollow"
+        assert page.headers["cross-origin-opener-policy"] == "same-origin"
+        assert page.headers["cross-origin-resource-policy"] == "same-origin"
+        assert page.headers["permissions-policy"] == "camera=(), geolocation=(), microphone=()"
         assert not re.findall(r"(?:src|href)=\"(?!data:|http://127)", page.source)
 
 

@@ -29,6 +29,53 @@ SERVER = Server(
     headers={"Authorization": "Bearer ${API_KEY}", "X-Bot": "${BOT_TOKEN}"},
     oauth=OAuthOptions(client_secret="${CLIENT_SECRET}"),
 )
+# What decides which code runs, where traffic goes and whom TLS trusts.
+PROTECTED = [
+    "PATH",
+    "HOME",
+    "SHELL",
+    "ENV",
+    "IFS",
+    "BASH_ENV",
+    "NODE_OPTIONS",
+    "NODE_PATH",
+    "NODE_EXTRA_CA_CERTS",
+    "NODE_TLS_REJECT_UNAUTHORIZED",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "FTP_PROXY",
+    "SOCKS_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "SSLKEYLOGFILE",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "AWS_CA_BUNDLE",
+    "GIT_SSL_CAINFO",
+    "GIT_SSH_COMMAND",
+    "GLIBC_TUNABLES",
+    "JAVA_TOOL_OPTIONS",
+    "RUBYOPT",
+    "PERL5OPT",
+    "PERL5LIB",
+    "OPENSSL_CONF",
+    "SLASH_MCP_KEY",
+    "HERMES_HOME",
+    "LD_PRELOAD",
+    "LD_LIBRARY_PATH",
+    "DYLD_INSERT_LIBRARIES",
+    "PYTHONPATH",
+    "PYTHONSTARTUP",
+    "NPM_CONFIG_REGISTRY",
+    "npm_config_registry",
+    "GIT_CONFIG_COUNT",
+    "BASH_FUNC_ls",
+]
 STDIO = Server(
     name="run",
     command="x",
@@ -36,8 +83,7 @@ STDIO = Server(
     transport="stdio",
     env={
         "TOKEN": "${TOKEN:-none}",
-        "P": "${PATH} ${LD_PRELOAD} ${PYTHONPATH} ${NODE_OPTIONS} ${BASH_ENV} ${https_proxy} ${SSL_CERT_FILE}"
-        " ${SLASH_MCP_KEY} ${HERMES_HOME} ${NODE_EXTRA_CA_CERTS}",
+        "P": " ".join(f"${{{name}}}" for name in PROTECTED),
     },
 )
 
@@ -67,21 +113,7 @@ def test_other_variables_may_not(tmp_path: Path, name: str) -> None:
         check_storable(name, config=config(tmp_path), server=SERVER)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "PATH",
-        "LD_PRELOAD",
-        "PYTHONPATH",
-        "NODE_OPTIONS",
-        "BASH_ENV",
-        "https_proxy",
-        "SSL_CERT_FILE",
-        "SLASH_MCP_KEY",
-        "HERMES_HOME",
-        "NODE_EXTRA_CA_CERTS",
-    ],
-)
+@pytest.mark.parametrize("name", PROTECTED)
 def test_protected_names_may_not_although_the_entry_names_them(tmp_path: Path, name: str) -> None:
     with pytest.raises(KeyInvalid, match="protected"):
         check_storable(name, config=config(tmp_path), server=STDIO)
@@ -397,3 +429,12 @@ def test_a_writer_that_is_killed_leaves_the_old_or_the_new_file(tmp_path: Path) 
 def test_what_is_no_name_of_a_variable_is_said_to_be_none(tmp_path: Path, name: str) -> None:
     with pytest.raises(KeyInvalid, match="no name of a variable"):
         check_storable(name, config=config(tmp_path), server=SERVER)
+
+
+def test_a_write_leaves_no_file_open(tmp_path: Path) -> None:
+    path = tmp_path / ".env"
+    write(path, {"KEY": "0"})
+    before = os.listdir("/proc/self/fd")
+    for turn in range(20):
+        write(path, {"KEY": f"{turn} more"})
+    assert len(os.listdir("/proc/self/fd")) <= len(before)

@@ -134,3 +134,39 @@ async def test_pages_are_served_by_one_process_for_another(tmp_path: Path, oauth
         connection = await first.confirm_works("notes")
         assert connection.tools == ("add", "search", "read_file")
         assert len(oauth.requests("/mcp")) == before, "the endpoint has tried it out already"
+
+
+async def test_a_code_lives_five_minutes_and_not_a_second_more(tmp_path: Path, oauth: OAuthServer) -> None:
+    now = [1_800_000_000.0]
+    servers = {"notes": {"url": oauth.url, "auth": "oauth"}}
+    gateway = {"public_url": "https://bot.example.com", "verify": "code", "allow": ["telegram:1"]}
+    async with (
+        open_auth(tmp_path, servers, gateway, clock=lambda: now[0]) as auth,
+        Browser(auth.asgi_app()) as browser,
+    ):
+        page = await browser.press(await browser.open((await auth.sign_in("notes", "shared", ANN)).link))
+        now[0] += 299
+        assert (await browser.open(page.url)).code == page.code
+        assert (await auth.review(page.code, ANN.principal, private=True)).status == "opened"
+        now[0] += 1
+        for take in (auth.review, auth.confirm):
+            with pytest.raises(CodeRejected, match="older than five minutes"):
+                await take(page.code, ANN.principal, private=True)
+        # The page offers another one, and that one counts
+        assert not (await browser.open(page.url)).has_code
+
+
+async def test_no_page_waits_for_a_code_once_its_link_is_over(tmp_path: Path, oauth: OAuthServer) -> None:
+    now = [1_800_000_000.0]
+    servers = {"notes": {"url": oauth.url, "auth": "oauth"}}
+    gateway = {"public_url": "https://bot.example.com", "verify": "code", "allow": ["telegram:1"]}
+    async with (
+        open_auth(tmp_path, servers, gateway, clock=lambda: now[0]) as auth,
+        Browser(auth.asgi_app()) as browser,
+    ):
+        started = await auth.sign_in("notes", "shared", ANN)
+        now[0] = started.sign_in.expires_at - 2
+        page = await browser.press(await browser.open(started.link))
+        now[0] = started.sign_in.expires_at
+        with pytest.raises(CodeRejected, match="No page of yours waits"):
+            await auth.confirm(page.code, ANN.principal, private=True)

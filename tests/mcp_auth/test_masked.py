@@ -1,7 +1,23 @@
 from __future__ import annotations
 
+import msgspec
+import pytest
+
+import gateway.people
+import mcp_auth.config
+import mcp_auth.records
+from gateway.people import Pending
 from mcp_auth.config import Server
-from mcp_auth.records import Connection, Origin, Registration, Tokens
+from mcp_auth.masked import Masked
+from mcp_auth.records import Connection, Gate, Grant, Origin, Registration, SignIn, Tokens
+
+MODULES = (mcp_auth.records, mcp_auth.config, gateway.people)
+KINDS = [
+    kind
+    for module in MODULES
+    for kind in vars(module).values()
+    if isinstance(kind, type) and issubclass(kind, Masked) and issubclass(kind, msgspec.Struct)
+]
 
 
 def test_a_secret_field_shows_stars_and_an_empty_one_that_it_is_empty() -> None:
@@ -24,3 +40,25 @@ def test_the_query_of_a_url_may_hold_a_key() -> None:
 def test_a_chat_s_reference_may_hold_a_response_url() -> None:
     shown = repr(Origin(principal="slack:T/U", chat={"response_url": "https://hooks.example/secret"}))
     assert "hooks" not in shown and "slack:T/U" in shown
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_what_is_called_a_secret_is_a_field(kind: type[Masked]) -> None:
+    assert kind.__secret__ <= set(kind.__struct_fields__)
+
+
+@pytest.mark.parametrize(
+    ("kind", "secrets"),
+    [
+        (Registration, {"client_secret", "registration_access_token"}),
+        (Tokens, {"access_token", "refresh_token"}),
+        (Grant, {"keys"}),
+        (Origin, {"chat", "message"}),
+        (Gate, {"tickets", "opened", "browser", "code", "code_nonce", "answer"}),
+        (SignIn, {"state", "code_verifier", "authorization_url"}),
+        (Pending, {"code_sha256"}),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+def test_no_stored_secret_is_shown(kind: type[Masked], secrets: set[str]) -> None:
+    assert kind.__secret__ == secrets

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from mcp_auth import McpAuth
 from mcp_auth.errors import ReauthorizationNeeded, RefreshUnavailable, SignInNeeded
 from mcp_auth.records import RefreshMark, Tokens, sha256
-from mcp_auth.refresh import is_due
+from mcp_auth.refresh import _SURE_AFTER, _backoff, is_due
 from mcp_auth.status import AuthState
 from mcp_auth.stores.memory import MemoryStore
 from tests.homes import Clock, open_auth, signed_in, write_home
@@ -33,7 +33,10 @@ async def refreshing(oauth: OAuthServer) -> None:
 
 @pytest.mark.parametrize(
     ("lifetime", "left", "due"),
-    [(3600, 400, False), (3600, 299, True), (100, 25, False), (100, 19, True), (10, 3, False), (10, 0, True)],
+    [
+        *[(3600, 400, False), (3600, 301, False), (3600, 300, True), (3600, 299, True)],
+        *[(100, 25, False), (100, 21, False), (100, 20, True), (100, 19, True), (10, 3, False), (10, 0, True)],
+    ],
 )
 def test_a_refresh_is_due_in_the_last_fifth_at_most_five_minutes_ahead(lifetime: int, left: int, due: bool) -> None:
     tokens = Tokens(access_token="a", obtained_at=1000.0, expires_at=1000.0 + lifetime)
@@ -408,3 +411,54 @@ async def test_whoever_joins_a_refresh_that_fails_is_not_given_the_token_that_wa
         assert await ahead == old
         with pytest.raises(RefreshUnavailable):
             await refused
+
+
+@pytest.mark.parametrize(
+    ("failures", "retry_after", "wait"),
+    [
+        *[(0, None, 5), (1, None, 10), (5, None, 160), (6, None, 300), (10**6, None, 300)],
+        *[(0, 0.0, 1), (0, 1.5, 1.5), (3, 7.0, 7), (0, 3600.0, 3600), (0, 3601.0, 3600)],
+    ],
+)
+def test_the_wait_doubles_up_to_five_minutes_and_a_server_s_word_counts_up_to_an_hour(
+    failures: int, retry_after: float | None, wait: float
+) -> None:
+    assert _backoff(failures, retry_after) == wait
+
+
+async def test_a_refresh_is_tried_again_at_the_second_that_was_said(tmp_path: Path, oauth: OAuthServer) -> None:
+    now = [1_800_000_000.0]
+    servers = {"notes": {"url": oauth.url, "auth": "oauth"}}
+    async with open_auth(tmp_path, servers, clock=lambda: now[0]) as auth:
+        await signed_in(auth)
+        now[0] += 4000
+        oauth.knobs.token_answers = [PlainTextResponse("", 503, {"Retry-After": "60"})]
+        with pytest.raises(RefreshUnavailable):
+            await auth.access_token("notes")
+        for early in (59, 0.5):
+            now[0] += early
+            with pytest.raises(RefreshUnavailable):
+                await auth.access_token("notes")
+        before = len(oauth.requests("/token"))
+        now[0] += 0.5
+        assert await auth.access_token("notes")
+        assert len(oauth.requests("/token")) == before + 1
+
+
+async def test_a_no_is_believed_after_so_long_and_at_that_very_second(tmp_path: Path, oauth: OAuthServer) -> None:
+    now = [1_800_000_000.0]
+    servers = {"notes": {"url": oauth.url, "auth": "oauth"}}
+    async with open_auth(tmp_path, servers, clock=lambda: now[0]) as auth:
+        await signed_in(auth)
+        now[0] += 4000
+        refused_at = now[0]
+        for later in (0.0, _SURE_AFTER - 1):
+            now[0] = refused_at + later
+            oauth.knobs.token_answers = [JSONResponse({"error": "invalid_request"}, 400)]
+            with pytest.raises(RefreshUnavailable):
+                await auth.access_token("notes")
+        await auth.store.grants.put_if(msgspec.structs.replace(await grant_of(auth), refresh_not_before=None))
+        now[0] = refused_at + _SURE_AFTER
+        oauth.knobs.token_answers = [JSONResponse({"error": "invalid_request"}, 400)]
+        with pytest.raises(ReauthorizationNeeded, match="refuses to renew"):
+            await auth.access_token("notes")

@@ -8,13 +8,20 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from mcp_auth.config import OAuthOptions, Server
 from mcp_auth.errors import ClientRegistrationNeeded, ConfigError, RegistrationRefused, SignInError, Unreachable
-from mcp_auth.records import ServerMetadata
-from mcp_auth.registration import client_registration_needed, configured_registration
+from mcp_auth.records import Registration, ServerMetadata
+from mcp_auth.registration import (
+    _error_code,
+    _moment,
+    client_registration_needed,
+    configured_registration,
+    usable_dynamic_registration,
+)
 from mcp_auth.status import AuthState
 from mcp_auth.vendors import where_to_register
 from tests.homes import ME, open_auth, query_of, signed_in, write_home
@@ -323,3 +330,66 @@ async def test_a_new_redirect_uri_is_a_new_registration_and_an_old_one_is_reused
     async with open_auth(tmp_path, entry(oauth, redirect_uri="http://127.0.0.1:45671/other")) as auth:
         await signed_in(auth)
         assert len(oauth.requests("/register")) == 2
+
+
+NOW = 1_000.0
+METADATA = ServerMetadata(issuer="https://as.example", authorization_endpoint="https://a", token_endpoint="https://t")
+KNOWN = Registration(client_id="c", issuer="https://as.example", source="dynamic", redirect_uri="http://127.0.0.1/cb")
+
+
+@pytest.mark.parametrize(
+    ("known", "usable"),
+    [
+        ({}, True),
+        ({"source": "configured"}, False),
+        ({"source": "metadata_document"}, False),
+        ({"issuer": "https://other.example"}, False),
+        ({"redirect_uri": "http://127.0.0.1/other"}, False),
+        ({"client_secret_expires_at": NOW + 60}, False),
+        ({"client_secret_expires_at": NOW + 61}, True),
+        ({"client_secret_expires_at": 0.0}, True),
+        ({"scope": "a b"}, True),
+        ({"scope": "a b c"}, True),
+        ({"scope": "a"}, False),
+        ({"scope": None}, True),
+        ({"doubtful": True}, True),
+    ],
+    ids=str,
+)
+def test_an_earlier_client_is_used_where_all_of_it_still_fits(known: dict[str, Any], usable: bool) -> None:
+    registration = msgspec.structs.replace(KNOWN, **known)
+    found = usable_dynamic_registration([registration], METADATA, KNOWN.redirect_uri, "a b", NOW)
+    assert found == (registration if usable else None)
+
+
+def test_of_earlier_clients_the_newest_counts_and_a_doubtful_one_last() -> None:
+    older, newer, doubtful = (
+        msgspec.structs.replace(KNOWN, client_id=name, doubtful=name == "doubtful")
+        for name in ("older", "newer", "doubtful")
+    )
+    assert usable_dynamic_registration([older, newer, doubtful], METADATA, KNOWN.redirect_uri, None, NOW) == newer
+    assert usable_dynamic_registration([doubtful], METADATA, KNOWN.redirect_uri, None, NOW) == doubtful
+    assert usable_dynamic_registration([], METADATA, KNOWN.redirect_uri, None, NOW) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "moment"),
+    [
+        *[(0, None), (1, 1.0), ("7", 7.0), (-1, None), (True, None), ("never", None), (None, None), ([1], None)],
+        *[("inf", None), ("nan", None), (10**400, None), (1e300, 1e300)],
+    ],
+)
+def test_when_a_secret_ends_is_a_time_or_never(value: object, moment: float | None) -> None:
+    assert _moment(value) == moment
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        *[("invalid_redirect_uri", True), ("a.b-c", True), ("x", True), ("x" * 60, True)],
+        *[("x" * 61, False), ("", False), ("two words", False), ("<b>", False), (7, False), (None, False)],
+    ],
+)
+def test_an_error_code_of_a_registration_is_a_short_word(error: object, shown: bool) -> None:
+    assert _error_code({"error": error}) == (error if shown else None)
+    assert _error_code({}) is None

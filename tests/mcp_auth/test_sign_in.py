@@ -27,8 +27,8 @@ from mcp_auth.errors import (
     WrongIssuer,
     WrongPerson,
 )
-from mcp_auth.records import Connection, ServerMetadata, SignIn, encode
-from mcp_auth.sign_in import previous_of
+from mcp_auth.records import SIGN_IN_STEPS, Connection, ServerMetadata, SignIn, SignInStatus, Tokens, encode
+from mcp_auth.sign_in import STALE_CLAIM, previous_of
 from mcp_auth.status import AuthState
 from mcp_auth.stores.files import FileStore
 from tests.homes import ME, Clock, open_auth, query_of, signed_in, write_home
@@ -766,3 +766,79 @@ async def test_many_people_finish_at_the_same_server_in_the_same_moment(tmp_path
         assert {one.status for one in finished} == {"done"}
         for owner in owners:
             assert await auth.access_token("notes", owner)
+
+
+@pytest.mark.parametrize("status", sorted(SIGN_IN_STEPS))
+async def test_a_sign_in_moves_along_the_table_and_never_beside_it(
+    tmp_path: Path, oauth: OAuthServer, status: SignInStatus
+) -> None:
+    async with opened(tmp_path, oauth) as auth:
+        sign_in = (await auth.sign_in("notes", "shared", ME, listen=False)).sign_in
+        for target in sorted(SIGN_IN_STEPS):
+            current = await auth.store.sign_ins.get(sign_in.id)
+            assert current is not None
+            stored = await auth.store.sign_ins.put_if(msgspec.structs.replace(current, status=status))
+            assert stored is not None
+
+            moved = await auth._sign_ins()._step(stored, target)
+
+            after = await auth.store.sign_ins.get(sign_in.id)
+            if target in SIGN_IN_STEPS[status]:
+                assert moved is not None and moved == after and after.status == target
+            else:
+                assert moved is None and after == stored
+
+
+async def test_a_link_lives_until_its_very_second(tmp_path: Path, oauth: OAuthServer) -> None:
+    now = [1_800_000_000.0]
+    servers = {"notes": {"url": oauth.url, "auth": "oauth"}}
+    async with open_auth(tmp_path, servers, clock=lambda: now[0]) as auth:
+        started = await auth.sign_in("notes", "shared", ME, listen=False)
+        # A bare code names no sign-in, so it can only belong to one that lives
+        now[0] = started.sign_in.expires_at - 1
+        assert [one.id for one in await auth.open_sign_ins()] == [started.sign_in.id]
+        now[0] = started.sign_in.expires_at
+        with pytest.raises(CallbackRejected, match="does not say which"):
+            await auth.paste("abcdef", ME.principal)
+        assert await auth.open_sign_ins() == []
+        ended = await auth.store.sign_ins.get(started.sign_in.id)
+        assert ended is not None and ended.status == "expired"
+
+
+@pytest.mark.parametrize(("later", "status"), [(0.0, "exchanging"), (1.0, "failed")])
+async def test_a_claim_is_that_of_a_dead_process_only_after_its_time(
+    tmp_path: Path, oauth: OAuthServer, later: float, status: str
+) -> None:
+    now = [1_800_000_000.0]
+    servers = {"notes": {"url": oauth.url, "auth": "oauth"}}
+    async with open_auth(tmp_path, servers, clock=lambda: now[0]) as auth:
+        sign_in = (await auth.sign_in("notes", "shared", ME, listen=False)).sign_in
+        claimed = msgspec.structs.replace(sign_in, status="exchanging", claimed_at=now[0])
+        assert await auth.store.sign_ins.put_if(claimed) is not None
+        now[0] += STALE_CLAIM + later
+        await auth.open_sign_ins()
+        found = await auth.store.sign_ins.get(sign_in.id)
+        assert found is not None and found.status == status
+
+
+async def test_what_died_after_the_grant_was_stored_is_done(tmp_path: Path, oauth: OAuthServer) -> None:
+    now = [1_800_000_000.0]
+    servers = {"notes": {"url": oauth.url, "auth": "oauth"}}
+    async with open_auth(tmp_path, servers, clock=lambda: now[0]) as auth:
+        await signed_in(auth)
+        sign_in = (await auth.sign_in("notes", "shared", ME, fresh=True, listen=False)).sign_in
+        # In the second in which the grant was stored
+        claimed = msgspec.structs.replace(sign_in, status="exchanging", claimed_at=now[0])
+        assert await auth.store.sign_ins.put_if(claimed) is not None
+        now[0] += STALE_CLAIM + 1
+        await auth.open_sign_ins()
+        found = await auth.store.sign_ins.get(sign_in.id)
+        assert found is not None and found.status == "done"
+
+
+def test_an_old_grant_is_worth_something_until_the_second_of_its_end() -> None:
+    tokens = Tokens(access_token="at", expires_at=100.0)
+    assert previous_of(grant(tokens=tokens), URL, 99.0) is not None
+    assert previous_of(grant(tokens=tokens), URL, 100.0) is None
+    assert previous_of(grant(tokens=msgspec.structs.replace(tokens, refresh_token="rt")), URL, 100.0) is not None
+    assert previous_of(grant(tokens=msgspec.structs.replace(tokens, expires_at=None)), URL, 100.0) is not None
