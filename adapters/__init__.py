@@ -1,0 +1,85 @@
+"""The chats that `/mcp` is typed in, and what one more chat is made of.
+
+The names of `__all__`, `adapters.buttons`, each `adapters.<chat>` and `adapters.testing` are the public ones; every
+other module is private and may change. They are imported when first used, so that `import adapters` costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from adapters.base import (
+        Adapter,
+        Capabilities,
+        Driver,
+        EditWindowClosed,
+        Finding,
+        NotSupported,
+        PrivateDeliveryUnavailable,
+        nobody_served,
+        remark,
+    )
+    from adapters.layout import (
+        Layout,
+        Line,
+        Span,
+        fit,
+        lay_out,
+    )
+    from adapters.log_filters import (
+        hide_payloads,
+        mask_tokens,
+    )
+    from adapters.marks import (
+        BAD,
+        GOOD,
+        WARN,
+    )
+
+# Other distributions have a package of this name too: `mcp_auth.start` looks for this line.
+__distribution__ = "slash-mcp"
+__all__ = [
+    "BAD",
+    "GOOD",
+    "WARN",
+    "Adapter",
+    "Capabilities",
+    "Driver",
+    "EditWindowClosed",
+    "Finding",
+    "Layout",
+    "Line",
+    "NotSupported",
+    "PrivateDeliveryUnavailable",
+    "Span",
+    "fit",
+    "hide_payloads",
+    "lay_out",
+    "mask_tokens",
+    "nobody_served",
+    "remark",
+]
+
+_HOMES = {
+    "Layout": "adapters.layout",
+    "Line": "adapters.layout",
+    "Span": "adapters.layout",
+    "fit": "adapters.layout",
+    "lay_out": "adapters.layout",
+    "hide_payloads": "adapters.log_filters",
+    "mask_tokens": "adapters.log_filters",
+    "BAD": "adapters.marks",
+    "GOOD": "adapters.marks",
+    "WARN": "adapters.marks",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value: object = getattr(import_module(_HOMES.get(name, "adapters.base")), name)
+    globals()[name] = value
+    return value

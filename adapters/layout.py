@@ -68,7 +68,7 @@ class Layout:
         return "\n".join(line.text for line in self.lines)
 
 
-def layout(
+def lay_out(
     reply: Reply,
     *,
     now: float,

@@ -14,13 +14,9 @@ import json
 import time
 from typing import Any
 
-from adapters.base import Capabilities, Driver, Finding, NotSupported
-from adapters.layout import fit, layout
-from adapters.marks import BAD, GOOD
-from gateway.gateway import Gateway
-from gateway.invocations import ChatRef, Invocation, MessageRef, Principal
-from gateway.replies import Reply, SecretPrompt
-from mcp_auth.config import Settings
+from adapters import BAD, GOOD, Capabilities, Driver, Finding, NotSupported, fit, lay_out
+from gateway import ChatRef, Gateway, Invocation, MessageRef, Principal, Reply, SecretPrompt
+from mcp_auth import Settings
 
 PLATFORM = "lines"
 
@@ -34,7 +30,7 @@ class LinesOptions(Settings, frozen=True, kw_only=True):
 
 def render(reply: Reply, *, now: float, text_max: int) -> str:
     """Plain text: this chat has no buttons, so links stand in the text and commands are typed."""
-    shown = layout(reply, now=now, button_url_max=0, buttons_max=0)
+    shown = lay_out(reply, now=now, button_url_max=0, buttons_max=0)
     return fit(shown, lambda line: len(line.text) + 1, text_max).text
 
 

@@ -1,39 +1,92 @@
 """The `/mcp` grammar, who may do what, and how one invocation becomes replies. Knows no platform.
 
-The names below are imported when they are first used: `import gateway` itself costs nothing.
+The names of `__all__` are the public ones; every other module is private and may change. They are imported when first
+used, so that `import gateway` costs nothing.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gateway.gateway import Gateway
-    from gateway.invocations import LOCAL, Abilities, ChatRef, Invocation, MessageRef, Principal
-    from gateway.replies import Notice, Reply
+    from gateway.invocations import (
+        LOCAL,
+        Abilities,
+        ChatRef,
+        Invocation,
+        MessageRef,
+        Principal,
+    )
+    from gateway.replies import (
+        Audience,
+        Block,
+        Button,
+        Checklist,
+        ChecklistItem,
+        Decision,
+        Deferred,
+        Ignored,
+        Immediate,
+        ItemState,
+        Modal,
+        Notice,
+        Reply,
+        SecretPrompt,
+        ServerDetail,
+        ServerList,
+        Table,
+        Text,
+        TextModal,
+    )
 
+# Other distributions have a package of this name too: `mcp_auth.start` looks for this line.
+__distribution__ = "slash-mcp"
 __all__ = [
     "LOCAL",
     "Abilities",
+    "Audience",
+    "Block",
+    "Button",
     "ChatRef",
+    "Checklist",
+    "ChecklistItem",
+    "Decision",
+    "Deferred",
     "Gateway",
+    "Ignored",
+    "Immediate",
     "Invocation",
+    "ItemState",
     "MessageRef",
+    "Modal",
     "Notice",
     "Principal",
     "Reply",
+    "SecretPrompt",
+    "ServerDetail",
+    "ServerList",
+    "Table",
+    "Text",
+    "TextModal",
 ]
 
-_HOME = {
+_HOMES = {
     "Gateway": "gateway.gateway",
-    "Notice": "gateway.replies",
-    "Reply": "gateway.replies",
+    "LOCAL": "gateway.invocations",
+    "Abilities": "gateway.invocations",
+    "ChatRef": "gateway.invocations",
+    "Invocation": "gateway.invocations",
+    "MessageRef": "gateway.invocations",
+    "Principal": "gateway.invocations",
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in __all__:
-        raise AttributeError(f"module 'gateway' has no attribute {name!r}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_HOME.get(name, "gateway.invocations")), name)
+    value: object = getattr(import_module(_HOMES.get(name, "gateway.replies")), name)
+    globals()[name] = value
+    return value

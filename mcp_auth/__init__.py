@@ -1,6 +1,7 @@
 """Credentials for MCP servers: OAuth sign-ins in two halves, refreshes, API keys, sessions.
 
-The names below are imported when first used, so that `import mcp_auth` costs nothing.
+The names of `__all__` are the public ones, errors included; every other module is private and may change. They are
+imported when first used, so that `import mcp_auth` costs nothing.
 """
 
 from __future__ import annotations
@@ -8,30 +9,204 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mcp_auth.changes import Change as Change
-    from mcp_auth.config import Config as Config
-    from mcp_auth.config import load as load
-    from mcp_auth.core import LogoutResult as LogoutResult
-    from mcp_auth.core import McpAuth as McpAuth
-    from mcp_auth.errors import McpAuthError as McpAuthError
-    from mcp_auth.records import Origin as Origin
+    from mcp_auth.changes import (
+        Change,
+        ChangeKind,
+    )
+    from mcp_auth.config import (
+        CallbackOptions,
+        Config,
+        GatewayOptions,
+        NetworkOptions,
+        OAuthOptions,
+        Server,
+        Settings,
+        ToolFilter,
+        load,
+    )
+    from mcp_auth.core import (
+        LogoutResult,
+        McpAuth,
+    )
+    from mcp_auth.errors import (
+        AddressRefused,
+        AlreadyFinished,
+        AuthorizationRefused,
+        Busy,
+        CallbackRejected,
+        ClientRegistrationNeeded,
+        CodeRejected,
+        ConfigError,
+        CredentialsNeeded,
+        DiscoveryFailed,
+        IssuerMismatch,
+        KeyInvalid,
+        KeyMissing,
+        KeyRefused,
+        McpAuthError,
+        MixedEndpoints,
+        NoMetadata,
+        NotAllowed,
+        NotConfirmedYet,
+        NotProven,
+        OtherBrowser,
+        PkceNotSupported,
+        PortBusy,
+        ReauthorizationNeeded,
+        RecordDamaged,
+        RefreshUnavailable,
+        RegistrationRefused,
+        ResourceMismatch,
+        ServerRefused,
+        SignInError,
+        SignInExpired,
+        SignInNeeded,
+        StoreError,
+        TokenRequestFailed,
+        TooManyOpenFiles,
+        UnknownServer,
+        UnknownSignIn,
+        Unreachable,
+        WritableByOthers,
+        WrongCode,
+        WrongIssuer,
+        WrongPerson,
+    )
+    from mcp_auth.key_forms import StartedKeyForm
+    from mcp_auth.keys import (
+        KeyTrial,
+        KeyVariable,
+        Verdict,
+    )
+    from mcp_auth.records import (
+        SHARED,
+        Grant,
+        KeyForm,
+        Origin,
+        SignIn,
+    )
+    from mcp_auth.sign_in import StartedSignIn
+    from mcp_auth.status import (
+        AuthState,
+        ConnectionState,
+        ConnectionStatus,
+        ServerStatus,
+    )
+    from mcp_auth.stores.base import Store
+    from mcp_auth.stores.memory import MemoryStore
+
+__all__ = [
+    "SHARED",
+    "AddressRefused",
+    "AlreadyFinished",
+    "AuthState",
+    "AuthorizationRefused",
+    "Busy",
+    "CallbackOptions",
+    "CallbackRejected",
+    "Change",
+    "ChangeKind",
+    "ClientRegistrationNeeded",
+    "CodeRejected",
+    "Config",
+    "ConfigError",
+    "ConnectionState",
+    "ConnectionStatus",
+    "CredentialsNeeded",
+    "DiscoveryFailed",
+    "GatewayOptions",
+    "Grant",
+    "IssuerMismatch",
+    "KeyForm",
+    "KeyInvalid",
+    "KeyMissing",
+    "KeyRefused",
+    "KeyTrial",
+    "KeyVariable",
+    "LogoutResult",
+    "McpAuth",
+    "McpAuthError",
+    "MemoryStore",
+    "MixedEndpoints",
+    "NetworkOptions",
+    "NoMetadata",
+    "NotAllowed",
+    "NotConfirmedYet",
+    "NotProven",
+    "OAuthOptions",
+    "Origin",
+    "OtherBrowser",
+    "PkceNotSupported",
+    "PortBusy",
+    "ReauthorizationNeeded",
+    "RecordDamaged",
+    "RefreshUnavailable",
+    "RegistrationRefused",
+    "ResourceMismatch",
+    "Server",
+    "ServerRefused",
+    "ServerStatus",
+    "Settings",
+    "SignIn",
+    "SignInError",
+    "SignInExpired",
+    "SignInNeeded",
+    "StartedKeyForm",
+    "StartedSignIn",
+    "Store",
+    "StoreError",
+    "TokenRequestFailed",
+    "TooManyOpenFiles",
+    "ToolFilter",
+    "UnknownServer",
+    "UnknownSignIn",
+    "Unreachable",
+    "Verdict",
+    "WritableByOthers",
+    "WrongCode",
+    "WrongIssuer",
+    "WrongPerson",
+    "load",
+]
 
 _HOMES = {
     "Change": "mcp_auth.changes",
+    "ChangeKind": "mcp_auth.changes",
+    "CallbackOptions": "mcp_auth.config",
     "Config": "mcp_auth.config",
+    "GatewayOptions": "mcp_auth.config",
+    "NetworkOptions": "mcp_auth.config",
+    "OAuthOptions": "mcp_auth.config",
+    "Server": "mcp_auth.config",
+    "Settings": "mcp_auth.config",
+    "ToolFilter": "mcp_auth.config",
+    "load": "mcp_auth.config",
     "LogoutResult": "mcp_auth.core",
     "McpAuth": "mcp_auth.core",
-    "McpAuthError": "mcp_auth.errors",
+    "StartedKeyForm": "mcp_auth.key_forms",
+    "KeyTrial": "mcp_auth.keys",
+    "KeyVariable": "mcp_auth.keys",
+    "Verdict": "mcp_auth.keys",
+    "SHARED": "mcp_auth.records",
+    "Grant": "mcp_auth.records",
+    "KeyForm": "mcp_auth.records",
     "Origin": "mcp_auth.records",
-    "load": "mcp_auth.config",
+    "SignIn": "mcp_auth.records",
+    "StartedSignIn": "mcp_auth.sign_in",
+    "AuthState": "mcp_auth.status",
+    "ConnectionState": "mcp_auth.status",
+    "ConnectionStatus": "mcp_auth.status",
+    "ServerStatus": "mcp_auth.status",
+    "Store": "mcp_auth.stores.base",
+    "MemoryStore": "mcp_auth.stores.memory",
 }
-__all__ = ["Change", "Config", "LogoutResult", "McpAuth", "McpAuthError", "Origin", "load"]
 
 
 def __getattr__(name: str) -> object:
-    home = _HOMES.get(name)
-    if home is None:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
+    from importlib import import_module
 
-    return getattr(importlib.import_module(home), name)
+    value: object = getattr(import_module(_HOMES.get(name, "mcp_auth.errors")), name)
+    globals()[name] = value
+    return value

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import discord
 from discord import app_commands
 
-from adapters import buttons, wire
+from adapters import buttons, log_filters
 from adapters.base import (
     Capabilities,
     Driver,
@@ -116,7 +116,7 @@ class DiscordAdapter:
         """
         if self._undo:
             raise RuntimeError("this adapter is installed already; make another one for another client")
-        wire.hide(*WIRE)
+        log_filters.hide_payloads(*WIRE)
         tree = target if isinstance(target, app_commands.CommandTree) else _tree_of(target)
         client = self._client = tree.client
         group = McpCommands("mcp", self.take, self._choices)

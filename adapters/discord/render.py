@@ -14,7 +14,7 @@ from typing import Any
 from discord.utils import escape_markdown, escape_mentions
 
 from adapters import buttons
-from adapters.layout import Layout, Line, Span, fit, layout
+from adapters.layout import Layout, Line, Span, fit, lay_out
 from adapters.text import clean
 from gateway import sentences
 from gateway.invocations import Principal
@@ -54,7 +54,7 @@ def _shown(reply: Reply, now: float) -> Layout:
         item.state is ItemState.LINK for block in reply.blocks if isinstance(block, Checklist) for item in block.items
     )
     for count in range(links, -1, -1):
-        shown = layout(reply, now=now, button_url_max=URL_MAX, buttons_max=BUTTONS_MAX, links_in_text=count)
+        shown = lay_out(reply, now=now, button_url_max=URL_MAX, buttons_max=BUTTONS_MAX, links_in_text=count)
         if sum(map(_size, shown.lines)) <= CONTENT_MAX:
             return shown
     return fit(shown, _size, CONTENT_MAX, more=_MORE)

@@ -13,7 +13,7 @@ import aiohttp
 from nio import AsyncClient, AsyncClientConfig, InviteMemberEvent, MatrixRoom, MegolmEvent, RoomMessageText
 from nio.responses import JoinResponse, RoomRedactResponse, RoomSendResponse, WhoamiError, WhoamiResponse
 
-from adapters import wire
+from adapters import log_filters
 from adapters.base import (
     Capabilities,
     Driver,
@@ -133,7 +133,7 @@ class MatrixAdapter:
             ConfigError: the configuration cannot be used, or the homeserver refuses the token.
             Unreachable: it does not answer.
         """
-        wire.hide(_WIRE)
+        log_filters.hide_payloads(_WIRE)
         for name in _TALKATIVE:
             logging.getLogger(name).setLevel(logging.WARNING)
         options = self._settings()
@@ -247,7 +247,7 @@ class MatrixAdapter:
     def _attach(self, client: AsyncClient, on_message: Any) -> None:
         if self._undo is not None:
             raise RuntimeError("this adapter is installed already; make another one for another client")
-        wire.hide(_WIRE)
+        log_filters.hide_payloads(_WIRE)
         self._client = client
         self._rooms = Rooms(client)
         client.add_event_callback(on_message, RoomMessageText)

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from html import escape
 
-from adapters.layout import Layout, Line, Span, fit, layout
+from adapters.layout import Layout, Line, Span, fit, lay_out
 from adapters.text import clean, link_text
 from gateway import sentences
 from gateway.replies import Reply
@@ -49,7 +49,7 @@ def render(reply: Reply, *, now: float) -> Rendered:
     """One message. Matrix has no buttons: links are links, and what a button would send stands there to be typed."""
     links = [(clean(one.label), link_text(one.url)) for one in reply.buttons if one.url]
     commands = tuple(one for one in reply.buttons if one.command)
-    shown = layout(replace(reply, buttons=commands), now=now, button_url_max=0, buttons_max=len(commands))
+    shown = lay_out(replace(reply, buttons=commands), now=now, button_url_max=0, buttons_max=len(commands))
     typed = tuple(
         Line((Span(f"{clean(one.label)}: "), Span(f"/mcp {one.command}", "code")))
         for one in shown.buttons

@@ -18,7 +18,7 @@ from slack_sdk.errors import SlackApiError
 from slack_sdk.web.async_client import AsyncWebClient
 from slack_sdk.webhook.async_client import AsyncWebhookClient
 
-from adapters import buttons, wire
+from adapters import buttons, log_filters
 from adapters.base import (
     Capabilities,
     Driver,
@@ -139,7 +139,7 @@ class SlackAdapter:
         """
         if self._undo is not None:
             raise RuntimeError("this adapter is installed already; make another one for another app")
-        wire.hide(app.logger.name, *_WIRE)
+        log_filters.hide_payloads(app.logger.name, *_WIRE)
         self._installed = Workspaces(app, self._clock)
         app.use(_Middleware(self))
         self._undo = self._gateway.subscribe(PLATFORM, self._notify)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from adapters import buttons
-from adapters.layout import Layout, Line, Span, fit, layout
+from adapters.layout import Layout, Line, Span, fit, lay_out
 from adapters.text import clean
 from gateway import sentences
 from gateway.grammar import command_for
@@ -158,7 +158,7 @@ def _with_prompt_buttons(reply: Reply) -> Reply:
 
 
 def _laid_out(reply: Reply, look: Look) -> Layout:
-    shown = layout(reply, now=look.now, button_url_max=BUTTON_URL_MAX, buttons_max=BUTTONS_MAX)
+    shown = lay_out(reply, now=look.now, button_url_max=BUTTON_URL_MAX, buttons_max=BUTTONS_MAX)
     if look.command != COMMAND:
         named = [replace(line, spans=tuple(_named(span, look.command) for span in line.spans)) for line in shown.lines]
         shown = replace(shown, lines=tuple(named))

@@ -19,7 +19,7 @@ from slack_sdk.oauth.state_store.file import FileOAuthStateStore
 from slack_sdk.web.async_client import AsyncWebClient
 from slack_sdk.web.async_slack_response import AsyncSlackResponse
 
-from adapters import wire
+from adapters import log_filters
 from adapters.base import Finding
 from adapters.marks import BAD, GOOD
 from adapters.slack.incoming import PLATFORM
@@ -40,7 +40,7 @@ _log = logging.getLogger("adapters.slack")
 # The library logs a traceback for every failed attempt, with the one-use address in it; `_watch` says it in one line.
 _socket_log = logging.getLogger("adapters.slack.socket")
 _socket_log.setLevel(logging.CRITICAL)
-wire.hide(_socket_log.name)
+log_filters.hide_payloads(_socket_log.name)
 
 _INSTALL, _REDIRECT = "/slack/install", "/slack/oauth_redirect"
 _STATE_SECONDS = 600

@@ -17,7 +17,7 @@ from slack_sdk.http_retry.builtin_async_handlers import (
 from slack_sdk.oauth.installation_store.async_installation_store import AsyncInstallationStore
 from slack_sdk.web.async_client import AsyncWebClient
 
-from adapters import wire
+from adapters import log_filters
 from adapters.slack.incoming import Installation
 from mcp_auth.errors import McpAuthError
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # At DEBUG slack_sdk writes whole payloads, links and response URLs included: its own level, whatever the root has.
 client_log = logging.getLogger("adapters.slack.client")
 client_log.setLevel(logging.WARNING)
-wire.hide(client_log.name)
+log_filters.hide_payloads(client_log.name)
 
 _TOKEN_SECONDS = 30 * 60.0
 _RETRIES = 2

@@ -15,7 +15,7 @@ from telegram.error import BadRequest, Conflict, Forbidden, InvalidToken, Networ
 from telegram.ext import Application, ApplicationHandlerStop, TypeHandler
 from telegram.request import HTTPXRequest
 
-from adapters import buttons, wire
+from adapters import buttons, log_filters
 from adapters.base import (
     Capabilities,
     Driver,
@@ -482,8 +482,8 @@ def _placed(where: dict[str, Any]) -> dict[str, Any]:
 
 
 def _keep_out_of_logs() -> None:
-    wire.hide(*_WIRE)
-    wire.mask(_TOKEN_IN_URL, "httpx")
+    log_filters.hide_payloads(*_WIRE)
+    log_filters.mask_tokens(_TOKEN_IN_URL, "httpx")
 
 
 def _application(options: TelegramOptions) -> AnyApplication:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from telegram import ForceReply, InlineKeyboardButton, InlineKeyboardMarkup, LinkPreviewOptions, MessageEntity
 
 from adapters import buttons
-from adapters.layout import Line, Span, fit, layout
+from adapters.layout import Line, Span, fit, lay_out
 from adapters.text import clean
 from gateway import sentences
 from gateway.invocations import Principal
@@ -61,7 +61,7 @@ def render(reply: Reply, *, owner: Principal, servers: Sequence[str], now: float
         blocks = (*reply.blocks, Text(sentences.SECRET_REPLY))
         reply = Reply(blocks, title=reply.title)
     shown = fit(
-        layout(reply, now=now, button_url_max=BUTTON_URL_MAX, buttons_max=BUTTONS_MAX, takes_url=_takes_url),
+        lay_out(reply, now=now, button_url_max=BUTTON_URL_MAX, buttons_max=BUTTONS_MAX, takes_url=_takes_url),
         _size,
         TEXT_MAX,
     )

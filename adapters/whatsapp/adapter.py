@@ -25,7 +25,7 @@ from pywa_async.types.chat import ChatType
 from pywa_async.types.message_status import MessageStatusType
 from starlette.routing import Route
 
-from adapters import buttons, wire
+from adapters import buttons, log_filters
 from adapters.base import Capabilities, Driver, EditWindowClosed, Finding, NotSupported, nobody_served, remark
 from adapters.marks import BAD, GOOD, WARN
 from adapters.tasks import NotSent, Tasks
@@ -221,7 +221,7 @@ class WhatsAppAdapter:
     def _attach(self, client: WhatsApp) -> Outbox:
         if self._undo is not None:
             raise RuntimeError("this adapter is installed already; make another one for another client")
-        wire.hide(*_WIRE)
+        log_filters.hide_payloads(*_WIRE)
         self._outbox = Outbox(client, self._waiting, sleep=self._sleep)
         handlers: tuple[Handler[Any], ...] = (
             MessageHandler(self._on_update, priority=_FIRST),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from adapters.layout import Layout, Line, Span, fit, layout
+from adapters.layout import Layout, Line, Span, fit, lay_out
 from adapters.text import clean, status_words
 from gateway import grammar, sentences
 from gateway.replies import Button, Checklist, ChecklistItem, ItemState, Reply, ServerList
@@ -72,7 +72,7 @@ def render(reply: Reply, *, now: float, pack: Callable[[str], str]) -> tuple[Out
     wanted = _links(reply)
     url_max, room = (URL_MAX, wanted) if wanted <= LINKS_MAX else (0, 0)
     room += sum(button.url is not None for button in reply.buttons)
-    shown = layout(reply, now=now, button_url_max=url_max, buttons_max=ROWS_MAX + room)
+    shown = lay_out(reply, now=now, button_url_max=url_max, buttons_max=ROWS_MAX + room)
     links = [Link(_label(one.label, BUTTON_MAX), one.url) for one in shown.buttons if one.url]
     choices = _choices(reply, shown.buttons, now, pack)
     bodies = _pages(shown)
@@ -90,7 +90,7 @@ def _with_link(body: str, link: Link) -> Outgoing:
 def _with_links(reply: Reply, links: list[Link], now: float) -> Iterator[Outgoing]:
     """A message for every link: the line of its server, or what the button says."""
     items = [item for item in _items(reply) if _has_link(item)]
-    lines = [_pages(layout(Reply((Checklist((replace(item, link=None),)),)), now=now))[0] for item in items]
+    lines = [_pages(lay_out(Reply((Checklist((replace(item, link=None),)),)), now=now))[0] for item in items]
     about = dict(zip((item.link for item in items), lines, strict=True))
     for link in links:
         yield _with_link(about.get(link.url, link.title)[:BODY_MAX], link)

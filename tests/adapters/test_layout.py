@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from adapters.layout import Line, fit, layout
+from adapters.layout import Line, fit, lay_out
 from gateway.replies import (
     Button,
     Checklist,
@@ -38,7 +38,7 @@ def test_a_list_has_a_card_a_server_and_its_hint() -> None:
         auth=AuthState.SIGNED_IN,
         connection=ConnectionStatus(ConnectionState.READY, ("read",), 12),
     )
-    shown = layout(Reply((ServerList((NOTES, ready), "Use /mcp auth"),), title="MCP Servers"), now=NOW)
+    shown = lay_out(Reply((ServerList((NOTES, ready), "Use /mcp auth"),), title="MCP Servers"), now=NOW)
 
     assert shown.text.splitlines() == [
         "MCP Servers",
@@ -57,8 +57,8 @@ def test_a_list_has_a_card_a_server_and_its_hint() -> None:
 def test_a_link_is_a_button_where_it_fits_and_text_where_it_does_not() -> None:
     reply = Reply((Checklist((item(),), "The last page will not load."),))
 
-    on_button = layout(reply, now=NOW, button_url_max=512)
-    in_text = layout(reply, now=NOW, button_url_max=20)
+    on_button = lay_out(reply, now=NOW, button_url_max=512)
+    in_text = lay_out(reply, now=NOW, button_url_max=20)
 
     assert [button.url for button in on_button.buttons] == [LINK]
     assert LINK not in on_button.text
@@ -75,7 +75,7 @@ def test_links_that_the_text_has_no_room_for_can_be_asked_for_one_by_one() -> No
         )
     )
 
-    shown = layout(reply, now=NOW, button_url_max=20, links_in_text=1)
+    shown = lay_out(reply, now=NOW, button_url_max=20, links_in_text=1)
 
     assert shown.text.count(LINK) == 1
     assert shown.buttons == (Button("Sign in to my tasks", command='auth "my tasks"'),)
@@ -85,7 +85,7 @@ def test_no_link_is_lost_when_there_are_more_than_buttons() -> None:
     items = tuple(item(f"s{number}", f"{LINK}{number}") for number in range(10))
     reply = Reply((Checklist(items),), buttons=(Button("Cancel", command="cancel"),))
 
-    shown = layout(reply, now=NOW, buttons_max=4)
+    shown = lay_out(reply, now=NOW, buttons_max=4)
 
     assert len(shown.buttons) == 4
     assert shown.buttons[-1].command == "cancel"
@@ -96,8 +96,8 @@ def test_no_link_is_lost_when_there_are_more_than_buttons() -> None:
 def test_names_are_cleaned() -> None:
     hostile = replace(NOTES, name="a\u202eb\x1b[31m\nc")
 
-    assert "\u202e" not in layout(Reply((ServerList((hostile,)),)), now=NOW).text
-    assert "\x1b" not in layout(Reply((ServerDetail(hostile, (("Auth", "x\x07"),)),)), now=NOW).text
+    assert "\u202e" not in lay_out(Reply((ServerList((hostile,)),)), now=NOW).text
+    assert "\x1b" not in lay_out(Reply((ServerDetail(hostile, (("Auth", "x\x07"),)),)), now=NOW).text
 
 
 FORM = Reply((Text("Type the key there."),), buttons=(Button("Open the form", url="http://intranet/k/ticket"),))
@@ -109,7 +109,7 @@ FORM = Reply((Text("Type the key there."),), buttons=(Button("Open the form", ur
     ids=["no buttons with links", "a link too long", "no buttons", "a link that the platform refuses"],
 )
 def test_a_replys_own_link_stands_in_the_text_where_no_button_takes_it(room: dict[str, Any]) -> None:
-    shown = layout(FORM, now=NOW, **room)
+    shown = lay_out(FORM, now=NOW, **room)
 
     assert shown.text.splitlines() == ["Type the key there.", "", "Open the form: http://intranet/k/ticket"]
     assert shown.lines[-1].spans[-1].style == "link"
@@ -119,7 +119,7 @@ def test_a_replys_own_link_stands_in_the_text_where_no_button_takes_it(room: dic
 def test_tables_and_prompts_and_texts_have_their_words() -> None:
     blocks = (Table((("/mcp", "every server"),)), SecretPrompt("p", "notes", "KEY", "notes needs KEY", NOW), Text("Hi"))
 
-    assert layout(Reply(blocks), now=NOW).text.splitlines() == [
+    assert lay_out(Reply(blocks), now=NOW).text.splitlines() == [
         "/mcp  every server",
         "",
         "notes needs KEY",
@@ -135,7 +135,7 @@ def size(line: Line) -> int:
 @pytest.mark.parametrize("limit", [300, 1000, 4096])
 def test_a_long_list_is_cut_between_servers_and_says_how_many_are_missing(limit: int) -> None:
     servers = tuple(replace(NOTES, name=f"server-{number}") for number in range(200))
-    whole = layout(Reply((ServerList(servers, "Use /mcp auth"),), title="MCP Servers"), now=NOW)
+    whole = lay_out(Reply((ServerList(servers, "Use /mcp auth"),), title="MCP Servers"), now=NOW)
 
     cut = fit(whole, size, limit)
 
@@ -147,13 +147,13 @@ def test_a_long_list_is_cut_between_servers_and_says_how_many_are_missing(limit:
 
 
 def test_what_fits_is_left_alone() -> None:
-    whole = layout(Reply((Text("Hi"),)), now=NOW)
+    whole = lay_out(Reply((Text("Hi"),)), now=NOW)
 
     assert fit(whole, size, 10) is whole
 
 
 def test_one_text_that_is_too_long_by_itself_is_shortened() -> None:
-    whole = layout(Reply((Text("word " * 200),)), now=NOW)
+    whole = lay_out(Reply((Text("word " * 200),)), now=NOW)
 
     cut = fit(whole, size, 100)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from adapters.layout import layout
+from adapters.layout import lay_out
 from adapters.telegram.login import TelegramLogin
 from gateway.invocations import Abilities, Principal
 from gateway.replies import Audience, ItemState
@@ -196,7 +196,7 @@ async def test_after_a_restart_the_page_goes_on_and_the_checklist_offers_a_new_l
                     item(edit, server).text == "open for 10 minutes; a page you have open goes on, or take a new link"
                 )
                 assert item(edit, server).command == f"auth {server}"
-            shown = layout(edit, now=0.0)
+            shown = lay_out(edit, now=0.0)
             assert [(one.label, one.command) for one in shown.buttons] == [
                 ("Sign in to mail", "auth mail"),
                 ("Sign in to wiki", "auth wiki"),

@@ -200,7 +200,7 @@ async def test_only_who_was_asked_has_refused(tmp_path: Path, oauth: OAuthServer
 BLOCKED = """
 import socket, sys, time
 socket.getaddrinfo = lambda *_: time.sleep(300)
-from adapters.terminal.__main__ import main
+from mcp_auth.start import main
 sys.argv = ["slash-mcp", *sys.argv[1:]]
 main()
 """

@@ -8,7 +8,7 @@ import re
 _HIDDEN = "hidden by slash-mcp: what goes over the wire may hold links, keys and tokens"
 
 
-def hide(*names: str) -> None:
+def hide_payloads(*names: str) -> None:
     """From now on these loggers no longer show what they say below INFO, whoever turns that on and whenever.
 
     A level would not do: the next one who sets it wins. Safe to call twice.
@@ -17,7 +17,7 @@ def hide(*names: str) -> None:
         logging.getLogger(name).addFilter(_no_payloads)
 
 
-def mask(token: re.Pattern[str], *names: str) -> None:
+def mask_tokens(token: re.Pattern[str], *names: str) -> None:
     """From now on these loggers show `***` for what `token` finds in their lines. Safe to call twice."""
     for name in names:
         logging.getLogger(name).addFilter(_Masked(token))

@@ -5,12 +5,12 @@ import re
 
 import pytest
 
-from adapters import wire
+from adapters import log_filters
 
 
 @pytest.fixture
 def library(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> logging.Logger:
-    logger = logging.getLogger(f"tests.wire.{request.node.name}")
+    logger = logging.getLogger(f"tests.log_filters.{request.node.name}")
     caplog.set_level(logging.DEBUG, logger.name)
     return logger
 
@@ -18,8 +18,8 @@ def library(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) ->
 def test_what_is_said_at_debug_is_hidden_whoever_turns_it_on_later(
     library: logging.Logger, caplog: pytest.LogCaptureFixture
 ) -> None:
-    wire.hide(library.name)
-    wire.hide(library.name)
+    log_filters.hide_payloads(library.name)
+    log_filters.hide_payloads(library.name)
     library.setLevel(logging.DEBUG)
 
     library.debug("sent %s", "the-canary", exc_info=ValueError("another-canary"))
@@ -37,7 +37,7 @@ def test_a_token_is_masked_and_all_else_stays_as_it_is(
     library: logging.Logger, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(2):
-        wire.mask(re.compile("canary[0-9]+"), library.name)
+        log_filters.mask_tokens(re.compile("canary[0-9]+"), library.name)
 
     library.info("POST %s %d", "https://example.org/canary77/send", 200)
     library.info("GET %s", "https://example.org/")
