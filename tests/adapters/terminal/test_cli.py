@@ -213,7 +213,7 @@ class TestColdStart:
         names = {
             line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")
         }
-        assert "adapters.terminal.cli" in names
+        assert "adapters.terminal.screen" in names
         return names
 
     @pytest.mark.service
