@@ -11,7 +11,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
+# Without its end, a text goes on to the end of the header.
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)(?:"|\\?$)', re.DOTALL)
+# No grammar has these, and servers that quote as their language does send them.
+_SINGLE_QUOTED = re.compile(r"'([^'\"]*)'(?=[\s,;]|$)")
+_SEPARATORS = " \t,;"
 _TOKEN68 = re.compile(r"[A-Za-z0-9\-._~+/]+=*")
 _SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 _MAX = 8192
@@ -40,13 +44,13 @@ class BearerChallenge:
 def bearer_challenge(headers: Iterable[str]) -> BearerChallenge | None:
     """What all Bearer challenges in the values of all `WWW-Authenticate` headers say, or None when there is none.
 
-    Of each parameter the first value counts, and of `resource_metadata` every one, that of another scheme last (as
-    Cloudflare Access sends it). A broken header gives what could be read up to the fault.
+    Of each parameter the first value counts, and of `resource_metadata` every one, also within one challenge, that of
+    another scheme last (as Cloudflare Access sends it). A broken header gives what could be read up to the fault.
     """
     found = [one for header in headers for one in _challenges(header[:_MAX])]
     bearer = [parameters for scheme, parameters in found if scheme.lower() == "bearer"]
     others = [parameters for scheme, parameters in found if scheme.lower() != "bearer"]
-    named = [each["resource_metadata"] for each in (*bearer, *others) if each.get("resource_metadata")]
+    named = [url for each in (*bearer, *others) for url in each.get("resource_metadata", "").split()]
     if not bearer and not named:
         return None
     named = [*dict.fromkeys(named)][:_MAX_METADATA]
@@ -67,14 +71,18 @@ def _challenges(text: str) -> list[tuple[str, dict[str, str]]]:
     found: list[tuple[str, dict[str, str]]] = []
     at = 0
     while at < len(text):
-        at = _skip(text, at, " \t,")
+        at = _skip(text, at, _SEPARATORS)
         token = _TOKEN.match(text, at)
         if token is None:
             break
         after = _skip(text, token.end(), " \t")
         if after < len(text) and text[after] == "=" and found:
             value, at = _value(text, _skip(text, after + 1, " \t"))
-            found[-1][1].setdefault(token.group().lower(), value)
+            name, parameters = token.group().lower(), found[-1][1]
+            if name == "resource_metadata" and name in parameters:
+                # No URL has a blank in it, so that several can stand together.
+                parameters[name] += f" {value}"
+            parameters.setdefault(name, value)
             continue
         found.append((token.group(), {}))
         at = _skip_token68(text, after)
@@ -85,10 +93,13 @@ def _value(text: str, at: int) -> tuple[str, int]:
     quoted = _QUOTED.match(text, at)
     if quoted is not None:
         return re.sub(r"\\(.)", r"\1", quoted.group(1)), quoted.end()
+    single = _SINGLE_QUOTED.match(text, at)
+    if single is not None:
+        return single.group(1), single.end()
     # Unquoted URLs are not tokens, and yet servers send them: read up to a separator.
     plain = re.compile(r"[^\s,\"]*").match(text, at)
     end = plain.end() if plain else at
-    return text[at:end], max(end, at + 1)
+    return text[at:end].rstrip(";"), max(end, at + 1)
 
 
 def _skip_token68(text: str, at: int) -> int:
@@ -97,7 +108,7 @@ def _skip_token68(text: str, at: int) -> int:
     if match is None:
         return at
     after = _skip(text, match.end(), " \t")
-    alone = after >= len(text) or text[after] == ","
+    alone = after >= len(text) or text[after] in ",;"
     return match.end() if alone else at
 
 

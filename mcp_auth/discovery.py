@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,6 +25,7 @@ from mcp_auth.errors import (
     NoMetadata,
     PkceNotSupported,
     ResourceMismatch,
+    SignInError,
     Unreachable,
 )
 from mcp_auth.http import REQUEST_TIMEOUT, Answer, Http, LostAnswer
@@ -41,6 +43,9 @@ logger = logging.getLogger(__name__)
 
 # What is looked up is good for a day; a failed sign-in or a changed challenge ends it earlier.
 METADATA_LIFETIME = 24 * 3600.0
+
+# As many authorization servers as a server may send us to.
+_MAX_SERVERS = 3
 
 _PROTOCOL_HEADERS = {"MCP-Protocol-Version": "2025-11-25"}
 _PROBE_BODY = b'{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{}}'
@@ -173,9 +178,8 @@ async def discover(
         metadata = await _legacy_metadata(http, rules, server, asked)
         return Found(_checked(metadata, server), None, None, None, asked.challenge)
     document = await _document_for(http, rules, server, asked.document, asked.found_at)
-    metadata = await _server_metadata(http, rules, server, _choose_issuer(document, prefer))
     return Found(
-        metadata=_checked(metadata, server),
+        metadata=await _first_usable(http, rules, server, document, prefer),
         resource=text(document.get("resource")),
         resource_scopes=texts(document.get("scopes_supported")),
         resource_name=text(document.get("resource_name")),
@@ -280,9 +284,16 @@ async def _document_for(
     if _is_in_trouble(answer):
         raise _trouble("The server", answer)
     said = json_object(answer.body) if answer.status == 200 else None
-    if said is None or said.get("resource") != resource or not texts(said.get("authorization_servers")):
+    named = text(said.get("resource")) if said is not None else None
+    if (
+        said is None
+        or named is None
+        or not resources.is_same(named, resource)
+        or not texts(said.get("authorization_servers"))
+    ):
         raise _other_resource(resource, wanted)
-    return said
+    # In the spelling of the server itself, which may differ by a slash.
+    return {**said, "resource": resource}
 
 
 def _wanted_resource(server: Server) -> str:
@@ -304,9 +315,28 @@ def _named(resource: str) -> str:
     return plain(shown, 160) or "nothing"
 
 
-def _choose_issuer(document: dict[str, Any], prefer: str | None) -> str:
-    issuers = texts(document.get("authorization_servers")) or []
-    return next((issuer for issuer in issuers if issuers_are_same(issuer, prefer)), issuers[0])
+async def _first_usable(
+    http: Http, rules: NetworkRules, server: Server, document: dict[str, Any], prefer: str | None
+) -> ServerMetadata:
+    """The metadata of the first authorization server that can be used, of those that the server names.
+
+    One that was in use before comes first, and while it is in trouble it is waited for: another one would not know our
+    client. What is wrong with the first is told when no other helps.
+    """
+    named = list(dict.fromkeys(texts(document.get("authorization_servers")) or []))[:_MAX_SERVERS]
+    named.sort(key=lambda issuer: not issuers_are_same(issuer, prefer))
+    trouble: McpAuthError | None = None
+    for issuer in named:
+        try:
+            return _checked(await _server_metadata(http, rules, server, issuer), server)
+        except (SignInError, Unreachable) as error:
+            is_for_now = isinstance(error, Unreachable) and not isinstance(error, AddressRefused)
+            if is_for_now and issuers_are_same(issuer, prefer):
+                raise
+            trouble = trouble or error
+    if trouble is None:
+        raise AssertionError("metadata without an authorization server is not taken")
+    raise trouble
 
 
 async def _server_metadata(http: Http, rules: NetworkRules, server: Server, named: str) -> ServerMetadata:
@@ -317,7 +347,7 @@ async def _server_metadata(http: Http, rules: NetworkRules, server: Server, name
     """
     chosen = server.oauth.issuer
     if chosen is None:
-        found = await _published(http, rules, named)
+        found = await _published(http, rules, named, lambda said: issuers_are_same(said, named))
         if found is None:
             raise _no_metadata(named)
         if not issuers_are_same(found.issuer, named):
@@ -327,11 +357,15 @@ async def _server_metadata(http: Http, rules: NetworkRules, server: Server, name
                 next_step=_if_trusted(found.issuer),
             )
         return found
+
+    def is_chosen(said: str) -> bool:
+        return issuers_are_same(said, chosen) or fits(chosen, said) or fits(said, chosen)
+
     # No address can be made of a template.
-    own = None if is_template(chosen) else await _published(http, rules, chosen)
+    own = None if is_template(chosen) else await _published(http, rules, chosen, is_chosen)
     if own is not None:
         return _as_chosen(chosen, own)
-    said = None if issuers_are_same(named, chosen) else await _published(http, rules, named)
+    said = None if issuers_are_same(named, chosen) else await _published(http, rules, named, is_chosen)
     if said is None:
         raise _no_metadata(chosen)
     metadata = _as_chosen(chosen, said)
@@ -366,17 +400,20 @@ def _as_chosen(chosen: str, found: ServerMetadata) -> ServerMetadata:
     )
 
 
-async def _published(http: Http, rules: NetworkRules, issuer: str) -> ServerMetadata | None:
+async def _published(
+    http: Http, rules: NetworkRules, issuer: str, is_right: Callable[[str], bool]
+) -> ServerMetadata | None:
     """What an issuer's own well-known addresses say; None: nothing.
 
     An address in trouble, or with something that cannot be used, is passed over; its trouble is told when no other
-    one helps.
+    one helps. A document of another issuer than the right one is given back where there is nothing better.
 
     Raises:
         DiscoveryFailed, Unreachable.
     """
     rules.check_url(issuer, credentials=True)
     trouble: McpAuthError | None = None
+    others: ServerMetadata | None = None
     until = asyncio.get_running_loop().time() + REQUEST_TIMEOUT
     for candidate in _metadata_urls(issuer):
         try:
@@ -385,11 +422,16 @@ async def _published(http: Http, rules: NetworkRules, issuer: str) -> ServerMeta
                 raise _trouble(f"The authorization server {host_of(issuer)}", answer)
             document = json_object(answer.body) if answer.status == 200 else None
             if document is not None:
-                return read_metadata(document, rules)
+                found = read_metadata(document, rules)
+                if is_right(found.issuer):
+                    return found
+                others = others or found
         except (LostAnswer, AddressRefused, DiscoveryFailed) as error:
             trouble = trouble or error
         if asyncio.get_running_loop().time() > until:
             break
+    if others is not None:
+        return others
     if trouble is not None:
         raise trouble
     return None
@@ -430,7 +472,7 @@ async def _legacy_metadata(http: Http, rules: NetworkRules, server: Server, aske
     if server.oauth.issuer is not None:
         rules.check_url(origin, credentials=True)
         return await _server_metadata(http, rules, server, origin)
-    metadata = await _published(http, rules, origin)
+    metadata = await _published(http, rules, origin, lambda said: issuers_are_same(said, origin))
     if metadata is not None:
         if not issuers_are_same(metadata.issuer, origin):
             raise IssuerMismatch(

@@ -214,7 +214,7 @@ def _request(server: Server, metadata: ServerMetadata, redirect_uri: str, scope:
 def _accepted(server: Server, metadata: ServerMetadata, redirect_uri: str, answer: Answer) -> Registration:
     """The client in the answer: only what is used of it is read (RFC 7591 section 3.2.1), whatever else it echoes."""
     document = json_object(answer.body) or {}
-    client_id, secret = _client_id(document), text(document.get("client_secret"))
+    client_id, secret = _id_text(document.get("client_id")), _id_text(document.get("client_secret"))
     if client_id is None:
         raise _refusal(server, metadata, redirect_uri, answer)
     # Supabase and others leave the method out and want the secret in the form.
@@ -244,9 +244,8 @@ def _accepted(server: Server, metadata: ServerMetadata, redirect_uri: str, answe
 _METHODS = ("none", "client_secret_post", "client_secret_basic")
 
 
-def _client_id(document: Mapping[str, Any]) -> str | None:
-    """The client id; a few servers give a number."""
-    value = document.get("client_id")
+def _id_text(value: object) -> str | None:
+    """A client's id or secret; a few servers give a number."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else text(value)
 
 

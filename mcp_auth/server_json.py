@@ -3,20 +3,49 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 
 def json_object(body: bytes) -> dict[str, Any] | None:
     """The object in `body`; None when it holds no JSON object.
 
-    Lone surrogates, which no UTF-8 file can hold, become U+FFFD. A number with more digits than Python reads becomes
-    infinity, which is better than to lose the whole document.
+    Lone surrogates, which no UTF-8 file can hold, and bytes of another character set become U+FFFD. A number with more
+    digits than Python reads becomes infinity, a line break may stand in a text, and what is nested too deep is left
+    out: all better than to lose the whole document.
     """
     try:
-        document = _storable(json.loads(body, parse_int=_number))
-    except (ValueError, RecursionError):
+        text = body.decode(json.detect_encoding(body), "replace").strip("\ufeff\0 \t\r\n")
+        try:
+            document = _storable(_loaded(text))
+        except RecursionError:
+            document = _storable(_loaded(_shallow(text)))
+    except ValueError:
         return None
     return document if isinstance(document, dict) else None
+
+
+def _loaded(text: str) -> Any:
+    return json.loads(text, parse_int=_number, strict=False)
+
+
+# Deeper than anything that is used, and far from what Python can read.
+_DEEPEST = 32
+_PARTS = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[{]|[\]}]|[^"\[\]{}]+', re.DOTALL)
+
+
+def _shallow(text: str) -> str:
+    """JSON without what is nested deeper than anybody reads: `null` stands in its place."""
+    kept: list[str] = []
+    depth = 0
+    for part in _PARTS.findall(text):
+        depth += part in ("[", "{")
+        if depth <= _DEEPEST:
+            kept.append(part)
+        elif depth == _DEEPEST + 1 and part in ("[", "{"):
+            kept.append("null")
+        depth -= part in ("]", "}")
+    return "".join(kept)
 
 
 def _number(digits: str) -> int | float:

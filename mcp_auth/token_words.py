@@ -14,8 +14,13 @@ ENDS_GRANT = frozenset(
         "invalid_token",  # RFC 6750, from servers that take the refresh token for the bearer
         "bad_refresh_token",  # GitHub (with HTTP 200), HubSpot (`status`)
         "invalid_refresh_token",  # Slack
-        "refresh_token_invalid",
-        "refresh_token_is_invalid",  # Atlassian, in its description
+        "refresh_token_invalid",  # Atlassian, in its description
+        "refresh_token_invalid_or_expired",
+        "invalid_or_expired_refresh_token",
+        "invalid_or_expired_token",
+        "unknown_refresh_token",
+        "refresh_token_expired_or_revoked",
+        "token_expired_or_revoked",
         "expired_refresh_token",
         "refresh_token_expired",
         "refresh_token_revoked",
@@ -27,6 +32,7 @@ ENDS_GRANT = frozenset(
         "expired_token",
         "token_expired",  # Slack
         "token_revoked",  # Slack
+        "invalid_auth",  # Slack
         "revoked_token",
         "token_inactive",
         "token_already_exchanged",  # Slack
@@ -80,17 +86,23 @@ FOR_NOW = frozenset(
 )
 FOR_NOW_STATUS = frozenset({408, 425, 429})
 
-# `token_type`, without blanks and in lower case. Slack names whose token it is.
-BEARER_TYPES = frozenset({"", "bearer", "user", "bot"})
+# `token_type`, without blanks and in lower case. Slack names whose token it is; `BearerToken` is Apigee's.
+BEARER_TYPES = frozenset({"", "bearer", "bearertoken", "user", "bot"})
 
-# Where an answer keeps the tokens when not at its top: Slack's user tokens.
-NESTED_TOKENS = ("authed_user",)
+# Where an answer keeps the tokens when not at its top: Slack's user tokens, and envelopes (TikTok and Lark: `data`).
+NESTED_TOKENS = ("authed_user", "data", "token", "tokens", "result")
 
-# Where a word for the error stands, in an answer and in the `error` object inside one: RFC 6749 (`error`), Supabase
-# (`error_code`), HubSpot (`status`), RFC 9457 (`type`).
-CODE_MEMBERS = ("error", "code", "error_code", "errorCode", "errorcode", "type", "status", "reason")
+# What stands in `error` where there is none.
+NO_ERROR = frozenset({"", "0", "false", "no", "no_error", "none", "null", "ok", "success", "undefined"})
+
+# Where a word for the error stands, in an answer and in the `error` object inside one, each name as `sentence_as_word`
+# makes it: RFC 6749 (`error`), Supabase (`error_code`), HubSpot (`status`, `category`), RFC 9457 (`type`).
+CODE_MEMBERS = ("error", "errors", "code", "error_code", "errorcode", "type", "status", "category", "reason")
 # Where it is said in a sentence; one that is nothing but a word from above counts as that word.
-TEXT_MEMBERS = ("error_description", "message", "msg", "detail", "title")
+TEXT_MEMBERS = (*("error_description", "error_message", "error_summary", "message", "msg", "detail", "title"),)
+
+# What says nothing in a sentence: `The refresh token has been revoked.` is `refresh_token_revoked`.
+_FILLERS = frozenset({"a", "an", "the", "this", "your", "is", "was", "has", "been", "provided", "given"})
 
 
 def as_word(text: str) -> str:
@@ -99,6 +111,6 @@ def as_word(text: str) -> str:
 
 
 def sentence_as_word(text: str) -> str:
-    """`Refresh token expired.`, the whole of it, written as the words above."""
-    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", text)
-    return re.sub(r"[^a-z0-9]+", "_", apart.lower()).strip("_")
+    """`Refresh token has expired.`, the whole of it, written as the words above."""
+    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", text)
+    return "_".join(word for word in re.findall("[a-z0-9]+", apart.lower()) if word not in _FILLERS)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 from urllib.parse import parse_qsl, quote
 
 from mcp_auth.errors import TokenRequestFailed
@@ -23,6 +24,7 @@ from mcp_auth.token_words import (
     FOR_NOW,
     FOR_NOW_STATUS,
     NESTED_TOKENS,
+    NO_ERROR,
     TEXT_MEMBERS,
     as_word,
     sentence_as_word,
@@ -177,9 +179,9 @@ def _read(answer: Answer, secrets: list[str], now: float, *, is_spent: bool) -> 
     document = json_object(answer.body) or _form(answer.body) or {}
     holder = _holder(document)
     access_token = _token(holder.get("access_token"))
-    refresh_token = _token(holder.get("refresh_token"))
+    refresh_token = _refresh_token(holder.get("refresh_token"))
     # Slack and others answer errors with HTTP 200: the body decides, not the status alone.
-    is_good = 200 <= answer.status < 300 and not document.get("error")
+    is_good = 200 <= answer.status < 300 and not _is_error(document.get("error"))
     if access_token is None or access_token in secrets or not (is_good or is_spent):
         rescued = refresh_token if is_spent and refresh_token not in secrets else None
         said = "its answer holds no access token" if is_good and document else None
@@ -196,17 +198,19 @@ def _read(answer: Answer, secrets: list[str], now: float, *, is_spent: bool) -> 
         scope=_scope(holder.get("scope")),
         token_type=scheme or "Bearer",
     )
-    claims = _claims(document.get("id_token"))
+    claims = _claims(holder.get("id_token") or document.get("id_token"))
     return TokenAnswer(tokens, _account(claims), claims["iss"] if isinstance(claims.get("iss"), str) else None)
 
 
 def _form(body: bytes) -> dict[str, Any] | None:
     """An answer in the form of a form, as GitHub gives it to whoever asks for nothing better; None: it is none."""
     try:
-        pairs = parse_qsl(body.decode("ascii"), strict_parsing=True, max_num_fields=50)
+        form = dict(parse_qsl(body.decode(errors="replace").strip(), max_num_fields=50))
     except ValueError:
         return None
-    return dict(pairs)
+    # A page may hold anything that looks like a pair.
+    is_form = all(re.fullmatch(r"[A-Za-z0-9_.-]+", name) for name in form)
+    return form if is_form and {"access_token", "refresh_token", "error"} & form.keys() else None
 
 
 def unusable(scheme: str) -> str:
@@ -226,11 +230,11 @@ def _holder(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _scheme(token_type: object) -> str | None:
-    """A `token_type` that is none of bearer tokens, fit to be shown; None: bearer."""
-    if not token_type:
-        return None
+    """A `token_type` that is none of bearer tokens, fit to be shown; None: bearer. What is no text names no scheme."""
+    if isinstance(token_type, list):
+        return next(filter(None, map(_scheme, token_type)), None)
     if not isinstance(token_type, str):
-        return "?"
+        return None
     return None if "".join(token_type.split()).lower() in BEARER_TYPES else plain(token_type, 40) or "?"
 
 
@@ -281,24 +285,40 @@ def _meaning(status: int, document: dict[str, Any]) -> Meaning:
 def _code(document: dict[str, Any]) -> str | None:
     """The OAuth error code: `error`, or what stands for it in an object of that name."""
     error = document.get("error")
-    if isinstance(error, dict):
-        error = next(_said(error, CODE_MEMBERS), None)
-    return error if isinstance(error, str) and error.strip() else None
+    if isinstance(error, dict | list):
+        error = next(_said({"error": error}, CODE_MEMBERS), None)
+    return error if isinstance(error, str) and _is_error(error) else None
+
+
+def _is_error(value: object) -> bool:
+    """Whether what stands in `error` says that there is one."""
+    if isinstance(value, str):
+        return sentence_as_word(value) not in NO_ERROR or not value.isascii()
+    if isinstance(value, dict):
+        return any(map(_is_error, value.values()))
+    if isinstance(value, list):
+        return any(map(_is_error, value))
+    return bool(value)
 
 
 def _said(value: object, members: tuple[str, ...], depth: int = _DEPTH) -> Iterator[str]:
     """What stands under these names in an answer, and in what is inside it; the outer ones first."""
     inside: list[object] = []
     if isinstance(value, dict):
+        named = {sentence_as_word(name): said for name, said in reversed(value.items())}
         for name in members:
-            if isinstance(said := value.get(name), str) and said.strip():
-                yield said
+            said = named.get(name)
+            yield from (text for text in (said if isinstance(said, list) else [said]) if _is_text(text))
         inside = list(value.values())
     elif isinstance(value, list):
         inside = value
     if depth:
         for inner in inside:
             yield from _said(inner, members, depth - 1)
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and bool(value.strip())
 
 
 def plain(text: str, limit: int) -> str | None:
@@ -313,10 +333,19 @@ def _token(value: object) -> str | None:
     return token if token and all(33 <= ord(c) <= 126 for c in token) else None
 
 
+def _refresh_token(value: object) -> str | None:
+    """A refresh token, which is sent in a form and so may hold anything (RFC 6749 appendix A.17 has blanks)."""
+    return (value.strip() or None) if isinstance(value, str) else None
+
+
 def _scope(value: object) -> str | None:
-    """The scopes of an answer: text, or a list of texts as some servers send. What cannot be shown is left out."""
+    """The scopes of an answer: text, with commas at GitHub and Slack, or a list of texts as some servers send.
+
+    What cannot be shown is left out.
+    """
     texts = [value] if isinstance(value, str) else value if isinstance(value, list) else []
-    scopes = [scope for text in texts if isinstance(text, str) for scope in text.split() if scope.isprintable()]
+    split = [scope for text in texts if isinstance(text, str) for scope in re.split(r"[\s,]+", text)]
+    scopes = [scope for scope in split if scope and scope.isprintable()]
     return " ".join(dict.fromkeys(scopes)) or None
 
 

@@ -24,6 +24,18 @@ def test_www_authenticate_error_scope_is_not_read_as_scope() -> None:
         ('Bearer scope = "spaced"', BearerChallenge(scope="spaced")),
         ('Bearer scope="first", scope="second"', BearerChallenge(scope="first")),
         ('Bearer scope=""', BearerChallenge()),
+        # By no grammar, and yet sent
+        ('Bearer realm="x"; error="invalid_token"; scope=a;', BearerChallenge(scope="a", error="invalid_token")),
+        ("Bearer scope='read write', error='invalid_token'", BearerChallenge("read write", error="invalid_token")),
+        ('Bearer error="invalid_token" scope="no commas"', BearerChallenge("no commas", error="invalid_token")),
+        ('Bearer scope="never closed', BearerChallenge(scope="never closed")),
+        # A quote is a character like others inside of a token
+        ("Bearer scope=it's, error=o'clock", BearerChallenge("it's", error="o'clock")),
+        # Several in one challenge
+        (
+            'Bearer resource_metadata="https://h/1", scope=a, resource_metadata=/2',
+            BearerChallenge("a", "https://h/1", None, ("/2",)),
+        ),
         # RFC 6749 section 3.3: what is no scope is not asked for and not shown
         ('Bearer scope="read wr\x9b31mite \xad@x  files:*"', BearerChallenge(scope="read files:*")),
     ],

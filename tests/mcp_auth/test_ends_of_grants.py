@@ -491,6 +491,21 @@ async def test_new_tokens_beside_an_error_are_stored_and_used(
         assert (await tokens_of(auth)).refresh_token == "rt-new"
 
 
+@pytest.mark.parametrize(
+    "new", ["rt new", "rt-n\u00fc", "rt\tnew", "r&t=1", "r" * 20_000], ids=lambda new: ascii(new[:9])
+)
+async def test_a_refresh_token_may_hold_anything_as_it_is_sent_in_a_form(
+    tmp_path: Path, oauth: OAuthServer, clock: Clock, new: str
+) -> None:
+    async with granted(tmp_path, oauth, clock) as auth:
+        for moment, access in ((4000, "at-1"), (8000, "at-2")):
+            clock.ahead = moment
+            oauth.knobs.token_answers = [shapes.Good().response(access, new)]
+            assert await auth.access_token("notes") == access
+            assert (await tokens_of(auth)).refresh_token == new
+    assert oauth.requests("/token")[-1].form["refresh_token"] == new
+
+
 async def test_an_error_that_repeats_the_spent_refresh_token_gives_nothing_new(
     tmp_path: Path, oauth: OAuthServer, clock: Clock
 ) -> None:

@@ -136,6 +136,25 @@ GOOD = [
     Shape("as-page-then-oidc", paths={AS: PlainTextResponse("<html>", 200), OIDC: document("{origin}")}),
     Shape("as-redirect-away-then-oidc", paths={AS: "http://10.0.0.5/login", OIDC: document("{origin}")}),
     Shape("as-circle-then-oidc", paths={AS: AS, OIDC: document("{origin}")}),
+    Shape("as-of-another-then-oidc", paths={AS: document("https://other.example"), OIDC: document("{origin}")}),
+    Shape("as-401-then-oidc", paths={AS: 401, OIDC: document("{origin}")}),
+    # -- several authorization servers, and the first is of no use ----------------------------
+    *(
+        Shape(f"first-server-{name}", prm={"authorization_servers": [first, "{origin}"]}, paths=paths)
+        for name, first, paths in [
+            ("gone", "{origin}/first", {}),
+            ("in-trouble", "{origin}/first", {f"{AS}/first": 503}),
+            ("of-another-name", "{origin}/first", {f"{AS}/first": document("https://other.example")}),
+            (
+                "without-pkce",
+                "{origin}/first",
+                {f"{AS}/first": document("{origin}/first", code_challenge_methods_supported=["plain"])},
+            ),
+            ("not-reached", "http://127.0.0.1:1", {}),
+            ("not-https", "http://as.example", {}),
+            ("no-url", "somewhere", {}),
+        ]
+    ),
     # Okta, and Atlassian's authv2: behind the issuer's path only
     Shape(
         "okta",
@@ -182,6 +201,20 @@ GOOD = [
     Shape(
         "basic-first",
         knobs={"prm_path": "header", "challenge": f'Basic realm="x", Bearer resource_metadata="/elsewhere{PRM}"'},
+    ),
+    *(
+        Shape(f"challenge-{name}", knobs={"prm_path": "header", "challenge": challenge})
+        for name, challenge in {
+            # Sentry again: two in one challenge
+            "two-in-one": f'Bearer resource_metadata="{{origin}}/gone", resource_metadata="/elsewhere{PRM}"',
+            "two-in-one-first-not-https": f'Bearer resource_metadata="http://h.example/", '
+            f'resource_metadata="/elsewhere{PRM}"',
+            "with-semicolons": f'Bearer realm="x"; resource_metadata="/elsewhere{PRM}"; error=x',
+            "in-single-quotes": f"Bearer error='x', resource_metadata='/elsewhere{PRM}'",
+            "never-closed": f'Bearer resource_metadata="/elsewhere{PRM}',
+            "with-blanks": f'Bearer resource_metadata=" /elsewhere{PRM} "',
+            "without-commas": f'Bearer realm="x" resource_metadata=/elsewhere{PRM} error="x"',
+        }.items()
     ),
     # Cloudflare Access: a scheme of its own
     Shape(
@@ -234,6 +267,18 @@ GOOD = [
             f"{AS}/evil": document("{origin}/evil", "{origin}/evil"),
         },
     ),
+    *(
+        Shape(
+            f"parent-{name}",
+            prm={"resource": said},
+            paths={PRM: {"resource": parents, "authorization_servers": ["{origin}"]}},
+        )
+        for name, said, parents in [
+            ("with-slash", "{origin}/", "{origin}"),
+            ("that-has-a-slash", "{origin}", "{origin}/"),
+            ("both-with-slash", "{origin}/", "{origin}/"),
+        ]
+    ),
     Shape("root-speaks-for-root", prm={"resource": "{origin}"}, knobs={"prm_path": "root"}),
     Shape("configured-resource", prm={"resource": "api://notes"}, oauth={"resource": "api://notes"}),
     Shape("configured-parent", prm={"resource": "{origin}"}, oauth={"resource": "{origin}"}),
@@ -243,6 +288,8 @@ GOOD = [
     echoed("odd-echo", grant_types="authorization_code", scope=["a"], jwks=5, contacts={}),
     echoed("method-of-another-type", token_endpoint_auth_method=["none"]),
     echoed("method-in-capitals", token_endpoint_auth_method="None"),
+    echoed("id-number", client_id=12345),
+    echoed("secret-number", client_secret=12345, token_endpoint_auth_method=None),
     echoed("no-secret", client_secret="", client_secret_expires_at=0),
     echoed("secret-without-method", client_secret="s3cret-value", token_endpoint_auth_method=None),
     *(
@@ -349,6 +396,13 @@ BAD = [
         for status in (429, 500, 502)
     ),
     Shape("trouble-then-nothing", paths={AS: 503, OIDC: 404}, refused=DiscoveryFailed, said=("HTTP 503",)),
+    Shape(
+        "all-servers-of-no-use",
+        prm={"authorization_servers": ["{origin}/one", "{origin}/two", "{origin}/three", "{origin}"]},
+        paths={f"{AS}/one": 503},
+        refused=DiscoveryFailed,
+        said=("HTTP 503",),
+    ),
     Shape("empty", paths={AS: {}}, refused=DiscoveryFailed, said=("no issuer", "no token_endpoint")),
     Shape("no-token-endpoint", metadata={"token_endpoint": None}, refused=DiscoveryFailed, said=("no token_endpoint",)),
     Shape("token-endpoint-of-another-type", metadata={"token_endpoint": ["x"]}, refused=DiscoveryFailed),
@@ -439,6 +493,28 @@ async def test_any_one_tenant_of_a_template_is_kept_as_the_issuer(
     async with opened(tmp_path, oauth, put_on(shape, oauth, monkeypatch)) as auth:
         await signed_in(auth)
         assert (await auth.status("notes")).issuer == f"{oauth.origin}/{GUID}/v2.0"
+
+
+async def test_the_authorization_server_in_use_is_waited_for_while_it_is_in_trouble(
+    tmp_path: Path, oauth: OAuthServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = "{origin}/first"
+    shape = Shape(
+        "two",
+        prm={"authorization_servers": ["{origin}", first]},
+        paths={f"{AS}/first": document(first, "{origin}"), AS: 503},
+    )
+    async with opened(tmp_path, oauth, put_on(shape, oauth, monkeypatch)) as auth:
+        oauth.knobs.iss = "missing"
+        await signed_in(auth)
+        used = await auth.store.connections.get(oauth.url)
+        assert used is not None and used.metadata is not None and used.metadata.issuer == filled(first, oauth)
+        # Whatever the order, and only while it is in trouble
+        shape.paths |= {f"{AS}/first": 503, AS: document("{origin}")}
+        with pytest.raises(DiscoveryFailed, match="HTTP 503"):
+            await auth.sign_in("notes", "shared", ME, listen=False, fresh=True)
+        shape.paths |= {f"{AS}/first": 404}
+        assert (await auth.sign_in("notes", "shared", ME, listen=False, fresh=True)).sign_in.issuer == oauth.origin
 
 
 async def test_a_change_of_oauth_issuer_looks_everything_up_anew(tmp_path: Path, oauth: OAuthServer) -> None:

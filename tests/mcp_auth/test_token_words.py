@@ -10,10 +10,12 @@ from mcp_auth.tokens import Meaning, _meaning
 WORDS: dict[Meaning, str] = {
     "ended": """
         invalid_grant invalid_token bad_refresh_token invalid_refresh_token refresh_token_invalid
-        refresh_token_is_invalid expired_refresh_token refresh_token_expired refresh_token_revoked
-        refresh_token_not_found refresh_token_already_used refresh_token_reused session_not_found session_expired
-        expired_token token_expired token_revoked revoked_token token_inactive token_already_exchanged
-        authorization_not_found account_inactive interaction_required login_required consent_required
+        refresh_token_invalid_or_expired invalid_or_expired_refresh_token invalid_or_expired_token
+        unknown_refresh_token refresh_token_expired_or_revoked token_expired_or_revoked invalid_auth
+        expired_refresh_token refresh_token_expired refresh_token_revoked refresh_token_not_found
+        refresh_token_already_used refresh_token_reused session_not_found session_expired expired_token
+        token_expired token_revoked revoked_token token_inactive token_already_exchanged authorization_not_found
+        account_inactive interaction_required login_required consent_required
     """,
     "registration": """
         invalid_client unauthorized_client incorrect_client_credentials invalid_client_id bad_client_secret
@@ -37,15 +39,18 @@ def test_a_word_means_the_same_for_every_server(word: str, meaning: Meaning) -> 
     assert _meaning(400, {"error": word}) == meaning
 
 
+CODE_TAILS = ("type", "__type", "status", "category", "reason")
+
+
 @pytest.mark.parametrize(
-    "member", ["error", "code", "error_code", "errorCode", "errorcode", "type", "status", "reason"]
+    "member", [*("error", "errors", "code", "error_code", "errorCode", "errorcode", "ERROR"), *CODE_TAILS]
 )
 def test_a_word_counts_under_every_name_that_servers_use(member: str) -> None:
     assert _meaning(400, {member: "invalid_grant"}) == "ended"
     assert _meaning(400, {"error": {member: "invalid_grant"}}) == "ended"
 
 
-@pytest.mark.parametrize("member", ["error_description", "message", "msg", "detail", "title"])
+@pytest.mark.parametrize("member", ["error_description", "errorSummary", "Message", "msg", "detail", "title"])
 def test_a_sentence_that_is_only_such_a_word_counts_too_unless_the_server_is_in_trouble(member: str) -> None:
     assert _meaning(400, {member: "Invalid grant."}) == "ended"
     assert _meaning(503, {member: "Invalid grant."}) == "for_now"

@@ -48,6 +48,19 @@ ENDED: dict[str, Response] = {
     "client-word-and-exact-code": JSONResponse(
         {"error": "unauthorized_client", "error_code": "refresh_token_not_found"}, 400
     ),
+    "cognito": JSONResponse({"__type": "NotAuthorizedException", "message": "Refresh Token has been revoked"}, 400),
+    "hubspot-category": JSONResponse({"status": "error", "category": "BAD_REFRESH_TOKEN", "message": "no"}, 400),
+    "slack-auth": JSONResponse({"ok": False, "error": "invalid_auth"}, 200),
+    "list-of-words": JSONResponse({"error": ["invalid_grant"]}, 400),
+    "errors-list-of-words": JSONResponse({"errors": ["invalid_grant"]}, 422),
+    "names-in-capitals": JSONResponse({"ErrorCode": "invalid_refresh_token"}, 400),
+    "sentence-as-the-code": JSONResponse({"error": "The token has expired"}, 401),
+    "okta": JSONResponse({"errorCode": "E0000011", "errorSummary": "Refresh token was revoked."}, 401),
+    "graphql": JSONResponse({"errors": [{"message": "no", "extensions": {"code": "INVALID_GRANT"}}]}, 400),
+    "urn": problem(type="urn:ietf:params:oauth:error:invalid_grant", status=400),
+    "latin-1": Response(b'{"error": "invalid_grant", "error_description": "ung\xfcltig"}', 400),
+    "line-break-in-a-text": Response(b'{"error": "invalid_grant", "error_description": "a\nb"}', 400),
+    "form-with-an-umlaut": Response("error=invalid_grant&error_description=ung\u00fcltig&", 400),
     "entra": JSONResponse({"error": "interaction_required", "suberror": "basic_action"}, 400),
 }
 
@@ -108,6 +121,7 @@ FOR_NOW: dict[str, Response] = {
     "200-page": HTMLResponse("<h1>Maintenance</h1>", 200),
     "200-list": JSONResponse([1, 2], 200),
     "200-nothing": JSONResponse({}, 200),
+    "200-page-with-pairs": HTMLResponse('<a href="/login?x=1&error=invalid_grant&y=2">Sign in</a>', 200),
 }
 
 NO_TOKENS = {**ENDED, **REGISTRATION_ENDED, **REFUSED_OAUTH, **REFUSED, **FOR_NOW}
@@ -127,8 +141,11 @@ class Good:
     nested: str | None = None
     status: int = 200
     as_form: bool = False
+    raw: bytes | None = None
 
     def response(self, access_token: str, refresh_token: str) -> Response:
+        if self.raw is not None:
+            return Response(self.raw % (access_token.encode(), refresh_token.encode()), self.status)
         document: dict[str, Any] = {
             "access_token": access_token,
             "refresh_token": refresh_token,
@@ -153,6 +170,12 @@ GOOD: dict[str, Good] = {
     "form": Good(as_form=True),
     "error-null": Good({"error": None}),
     "error-empty": Good({"error": ""}),
+    "error-blank": Good({"error": " "}),
+    "error-null-as-text": Good({"error": "null"}),
+    "error-none": Good({"error": "None"}),
+    "error-zero": Good({"error": 0}),
+    "error-object-with-nothing": Good({"error": {"code": None, "message": ""}}),
+    "error-list-with-nothing": Good({"error": []}),
     "error-false": Good({"error": False}),
     "ok-true": Good({"ok": True, "error": None}),
     "type-missing": Good(drop=("token_type",)),
@@ -162,8 +185,14 @@ GOOD: dict[str, Good] = {
     "type-lower": Good({"token_type": "bearer"}),
     "type-upper": Good({"token_type": "BEARER"}),
     "type-with-blanks": Good({"token_type": " Bearer \n"}),
+    "type-apigee": Good({"token_type": "BearerToken"}),
+    "type-list": Good({"token_type": ["Bearer"]}),
+    "type-number": Good({"token_type": 7}),
+    "type-object": Good({"token_type": {"name": "Bearer"}}),
     "type-user": Good({"token_type": "user"}),
     "type-bot": Good({"token_type": "bot"}),
+    "in-an-envelope": Good(nested="data"),
+    "in-a-token-object": Good({"id_token": "e30.e30.x"}, nested="token"),
     "slack-user": Good({"token_type": "user", "id": "U1"}, nested="authed_user"),
     "lives-text": Good({"expires_in": "3600"}),
     "lives-text-with-blanks": Good({"expires_in": " 3600 "}),
@@ -179,6 +208,10 @@ GOOD: dict[str, Good] = {
     "lives-list": Good({"expires_in": [3600]}, lives=None),
     "entra": Good({"expires_in": "3600", "ext_expires_in": "5250", "expires_on": "1759495112"}),
     "scope-list": Good({"scope": ["read", "write"]}, scope="read write"),
+    "scope-commas": Good({"scope": "repo,gist"}, scope="repo gist"),
+    "scope-commas-and-blanks": Good({"scope": ",repo, gist "}, scope="repo gist"),
+    "scope-list-of-commas": Good({"scope": ["repo,gist", 7]}, scope="repo gist"),
+    "scope-object": Good({"scope": {"read": True}}, scope=None),
     "scope-surrogate": Good({"scope": "read \ud800x"}, scope="read \ufffdx"),
     "scope-control": Good({"scope": "read \x1b[31m"}),
     "scope-number": Good({"scope": 7}, scope=None),
@@ -188,6 +221,28 @@ GOOD: dict[str, Good] = {
     "id-token-number": Good({"id_token": 7}),
     "surrogate-elsewhere": Good({"team": {"name": "\udfff", "\ud800": 1}}),
     "deep-elsewhere": Good({"more": [[[[[[[[]]]]]]]]}),
+    "too-deep-elsewhere": Good(
+        raw=b'{"x": %s, "access_token": "%%s", "refresh_token": "%%s", "expires_in": 3600, "scope": "read"}'
+        % (b'[{"]": "\\"["}, ' * 3000 + b"1" + b"]" * 3000)
+    ),
+    "latin-1": Good(
+        raw=b'{"access_token": "%s", "refresh_token": "%s", "expires_in": 3600, "scope": "read", "team": "M\xfcller"}'
+    ),
+    "line-break-in-a-text": Good(
+        raw=b'{"access_token": "%s", "refresh_token": "%s", "expires_in": 3600, "scope": "read", "team": "M\n\t"}'
+    ),
+    "byte-order-mark-and-nul": Good(
+        raw=b'\xef\xbb\xbf{"access_token": "%s", "refresh_token": "%s", "expires_in": 3600, "scope": "read"}\n\0'
+    ),
+    # Its own form, for whoever asks for nothing better
+    "github": Good(
+        raw=b"access_token=%s&refresh_token=%s&refresh_token_expires_in=15811200&expires_in=3600&scope=repo%%2Cgist"
+        b"&token_type=bearer",
+        scope="repo gist",
+    ),
+    "form-with-an-umlaut": Good(
+        raw="access_token=%s&refresh_token=%s&expires_in=3600&scope=read&team=M\u00fcller&\n".encode()
+    ),
 }
 
 # Schemes that are none of bearer tokens, and what names them.

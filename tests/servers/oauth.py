@@ -331,7 +331,7 @@ class OAuthServer:
         elif secret is None:
             method = "none"
         known = self.clients.get(client_id or "")
-        if known is not None and (known.get("client_secret") or None) != secret:
+        if known is not None and str(known.get("client_secret") or "") != (secret or ""):
             return None, method
         return client_id, method
 
