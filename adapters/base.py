@@ -71,6 +71,8 @@ class NotSupported(Exception):
 
 
 class Adapter(Protocol):
+    """What the driver needs of a platform. What `slash-mcp serve` and `doctor` need besides is `gateway.Platform`."""
+
     @property
     def capabilities(self) -> Capabilities: ...
 
@@ -98,14 +100,6 @@ class Adapter(Protocol):
         Raises:
             NotSupported: there is none.
         """
-        ...
-
-    async def check(self) -> list[Finding]:
-        """For `slash-mcp doctor`: can the platform be reached, is the token good, is a right missing? Never raises."""
-        ...
-
-    async def run(self) -> None:
-        """The platform in a process of our own, until cancelled. Raises what makes it stop; it is started again."""
         ...
 
 

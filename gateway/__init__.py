@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         Text,
         TextModal,
     )
+    from gateway.serve import Platform
 
 # Other distributions have a package of this name too: `mcp_auth.start` looks for this line.
 __distribution__ = "slash-mcp"
@@ -61,6 +62,7 @@ __all__ = [
     "MessageRef",
     "Modal",
     "Notice",
+    "Platform",
     "Principal",
     "Reply",
     "SecretPrompt",
@@ -72,6 +74,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Platform": "gateway.serve",
     "Gateway": "gateway.gateway",
     "LOCAL": "gateway.invocations",
     "Abilities": "gateway.invocations",

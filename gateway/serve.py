@@ -34,10 +34,15 @@ _HEALTHY_SECONDS = 120.0
 class Platform(Protocol):
     """What an entry point of `slash_mcp.adapters` makes: called with the gateway, it runs one platform."""
 
-    async def run(self) -> None: ...
+    async def run(self) -> None:
+        """The platform in a process of our own, until cancelled. Raises what makes it stop; it is started again."""
+        ...
 
     async def check(self) -> Sequence[tuple[str, str]]:
-        """For `slash-mcp doctor`: marks and sentences."""
+        """For `slash-mcp doctor`: can the platform be reached, is the token good, is a right missing? Never raises.
+
+        Returns marks (`adapters.GOOD`, `WARN`, `BAD`) and sentences.
+        """
         ...
 
 

@@ -17,14 +17,15 @@ import pytest
 import yaml
 from telegram.ext import Application
 
-from adapters.discord.adapter import DiscordOptions
-from adapters.matrix.adapter import MatrixOptions
-from adapters.slack.adapter import SlackOptions
-from adapters.telegram.adapter import GROUP, TelegramOptions
+from adapters.discord.options import DiscordOptions
+from adapters.matrix.options import MatrixOptions
+from adapters.slack.options import SlackOptions
+from adapters.telegram.adapter import GROUP
+from adapters.telegram.options import TelegramOptions
 from adapters.telegram.sending import _LONGEST_PAUSE
 from adapters.terminal.auth import PROBE_TIMEOUT
 from adapters.terminal.cli import _COMMANDS, _parser
-from adapters.whatsapp.adapter import WhatsAppOptions
+from adapters.whatsapp.options import WhatsAppOptions
 from gateway.gateway import Gateway
 from gateway.people import CODE_SECONDS, PENDING_PER_PLATFORM
 from mcp_auth import gate, limits, sign_in

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from adapters.discord.adapter import DiscordAdapter, DiscordOptions
+from adapters.discord.adapter import DiscordAdapter
+from adapters.discord.options import DiscordOptions
 
 __all__ = ["DiscordAdapter", "DiscordOptions"]

@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import discord
 from discord import app_commands
@@ -21,8 +21,10 @@ from adapters.base import (
     Finding,
     NotSupported,
     PrivateDeliveryUnavailable,
+    nobody_served,
     remark,
 )
+from adapters.discord import process
 from adapters.discord.commands import McpCommands
 from adapters.discord.forms import KeyForm, TextForm
 from adapters.discord.interactions import (
@@ -36,7 +38,9 @@ from adapters.discord.interactions import (
     as_message,
     attempt,
 )
+from adapters.discord.options import DiscordOptions
 from adapters.discord.render import CHOICE_MAX, CHOICES_MAX, CONTENT_MAX, URL_MAX, render
+from adapters.marks import BAD
 from adapters.text import clean
 from adapters.waiting import Waiting
 from gateway import incidents, sentences
@@ -45,8 +49,7 @@ from gateway.grammar import looks_like_redirect
 from gateway.invocations import ChatRef, Invocation, MessageRef, Principal
 from gateway.recent import Recent
 from gateway.replies import Deferred, Ignored, Notice, Reply, SecretPrompt, Text, TextModal
-from mcp_auth.config import Settings
-from mcp_auth.errors import ConfigError
+from mcp_auth.errors import ConfigError, McpAuthError
 
 if TYPE_CHECKING:
     from gateway.gateway import Gateway
@@ -58,17 +61,6 @@ _COMMAND = re.compile(r"(?P<mark>[/!])?mcp(?:\s+(?P<text>.*))?", re.IGNORECASE |
 _PERSON_WROTE = frozenset({discord.MessageType.default, discord.MessageType.reply})
 _PRESS = re.compile(r"mcp:[^:]*:[^:]*:[^:]*")
 _PROMPTS_KEPT = 1000
-
-
-class DiscordOptions(Settings, frozen=True):
-    """The section `gateway.discord`. `base_url` and `gateway_url`: other addresses than Discord's own, for a proxy."""
-
-    __secret__: ClassVar[frozenset[str]] = frozenset({"token"})
-
-    token: str
-    secrets_in_chat: bool = False
-    base_url: str | None = None
-    gateway_url: str | None = None
 
 
 class DiscordAdapter:
@@ -148,14 +140,17 @@ class DiscordAdapter:
             ConfigError: the section is incomplete, or Discord refuses the token.
             Unreachable: there is no connection to Discord.
         """
-        from adapters.discord.process import run
-
-        await run(self, self.options())
+        try:
+            await process.run(self.options(), self.install)
+        finally:
+            await self.stop()
 
     async def check(self) -> list[Finding]:
-        from adapters.discord.process import check
-
-        return await check(self, self._gateway)
+        try:
+            findings = await process.check(self.options())
+        except McpAuthError as error:
+            return [Finding(BAD, str(error))]
+        return findings + nobody_served(self._gateway, PLATFORM)
 
     def options(self) -> DiscordOptions:
         """Raises ConfigError: `gateway.discord` is incomplete."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import aiohttp
 import discord
@@ -14,14 +14,11 @@ from discord import app_commands
 from discord.gateway import DiscordWebSocket
 from discord.http import Route
 
-from adapters.base import Finding, nobody_served
+from adapters.base import Finding
 from adapters.discord.interactions import WIRE
+from adapters.discord.options import DiscordOptions
 from adapters.marks import BAD, GOOD, WARN
-from mcp_auth.errors import ConfigError, McpAuthError, Unreachable
-
-if TYPE_CHECKING:
-    from adapters.discord.adapter import DiscordAdapter, DiscordOptions
-    from gateway.gateway import Gateway
+from mcp_auth.errors import ConfigError, Unreachable
 
 _log = logging.getLogger(__name__)
 
@@ -31,8 +28,11 @@ _RATE_LIMIT_SECONDS = 30.0
 _PORTAL = "https://discord.com/developers/applications"
 
 
-async def run(adapter: DiscordAdapter, options: DiscordOptions) -> None:
+async def run(options: DiscordOptions, install: Callable[[app_commands.CommandTree[Any]], object]) -> None:
     """Connect and serve until cancelled.
+
+    Args:
+        install: adds `/mcp` to the tree of the client, before it connects.
 
     Raises:
         ConfigError: Discord refuses the token.
@@ -43,12 +43,9 @@ async def run(adapter: DiscordAdapter, options: DiscordOptions) -> None:
     discord.VoiceClient.warn_nacl = discord.VoiceClient.warn_dave = False
     with endpoints(options.base_url, options.gateway_url), _failures_named():
         client = OwnClient()
-        adapter.install(client.tree)
-        try:
-            async with client:
-                await client.start(options.token)
-        finally:
-            await adapter.stop()
+        install(client.tree)
+        async with client:
+            await client.start(options.token)
 
 
 class OwnClient(discord.Client):
@@ -93,15 +90,15 @@ def _shape(command: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-async def check(adapter: DiscordAdapter, gateway: Gateway) -> list[Finding]:
-    """What can be wrong between us and Discord."""
-    try:
-        options = adapter.options()
-        with endpoints(options.base_url, options.gateway_url), _failures_named():
-            findings = await _signed_in(options)
-    except McpAuthError as error:
-        return [Finding(BAD, str(error))]
-    return findings + nobody_served(gateway, "discord")
+async def check(options: DiscordOptions) -> list[Finding]:
+    """What can be wrong between us and Discord.
+
+    Raises:
+        ConfigError: Discord refuses the token.
+        Unreachable: there is no connection.
+    """
+    with endpoints(options.base_url, options.gateway_url), _failures_named():
+        return await _signed_in(options)
 
 
 async def _signed_in(options: DiscordOptions) -> list[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from adapters.matrix.adapter import MatrixAdapter, MatrixOptions
+from adapters.matrix.adapter import MatrixAdapter
+from adapters.matrix.options import MatrixOptions
 
 __all__ = ["MatrixAdapter", "MatrixOptions"]

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from nio import AsyncClient, AsyncClientConfig, InviteMemberEvent, MatrixRoom, MegolmEvent, RoomMessageText
@@ -25,6 +25,7 @@ from adapters.base import (
 )
 from adapters.marks import BAD, GOOD, WARN
 from adapters.matrix.calls import TOKEN_OVER, call, refused
+from adapters.matrix.options import MatrixOptions
 from adapters.matrix.render import TEXT_MAX, Rendered, render
 from adapters.matrix.rooms import STATE_EVENTS, Rooms
 from adapters.matrix.syncing import SyncToken, sync_forever
@@ -33,7 +34,6 @@ from gateway import access, grammar, sentences
 from gateway.invocations import ChatRef, Invocation, MessageRef, Principal
 from gateway.recent import Recent
 from gateway.replies import Deferred, Ignored, Notice, Reply, SecretPrompt, Text
-from mcp_auth.config import Settings
 from mcp_auth.errors import ConfigError, Unreachable
 from mcp_auth.limits import Rate
 
@@ -59,17 +59,6 @@ _CLIENT = AsyncClientConfig(
 _TALKATIVE = ("nio", "aiohttp", "peewee")
 # It writes whole answers at DEBUG.
 _WIRE = "nio.responses"
-
-
-class MatrixOptions(Settings, frozen=True):
-    """The section `gateway.matrix`. `homeserver`: its client API, for example https://matrix.example.org."""
-
-    __secret__: ClassVar[frozenset[str]] = frozenset({"token", "proxy"})
-
-    homeserver: str
-    token: str
-    secrets_in_chat: bool = False
-    proxy: str | None = None
 
 
 class MatrixAdapter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from adapters.slack.adapter import SlackAdapter, SlackOptions
+from adapters.slack.adapter import SlackAdapter
+from adapters.slack.options import SlackOptions
 
 __all__ = ["SlackAdapter", "SlackOptions"]

@@ -8,14 +8,13 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import ClientError
 from slack_bolt.middleware.async_middleware import AsyncMiddleware
 from slack_bolt.request.async_request import AsyncBoltRequest
 from slack_bolt.response import BoltResponse
 from slack_sdk.errors import SlackApiError
-from slack_sdk.web.async_client import AsyncWebClient
 from slack_sdk.webhook.async_client import AsyncWebhookClient
 
 from adapters import buttons, log_filters
@@ -28,8 +27,9 @@ from adapters.base import (
     PrivateDeliveryUnavailable,
     remark,
 )
-from adapters.slack import incoming, render
+from adapters.slack import incoming, render, service
 from adapters.slack.incoming import PLATFORM, Installation
+from adapters.slack.options import SlackOptions
 from adapters.slack.response_urls import SECONDS, Answer, Answers, ResponseUrl, new_id
 from adapters.slack.workspaces import SlackRefused, Workspaces, client_log, code_of, is_passing, retry_handlers
 from adapters.tasks import Tasks
@@ -37,7 +37,6 @@ from gateway import sentences
 from gateway.invocations import Abilities, ChatRef, Invocation, MessageRef, Principal
 from gateway.recent import Recent
 from gateway.replies import Checklist, Ignored, ItemState, Notice, Reply, SecretPrompt, Text, TextModal
-from mcp_auth.config import Settings
 
 if TYPE_CHECKING:
     from slack_bolt.async_app import AsyncApp
@@ -57,26 +56,6 @@ _KEPT = 1000
 
 _EDIT_OVER = frozenset({"message_not_found", "cant_update_message", "edit_window_closed", "channel_not_found"})
 _TRIGGER_OVER = frozenset({"expired_trigger_id", "exchanged_trigger_id", "invalid_trigger_id", "trigger_expired"})
-
-
-class SlackOptions(Settings, frozen=True):
-    """`gateway.slack`. `install` needs none of it.
-
-    `run` needs a bot token (one workspace), or a client id and secret (any number, each added at `/slack/install`); and
-    an app token (Socket Mode), or a signing secret (requests at `path`).
-    """
-
-    __secret__: ClassVar[frozenset[str]] = frozenset({"bot_token", "app_token", "signing_secret", "client_secret"})
-
-    bot_token: str | None = None
-    app_token: str | None = None
-    signing_secret: str | None = None
-    client_id: str | None = None
-    client_secret: str | None = None
-    command: str = render.COMMAND
-    path: str = "/slack/events"
-    base_url: str = AsyncWebClient.BASE_URL
-    secrets_in_chat: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +133,6 @@ class SlackAdapter:
     # -- in a process of our own -------------------------------------------------------------
 
     async def run(self) -> None:
-        from adapters.slack import service
-
         app = service.make_app(self._options, self._gateway)
         self.install(app)
         try:
@@ -164,8 +141,6 @@ class SlackAdapter:
             await self.stop()
 
     async def check(self) -> list[Finding]:
-        from adapters.slack import service
-
         return await service.check(self._gateway, self._options)
 
     # -- what comes in -----------------------------------------------------------------------

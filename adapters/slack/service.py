@@ -29,7 +29,7 @@ from mcp_auth.errors import ConfigError, McpAuthError, Unreachable
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from adapters.slack.adapter import SlackOptions
+    from adapters.slack.options import SlackOptions
     from gateway.gateway import Gateway
 
 SCOPES = ("app_mentions:read", "chat:write", "commands", "im:history", "im:write")

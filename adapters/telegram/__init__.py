@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from adapters.telegram.adapter import TelegramAdapter, TelegramOptions
+from adapters.telegram.adapter import TelegramAdapter
+from adapters.telegram.options import TelegramOptions
 
 __all__ = ["TelegramAdapter", "TelegramOptions"]

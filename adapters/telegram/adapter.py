@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from telegram import Bot, CallbackQuery, Message, ReplyParameters, Update
 from telegram.error import BadRequest, Conflict, Forbidden, InvalidToken, NetworkError, TelegramError
@@ -30,6 +30,7 @@ from adapters.tasks import Tasks
 from adapters.telegram import receiving, updates
 from adapters.telegram.commands import register
 from adapters.telegram.login import TelegramLogin
+from adapters.telegram.options import TelegramOptions
 from adapters.telegram.receiving import AnyApplication
 from adapters.telegram.render import BUTTON_URL_MAX, TEXT_MAX, Payload, render
 from adapters.telegram.sending import Sender, Sleep
@@ -39,7 +40,6 @@ from gateway.grammar import looks_like_redirect
 from gateway.invocations import ChatRef, MessageRef, Principal
 from gateway.recent import Recent
 from gateway.replies import Button, Reply, SecretPrompt, Text
-from mcp_auth.config import Settings
 from mcp_auth.errors import ConfigError, McpAuthError, Unreachable
 
 if TYPE_CHECKING:
@@ -58,24 +58,6 @@ _TALKATIVE = ("httpx", "httpcore", "telegram")
 _WIRE = ("telegram.Bot", "telegram.ext.ExtBot", "telegram.ext.Application", "telegram.ext.Updater")
 # The token is a part of every URL, and httpx writes each into the log.
 _TOKEN_IN_URL = re.compile(r"(?<=/bot)\d+:[\w-]+")
-
-
-class TelegramOptions(Settings, frozen=True):
-    """The section `gateway.telegram`.
-
-    `base_url`: another Bot API server; the token follows directly. `webhook`: None: when `gateway.public_url` is set.
-    `login`: offer Telegram's login on the page of a sign-in; the bot's domain must be set at BotFather.
-    `proxy`: `http://`, `https://` or `socks5://`; the environment's proxies are not used.
-    """
-
-    __secret__: ClassVar[frozenset[str]] = frozenset({"token", "proxy"})
-
-    token: str
-    secrets_in_chat: bool = False
-    base_url: str = "https://api.telegram.org/bot"
-    webhook: bool | None = None
-    login: bool = False
-    proxy: str | None = None
 
 
 class TelegramAdapter:

@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, TextIO
 
-from adapters.base import Capabilities, Driver, EditWindowClosed, Finding
+from adapters.base import Capabilities, Driver, EditWindowClosed
 from adapters.terminal.qr import qr_code
 from adapters.terminal.render import render
 from adapters.terminal.screen import columns, is_colored
@@ -88,15 +88,6 @@ class TerminalAdapter:
                 self._print(Reply(said, buttons=reply.buttons, ok=reply.ok))
             if not value:
                 return
-
-    async def check(self) -> list[Finding]:
-        return []
-
-    async def run(self) -> None:
-        """The chat at this terminal, until its end of input."""
-        from adapters.terminal.chat import chat
-
-        await chat(self._gateway, acting_for=self._acting_for)
 
     def _print(self, reply: Reply) -> None:
         color = is_colored(self._out)

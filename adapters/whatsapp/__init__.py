@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from adapters.whatsapp.adapter import WhatsAppAdapter, WhatsAppOptions
+from adapters.whatsapp.adapter import WhatsAppAdapter
+from adapters.whatsapp.options import WhatsAppOptions
 
 __all__ = ["WhatsAppAdapter", "WhatsAppOptions"]

@@ -7,7 +7,7 @@ import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import quote
 
 import httpx
@@ -30,13 +30,14 @@ from adapters.base import Capabilities, Driver, EditWindowClosed, Finding, NotSu
 from adapters.marks import BAD, GOOD, WARN
 from adapters.tasks import NotSent, Tasks
 from adapters.waiting import Waiting
+from adapters.whatsapp.options import WhatsAppOptions
 from adapters.whatsapp.outbox import REFUSED, Outbox, is_temporary, reason
 from adapters.whatsapp.render import TEXT_MAX, URL_MAX, render
 from adapters.whatsapp.webhook import Webhook
 from gateway import access, grammar, sentences
 from gateway.invocations import ChatRef, Invocation, MessageRef, Principal
 from gateway.replies import Deferred, Notice, Reply, SecretPrompt, Text
-from mcp_auth.config import GatewayOptions, Settings
+from mcp_auth.config import GatewayOptions
 from mcp_auth.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -61,19 +62,6 @@ _WIRE = ("pywa.api", "pywa.server", "pywa.handlers", "pywa.helpers")
 _HTTP = ("httpx", "httpcore")
 # Ahead of the host's own handlers, so that an agent behind them reads nothing of ours.
 _FIRST = 1000
-
-
-class WhatsAppOptions(Settings, frozen=True):
-    """The section `gateway.whatsapp`."""
-
-    __secret__: ClassVar[frozenset[str]] = frozenset({"token", "app_secret", "verify_token"})
-
-    token: str
-    phone_id: str | int
-    app_secret: str
-    verify_token: str
-    base_url: str = "https://graph.facebook.com"
-    api_version: str = "24.0"
 
 
 class WhatsAppAdapter:

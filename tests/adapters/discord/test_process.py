@@ -13,7 +13,8 @@ import pytest
 from discord.gateway import DiscordWebSocket
 from discord.http import Route
 
-from adapters.discord.adapter import DiscordAdapter, DiscordOptions
+from adapters.discord.adapter import DiscordAdapter
+from adapters.discord.options import DiscordOptions
 from adapters.discord.process import endpoints
 from gateway import sentences
 from gateway.gateway import Gateway

@@ -17,7 +17,8 @@ from slack_sdk.oauth.installation_store.file import FileInstallationStore
 from slack_sdk.web.async_client import AsyncWebClient
 
 from adapters.slack import adapter as module
-from adapters.slack.adapter import SlackAdapter, SlackOptions
+from adapters.slack.adapter import SlackAdapter
+from adapters.slack.options import SlackOptions
 from gateway.invocations import ChatRef, Principal
 from gateway.replies import Reply, Text
 from tests.adapters.slack.workspace import Scene, scene

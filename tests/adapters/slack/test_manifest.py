@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from adapters.slack import service
-from adapters.slack.adapter import SlackOptions
+from adapters.slack.options import SlackOptions
 
 PAGE = Path(__file__).parents[3] / "docs" / "slack.md"
 

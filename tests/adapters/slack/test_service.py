@@ -16,7 +16,8 @@ import pytest
 
 from adapters.marks import BAD, GOOD
 from adapters.slack import service
-from adapters.slack.adapter import SlackAdapter, SlackOptions
+from adapters.slack.adapter import SlackAdapter
+from adapters.slack.options import SlackOptions
 from gateway.gateway import Gateway
 from mcp_auth.errors import ConfigError, McpAuthError, Unreachable
 from tests.homes import write_home

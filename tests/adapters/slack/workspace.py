@@ -12,7 +12,8 @@ from slack_bolt.adapter.socket_mode.aiohttp import AsyncSocketModeHandler
 from slack_bolt.async_app import AsyncApp
 from slack_sdk.web.async_client import AsyncWebClient
 
-from adapters.slack.adapter import SlackAdapter, SlackOptions
+from adapters.slack.adapter import SlackAdapter
+from adapters.slack.options import SlackOptions
 from gateway.gateway import Gateway
 from tests.homes import write_home
 from tests.patience import PATIENCE

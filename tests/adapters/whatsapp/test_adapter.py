@@ -20,7 +20,8 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from adapters.marks import BAD, GOOD, WARN
-from adapters.whatsapp.adapter import WEBHOOK, WhatsAppAdapter, WhatsAppOptions
+from adapters.whatsapp.adapter import WEBHOOK, WhatsAppAdapter
+from adapters.whatsapp.options import WhatsAppOptions
 from adapters.whatsapp.webhook import BODY_MAX, Webhook
 from gateway.gateway import Gateway
 from gateway.invocations import ChatRef, Principal
