@@ -72,7 +72,7 @@ from mcp_auth.status import ConnectionStatus, is_pinned, shown_scope
 from mcp_auth.stores.base import Store
 from mcp_auth.token_words import ENDS_REGISTRATION, as_word
 from mcp_auth.tokens import TOKEN_TIMEOUT, TokenAnswer, plain, request_tokens
-from mcp_auth.vendors import authorize_params
+from mcp_auth.vendors import authorize_params, scope_params
 
 if TYPE_CHECKING:
     from mcp_auth.variables import Variables
@@ -904,7 +904,11 @@ def _authorize(sign_in: SignIn, server: Server) -> None:
     challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
     sign_in.state = f"{sign_in.id}.{secrets.token_urlsafe(32)}"
     sign_in.code_verifier = verifier
-    chosen = {**authorize_params(sign_in.issuer), **server.oauth.authorize_params}
+    chosen = {
+        **authorize_params(sign_in.issuer),
+        **scope_params(sign_in.metadata.authorization_endpoint, sign_in.scope),
+        **server.oauth.authorize_params,
+    }
     parameters = {
         **{name: value for name, value in chosen.items() if value is not None},
         "response_type": "code",
@@ -916,8 +920,6 @@ def _authorize(sign_in: SignIn, server: Server) -> None:
     }
     if sign_in.resource is not None:
         parameters["resource"] = sign_in.resource
-    if sign_in.scope is not None:
-        parameters["scope"] = sign_in.scope
     endpoint = urlsplit(sign_in.metadata.authorization_endpoint)
     # The endpoint may have a query of its own, which is kept (RFC 6749 section 3.1).
     own = [(k, v) for k, v in parse_qsl(endpoint.query) if k not in parameters and k not in chosen]

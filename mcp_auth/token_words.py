@@ -93,7 +93,7 @@ BEARER_TYPES = frozenset({"", "bearer", "bearertoken", "user", "bot"})
 NESTED_TOKENS = ("authed_user", "data", "token", "tokens", "result")
 
 # What stands in `error` where there is none.
-NO_ERROR = frozenset({"", "0", "false", "no", "no_error", "none", "null", "ok", "success", "undefined"})
+NO_ERROR = frozenset({"", "0", "false", "no_error", "none", "null", "ok", "success", "undefined"})
 
 # Where a word for the error stands, in an answer and in the `error` object inside one, each name as `sentence_as_word`
 # makes it: RFC 6749 (`error`), Supabase (`error_code`), HubSpot (`status`, `category`), RFC 9457 (`type`).

@@ -114,8 +114,8 @@ async def revoke_token(
     """
     form = {"token": token, "token_type_hint": hint}
     answer = await _post(http, rules, url, registration, form, TOKEN_TIMEOUT)
-    document = json_object(answer.body)
-    return answer.status == 200 and not (document and document.get("error"))
+    document = json_object(answer.body) or {}
+    return 200 <= answer.status < 300 and not _is_error(document.get("error"))
 
 
 async def _post(
@@ -219,13 +219,17 @@ def unusable(scheme: str) -> str:
 
 
 def _holder(document: dict[str, Any]) -> dict[str, Any]:
-    """The object with the tokens: the answer itself, or one inside it."""
-    if _token(document.get("access_token")) is not None:
-        return document
+    """The object with the tokens: the answer itself, or one inside it, which may also say more of the same token."""
+    access_token = _token(document.get("access_token"))
     for name in NESTED_TOKENS:
         nested = document.get(name)
-        if isinstance(nested, dict) and _token(nested.get("access_token")) is not None:
+        if not isinstance(nested, dict) or _token(nested.get("access_token")) is None:
+            continue
+        if access_token is None:
             return nested
+        if _token(nested.get("access_token")) == access_token:
+            # Slack leaves the scope at the top empty.
+            return {**nested, **{name: value for name, value in document.items() if value}}
     return document
 
 

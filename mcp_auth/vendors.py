@@ -9,6 +9,11 @@ _AUTHORIZE_PARAMS: dict[str, dict[str, str]] = {
     "accounts.google.com": {"access_type": "offline", "prompt": "consent"},
 }
 
+# Slack takes `scope` for what a bot may do, and a person's scopes apart, with commas (its "Installing with OAuth"). Its
+# address for people alone is said to want either.
+_SLACK = frozenset({"slack.com", "slack-gov.com"})
+_USER_SCOPE: dict[str, bool] = {"/oauth/v2/authorize": False, "/oauth/v2_user/authorize": True}
+
 # By the domain that the issuer is, or lies below.
 _WHERE_TO_REGISTER: dict[str, str] = {
     "github.com": "GitHub: Settings, Developer settings, OAuth Apps, New OAuth App",
@@ -34,6 +39,14 @@ _WHERE_TO_GET_KEYS: dict[str, str] = {
 def authorize_params(issuer: str) -> dict[str, str]:
     """Extra parameters of the authorization request that this issuer is known to need."""
     return dict(_AUTHORIZE_PARAMS.get(_host(issuer), {}))
+
+
+def scope_params(authorization_endpoint: str, scope: str | None) -> dict[str, str | None]:
+    """The parameters by which this authorization endpoint is asked for a scope; None: not to be sent."""
+    path = urlsplit(authorization_endpoint).path.rstrip("/")
+    if scope is None or _host(authorization_endpoint) not in _SLACK or path not in _USER_SCOPE:
+        return {"scope": scope}
+    return {"scope": scope if _USER_SCOPE[path] else None, "user_scope": scope.replace(" ", ",")}
 
 
 def where_to_register(issuer: str) -> str | None:

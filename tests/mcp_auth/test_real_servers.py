@@ -675,6 +675,34 @@ async def test_nothing_is_prompted_for_that_nobody_asked_for(
     assert query_of(link).get("x") == ("1" if endpoint_query else None)
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "params", "scope", "user_scope"),
+    [
+        ("https://slack.com/oauth/v2/authorize", {}, None, "search:read,users:read"),
+        ("https://slack.com/oauth/v2_user/authorize", {}, "search:read users:read", "search:read,users:read"),
+        ("https://slack-gov.com/oauth/v2/authorize/", {}, None, "search:read,users:read"),
+        ("https://slack.com/oauth/v2/authorize", {"user_scope": "chat:write"}, None, "chat:write"),
+        ("https://slack.com/oauth/v2_user/authorize", {"user_scope": None}, "search:read users:read", None),
+        ("https://slack.com/oauth/authorize", {}, "search:read users:read", None),
+        ("https://notslack.com/oauth/v2/authorize", {}, "search:read users:read", None),
+    ],
+)
+async def test_slack_is_asked_for_what_a_person_may_do_and_not_for_a_bot(
+    tmp_path: Path,
+    oauth: OAuthServer,
+    endpoint: str,
+    params: dict[str, Any],
+    scope: str | None,
+    user_scope: str | None,
+) -> None:
+    oauth.knobs.metadata["authorization_endpoint"] = endpoint
+    block = {"scope": "search:read users:read", "authorize_params": params}
+    async with opened(tmp_path, oauth, block) as auth:
+        link = (await auth.sign_in("notes", "shared", ME, listen=False)).link
+    assert link.startswith(f"{endpoint}?")
+    assert (query_of(link).get("scope"), query_of(link).get("user_scope")) == (scope, user_scope)
+
+
 @pytest.mark.parametrize("shape", ["metadata", "echo", "no-metadata", "hermes"])
 async def test_the_query_of_a_servers_url_is_in_no_resource(
     tmp_path: Path, oauth: OAuthServer, monkeypatch: pytest.MonkeyPatch, shape: str

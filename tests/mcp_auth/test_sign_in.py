@@ -713,6 +713,31 @@ async def test_duty_a_grant_that_ends_without_a_refresh_token_says_so(tmp_path: 
     assert status.expires_at is not None
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "revoked"),
+    [
+        (200, b"", True),
+        (200, b'{"error": null}', True),
+        (200, b'{"error": "none", "ok": true}', True),
+        (204, b"", True),
+        (202, b"revoked", True),
+        (200, b'{"error": "unsupported_token_type"}', False),
+        (200, b'{"ok": false, "error": {"code": "no"}}', False),
+        (302, b"", False),
+        (400, b'{"error": "invalid_request"}', False),
+        (503, b"", False),
+    ],
+)
+async def test_a_revocation_is_believed_where_the_server_says_that_it_is_done(
+    tmp_path: Path, oauth: OAuthServer, status: int, body: bytes, revoked: bool
+) -> None:
+    async with open_auth(tmp_path, {"notes": {"url": oauth.url, "auth": "oauth"}}) as auth:
+        await signed_in(auth)
+        oauth.knobs.raw, oauth.knobs.raw_status = {"/revoke": body}, status
+        result = await auth.logout("notes")
+    assert (result.deleted, result.revoked) == (True, revoked)
+
+
 async def test_logout_says_which_of_revoked_and_deleted_happened(tmp_path: Path, oauth: OAuthServer) -> None:
     async with opened(tmp_path, oauth) as auth:
         await signed_in(auth)

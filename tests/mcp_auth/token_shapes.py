@@ -141,6 +141,8 @@ class Good:
     nested: str | None = None
     status: int = 200
     as_form: bool = False
+    # What stands in `authed_user` beside the tokens.
+    beside: dict[str, Any] | None = None
     raw: bytes | None = None
 
     def response(self, access_token: str, refresh_token: str) -> Response:
@@ -156,6 +158,8 @@ class Good:
         }
         for name in self.drop:
             del document[name]
+        if self.beside is not None:
+            document["authed_user"] = {"id": "U1", "access_token": access_token, **self.beside}
         if self.nested is not None:
             document = {"ok": True, self.nested: document}
         if self.as_form:
@@ -194,6 +198,9 @@ GOOD: dict[str, Good] = {
     "in-an-envelope": Good(nested="data"),
     "in-a-token-object": Good({"id_token": "e30.e30.x"}, nested="token"),
     "slack-user": Good({"token_type": "user", "id": "U1"}, nested="authed_user"),
+    # Slack's token endpoint for people: the top has the token, and what it is good for is inside
+    "slack-user-again": Good({"scope": ""}, scope="search:read users:read", beside={"scope": "search:read,users:read"}),
+    "slack-bot-and-another-user": Good(scope="read", beside={"access_token": "xoxp-other", "scope": "users:read"}),
     "lives-text": Good({"expires_in": "3600"}),
     "lives-text-with-blanks": Good({"expires_in": " 3600 "}),
     "lives-float": Good({"expires_in": 3600.0}),
