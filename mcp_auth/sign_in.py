@@ -637,10 +637,14 @@ class SignIns:
                 self._http, self._rules(server), sign_in.metadata, sign_in.registration, form, now=self._clock()
             )
         except Unreachable as error:
+            # It may be elsewhere by now.
+            await self.expire_metadata(sign_in.server_url)
             raise TokenRequestFailed(f"The code could not be exchanged: {error.message}", next_step=again) from None
         if isinstance(answer, TokenAnswer):
             return answer
         await self._forget_if_dead(sign_in, answer.meaning == "registration", answer.error)
+        if answer.is_gone:
+            await self.expire_metadata(sign_in.server_url)
         raise TokenRequestFailed(f"{host} did not give a token ({answer.sentence()}).", next_step=again)
 
     async def _store_grant(self, sign_in: SignIn, answer: TokenAnswer) -> None:
@@ -708,7 +712,8 @@ class SignIns:
             ended = await self._step(sign_in, "cancelled", outcome=f"The sign-in to {server} was cancelled.")
             if ended is not None:
                 self._changed(ended)
-                if not by_us:
+                if not by_us and sign_in.authorization_url is not None:
+                    await self.expire_metadata(sign_in.server_url)
                     await self._doubt_registration(sign_in)
                 return True
         raise SignInError(f"The record of {server} changes all the time.", next_step="try again")

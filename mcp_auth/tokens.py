@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard
-from urllib.parse import parse_qsl, quote
+from urllib.parse import parse_qsl, quote, urlsplit
 
 from mcp_auth.errors import TokenRequestFailed
 from mcp_auth.http import Answer, Http
-from mcp_auth.network import NetworkRules
+from mcp_auth.network import NetworkRules, shown_host
 from mcp_auth.records import Registration, ServerMetadata, Tokens
-from mcp_auth.responses import retry_after
+from mcp_auth.responses import Seen, retry_after
 from mcp_auth.server_json import json_object
 from mcp_auth.token_words import (
     BEARER_TYPES,
@@ -184,7 +184,8 @@ def _read(answer: Answer, secrets: list[str], now: float, *, is_spent: bool) -> 
     is_good = 200 <= answer.status < 300 and not _is_error(document.get("error"))
     if access_token is None or access_token in secrets or not (is_good or is_spent):
         rescued = refresh_token if is_spent and refresh_token not in secrets else None
-        said = "its answer holds no access token" if is_good and document else None
+        kind = "is a web page" if _is_page(answer) else "holds no access token"
+        said = f"its answer {kind}" if is_good else None
         return _error(answer, document, secrets, now, said=said, refresh_token=rescued)
     scheme = _scheme(holder.get("token_type"))
     if scheme is not None and not is_spent:
@@ -211,6 +212,16 @@ def _form(body: bytes) -> dict[str, Any] | None:
     # A page may hold anything that looks like a pair.
     is_form = all(re.fullmatch(r"[A-Za-z0-9_.-]+", name) for name in form)
     return form if is_form and {"access_token", "refresh_token", "error"} & form.keys() else None
+
+
+def _redirect(answer: Answer) -> str | None:
+    location = Seen.of(answer.status, answer.headers, answer.url).location
+    host = shown_host(urlsplit(location).hostname or "") if location is not None else ""
+    return f"it redirects to {host}" if host else None
+
+
+def _is_page(answer: Answer) -> bool:
+    return Seen.of(answer.status, answer.headers, answer.url).is_page
 
 
 def unusable(scheme: str) -> str:
@@ -253,7 +264,7 @@ def _error(
 ) -> TokenError:
     code = _code(document)
     shown = code if code and len(code) <= 60 and code.isascii() and code.isprintable() else None
-    description = said or next(_said(document, TEXT_MEMBERS), None)
+    description = said or next(_said(document, TEXT_MEMBERS), None) or _redirect(answer)
     return TokenError(
         status=answer.status,
         error=shown if shown and _without(secrets, shown) == shown else None,

@@ -90,6 +90,8 @@ async def test_trouble_of_the_moment_keeps_the_grant_and_is_said(
         status = await auth.status("notes")
         assert (status.auth, status.next) == (AuthState.SIGNED_IN, "test notes")
         assert status.not_renewable and status.not_renewable in caught.value.message
+        # A success alone explains nothing
+        assert status.not_renewable != "HTTP 200"
         assert status.not_renewable_since == pytest.approx(time.time() + 4000, abs=60)
         assert (await tokens_of(auth), told) == (before, [])
         # And then all is well again

@@ -235,6 +235,33 @@ async def test_a_token_endpoint_that_moved_within_its_site_is_found_again(
     assert len(oauth.requests("/v2/token")) == 1
 
 
+@pytest.mark.parametrize("trouble", [404, 410, 308, "refused"])
+async def test_after_a_code_for_an_endpoint_that_is_gone_everything_is_looked_up_anew(
+    tmp_path: Path, oauth: OAuthServer, clock: Clock, trouble: int | str
+) -> None:
+    async with opened(tmp_path, oauth, clock) as auth:
+        if trouble == "refused":
+            oauth.knobs.metadata = {"token_endpoint": f"http://127.0.0.1:{free_port()}/token"}
+        redirect = await asyncio.to_thread(authorize, await link_of(auth))
+        oauth.knobs.gone = {"/token": trouble} if isinstance(trouble, int) else {}
+        oauth.knobs.metadata = {"token_endpoint": f"{oauth.origin}/v2/token"}
+        with pytest.raises(TokenRequestFailed) as failed:
+            await auth.paste(redirect, ME.principal)
+        assert trouble != 308 or "it redirects to 127.0.0.1" in str(failed.value)
+        await signed_in(auth)
+    assert len(oauth.requests("/v2/token")) == 1
+
+
+async def test_a_sign_in_that_was_cancelled_with_its_browser_away_looks_everything_up_anew(
+    tmp_path: Path, oauth: OAuthServer, clock: Clock
+) -> None:
+    async with opened(tmp_path, oauth, clock) as auth:
+        await link_of(auth)
+        oauth.knobs.metadata = {"authorization_endpoint": f"{oauth.origin}/authorize?moved=1"}
+        await cancelled(auth, clock)
+        assert query_of(await link_of(auth))["moved"] == "1"
+
+
 @pytest.mark.parametrize("still_works", [False, True])
 async def test_a_token_endpoint_that_moved_to_another_site_wants_a_new_sign_in(
     tmp_path: Path, oauth: OAuthServer, clock: Clock, still_works: bool
