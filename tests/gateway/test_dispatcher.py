@@ -571,3 +571,68 @@ async def test_a_bare_key_asks_for_what_is_missing_and_a_named_one_for_everythin
         assert "No server lacks a key" in words((await chat.say("key"))[-1])
         asked = prompt_of((await chat.say("key weather"))[-1])
         assert asked.variable == "WEATHER_KEY"
+
+
+OPERATOR, ADMIN, OTHER = Principal("cli", "local"), TELEGRAM, Principal("telegram", "2")
+_TITLE_LIST, _TITLE_HELP, _TITLE_PEOPLE = "MCP Servers", "What /mcp can do", "People"
+
+
+@pytest.mark.parametrize(
+    ("who", "private", "typed", "alone", "well", "title", "said"),
+    [
+        # For whoever reads the chat
+        (OPERATOR, True, "", False, True, _TITLE_LIST, "notes sign_in_needed"),
+        (OPERATOR, True, "help", False, True, _TITLE_HELP, "every server and its status"),
+        (OPERATOR, True, "autj", False, False, None, "Did you mean /mcp auth?"),
+        (OPERATOR, True, "blargh wibble", False, False, None, "/mcp help shows what there is"),
+        (OPERATOR, True, "logout not", False, False, None, "wants the whole name"),
+        (OPERATOR, True, "logout", False, False, None, "Which server?"),
+        (OPERATOR, True, "paste", False, False, None, "Send the whole address"),
+        (OPERATOR, True, "confirm ABCD", False, True, None, "public endpoint only"),
+        (OPERATOR, True, "cancel", False, True, None, "No sign-in is open"),
+        (OPERATOR, True, "logout notes", False, False, None, "was not signed in"),
+        (OPERATOR, True, "key notes", False, False, None, "needs no key"),
+        (OPERATOR, True, "key", False, False, None, "A key does not go through this chat"),
+        (OPERATOR, True, f"key weather {KEY}", False, False, None, "not used and not stored"),
+        (OPERATOR, True, "allow", False, False, None, "Send the code"),
+        (ADMIN, True, "paste nonsense", False, False, None, "is off while more than one"),
+        (ADMIN, True, "paste", False, False, None, "is off while more than one"),
+        (ADMIN, False, "people", False, False, None, "decided in private"),
+        (ADMIN, False, "allow AAAAAAAA", False, False, None, "decided in private"),
+        (ADMIN, False, "deny telegram:2", False, False, None, "decided in private"),
+        *((OTHER, True, f"{verb} notes", False, False, None, "only an admin") for verb in ("cancel", "logout", "key")),
+        (OTHER, True, "key", False, False, None, "only an admin"),
+        (OTHER, True, "cancel", False, False, None, "only an admin"),
+        # For whoever asked
+        (OPERATOR, True, "notes", True, True, "notes", "127.0.0.1:9/mcp"),
+        (ADMIN, True, "notes", True, True, "notes", "Address: 127.0.0.1:9\n"),
+        (OPERATOR, True, "paste nonsense", True, False, None, "does not say which sign-in"),
+        (OPERATOR, True, "key-store AAAAAAAAAAAA", True, False, None, "This question is over"),
+        (OPERATOR, True, "test notes", True, False, None, "Next: /mcp auth"),
+        (OPERATOR, True, "people", True, True, _TITLE_PEOPLE, "telegram:1 configured, admin"),
+        (OPERATOR, True, "allow AAAAAAAA", True, False, None, "No request has this code"),
+        (OPERATOR, True, "deny telegram:9", True, False, None, "Nobody is known"),
+        (OPERATOR, True, "deny telegram:2", True, True, None, "not served any more"),
+        (ADMIN, True, "auth notes", True, False, None, "signing in from a chat is off"),
+        (ADMIN, True, "people", True, True, _TITLE_PEOPLE, "telegram:2 configured"),
+        (ADMIN, True, "deny telegram:2", True, False, None, "only the operator"),
+        (OTHER, True, "auth notes", True, False, None, "only an admin"),
+        (OTHER, True, "auth", True, False, None, "only an admin"),
+        *(
+            (OTHER, True, typed, True, False, None, "Only an admin")
+            for typed in ("people", "allow X", "deny telegram:9")
+        ),
+    ],
+)
+async def test_what_is_for_one_person_is_said_to_that_one_and_what_went_wrong_is_no_success(
+    tmp_path: Path, who: Principal, private: bool, typed: str, alone: bool, well: bool, title: str | None, said: str
+) -> None:
+    weather = Server(name="weather", url="http://127.0.0.1:9/w", headers={"Authorization": "Bearer ${WEATHER_KEY}"})
+    people: dict[str, Any] = {"allow": ("telegram:1", "telegram:2"), "admins": ("telegram:1",)}
+    async with open_gateway(configure(tmp_path, sign_in_server(), weather, **people)) as gateway:
+        (reply,) = await Chat(gateway, who, private=private, abilities=Abilities()).say(typed)
+
+    assert said in words(reply)
+    assert reply.audience is (Audience.CALLER if alone else Audience.CHAT)
+    assert reply.summary == ("Sent you the answer in private." if alone else None)
+    assert (reply.ok, reply.final, reply.title) == (well, True, title)
