@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import inspect
 import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator
@@ -11,6 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpcore2
 import httpx2
 import pytest
 import trustme
@@ -20,8 +22,9 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from mcp_auth.errors import AddressRefused, Unreachable
-from mcp_auth.http import MAX_BODY, Answer, Http, LostAnswer, what_helps, why_unreachable
+from mcp_auth.http import MAX_BODY, Answer, Http, LostAnswer, _GuardedBackend, what_helps, why_unreachable
 from mcp_auth.network import NetworkRules
+from tests.patience import PATIENCE
 from tests.servers.threads import loopback_socket, serving
 
 
@@ -279,3 +282,72 @@ def test_why_nobody_answered_decides_what_is_advised(cause: Exception, url: str,
 @pytest.mark.parametrize(("url", "may_be_https"), [("http://h/", True), ("https://h/", False)])
 def test_an_answer_that_breaks_off_on_plain_http_may_be_https(url: str, may_be_https: bool) -> None:
     assert ("may speak https" in (what_helps(httpx2.ReadError("no"), url) or "")) is may_be_https
+
+
+async def test_no_connection_is_left_in_use_after_an_answer_however_much_of_it_was_read(plain: Site) -> None:
+    plain.answers = {"/large": Response(b"x" * (MAX_BODY + 1)), "/away": RedirectResponse("https://a.example/", 302)}
+    async with client() as http:
+        for _ in range(3):
+            await http.fetch(plain.rules, "GET", f"{plain.origin}/large", head_only=True)
+            await http.fetch(plain.rules, "GET", f"{plain.origin}/away")
+            with pytest.raises(LostAnswer):
+                await http.fetch(plain.rules, "GET", f"{plain.origin}/large")
+        connections = http.transport(plain.rules)._pool(False).connections
+        assert all(one.is_idle() or one.is_closed() for one in connections)
+        assert len(connections) <= 1
+
+
+async def test_requests_never_wait_for_each_other(plain: Site) -> None:
+    """Given more answers under way than a pool has by default, and nobody reads them."""
+    async with client() as http:
+        transport = http.transport(plain.rules)
+        held = [
+            await transport.handle_async_request(httpx2.Request("GET", f"{plain.origin}/{number}"))
+            for number in range(12)
+        ]
+        assert (await http.fetch(plain.rules, "GET", f"{plain.origin}/one-more", timeout=PATIENCE)).status == 200
+        for response in held:
+            await response.aclose()
+
+
+def test_a_connection_has_eight_seconds_and_a_request_fifteen() -> None:
+    request = Http()._request("GET", "https://h.example/", None, None, None)
+    assert request.extensions == {"timeout": {"connect": 8.0}}
+    assert inspect.signature(Http.fetch).parameters["timeout"].default == 15.0
+
+
+@pytest.mark.parametrize("given", [None, 2.0])
+async def test_every_address_of_a_name_gets_its_share_of_the_time(
+    given: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given three addresses that fail at once: a third of all the time, half of what is left, all of it."""
+    shares: list[float] = []
+
+    class Silent(httpcore2.AnyIOBackend):
+        async def connect_tcp(self, host: str, port: int, timeout: float | None = None, *rest: Any, **more: Any) -> Any:
+            shares.append(timeout or 0.0)
+            raise httpcore2.ConnectTimeout(host)
+
+    async def three(host: str, port: int, **options: Any) -> Any:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"192.0.2.{n}", port)) for n in (1, 2, 3, 2)]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", three)
+    monkeypatch.setattr("mcp_auth.http.time.monotonic", lambda: 100.0)
+    backend = _GuardedBackend(None)
+    backend._inner = Silent()
+    with pytest.raises(httpcore2.ConnectTimeout):
+        await backend.connect_tcp("slow.example", 443, given)
+    whole = 8.0 if given is None else given
+    assert shares == pytest.approx([whole / 3, whole / 2, whole])
+
+
+async def test_of_several_addresses_a_refusal_explains_more_than_one_that_is_down(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def two(host: str, port: int, **options: Any) -> Any:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in ("10.0.0.1", "10.0.0.2")]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", two)
+    backend = _GuardedBackend(NetworkRules.for_url("https://mcp.example.com/"))
+    with pytest.raises(AddressRefused, match="private address"):
+        await backend.connect_tcp("as.example.com", 443, PATIENCE)

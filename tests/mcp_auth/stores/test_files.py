@@ -469,3 +469,16 @@ async def test_what_a_killed_writer_left_is_swept_after_an_hour(home: Path, stor
     os.utime(old, (1, 1))
     assert await asyncio.to_thread(FileStore(home).write_grant, grant("other")) is not None
     assert (old.exists(), young.exists()) == (False, True)
+
+
+async def test_no_write_leaves_a_file_open(home: Path, store: FileStore) -> None:
+    kept = grant()
+    open_files = 0
+    for turn in range(20):
+        written = await store.grants.put_if(kept)
+        assert written is not None
+        kept = written
+        if turn == 4:
+            # By now every lock has its file.
+            open_files = len(os.listdir("/proc/self/fd"))
+    assert len(os.listdir("/proc/self/fd")) <= open_files
