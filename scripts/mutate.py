@@ -49,6 +49,8 @@ TESTS = ["tests/mcp_auth", "tests/gateway", "tests/attacks", "tests/adapters/tel
 GOAL = 90
 # Of tests, for each change: nearly all of them reach some lines.
 AT_MOST = 200
+# Of them, those that run before the files of the others are read.
+_STEPS = (12, 48)
 _FILES_AT_ONCE = 8
 PYTEST = ["-o", "addopts=", "--import-mode=importlib", "-q", "-p", "no:cacheprovider", "-n", "0"]
 NOT_SERVICES = ["-m", "not service"]
@@ -56,8 +58,9 @@ NOT_SERVICES = ["-m", "not service"]
 WARM = ("pytest", "pytest_asyncio", "hypothesis", "coverage", "httpx2", "jinja2", "mcp", "mcp.client.sse")
 WARM += ("mcp.client.stdio", "mcp.client.streamable_http", "mcp.server.lowlevel", "prompt_toolkit", "ruamel.yaml")
 WARM += ("starlette.routing", "trustme", "uvicorn", "yaml")
-# When changed files say that they were written: a second of its own for each, so Python compiles every one anew.
-_TIMES = itertools.count(1_500_000_000)
+# When changed files say that they were written: a second of its own for each, in this run and in those before it, so
+# that Python compiles every one anew.
+_TIMES = itertools.count(int(time.time()) - 1_000_000_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,8 @@ def main() -> int:
             for mutant in sorted(chosen, key=_by_place):
                 print(f"  {mutant}")
         return 0
+    # A run that is ended takes along what it has started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     for name in WARM:
         __import__(name)
     began, shares = time.monotonic(), {}
@@ -221,6 +226,12 @@ class _Finder:
             self._lines.append(self._lines[-1] + len(line))
         self._depth = 0
         self._used: frozenset[int] = frozenset()
+        self._named: dict[str, set[int]] = {}
+        for one in ast.walk(self._tree):
+            if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Load):
+                self._named.setdefault(one.id, set()).add(one.lineno)
+            elif isinstance(one, ast.Attribute):
+                self._named.setdefault(one.attr, set()).add(one.lineno)
 
     def found(self) -> Iterator[Mutant]:
         yield from self._in_body(self._tree.body, "module")
@@ -277,12 +288,7 @@ class _Finder:
     def _lines_naming(self, node: ast.stmt) -> frozenset[int]:
         """The lines of this module that name what `node` gives a value to."""
         names = {one.id for one in ast.walk(node) if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store)}
-        return frozenset(
-            one.lineno
-            for one in ast.walk(self._tree)
-            if (isinstance(one, ast.Name) and isinstance(one.ctx, ast.Load) and one.id in names)
-            or (isinstance(one, ast.Attribute) and one.attr in names)
-        )
+        return frozenset(line for name in names for line in self._named.get(name, ()))
 
     def _of_statement(self, node: ast.stmt, function: str) -> Iterator[Mutant]:
         match node:
@@ -640,17 +646,32 @@ class _Only:
 def noticed_by(mutant: Mutant, reached: Reached) -> str | None:
     """The test that notices this change, or None. It fails twice: once could be anything, on a busy machine."""
     tests = reached.of(mutant)[:AT_MOST]
-    if not tests:
-        return None
     path = TREE / mutant.path
     with _written(path, mutant.applied(path.read_bytes())):
-        while tests:
-            failed = _first_that_fails(tests, reached.seconds)
-            if failed is None:
-                return None
-            if failed not in tests or _first_that_fails([failed], reached.seconds) is not None:
+        for some in in_steps(tests):
+            failed = _fails_twice(some, reached.seconds)
+            if failed is not None:
                 return failed
-            tests = tests[tests.index(failed) + 1 :]
+    return None
+
+
+def in_steps(tests: list[str]) -> Iterator[list[str]]:
+    """The likeliest first and by themselves: all files are read before the first test runs, and reading takes long."""
+    start = 0
+    for amount in (*_STEPS, len(tests)):
+        if start < len(tests):
+            yield tests[start : start + amount]
+        start += amount
+
+
+def _fails_twice(tests: list[str], seconds: dict[str, float]) -> str | None:
+    while tests:
+        failed = _first_that_fails(tests, seconds)
+        if failed is None:
+            return None
+        if failed not in tests or _first_that_fails([failed], seconds) is not None:
+            return failed
+        tests = tests[tests.index(failed) + 1 :]
     return None
 
 
@@ -693,6 +714,7 @@ def _in_child(work: Callable[[], int], timeout: float, log: Path) -> int:
         code = 3
         try:
             os.setsid()
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             for stream in (1, 2):
                 os.dup2(output, stream)
@@ -706,13 +728,14 @@ def _in_child(work: Callable[[], int], timeout: float, log: Path) -> int:
         finally:
             os._exit(code)
     ends = time.monotonic() + timeout
-    while time.monotonic() < ends:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            _kill_group(child)
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.02)
-    _kill_group(child)
+    try:
+        while time.monotonic() < ends:
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.02)
+    finally:
+        _kill_group(child)
     os.waitpid(child, 0)
     return -signal.SIGKILL
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,28 @@ def test_the_same_changes_are_drawn_after_the_code_around_them_moved(
 def test_a_default_runs_at_the_import_and_a_body_does_not() -> None:
     found = mutate.mutants_of("x.py", "A = 1\n\n\nclass B:\n    c = 2\n\n    def d(self, e=3):\n        return 4\n")
     assert {one.before: one.at_import for one in found} == {"1": True, "2": True, "3": True, "4": False}
+
+
+def test_of_a_constant_and_a_default_it_is_known_where_they_are_used() -> None:
+    found = mutate.mutants_of("x.py", "A = 1\n\n\ndef b(c=2):\n    d = c\n    return d == A\n")
+    assert {one.before: set(one.used) for one in found if one.at_import} == {"1": {6}, "2": {5, 6}}
+    assert {one.used for one in found if not one.at_import} == {frozenset()}
+
+
+def test_whoever_uses_what_runs_at_the_import_comes_first() -> None:
+    lines = {"x.py": {2: ["t.py::narrow", "t.py::of_it"], 3: ["t.py::of_it"]}}
+    reached = mutate.Reached(lines, {}, Counter({"t.py::narrow": 1, "t.py::of_it": 9}))
+    mutant = mutate.Mutant("x.py", "module", 1, 0, "1", "2", at_import=True, used=frozenset({3}))
+    assert reached.of(mutant) == ["t.py::of_it", "t.py::narrow"]
+    assert reached.of(replace(mutant, at_import=False, line=2)) == ["t.py::narrow", "t.py::of_it"]
+
+
+@pytest.mark.parametrize("amount", [0, 1, 12, 13, 60, 61, 200])
+def test_every_test_runs_once_in_order(amount: int) -> None:
+    tests = [str(number) for number in range(amount)]
+    steps = list(mutate.in_steps(tests))
+    assert all(steps)
+    assert [test for step in steps for test in step] == tests
 
 
 @pytest.mark.parametrize("where", mutate.TESTS)
