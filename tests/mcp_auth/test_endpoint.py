@@ -4,22 +4,37 @@ from __future__ import annotations
 
 import json
 import re
+from html import unescape
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 from fastapi import FastAPI
+from msgspec.structs import replace
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
-from mcp_auth import McpAuth, tickets
-from mcp_auth.errors import ConfigError
+from mcp_auth import McpAuth, endpoint, tickets
+from mcp_auth import page_texts as texts
+from mcp_auth.errors import (
+    AlreadyFinished,
+    Busy,
+    CallbackRejected,
+    ConfigError,
+    McpAuthError,
+    OtherBrowser,
+    SignInExpired,
+    StoreError,
+)
 from mcp_auth.limits import POSTS
-from mcp_auth.records import Origin
+from mcp_auth.records import Check, Origin, SignIn
 from mcp_auth.status import ConnectionState
 from mcp_auth.stores.files import FileSignIns
 from tests.browser import Browser, Page
 from tests.homes import open_auth, query_of, write_home
+from tests.mcp_auth.stores.backends import key_form, sign_in
 from tests.servers.oauth import OAuthServer
 
 ANN = Origin(principal="telegram:100001", display_name="Ann")
@@ -394,3 +409,199 @@ async def test_an_address_that_asks_too_often_waits_and_somebody_elses_webhook_d
     assert int(limited.headers["Retry-After"]) >= 1
     assert limited.headers["Cache-Control"] == "no-store"
     assert limited.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def ended(status: Any, **fields: Any) -> SignIn:
+    return sign_in("0" * 32, status=status, outcome="So it went.", next_step="/mcp auth notes", **fields)
+
+
+@pytest.mark.parametrize(
+    ("status", "heading", "tone", "http"),
+    [
+        ("expired", texts.EXPIRED_HEADING, "note", 410),
+        ("cancelled", texts.CANCELLED_HEADING, "note", 410),
+        ("refused", texts.REFUSED_HEADING, "bad", 200),
+        ("failed", texts.FAILED_HEADING, "bad", 200),
+    ],
+)
+def test_a_page_says_how_it_ended_to_the_browser_in_which_it_did(
+    status: Any, heading: str, tone: str, http: int
+) -> None:
+    page = endpoint._result_page(ended(status), "And this was wrong.")
+    assert (page.heading, page.tone, page.status, page.state) == (heading, tone, http, "ended")
+    assert page.context["lines"] == ["And this was wrong.", "So it went."]
+    assert (page.context["command"], page.names) == ("/mcp auth notes", {"server": "notes"})
+    assert endpoint._result_page(ended(status)).context["lines"] == ["So it went."]
+
+
+def test_a_page_says_what_was_connected() -> None:
+    page = endpoint._result_page(ended("done"))
+    assert (page.heading, page.tone, page.status) == (texts.DONE_HEADING, "good", 200)
+    assert (page.context["lines"], page.context["facts"], page.context["closing"]) == ([], (), texts.CLOSE)
+    known = ended("done", account="ada", check=Check(state="ready", tools=("a", "b")))
+    assert endpoint._result_page(known).context["facts"] == ((texts.ACCOUNT, "ada"), (texts.TOOLS, "2"))
+    (fact,) = endpoint._result_page(ended("done", check=Check(state="unreachable", detail="no"))).context["facts"]
+    assert fact == (texts.CONNECTION, texts.connection("unreachable", "no"))
+    form = replace(key_form("0" * 32), status="done", outcome="The key works.")
+    page = endpoint._result_page(form)
+    assert (page.heading, page.tone, page.context["lines"]) == (texts.KEY_DONE_HEADING, "good", ["The key works."])
+
+
+@pytest.mark.parametrize(
+    ("status", "heading", "line"),
+    [
+        ("expired", texts.EXPIRED_HEADING, texts.EXPIRED_LINE),
+        ("cancelled", texts.CANCELLED_HEADING, texts.CANCELLED_LINE),
+        ("done", texts.USED_HEADING, texts.USED_LINE),
+        ("refused", texts.USED_HEADING, texts.USED_LINE),
+        ("failed", texts.USED_HEADING, texts.USED_LINE),
+    ],
+)
+def test_another_browser_learns_that_it_is_over_and_nothing_else(status: Any, heading: str, line: str) -> None:
+    page = endpoint._used_page(ended(status))
+    assert (page.heading, page.tone, page.status) == (heading, "note", 410)
+    assert (page.context["lines"], page.context["command"]) == ([line], "/mcp auth notes")
+    assert "So it went" not in page.document().body.decode()
+    assert endpoint._used_page(replace(key_form("0" * 32), status=status)).context["command"] == "/mcp key notes"
+
+
+@pytest.mark.parametrize(
+    ("error", "heading", "tone", "http"),
+    [
+        (AlreadyFinished("Why."), texts.USED_HEADING, "note", 409),
+        (SignInExpired("Why."), texts.EXPIRED_HEADING, "note", 410),
+        (OtherBrowser("Why."), texts.OTHER_BROWSER_HEADING, "note", 403),
+        (CallbackRejected("Why."), "Not signed in", "bad", 400),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_a_rejected_answer_is_shown_with_its_reason_and_its_status(
+    error: McpAuthError, heading: str, tone: str, http: int
+) -> None:
+    page = endpoint._rejected_page(error)
+    assert (page.heading, page.tone, page.status, page.context["lines"][0]) == (heading, tone, http, "Why.")
+
+
+def test_a_page_that_waits_asks_again_and_has_no_mark() -> None:
+    page = endpoint._working_page(ended("exchanging"))
+    assert (page.heading, page.state, page.status, page.tone) == (texts.WORKING_HEADING, "working", 200, "note")
+    assert (page.context["refresh"], page.context["mark"]) == (2, None)
+    assert endpoint._how_it_stands(ended("exchanging")).state == "working"
+    assert endpoint._working_page(key_form("0" * 32)).heading == texts.KEY_WORKING_HEADING
+    unknown = endpoint._unknown_link()
+    assert (unknown.heading, unknown.status, unknown.tone) == (texts.NOTHING_HEADING, 404, "note")
+    assert unknown.context["lines"][0] == texts.UNKNOWN_LINK_LINE
+
+
+def asked(*, as_json: bool) -> Request:
+    accept = [(b"accept", b"application/json")] if as_json else []
+    return Request({"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": accept})
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+@pytest.mark.parametrize(
+    ("error", "http", "heading", "said"),
+    [
+        (HTTPException(404), 404, texts.NOTHING_HEADING, texts.NOTHING_LINE),
+        (HTTPException(413), 413, texts.METHOD_HEADING, texts.REFUSALS[413]),
+        (HTTPException(425), 425, texts.METHOD_HEADING, texts.REFUSALS[425]),
+        (HTTPException(418), 418, texts.METHOD_HEADING, texts.REFUSALS[400]),
+        (ValueError("s3cret"), 400, texts.METHOD_HEADING, texts.REFUSALS[400]),
+    ],
+    ids=str,
+)
+async def test_a_request_that_no_page_sends_is_refused_in_the_form_it_asked_for(
+    error: Exception, http: int, heading: str, said: str, as_json: bool
+) -> None:
+    answer = await endpoint._refusal(asked(as_json=as_json), error)
+    body = unescape(bytes(answer.body).decode())
+    assert (answer.status_code, body.startswith("{")) == (http, as_json)
+    assert heading in body and said in body and "s3cret" not in body
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+@pytest.mark.parametrize(
+    ("error", "http", "said"),
+    [
+        (StoreError("s3cret"), 503, texts.LATER_LINE),
+        (Busy("s3cret"), 503, texts.LATER_LINE),
+        (ValueError("s3cret"), 500, texts.TROUBLE_LINE),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+async def test_trouble_says_whether_it_may_pass_and_nothing_of_its_own(
+    error: Exception, http: int, said: str, as_json: bool
+) -> None:
+    answer = await endpoint._trouble(asked(as_json=as_json), error)
+    body = unescape(bytes(answer.body).decode())
+    assert (answer.status_code, body.startswith("{")) == (http, as_json)
+    assert texts.TROUBLE_HEADING in body and said in body and "s3cret" not in body
+
+
+async def test_what_is_no_get_or_post_is_refused_without_a_body() -> None:
+    answer = await endpoint._refusal(asked(as_json=False), HTTPException(405, headers={"Allow": "GET"}))
+    assert (answer.status_code, answer.body, answer.headers["allow"]) == (405, b"", "GET")
+
+
+@pytest.mark.parametrize(
+    ("cookies", "found"),
+    [
+        ([b"a=1; own=2; b=3"], "2"),
+        ([b"a=1", b"own=2"], "2"),
+        ([b"own=2=3"], "2=3"),
+        ([b" \town=2"], "2"),
+        ([b"own=2; own=3"], None),
+        ([b"own=2", b"own=2"], None),
+        ([b"owner=2; Own=3"], None),
+        ([b"\xa0own=2"], None),
+        ([], None),
+    ],
+    ids=str,
+)
+def test_of_cookies_the_one_of_exactly_this_name_counts_when_it_is_alone(
+    cookies: list[bytes], found: str | None
+) -> None:
+    scope = {"type": "http", "headers": [(b"cookie", one) for one in cookies]}
+    assert endpoint._cookie(Request(scope), "own") == found
+
+
+@pytest.mark.parametrize(
+    ("site", "foreign"),
+    [(None, False), ("same-origin", False), ("none", False), ("same-site", True), ("cross-site", True), ("", True)],
+)
+def test_a_browser_says_whether_another_site_sends_it(site: str | None, foreign: bool) -> None:
+    headers = [] if site is None else [(b"sec-fetch-site", site.encode())]
+    assert endpoint._is_foreign(Request({"type": "http", "headers": headers})) is foreign
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "expected"),
+    [
+        ("application/x-www-form-urlencoded", b"a=1&b=&c=x+y", {"a": "1", "b": "", "c": "x y"}),
+        ("Application/X-WWW-Form-Urlencoded ; charset=utf-8", b"a=1", {"a": "1"}),
+        ("application/x-www-form-urlencoded", b"a=1&a=2&b=3", {"b": "3"}),
+        ("application/x-www-form-urlencoded", b"a=" + b"x" * (64 * 1024 - 2), {"a": "x" * (64 * 1024 - 2)}),
+        ("application/x-www-form-urlencoded", b"a=" + b"x" * (64 * 1024 - 1), 413),
+        ("application/x-www-form-urlencoded", b"a=\xff", 400),
+        ("application/x-www-form-urlencoded", b"a=%ff", 400),
+        (
+            "application/x-www-form-urlencoded",
+            b"&".join(b"a%d=1" % n for n in range(50)),
+            {f"a{n}": "1" for n in range(50)},
+        ),
+        ("application/x-www-form-urlencoded", b"&".join(b"a%d=1" % n for n in range(51)), 400),
+        ("application/json", b"{}", 415),
+        ("", b"a=1", 415),
+    ],
+    ids=range(11),
+)
+async def test_a_form_is_small_and_says_each_thing_once(kind: str, body: bytes, expected: object) -> None:
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    scope = {"type": "http", "method": "POST", "headers": [(b"content-type", kind.encode())]}
+    try:
+        found: object = await endpoint._form(Request(scope, receive))
+    except HTTPException as error:
+        found = error.status_code
+    assert found == expected
