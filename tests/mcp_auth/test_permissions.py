@@ -151,3 +151,84 @@ def test_init_writes_nothing_where_others_may(tmp_path: Path, run: Run) -> None:
     assert "can be written by everybody" in run("--home", home, "init").err
     assert list(home.iterdir()) == []
     assert run("--home", home, "--insecure-home", "init").code == 0
+
+
+def belong(path: Path) -> None:
+    os.chown(path, STRANGERS, -1)
+
+
+# What belongs to another user, who can let themselves write there whatever its mode.
+FOREIGN = {
+    "the home": "home",
+    "the folder of the home": ".",
+    "the configuration": "home/config.yaml",
+    "an included file": "more.json",
+    "the grants": "home/grants",
+    "the sign-ins": "home/sign-ins",
+    "what is known of servers": "home/connections",
+    "the people": "home/people.json",
+    "the variables": "home/.env",
+    "the mirror": "home/mcp-tokens",
+}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to other users")
+@pytest.mark.parametrize("shape", FOREIGN)
+def test_attack_what_another_user_owns_is_not_believed(tmp_path: Path, run: Run, shape: str) -> None:
+    home = prepared(tmp_path)
+    owned = tmp_path / FOREIGN[shape]
+    belong(owned)
+    for command in ("list", "test notes", "serve", "doctor"):
+        done = run("--home", home, *command.split())
+        assert done.code != 0, command
+        assert f"{owned} can be written by its owner uid {STRANGERS}" in done.out + done.err, command
+        assert f"run it as uid {STRANGERS}" in done.out + done.err
+        assert "--insecure-home" in done.out + done.err
+    assert run("--home", home, "--insecure-home", "list").code == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to other users")
+def test_root_and_oneself_may_own_what_is_trusted_and_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = prepared(tmp_path)
+    belong(home / "grants")
+    monkeypatch.setattr(permissions_module.os, "geteuid", lambda: STRANGERS)
+    check_home(home)
+    monkeypatch.setattr(permissions_module.os, "geteuid", lambda: STRANGERS + 1)
+    with pytest.raises(ConfigError) as caught:
+        check_home(home)
+    assert f"{home / 'grants'} can be written by its owner uid {STRANGERS}" in str(caught.value)
+    assert f"have root run chown -h {STRANGERS + 1}" in str(caught.value)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to other users")
+@pytest.mark.parametrize("linked", ["home", "home/grants", "home/config.yaml"])
+@pytest.mark.parametrize("shape", ["its folder is the world's", "its folder is another's", "it is another's in /tmp"])
+def test_attack_a_link_is_as_good_as_the_folder_it_lies_in(tmp_path: Path, run: Run, linked: str, shape: str) -> None:
+    """Whoever can replace it says what is read."""
+    home = prepared(tmp_path)
+    folder = tmp_path / "others"
+    folder.mkdir()
+    moved = tmp_path / "moved"
+    (tmp_path / linked).rename(moved)
+    (tmp_path / linked).symlink_to("others/link" if linked == "home" else "../others/link")
+    link = folder / "link"
+    link.symlink_to(moved)
+    assert run("--home", home, "list").code == 0
+    if shape == "its folder is the world's":
+        world(folder)
+    elif shape == "its folder is another's":
+        belong(folder)
+    else:
+        sticky(folder)
+        assert run("--home", home, "list").code == 0
+        os.chown(link, STRANGERS, -1, follow_symlinks=False)
+    said = run("--home", home, "list").err
+    assert f"{link if 'in /tmp' in shape else folder} can be written by" in said
+
+
+def test_links_that_lead_in_a_circle_end(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    check_home(tmp_path / "a")
