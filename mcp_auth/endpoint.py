@@ -68,6 +68,8 @@ logger = logging.getLogger(__name__)
 
 CALLBACK_PATH = "/callback"
 _MAX_BODY = 64 * 1024
+# The field with a form's token, in the forms behind Continue.
+_OURS = "ours"
 # Longer than any sign-in: the cookie must be there when the authorization server sends the browser back.
 _COOKIE_SECONDS = 3600
 
@@ -338,7 +340,7 @@ class Endpoint:
     async def _find_key_form(self, ticket: str) -> KeyForm | None:
         return await self._auth.key_form_of_ticket(ticket)
 
-    async def _fill(self, form: KeyForm, given: Mapping[str, str], browser: str) -> Page:
+    async def _fill(self, request: Request, form: KeyForm, given: Mapping[str, str], browser: str) -> Page:
         values = {field.name: given.get(f"key{index}", "") for index, field in enumerate(form.fields)}
         entry = await self._auth.fill_key_form(form, browser, values, untried=given.get("untried") == "yes")
         if entry.form.status == "exchanging":
@@ -350,7 +352,7 @@ class Endpoint:
             error=entry.error,
             may_store=entry.may_store,
             where=self._where_to_get_key(form),
-            secret=None if _is_scripted(form) else browser,
+            carried=self._carried(request, form, browser),
             status=422 if entry.error else 200,
         )
 
@@ -383,13 +385,17 @@ class Endpoint:
         given = await _form(request)
         if "form" in given or _is_foreign(request):
             return await self._continued(request, record, given)
-        secret, action = _posted_secret(given), given.get("action")
+        action = given.get("action")
+        # The secret tells which browser a form belongs to, and whoever asked for the link may know it; whose browser
+        # sends the form is told by its cookie.
+        is_own = not _is_carried(record) or self._is_own_form(request, record, given.get(_OURS, ""))
+        secret = _posted_secret(given) if is_own else None
         stage = self._auth.gatekeeper.stage(record, ticket, secret)
         if secret is None or stage is Stage.START:
             # A form of a page that is no longer shown, or of somebody else's.
             return self._start(request, record, error=texts.FORM_STALE, status=403)
         if action == "key" and stage is Stage.GO and isinstance(record, KeyForm):
-            return await self._fill(record, given, secret)
+            return await self._fill(request, record, given, secret)
         if action == "code":
             renewed = await self._auth.gatekeeper.renew_code(record, ticket, secret)
             return self._show(request, renewed, self._auth.gatekeeper.stage(renewed, ticket, secret), secret)
@@ -398,7 +404,7 @@ class Endpoint:
     async def _continued(self, request: Request, record: SignIn | KeyForm, given: Mapping[str, str]) -> Response | Page:
         """Continue was pressed: this browser is bound by the secret that it sends."""
         ticket, secret = request.path_params["ticket"], _posted_secret(given)
-        if secret is None or not self._is_own_form(request, record, given):
+        if secret is None or not self._is_own_form(request, record, given.get("form", "")):
             has_cookie = self._form_cookie(request, record) is not None
             error = texts.FORM_STALE if has_cookie else texts.NO_COOKIE
             return self._start(request, record, error=error, status=403)
@@ -510,8 +516,9 @@ class Endpoint:
             return self._code_page(request, record, secret or "")
         if isinstance(record, SignIn):
             return pages.go_page(record)
-        carried = None if _is_scripted(record) else secret
-        return pages.key_page(record, where=self._where_to_get_key(record), secret=carried)
+        return pages.key_page(
+            record, where=self._where_to_get_key(record), carried=self._carried(request, record, secret or "")
+        )
 
     def _code_page(self, request: Request, record: SignIn | KeyForm, secret: str) -> Page:
         gate, now = record.gate, self._auth.now()
@@ -526,7 +533,7 @@ class Endpoint:
             uses_code=uses_code,
             button=self._auth.confirm_link(record.origin.principal, code) if code is not None else None,
             login=self._login_link(request, record, secret) if _is_scripted(record) else None,
-            secret=None if _is_scripted(record) else secret,
+            carried=self._carried(request, record, secret),
         )
 
     def _login_link(self, request: Request, record: SignIn | KeyForm, secret: str) -> tuple[str, str] | None:
@@ -582,12 +589,18 @@ class Endpoint:
         ticket = (_cookie(request, self._cookie_name(record)) or "").partition(".")[2] if record is not None else ""
         return ticket if tickets.slot_of(ticket) is not None else None
 
-    def _is_own_form(self, request: Request, record: Linked, given: Mapping[str, str]) -> bool:
-        """Whether a form was sent by our own page in this very browser."""
+    def _is_own_form(self, request: Request, record: Linked, token: str) -> bool:
+        """Whether a form with this token was sent by our own page in this very browser."""
         if _is_foreign(request):
             return False
-        token, cookie = given.get("form", ""), self._form_cookie(request, record)
-        return tickets.is_form_token(token, cookie, request.path_params["ticket"])
+        return tickets.is_form_token(token, self._form_cookie(request, record), request.path_params["ticket"])
+
+    def _carried(self, request: Request, record: Linked, secret: str) -> dict[str, str] | None:
+        """What goes from form to form in a browser without script; None: a script keeps it."""
+        if _is_scripted(record):
+            return None
+        cookie = self._form_cookie(request, record) or ""
+        return {"secret": secret, _OURS: tickets.form_token(cookie, request.path_params["ticket"])}
 
     def _set_cookie(self, answer: Response, name: str, value: str) -> None:
         answer.set_cookie(
@@ -676,6 +689,11 @@ def _is_foreign(request: Request) -> bool:
 def _is_scripted(record: Linked) -> bool:
     """Whether the browser that is bound keeps its secret in a script's storage."""
     return record.gate is not None and record.gate.kept_in == "storage"
+
+
+def _is_carried(record: Linked) -> bool:
+    """Whether the secret of the browser that is bound goes from form to form."""
+    return record.gate is not None and record.gate.kept_in == "forms"
 
 
 def _opened(record: Linked) -> str | None:

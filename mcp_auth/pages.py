@@ -189,14 +189,14 @@ def code_page(
     uses_code: bool = True,
     button: str | None = None,
     login: tuple[str, str] | None = None,
-    secret: str | None = None,
+    carried: Mapping[str, str] | None = None,
 ) -> Page:
     """How to prove that it is you: the code (`code` None: the button that asks for a new one), a login, or both.
 
     Args:
         button: opens the chat with the code in it.
         login: what the button of the platform's login says, and its URL.
-        secret: carried in the forms of a browser without script. None: a script looks whether it goes on.
+        carried: goes along in the forms of a browser without script. None: a script looks whether it goes on.
     """
     is_over = uses_code and code is None
     return Page(
@@ -205,15 +205,15 @@ def code_page(
         texts.CODE_HEADING,
         "code-over" if is_over else "code",
         {
-            "lead": texts.LOGIN_LEAD if not uses_code else texts.CODE_LEAD if secret is None else texts.CODE_LEAD_FORM,
+            "lead": texts.LOGIN_LEAD if not uses_code else texts.CODE_LEAD if carried is None else texts.CODE_LEAD_FORM,
             "is_over": is_over,
             **_coded(record, code, button),
             "login": login,
             "waiting": texts.waiting(_waits_until(record, code), now),
-            "hidden": {"secret": secret} if secret is not None else {},
+            "hidden": carried or {},
         },
         names=_shown({"who": _who(record)}),
-        has_form=secret is not None or is_over,
+        has_form=carried is not None or is_over,
     )
 
 
@@ -277,10 +277,10 @@ def key_page(
     error: str | None = None,
     may_store: bool = False,
     where: str | None = None,
-    secret: str | None = None,
+    carried: Mapping[str, str] | None = None,
     status: int = 200,
 ) -> Page:
-    """The inputs. What was typed is never put back into them. `secret`: as in `code_page`."""
+    """The inputs. What was typed is never put back into them. `carried`: as in `code_page`."""
     return Page(
         "key.html",
         status,
@@ -288,7 +288,7 @@ def key_page(
         "key",
         {
             "fields": form.fields,
-            "hidden": {"secret": secret} if secret is not None else {},
+            "hidden": carried or {},
             "error": error,
             "may_store": may_store,
             "where": where,

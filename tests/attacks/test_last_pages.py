@@ -375,6 +375,37 @@ class TestKeyForms:
             wrong = page.fields | {"secret": "A" * 43}
             assert (await sender.request("POST", link, data={**wrong, "action": "look"})).status == 403
 
+    async def test_another_site_sends_no_form_of_ours_however_much_its_owner_knows(
+        self, tmp_path: Path, oauth: OAuthServer
+    ) -> None:
+        """The sender has proven their own form, and has the victim's browser, an old one, send it from their site: it
+        would ask the victim for a key without a word of who asked.
+        """
+        async with (
+            public_gateway(tmp_path, api(oauth), **team()) as gateway,
+            Browser(script=False) as sender,
+            Browser(script=False) as victim,
+            Browser(script=False) as other,
+        ):
+            attacker = Chat(gateway, ANN)
+            link = await key_link_of(attacker)
+            await victim.open(link)
+            page = await sender.press(await sender.open(link))
+            await attacker.say(f"confirm {page.code}")
+            form = await sender.press(page, "look")
+            own = (await victim.open(link)).fields.get("form", "")
+            before = await stored(gateway)
+
+            for browser in (victim, other):
+                for fields in (form.fields, page.fields, form.fields | {"ours": own}, form.fields | {"ours": ""}):
+                    for action in ({"action": "look"}, {"action": "key", "key0": KEY}, {"action": "code"}):
+                        forged = await browser.request("POST", link, data={**fields, **action})
+                        assert forged.status == 403
+                        assert "key0" not in forged.fields
+
+            assert await stored(gateway) == before
+            assert (await sender.press(form, "key", key0=KEY)).heading == "The key for my-api is stored"
+
     async def test_a_code_that_is_over_is_renewed(self, tmp_path: Path, oauth: OAuthServer) -> None:
         clock = Clock()
         async with (
