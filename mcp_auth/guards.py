@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 BODY_SECONDS = 10.0
 # Bytes. Meta's largest delivery has three million; a body is read before its signature can be checked.
 HOOK_BODY = 4 * 1024 * 1024
-# Bodies of webhooks that are being read at a time: all, and those from one address.
+# Bodies that are being read at a time at one webhook: all, and those from one address. Each has its own count: what is
+# slow at one platform's, or attacked there, keeps no other platform waiting.
 HOOKS_READ = 32
 HOOKS_READ_OF_ONE = 8
 # Those from an address with many refused calls. It is not shut out: anybody can have a platform's own servers call
@@ -43,7 +44,8 @@ class Guarded:
         self._mounts = mounts
         self._limits = limits
         self._is_https = is_https
-        self._reading: Counter[str] = Counter()
+        # By the webhook's path.
+        self._reading: defaultdict[str, Counter[str]] = defaultdict(Counter)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._is_https:
@@ -58,13 +60,11 @@ class Guarded:
         else:
             await self._answer_hook(hook, scope, receive, send)
 
-    def _mounted(self, path: str) -> ASGIApp | None:
-        for below, app in self._mounts.items():
-            if path == below or path.startswith(f"{below}/"):
-                return app
-        return None
+    def _mounted(self, path: str) -> str | None:
+        """The path of the webhook that is asked for."""
+        return next((hook for hook in self._mounts if path == hook or path.startswith(f"{hook}/")), None)
 
-    async def _answer_hook(self, hook: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer_hook(self, hook: str, scope: Scope, receive: Receive, send: Send) -> None:
         address, _ = scope.get("client") or ("", 0)
         # As for pages: a proxy here that is not trusted would be everybody.
         is_counted = not is_loopback_host(address)
@@ -80,7 +80,8 @@ class Guarded:
         key = address_key(address) if is_counted else "here"
         is_suspect = is_counted and self._limits.wait_address(REFUSED_HOOKS, address) > 0
         most = HOOKS_READ_OF_REFUSED if is_suspect else HOOKS_READ_OF_ONE
-        if self._reading.total() >= HOOKS_READ or (is_counted and self._reading[key] >= most):
+        reading = self._reading[hook]
+        if reading.total() >= HOOKS_READ or (is_counted and reading[key] >= most):
             await refuse(send, 503, "Try again in a moment.", retry_after=1)
             return
 
@@ -89,18 +90,19 @@ class Guarded:
                 self._limits.take_address(REFUSED_HOOKS, address)
             await send(message)
 
-        self._reading[key] += 1
+        reading[key] += 1
         is_reading = True
 
         def read() -> None:
             nonlocal is_reading
             if is_reading:
                 is_reading = False
-                self._reading[key] -= 1
-                self._reading += Counter()
+                reading[key] -= 1
+                if not reading[key]:
+                    del reading[key]
 
         try:
-            await hook(scope, _bounded(in_time(receive), HOOK_BODY, read), noted)
+            await self._mounts[hook](scope, _bounded(in_time(receive), HOOK_BODY, read), noted)
         finally:
             read()
 

@@ -53,7 +53,8 @@ SERVER_SIGN_INS_EACH = Rate("server_sign_ins_each", 20, 600)
 # All strangers of one platform: what the platform lets the bot send belongs to the people it serves.
 STRANGERS = Rate("strangers", 20, 60)
 # A network address at the public endpoint: pages, and what their script posts by itself (a waiting page asks every
-# 1.5 seconds whether it may go on, and brings the answer of an authorization server); and what a person posts.
+# 1.5 seconds whether it may go on, and brings the answer of an authorization server to whichever redirect URI it came
+# to); and what a person posts, which only the pages of links take.
 PAGES = Rate("pages", 600, 60)
 POSTS = Rate("posts", 30, 60)
 # The same link or answer from addresses that share their count with others.
@@ -189,8 +190,8 @@ class AddressLimits:
 
 
 def _rate(scope: Scope) -> Rate:
-    is_by_itself = scope["path"].endswith("/state") or scope["path"].startswith("/callback/")
-    return POSTS if scope["method"] == "POST" and not is_by_itself else PAGES
+    is_by_hand = scope["path"].startswith(("/a/", "/k/")) and not scope["path"].endswith("/state")
+    return POSTS if scope["method"] == "POST" and is_by_hand else PAGES
 
 
 async def refuse(send: Send, status: int, text: str, *, retry_after: float | None = None, close: bool = False) -> None:

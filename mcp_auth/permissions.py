@@ -1,6 +1,7 @@
 """Who else may write what this program trusts: its home, its configuration, its grants. As sshd asks of `~/.ssh`.
 
-Whoever can write there, or owns it and can let themselves write, can add a server with a command of their own, let themselves in, or plant a grant.
+Whoever can write there, or owns it and can let themselves write, can add a server with a command of their own, let
+themselves in, or plant a grant.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ def _way_to(path: Path) -> Iterator[tuple[Path, Kind]]:
 def _link(path: Path) -> Path | None:
     """Where a symlink leads; None: it is none, or nothing, or has a name that no file has."""
     try:
-        return Path(os.readlink(path))
+        return path.readlink()
     except (OSError, ValueError):
         return None
 

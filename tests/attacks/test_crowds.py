@@ -387,6 +387,36 @@ async def test_attack_so_many_bodies_of_calls_are_held_at_a_time(tmp_path: Path,
         assert statuses == {401: guards.HOOKS_READ, 503: 120 - guards.HOOKS_READ}
 
 
+async def test_attack_slow_bodies_at_one_webhook_keep_no_other_platform_waiting(
+    tmp_path: Path, oauth: OAuthServer
+) -> None:
+    slow, quick = Hook(), Hook()
+    go = asyncio.Event()
+    signed = {"x-signature": "good"}
+
+    async with public_gateway(tmp_path, notes(oauth)) as gateway:
+        gateway.mount("/hooks/slow", slow)
+        gateway.mount("/hooks/quick", quick)
+        app = gateway.auth.asgi_app()
+
+        async def call(address: str, path: str, body: Any) -> int:
+            transport = httpx2.ASGITransport(app=app, client=(address, 1))
+            async with httpx2.AsyncClient(transport=transport, base_url="http://gateway.test") as client:
+                return (await client.post(path, content=body, headers=signed)).status_code
+
+        addresses = [f"203.0.113.{n}" for n in range(guards.HOOKS_READ)]
+        calls = [asyncio.create_task(call(one, "/hooks/slow", body_until(go))) for one in addresses]
+        async with asyncio.timeout(PATIENCE):
+            while slow.reading < guards.HOOKS_READ:
+                await asyncio.sleep(0.01)
+        assert await call("192.0.2.1", "/hooks/slow/below", b"x") == 503
+        for address in ("192.0.2.1", addresses[0], "127.0.0.1"):
+            assert await call(address, "/hooks/quick", b"x") == 200
+        go.set()
+        assert set(await asyncio.gather(*calls)) == {200}
+        assert await call("192.0.2.1", "/hooks/slow", b"x") == 200
+
+
 # -- made-up links ---------------------------------------------------------------------------
 
 

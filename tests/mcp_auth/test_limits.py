@@ -189,16 +189,16 @@ async def test_an_address_that_asks_too_often_is_told_how_long_to_wait() -> None
     async def home(request: Any) -> PlainTextResponse:
         return PlainTextResponse("ok")
 
-    app = AddressLimits(Starlette(routes=[Route("/", home, methods=["GET", "POST"])]), Limits())
+    app = AddressLimits(Starlette(routes=[Route("/{path:path}", home, methods=["GET", "POST"])]), Limits())
     async with client_at(app, "192.0.2.7") as one, client_at(app, "192.0.2.8") as other:
-        posted = [(await one.post("/")).status_code for _ in range(limits.POSTS.amount)]
-        refused = await one.post("/")
+        posted = [(await one.post("/a/page")).status_code for _ in range(limits.POSTS.amount)]
+        refused = await one.post("/k/page")
 
         assert set(posted) == {200}
         assert refused.status_code == 429
         assert 1 <= int(refused.headers["Retry-After"]) <= 60
         assert f"Try again in {refused.headers['Retry-After']} seconds" in refused.text
-        assert (await one.get("/")).status_code == 200, "pages are counted apart"
-        assert (await other.post("/")).status_code == 200
+        assert (await one.get("/a/page")).status_code == 200, "pages are counted apart"
+        assert (await other.post("/a/page")).status_code == 200
     async with client_at(app, "127.0.0.1") as here:
-        assert {(await here.post("/")).status_code for _ in range(limits.POSTS.amount + 5)} == {200}
+        assert {(await here.post("/a/page")).status_code for _ in range(limits.POSTS.amount + 5)} == {200}
