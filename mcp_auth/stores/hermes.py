@@ -122,6 +122,8 @@ class HermesMirror:
     def is_behind(self, grant: Grant, file: TokenFile) -> bool:
         """Whether the token file is missing, torn, or still the one that this grant was to replace."""
         digest = file.sha256
+        if not _is_mirrored(grant.tokens):
+            return digest is not None and digest == grant.mirror_before_sha256
         return digest is None or (digest == grant.mirror_before_sha256 and digest != grant.mirror_sha256)
 
     def has_tokens_of(self, grant: Grant) -> bool:
@@ -222,9 +224,14 @@ def _digest(data: bytes | None) -> str | None:
     return hashlib.sha256(data).hexdigest() if data is not None else None
 
 
+def _is_mirrored(tokens: Tokens | None) -> bool:
+    """Hermes can only send bearer tokens; of others it gets no file, since what the one of before held is spent."""
+    return tokens is not None and tokens.token_type == "Bearer"
+
+
 def _token_file(grant: Grant) -> bytes | None:
     tokens = grant.tokens
-    if tokens is None:
+    if tokens is None or not _is_mirrored(tokens):
         return None
     document: dict[str, Any] = {"access_token": tokens.access_token, "token_type": "Bearer"}
     if tokens.expires_at is not None:
@@ -280,6 +287,8 @@ def _read_tokens(path: Path, modified: float) -> TokenFile:
         plain = isinstance(lifetime, int | float) and not isinstance(lifetime, bool)
         # Older Hermes wrote only a relative time: it counts from when the file was written.
         expires_at = modified + float(lifetime) if plain and lifetime is not None else None
+    if (_text(document.get("token_type")) or "Bearer").lower() != "bearer":
+        return _NO_FILE
     issuer = document.get("hermes_issuer")
     tokens = Tokens(
         access_token=document["access_token"],

@@ -102,6 +102,42 @@ async def test_only_shared_grants_are_mirrored(home: Path, store: FileStore) -> 
     assert await store.grants.get("principal:cli:local", "notes", URL) is None
 
 
+async def test_tokens_of_another_scheme_are_not_mirrored_as_bearer_tokens(home: Path, store: FileStore) -> None:
+    """Those before them are spent, so that Hermes must not go on with what its file holds."""
+    stored = await put(store, grant(tokens=tokens()))
+    assert json.loads(mirror(home).read_text())["token_type"] == "Bearer"
+
+    other = msgspec.structs.replace(tokens("dpop"), token_type="DPoP")
+    await put(store, msgspec.structs.replace(stored, tokens=other))
+
+    assert list(mirror(home).parent.glob("notes*json")) == []
+    assert access(await get(store)) == "at-dpop"
+    # Nothing is missing that every read would have to make good
+    assert store.read_with_mirror("shared", "notes", URL)[1] is False
+    assert not mirror(home).exists()
+
+
+async def test_a_file_of_spent_bearer_tokens_that_could_not_be_removed_is_removed_by_a_later_read(
+    home: Path, store: FileStore
+) -> None:
+    stored = await put(store, grant(tokens=tokens()))
+    before = mirror(home).read_bytes()
+    other = msgspec.structs.replace(tokens("dpop"), token_type="DPoP")
+    await put(store, msgspec.structs.replace(stored, tokens=other))
+    mirror(home).write_bytes(before)
+
+    assert access(await get(store)) == "at-dpop"
+
+    assert not mirror(home).exists()
+
+
+async def test_tokens_of_another_scheme_in_a_file_of_hermes_are_not_adopted(home: Path, store: FileStore) -> None:
+    hermes_writes(home, token_type="DPoP")
+    assert await store.grants.get("shared", "notes", URL) is None
+    hermes_writes(home, token_type="bearer")
+    assert access(await get(store)) == "at-hermes"
+
+
 async def test_a_deleted_grant_leaves_no_mirror_to_come_back_from(home: Path, store: FileStore) -> None:
     assert await store.grants.delete_if(await put(store, grant()))
     assert list((home / "mcp-tokens").glob("*.json")) == []
