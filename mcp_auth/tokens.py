@@ -365,14 +365,20 @@ def _scope(value: object) -> str | None:
 
 
 def _seconds(value: object) -> float | None:
-    """`expires_in`: a number, or a string of one as some servers send. Nonsense counts as not given."""
+    """`expires_in`: a number, or a string of one as some servers send. Nonsense counts as not given.
+
+    So does 0. By RFC 6749 section 5.1 such a token would have ended as it came; servers that send 0 mean one that never
+    ends (VKontakte for offline access, Authlib's and GoToSocial's before they left it out). Where it has ended after
+    all, the server's 401 says so and it is refreshed then: one request for nothing. Taken by the letter, an access
+    without a refresh token would be lost at once, and one with it refreshed for every call.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
         seconds = float(value)
     except (ValueError, OverflowError):
         return None
-    return seconds if 0 <= seconds < 100 * 365 * 86400 else None
+    return seconds if 0 < seconds < 100 * 365 * 86400 else None
 
 
 def _without(secrets: list[str], text: str) -> str:

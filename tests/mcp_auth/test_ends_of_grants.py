@@ -424,6 +424,23 @@ async def test_a_token_answer_is_used_for_what_is_good_in_it(
         assert is_renewable(await auth.status("notes"))
 
 
+@pytest.mark.parametrize("has_refresh_token", [True, False])
+async def test_a_lifetime_of_nothing_is_none_that_is_known_until_the_server_says_401(
+    tmp_path: Path, oauth: OAuthServer, clock: Clock, has_refresh_token: bool
+) -> None:
+    oauth.knobs.expires_in, oauth.knobs.give_refresh_token = 0, has_refresh_token
+    async with granted(tmp_path, oauth, clock) as auth:
+        for _ in range(2):
+            assert (await auth.test("notes")).state is ConnectionState.READY
+        assert (await auth.status("notes")).auth is AuthState.SIGNED_IN
+        assert oauth.refreshes == 0
+        # Where 0 meant what it says
+        oauth.expire_access_tokens()
+        found = await auth.test("notes")
+        assert found.state is (ConnectionState.READY if has_refresh_token else ConnectionState.REFUSED)
+        assert oauth.refreshes == (1 if has_refresh_token else 0)
+
+
 @pytest.mark.parametrize(("scheme", "shown"), shapes.SCHEMES.items())
 async def test_tokens_of_another_scheme_are_refused_by_name(
     tmp_path: Path, oauth: OAuthServer, clock: Clock, scheme: str, shown: str

@@ -208,6 +208,10 @@ GOOD: dict[str, Good] = {
     "lives-endless": Good({"expires_in": 10**400}, lives=None),
     "lives-longer-than-python-reads": Good({"expires_in": float("inf")}, lives=None),
     "lives-nan": Good({"expires_in": float("nan")}, lives=None),
+    # VKontakte for offline access, and servers of Authlib's before 0.15.4: it never ends
+    "lives-zero": Good({"expires_in": 0}, lives=None),
+    "lives-zero-text": Good({"expires_in": "0"}, lives=None),
+    "lives-zero-float": Good({"expires_in": 0.0}, lives=None),
     "lives-negative": Good({"expires_in": -3600}, lives=None),
     "lives-word": Good({"expires_in": "never"}, lives=None),
     "lives-null": Good({"expires_in": None}, lives=None),

@@ -74,7 +74,7 @@ class Knobs:
     token_answers: list[Any] = field(default_factory=list)  # Response, or "drop", used up before the real thing
     token_gate: threading.Event | None = None  # answers wait until it is set
     token_delay: float = 0.0  # answers take at least so many seconds
-    expires_in: int | None = 3600
+    expires_in: int | None = 3600  # 0: as servers do that mean a token which never ends
     give_refresh_token: bool = True
     rotate: bool = True
     scope_answer: str | None = None  # None: as asked; "": left out
@@ -306,7 +306,7 @@ class OAuthServer:
         granted = scope if knobs.scope_answer is None else knobs.scope_answer
         data = {"client_id": client_id, "scope": granted, "resource": resource, "family": family}
         access = f"at-{secrets.token_urlsafe(24)}"
-        lifetime = knobs.expires_in if knobs.expires_in is not None else 3600
+        lifetime = knobs.expires_in or 3600
         self.access[access] = {**data, "expires_at": time.time() + lifetime}
         answer: dict[str, Any] = {"access_token": access, "token_type": "bearer"}
         if knobs.expires_in is not None:
