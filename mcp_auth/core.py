@@ -206,6 +206,8 @@ class McpAuth:
                 damaged = error.message
             if grant is not None and (reused := reused_name(owner, grant.accounts, self.config.gateway)):
                 grant, damaged = None, reused
+            if grant is not None and grant.registration_dead:
+                grant = msgspec.structs.replace(grant, **self._variables.client_correction(entry, grant))
             sign_in = await self.store.sign_ins.latest(owner, server)
             connection = await self.store.connections.get(entry.url)
         return local_status(
@@ -1100,7 +1102,14 @@ class McpAuth:
             from mcp_auth.refresh import Refresher
 
             self._refresh_half = Refresher(
-                self.config, self.store, self._http(), self._sign_ins(), self._rules, self._refreshed, self._clock
+                self.config,
+                self.store,
+                self._http(),
+                self._sign_ins(),
+                self._rules,
+                self._refreshed,
+                self._clock,
+                correction=self._variables.client_correction,
             )
         return self._refresh_half
 

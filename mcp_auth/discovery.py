@@ -193,13 +193,13 @@ def _checked(metadata: ServerMetadata, server: Server) -> ServerMetadata:
     return metadata
 
 
-async def look_up_again(http: Http, rules: NetworkRules, server: Server, known: ServerMetadata) -> ServerMetadata:
-    """The metadata of the issuer that is known, as it is now.
+async def look_up_again(http: Http, rules: NetworkRules, server: Server, issuer: str) -> ServerMetadata:
+    """The metadata of an issuer that is known, as it is now.
 
     Raises:
         SignInError and its children, Unreachable: there is none that may be used.
     """
-    return _checked(await _server_metadata(http, rules, server, known.issuer), server)
+    return _checked(await _server_metadata(http, rules, server, issuer), server)
 
 
 def is_warm(connection: Connection | None, server: Server, now: float) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
+
 from mcp_auth.config import Config, GatewayOptions, Server, check_store, reused_name
 from mcp_auth.errors import RecordDamaged, StoreError
 from mcp_auth.records import check_owner
@@ -50,6 +52,8 @@ def _read_status(
         damaged = error.message
     if grant is not None and (reused := reused_name(owner, grant.accounts, gateway)):
         grant, damaged = None, reused
+    if grant is not None and grant.registration_dead:
+        grant = msgspec.structs.replace(grant, **variables.client_correction(server, grant))
     keys = None if owner == "shared" else (grant.keys if grant is not None else {})
     return local_status(
         server,

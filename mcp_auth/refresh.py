@@ -14,7 +14,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -30,9 +30,9 @@ from mcp_auth.errors import (
     Unreachable,
 )
 from mcp_auth.http import Http, LostAnswer
-from mcp_auth.issuers import is_same as issuers_are_same
+from mcp_auth.issuers import fits, is_template
 from mcp_auth.network import NetworkRules
-from mcp_auth.records import NO_TROUBLE, Grant, RefreshMark, ServerMetadata, Tokens, sha256
+from mcp_auth.records import NO_TROUBLE, Grant, RefreshMark, Registration, ServerMetadata, Tokens, sha256
 from mcp_auth.resources import without_query_of
 from mcp_auth.sign_in import LEASE_TTL, LEASE_WAIT, SignIns
 from mcp_auth.sites import host_of, site_of
@@ -70,7 +70,10 @@ class Refresher:
         rules: Callable[[Server], NetworkRules],
         changed: Callable[[RefreshEnd, str, str], None],
         clock: Callable[[], float] = time.time,
+        *,
+        correction: Callable[[Server, Grant], dict[str, Any]] = lambda server, grant: {},
     ) -> None:
+        """`correction`: what changes in a grant when the configuration describes its client otherwise by now."""
         self._config = config
         self._store = store
         self._http = http
@@ -78,6 +81,7 @@ class Refresher:
         self._rules = rules
         self._changed = changed
         self._clock = clock
+        self._correction = correction
         self._flights: dict[tuple[str, str, bool], asyncio.Task[_Access]] = {}
         # The (owner, server) whose server refused what was sent last.
         self.doubted: set[tuple[str, str]] = set()
@@ -173,6 +177,8 @@ class Refresher:
         now = self._clock()
         if not _is_to_be_renewed(tokens, refused, now):
             return tokens.access_token
+        if grant.registration_dead and (correction := self._correction(server, grant)):
+            grant = await self._write(grant, **correction)
         is_good = tokens.access_token != refused and not _ended(tokens, now) and tokens.token_type == "Bearer"
         fallback = tokens.access_token if is_good else None
         if tokens.access_token == refused and grant.access_refused_at is None:
@@ -249,20 +255,18 @@ class Refresher:
                 self._http, self._rules(server), metadata, registration, form, now=self._clock()
             )
             if isinstance(answer, TokenError) and answer.is_gone and answer.meaning == "refused":
-                moved = await self._moved(server, metadata)
+                moved = await self._moved(server, grant, metadata)
                 if moved is not None and site_of(moved.token_endpoint) != site_of(metadata.token_endpoint):
                     return await self._moved_away(server, marked, sent_before, moved, fallback)
                 if moved is not None:
-                    marked = await self._write(marked, metadata=moved)
-                    answer = await request_tokens(
-                        self._http,
-                        self._rules(server),
-                        moved,
-                        registration,
-                        form,
-                        now=self._clock(),
-                        timeout=_SECOND_TIMEOUT,
-                    )
+                    marked, metadata = await self._write(marked, metadata=moved), moved
+                    answer = await self._asked_again(server, metadata, registration, form)
+            if isinstance(answer, TokenError) and (answer.meaning == "registration" or answer.status == 401):
+                # Not tried before: a process that has read an older configuration leaves alone what works.
+                correction = self._correction(server, marked)
+                if correction:
+                    marked, registration = await self._write(marked, **correction), correction["registration"]
+                    answer = await self._asked_again(server, metadata, registration, form)
         except LostAnswer as error:
             return await self._lost(server, marked, error, fallback)
         except Unreachable as error:
@@ -277,19 +281,35 @@ class Refresher:
             return await self._renewed(server, marked, tokens, answer)
         return await self._answered(server, marked, tokens, answer, sent_before, fallback)
 
-    async def _moved(self, server: Server, known: ServerMetadata) -> ServerMetadata | None:
+    async def _asked_again(
+        self, server: Server, metadata: ServerMetadata, registration: Registration, form: dict[str, str]
+    ) -> TokenAnswer | TokenError:
+        return await request_tokens(
+            self._http,
+            self._rules(server),
+            metadata,
+            registration,
+            form,
+            now=self._clock(),
+            timeout=_SECOND_TIMEOUT,
+        )
+
+    async def _moved(self, server: Server, grant: Grant, known: ServerMetadata) -> ServerMetadata | None:
         """What the same issuer says now of where its token endpoint is; None: nothing, or nothing new."""
         from mcp_auth.discovery import look_up_again
 
+        # No address can be made of a template; the tenant that gave the tokens has one.
+        issuer = grant.issuer if is_template(known.issuer) and grant.issuer is not None else known.issuer
+
         try:
             async with asyncio.timeout(_SECOND_TIMEOUT):
-                found = await look_up_again(self._http, self._rules(server), server, known)
+                found = await look_up_again(self._http, self._rules(server), server, issuer)
         except (SignInError, Unreachable, TimeoutError) as error:
             name = type(error).__name__
             logger.warning("the token endpoint of %s is gone, and nothing names another: %s", server.name, name)
             return None
         await self._sign_ins.expire_metadata(server.url or "")
-        if not issuers_are_same(found.issuer, known.issuer):
+        if not fits(found.issuer, issuer):
             # `oauth.issuer` has changed since, and a refresh token belongs to the issuer that gave it.
             return None
         return found if found.token_endpoint != known.token_endpoint else None

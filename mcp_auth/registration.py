@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from mcp_auth import issuers
+from mcp_auth.clients import method_for
 from mcp_auth.config import Server
 from mcp_auth.errors import ClientRegistrationNeeded, RegistrationRefused, SignInError, Unreachable
 from mcp_auth.http import Answer, Http
@@ -44,7 +45,7 @@ def configured_registration(
         redirect_uri=redirect_uri,
         client_secret=client_secret,
         token_endpoint_auth_method=server.oauth.token_endpoint_auth_method
-        or _method_for(client_secret, metadata.token_endpoint_auth_methods_supported),
+        or method_for(client_secret, metadata.token_endpoint_auth_methods_supported),
     )
 
 
@@ -218,7 +219,7 @@ def _accepted(server: Server, metadata: ServerMetadata, redirect_uri: str, answe
     if client_id is None:
         raise _refusal(server, metadata, redirect_uri, answer)
     # Supabase and others leave the method out and want the secret in the form.
-    method = text(document.get("token_endpoint_auth_method")) or _method_for(
+    method = text(document.get("token_endpoint_auth_method")) or method_for(
         secret, metadata.token_endpoint_auth_methods_supported
     )
     method = method.strip().lower()
@@ -302,15 +303,6 @@ def _error_code(document: Mapping[str, Any]) -> str | None:
     if isinstance(error, str) and 0 < len(error) <= 60 and all(c.isalnum() or c in "_-." for c in error):
         return error
     return None
-
-
-def _method_for(secret: str | None, supported: Sequence[str] | None) -> str:
-    """How a client with this secret authenticates where nothing says so."""
-    if not secret:
-        return "none"
-    if supported and "client_secret_post" not in supported and "client_secret_basic" in supported:
-        return "client_secret_basic"
-    return "client_secret_post"
 
 
 def _method_to_ask_for(supported: Sequence[str] | None) -> Any:

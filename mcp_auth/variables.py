@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -18,6 +18,7 @@ from mcp_auth.small_files import read_small_file
 
 if TYPE_CHECKING:
     from mcp_auth.config import Config, Server
+    from mcp_auth.records import Grant
 
 OUR_PREFIX = "SLASH_MCP_"
 
@@ -102,6 +103,17 @@ class Variables:
             StoreError: it exists and cannot be read.
         """
         self._file_values()
+
+    def client_correction(self, server: Server, grant: Grant) -> dict[str, Any]:
+        """As `clients.corrected`, by the `oauth.client_secret` of this moment; a missing one says nothing."""
+        from mcp_auth.clients import corrected
+
+        template = server.oauth.client_secret
+        try:
+            secret = self.resolve(template) if template is not None else None
+        except (KeyMissing, KeyInvalid, StoreError):
+            return {}
+        return corrected(server, grant, secret)
 
     def resolve(self, template: str, *, keys: Mapping[str, str] | None = None) -> str:
         """`template` of a server's entry with every placeholder replaced.

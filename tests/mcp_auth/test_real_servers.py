@@ -7,7 +7,7 @@ what the tests' server says anyway. `{origin}` is that server, `{url}` its MCP a
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -515,6 +515,38 @@ async def test_the_authorization_server_in_use_is_waited_for_while_it_is_in_trou
             await auth.sign_in("notes", "shared", ME, listen=False, fresh=True)
         shape.paths |= {f"{AS}/first": 404}
         assert (await auth.sign_in("notes", "shared", ME, listen=False, fresh=True)).sign_in.issuer == oauth.origin
+
+
+@pytest.mark.parametrize("status", [404, 405, 410])
+@pytest.mark.parametrize("own", [ENTRA, f"{{origin}}/{GUID}/v2.0"], ids=["template", "tenant"])
+async def test_a_token_endpoint_that_moved_is_found_again_under_a_template(
+    tmp_path: Path, oauth: OAuthServer, monkeypatch: pytest.MonkeyPatch, own: str, status: int
+) -> None:
+    """No address can be made of a template; the tenant whose tokens they are has one (Entra names itself there)."""
+    shape = next(shape for shape in GOOD if shape.name == "entra-any-tenant")
+    now = document(own, token_endpoint="{origin}/v2/token")
+    moved = replace(shape, paths={**shape.paths, f"/{GUID}/v2.0{OIDC}": now})
+    async with opened(tmp_path, oauth, put_on(moved, oauth, monkeypatch)) as auth:
+        await signed_in(auth)
+        oauth.knobs.gone = {"/token": status}
+        oauth.expire_access_tokens()
+        assert (await auth.test("notes")).state is ConnectionState.READY
+        assert (await auth.status("notes")).issuer == f"{oauth.origin}/{GUID}/v2.0"
+    assert len(oauth.requests("/v2/token")) == 1
+
+
+async def test_a_refresh_token_of_one_tenant_goes_to_no_endpoint_of_another(
+    tmp_path: Path, oauth: OAuthServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = next(shape for shape in GOOD if shape.name == "entra-any-tenant")
+    now = document(f"{{origin}}/{OTHER_GUID}/v2.0", token_endpoint="{origin}/v2/token")
+    moved = replace(shape, paths={**shape.paths, f"/{GUID}/v2.0{OIDC}": now})
+    async with opened(tmp_path, oauth, put_on(moved, oauth, monkeypatch)) as auth:
+        await signed_in(auth)
+        oauth.knobs.gone = {"/token": 404}
+        oauth.expire_access_tokens()
+        assert (await auth.test("notes")).state is not ConnectionState.READY
+    assert oauth.requests("/v2/token") == []
 
 
 async def test_a_change_of_oauth_issuer_looks_everything_up_anew(tmp_path: Path, oauth: OAuthServer) -> None:
