@@ -17,25 +17,36 @@ import pytest
 import yaml
 from telegram.ext import Application
 
+from adapters.discord.interactions import TOKEN_SECONDS
 from adapters.discord.options import DiscordOptions
+from adapters.discord.render import URL_MAX
+from adapters.matrix.adapter import _HISTORY_SECONDS, _VISITS, _VISITS_EACH
 from adapters.matrix.options import MatrixOptions
+from adapters.matrix.rooms import _CHECKED_SECONDS
+from adapters.slack.adapter import WAIT_SECONDS
 from adapters.slack.options import SlackOptions
 from adapters.telegram.adapter import GROUP
+from adapters.telegram.login import _MAX_AGE
 from adapters.telegram.options import TelegramOptions
-from adapters.telegram.sending import _LONGEST_PAUSE
+from adapters.telegram.sending import _BURST, _BURST_SECONDS, _LONGEST_PAUSE, _TRIES
 from adapters.terminal.auth import PROBE_TIMEOUT
 from adapters.terminal.cli import _COMMANDS, _parser
+from adapters.terminal.listing import _PROBES_SECONDS
+from adapters.waiting import _DAYS, _PER_PERSON
 from adapters.whatsapp.options import WhatsAppOptions
+from adapters.whatsapp.render import LINKS_MAX
 from gateway.gateway import Gateway
 from gateway.people import CODE_SECONDS, PENDING_PER_PLATFORM
+from gateway.serve import _LONGEST_PAUSE as LONGEST_PAUSE_OF_PLATFORMS
 from mcp_auth import gate, limits, sign_in
-from mcp_auth.audit import MAX_BYTES, OLD_FILES, AuditLine, Event
+from mcp_auth.audit import _ATTEMPTS_A_DAY, MAX_BYTES, OLD_FILES, AuditLine, Event
+from mcp_auth.bodies import _BYTES_FOR_A_VALUE
 from mcp_auth.config import GatewayOptions, NetworkOptions, OAuthOptions, Server, Settings, load
 from mcp_auth.core import McpAuth
 from mcp_auth.endpoint import _MAX_BODY as FORM_BODY
 from mcp_auth.guards import HOOK_BODY
 from mcp_auth.loopback import CONNECTIONS_OF_ONE, REQUEST_SECONDS
-from mcp_auth.probes import PROBES
+from mcp_auth.probes import PROBES, PROBES_OF_ONE_SERVER
 from mcp_auth.records import ServerMetadata
 from mcp_auth.registration import client_registration_needed
 from tests.adapters.terminal.typed import Run
@@ -185,6 +196,13 @@ def test_the_guide_to_the_log_names_every_event_and_every_field() -> None:
     assert [word for word in words if f"`{word}`" not in text] == []
 
 
+_WORDS = {"2": "two", "3": "three", "4": "four", "5": "five", "10": "ten", "30": "thirty"}
+
+
+def _minutes_in_words(seconds: float) -> str:
+    return {60.0: "a minute"}.get(seconds, f"{seconds / 60:g} minutes")
+
+
 def _minutes(rate: limits.Rate) -> str:
     return {60: "a minute", 600: "in ten minutes"}[rate.seconds]
 
@@ -220,8 +238,29 @@ def test_how_often_is_too_often_as_the_guide_says(row: str, rates: list[limits.R
         ("SECURITY.md", "8 for a server, {} in all", PROBES),
         ("docs/teams.md", "connections to the public endpoint | network address | {} |", CONNECTIONS_OF_ONE),
         ("docs/teams.md", "five files of {} MB", MAX_BYTES / 2**20),
-        ("docs/telegram.md", "(`retry_after`) the bot waits, at most {} minutes", _LONGEST_PAUSE / 60),
-        ("docs/telegram.md", "handler in group {:,}", GROUP),
+        ("docs/telegram.md", "(`retry_after`) of up to {} minutes, the bot waits", _LONGEST_PAUSE / 60),
+        ("docs/telegram.md", "A call is made {} times in all", _TRIES),
+        ("docs/telegram.md", "edits keep to {} in four seconds", _BURST),
+        ("docs/telegram.md", "edits keep to four in {} seconds", _BURST_SECONDS),
+        ("docs/telegram.md", "after about 1, 2, 4 ... {} seconds", LONGEST_PAUSE_OF_PLATFORMS),
+        ("docs/teams.md", "beyond {} a day of one account and kind", _ATTEMPTS_A_DAY),
+        ("SECURITY.md", "beyond {} a day of one account and kind", _ATTEMPTS_A_DAY),
+        ("SECURITY.md", "one JSON value for each {} bytes", _BYTES_FOR_A_VALUE),
+        ("SECURITY.md", "One probe runs for each server and owner, {} for a server", PROBES_OF_ONE_SERVER),
+        ("docs/mcp-authentication.md", "seconds each and {} in all", _PROBES_SECONDS),
+        ("docs/matrix.md", "believed until a change is heard of, {} at most", _minutes_in_words(_CHECKED_SECONDS)),
+        ("docs/matrix.md", "{} times an hour for one person", _VISITS_EACH.amount),
+        ("docs/matrix.md", "{} times a minute for all", _VISITS.amount),
+        ("docs/matrix.md", "Messages older than {} minutes are left alone", _HISTORY_SECONDS / 60),
+        ("docs/whatsapp.md", "More than {} links at once come as text", LINKS_MAX),
+        ("docs/whatsapp.md", "Up to {} wait for a person", _PER_PERSON),
+        ("docs/whatsapp.md", "for {} days", _DAYS),
+        ("docs/discord.md", "keeps that way open for {} minutes", (TOKEN_SECONDS + 10) / 60),
+        ("docs/discord.md", "A button takes {} characters", URL_MAX),
+        ("docs/slack.md", "({} seconds, when all", WAIT_SECONDS),
+        ("docs/public-endpoint.md", "is {} minutes old at most", _MAX_AGE / 60),
+        ("CHANGELOG.md", "{} MB for each answer or event", NetworkOptions().max_body_mb),
+        ("docs/telegram.md", "handler in group {}", f"{GROUP:,}"),
         (
             "docs/whatsapp.md",
             "default `{}`",
@@ -231,9 +270,9 @@ def test_how_often_is_too_often_as_the_guide_says(row: str, rates: list[limits.R
     ],
 )
 def test_figures_are_those_of_the_program(page: str, sentence: str, figure: float | str) -> None:
-    words = {2: "two"} if page == "docs/telegram.md" else {}
-    shown = int(figure) if isinstance(figure, float) else figure
-    assert sentence.format(words.get(shown, shown)) in " ".join((ROOT / page).read_text(encoding="utf-8").split())  # type: ignore[call-overload]
+    shown = str(int(figure)) if isinstance(figure, float) else str(figure)
+    text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
+    assert sentence.format(shown) in text or sentence.format(_WORDS.get(shown, shown)) in text
 
 
 def test_lifetimes_are_those_of_the_program() -> None:

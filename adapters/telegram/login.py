@@ -1,7 +1,8 @@
 """Telegram's login in the browser: who a person is, signed by Telegram with the bot's token.
 
-https://core.telegram.org/widgets/login: the check string is every field but `hash`, as `name=value`, sorted and joined
-by line feeds; its HMAC-SHA-256 under the SHA-256 of the token is `hash`. The bot's domain must be set at BotFather.
+https://core.telegram.org/widgets/login-legacy: the check string is every field but `hash`, as `name=value`, sorted and
+joined by line feeds; its HMAC-SHA-256 under the SHA-256 of the token is `hash`. The bot's domain must be set at
+BotFather.
 """
 
 from __future__ import annotations
