@@ -22,6 +22,7 @@ from mcp_auth.config import Config, Server, reused_name
 from mcp_auth.errors import (
     Busy,
     CredentialsNeeded,
+    McpAuthError,
     ReauthorizationNeeded,
     RefreshUnavailable,
     SignInError,
@@ -308,7 +309,11 @@ class Refresher:
             name = type(error).__name__
             logger.warning("the token endpoint of %s is gone, and nothing names another: %s", server.name, name)
             return None
-        await self._sign_ins.expire_metadata(server.url or "")
+        try:
+            await self._sign_ins.expire_metadata(server.url or "")
+        except McpAuthError as error:
+            # Of use for the next sign-in alone; what the refresh token is worth does not depend on it.
+            logger.warning("what is known of %s could not be written: %s", server.name, error.code)
         if not fits(found.issuer, issuer):
             # `oauth.issuer` has changed since, and a refresh token belongs to the issuer that gave it.
             return None

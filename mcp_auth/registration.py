@@ -25,7 +25,7 @@ from mcp_auth.records import Registration, ServerMetadata
 from mcp_auth.responses import Seen
 from mcp_auth.server_json import json_object
 from mcp_auth.sites import host_of
-from mcp_auth.tokens import plain
+from mcp_auth.tokens import error_code, error_text, plain
 from mcp_auth.vendors import where_to_register
 
 CLIENT_NAME = "slash-mcp"
@@ -265,8 +265,8 @@ def _refusal(server: Server, metadata: ServerMetadata, redirect_uri: str, answer
     host = host_of(metadata.issuer)
     by_hand = client_registration_needed(server, metadata, redirect_uri).next_step
     document = json_object(answer.body) or {}
-    error, said = _error_code(document), text(document.get("error_description"))
-    if error is None and said is None and answer.status in (401, 403):
+    error, said = _error_code(document), error_text(document)
+    if error is None and "error_description" not in document and answer.status in (401, 403):
         return RegistrationRefused(
             f"{host} registers only clients on its allow-list (HTTP {answer.status}).",
             redirect_uri=redirect_uri,
@@ -298,9 +298,9 @@ def _adjustments(server: Server, redirect_uri: str, said: str) -> str:
 
 
 def _error_code(document: Mapping[str, Any]) -> str | None:
-    """The `error` of an OAuth error answer: a short word, fit to be shown."""
-    error = document.get("error")
-    if isinstance(error, str) and 0 < len(error) <= 60 and all(c.isalnum() or c in "_-." for c in error):
+    """The code of an error answer: a short word, fit to be shown."""
+    error = error_code(dict(document))
+    if error is not None and len(error) <= 60 and all(c.isalnum() or c in "_-." for c in error):
         return error
     return None
 

@@ -262,9 +262,9 @@ def _error(
     said: str | None = None,
     refresh_token: str | None = None,
 ) -> TokenError:
-    code = _code(document)
+    code = error_code(document)
     shown = code if code and len(code) <= 60 and code.isascii() and code.isprintable() else None
-    description = said or next(_said(document, TEXT_MEMBERS), None) or _redirect(answer)
+    description = said or error_text(document) or _redirect(answer)
     return TokenError(
         status=answer.status,
         error=shown if shown and _without(secrets, shown) == shown else None,
@@ -294,10 +294,15 @@ def _meaning(status: int, document: dict[str, Any]) -> Meaning:
             return "registration"
         if word in FOR_NOW:
             return "for_now"
-    return "refused" if status >= 300 or _code(document) is not None else "for_now"
+    return "refused" if status >= 300 or error_code(document) is not None else "for_now"
 
 
-def _code(document: dict[str, Any]) -> str | None:
+def error_text(document: dict[str, Any]) -> str | None:
+    """What an answer says of an error in a sentence, under whichever name."""
+    return next(_said(document, TEXT_MEMBERS), None)
+
+
+def error_code(document: dict[str, Any]) -> str | None:
     """The OAuth error code: `error`, or what stands for it in an object of that name."""
     error = document.get("error")
     if isinstance(error, dict | list):

@@ -9,7 +9,7 @@ import pytest
 from starlette.responses import JSONResponse
 
 from mcp_auth import McpAuth
-from mcp_auth.errors import AuthorizationRefused, TokenRequestFailed
+from mcp_auth.errors import AuthorizationRefused, RefreshUnavailable, TokenRequestFailed
 from mcp_auth.records import Connection, Registration
 from mcp_auth.status import AuthState, ConnectionState
 from mcp_auth.stores.memory import MemoryStore
@@ -233,6 +233,22 @@ async def test_a_token_endpoint_that_moved_within_its_site_is_found_again(
         assert metadata is not None and metadata.token_endpoint == f"{oauth.origin}/v2/token"
     # It was looked up once
     assert len(oauth.requests("/v2/token")) == 1
+
+
+async def test_a_connections_folder_that_cannot_be_written_costs_no_grant_whose_token_endpoint_is_gone(
+    tmp_path: Path, oauth: OAuthServer, clock: Clock
+) -> None:
+    async with granted(tmp_path, oauth, clock) as auth:
+        (auth.config.home / "connections").rename(auth.config.home / "away")
+        (auth.config.home / "connections").write_text("no folder")
+        oauth.knobs.gone = {"/token": 404}
+        for _ in range(3):
+            clock.ahead += 4000
+            with pytest.raises(RefreshUnavailable, match="HTTP 404"):
+                await auth.access_token("notes")
+        oauth.knobs.gone = {}
+        clock.ahead += 4000
+        assert await auth.access_token("notes")
 
 
 @pytest.mark.parametrize("trouble", [404, 410, 308, "refused"])

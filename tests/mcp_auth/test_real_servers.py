@@ -641,6 +641,14 @@ HOST, URL, SCOPE = "oauth.redirect_host", "gateway.public_url", "oauth.scope"
         (400, {"error": "invalid_scope"}, (SCOPE,), (HOST, URL), "invalid_scope"),
         (403, {"error": "access_denied", "error_description": "no"}, (HOST, URL, SCOPE), (), "access_denied: no"),
         (400, {}, (HOST, URL, SCOPE), (), "HTTP 400"),
+        # Other forms of the same
+        (422, {"message": "redirect_uri must use https"}, (HOST, URL), (SCOPE,), "redirect_uri must use https"),
+        (400, {"error": {"code": "invalid_redirect_uri"}}, (HOST, URL), (SCOPE,), "invalid_redirect_uri"),
+        (400, {"errors": [{"detail": "unknown scope: x"}]}, (SCOPE,), (HOST, URL), "HTTP 400: unknown scope: x"),
+        (422, {"detail": [{"loc": ["redirect_uris", 0], "msg": "bad redirect"}]}, (HOST,), (SCOPE,), "bad redirect"),
+        (400, {"error": ["invalid_scope"]}, (SCOPE,), (HOST,), "invalid_scope"),
+        (400, {"title": "Bad scope", "status": 400}, (SCOPE,), (HOST,), "Bad scope"),
+        (403, {"message": "Forbidden"}, (), (HOST,), "allow-list (HTTP 403)"),
         (404, "not here", (HOST, URL, SCOPE), (), "HTTP 404"),
         # HTTP 200, and no client
         (200, {"error": "invalid_redirect_uri"}, (HOST, URL), (SCOPE,), "invalid_redirect_uri"),
