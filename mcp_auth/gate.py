@@ -38,6 +38,7 @@ from mcp_auth.stores.base import Store
 CODE_LIFETIME = 300.0
 CODE_ATTEMPTS = 5
 _TICKETS_KEPT = 5
+_VOIDED_KEPT = 16
 _RACES = 20
 # Where a code is waited for: before the authorization server, or on the last page.
 _WAITING = ("opened", "answered")
@@ -257,7 +258,7 @@ class Gatekeeper:
                 raise NotProven("Sign in to the application itself first, in this browser, and load this page again.")
             secret = tickets.new_secret()
             gate = msgspec.structs.replace(
-                _gate(sign_in), answer=tickets.last_page(secret, code), proof=None, code=None, code_nonce=None
+                _voided(_gate(sign_in)), answer=tickets.last_page(secret, code), proof=None, code_nonce=None
             )
             if judgement.needs_proof and identity is None:
                 gate = self._with_code(gate, secret)
@@ -336,11 +337,18 @@ class Gatekeeper:
         code = tickets.typed_code(text)
         if code is None:
             raise CodeRejected("A code has eight characters; copy it from the page.", next_step="/mcp confirm CODE")
-        waiting = await self._waiting()
-        await self._check_nobody_elses(code, principal, waiting)
+        open_ones = await self._open()
+        await self._check_nobody_elses(code, principal, open_ones)
         if not self._codes():
             raise CodeRejected("A code is no proof here: the page asks you to log in.", next_step="/mcp auth")
-        mine = [record for record in waiting if record.origin.principal == principal]
+        mine = [record for record in open_ones if record.origin.principal == principal]
+        if any(_is_voided(code, record) for record in mine):
+            # It was right before, so it is no guess.
+            raise CodeRejected(
+                "That code no longer counts: a newer page or code took its place.",
+                next_step="/mcp confirm CODE, with the code of the newest page",
+            )
+        mine = [record for record in mine if record.status in _WAITING and _gate(record).code is not None]
         if not mine:
             raise _no_page()
         if not private:
@@ -365,7 +373,7 @@ class Gatekeeper:
         """
         code = tickets.typed_code(text)
         if code is not None:
-            await self._check_nobody_elses(code, principal, await self._waiting())
+            await self._check_nobody_elses(code, principal, await self._open())
 
     async def check_end(self, record: Linked, browser: str | None) -> None:
         """Judge once more, at the end: the right browser, an allowed person, and the proof if one is needed by now.
@@ -471,13 +479,16 @@ class Gatekeeper:
             browser=sha256(browser),
             kept_in=kept_in,
             visit=visit,
+            voided=_voided(gate).voided,
             attempts=gate.attempts,
         )
 
     def _with_code(self, gate: Gate, browser: str) -> Gate:
         nonce = tickets.new_secret()
         code = sha256(tickets.code_for(browser, nonce))
-        return msgspec.structs.replace(gate, code=code, code_nonce=nonce, code_expires_at=self._clock() + CODE_LIFETIME)
+        return msgspec.structs.replace(
+            _voided(gate), code=code, code_nonce=nonce, code_expires_at=self._clock() + CODE_LIFETIME
+        )
 
     async def _released(self, record: L) -> L:
         gate = msgspec.structs.replace(_gate(record), code=None, code_nonce=None)
@@ -486,20 +497,21 @@ class Gatekeeper:
             raise _busy(record)
         return cast(L, await self._release(moved))
 
-    async def _waiting(self) -> list[Linked]:
-        """Every record whose page shows a code right now."""
+    async def _open(self) -> list[Linked]:
+        """Every record whose page shows a code right now, or has shown one."""
         now = self._clock()
         stored: list[Linked] = [*await self._store.sign_ins.list(), *await self._store.key_forms.list()]
         return [
             one
             for one in stored
-            if one.status in _WAITING and one.expires_at > now and one.gate is not None and one.gate.code is not None
+            if one.status in (*_WAITING, "confirmed") and one.expires_at > now and one.gate is not None
         ]
 
-    async def _check_nobody_elses(self, code: str, principal: str, waiting: list[Linked]) -> None:
-        for record in waiting:
-            asked = record.origin.principal
-            if asked == principal or not tickets.is_same(code, _gate(record).code):
+    async def _check_nobody_elses(self, code: str, principal: str, open_ones: list[Linked]) -> None:
+        """A code that counts no more was seen in somebody else's hands all the same."""
+        for record in open_ones:
+            asked, shown = record.origin.principal, tickets.is_same(code, _gate(record).code)
+            if asked == principal or not (shown or _is_voided(code, record)):
                 continue
             if self._judge().is_same_person(asked, principal):
                 # Nobody else's hands: only another of the same person's.
@@ -611,6 +623,17 @@ def _gate(record: Linked) -> Gate:
     if record.gate is None:
         raise ValueError("this record is not reached by a link of ours")
     return record.gate
+
+
+def _voided(gate: Gate) -> Gate:
+    """Without its code, which counts no more."""
+    if gate.code is None:
+        return gate
+    return msgspec.structs.replace(gate, code=None, voided=(*gate.voided, gate.code)[-_VOIDED_KEPT:])
+
+
+def _is_voided(code: str, record: Linked) -> bool:
+    return any(tickets.is_same(code, digest) for digest in _gate(record).voided)
 
 
 def _other_browser() -> OtherBrowser:

@@ -258,7 +258,9 @@ class Gate(Value, frozen=True):
     page: from the page's own) and `code_nonce`, so that the bound browser can show it again and nobody else can.
     """
 
-    __secret__: ClassVar[frozenset[str]] = frozenset({"tickets", "opened", "browser", "code", "code_nonce", "answer"})
+    __secret__: ClassVar[frozenset[str]] = frozenset(
+        {"tickets", "opened", "browser", "code", "code_nonce", "answer", "voided"}
+    )
 
     tickets: tuple[str, ...] = ()
     # The ticket whose page was continued.
@@ -271,6 +273,8 @@ class Gate(Value, frozen=True):
     code: str | None = None
     code_nonce: str | None = None
     code_expires_at: float = 0.0
+    # The last codes that were shown and count no more: whoever still types one is told so, and what it means.
+    voided: tuple[str, ...] = ()
     # Wrong codes so far.
     attempts: int = 0
     # How it was proven that chat and browser are the same person; None: not asked for, or not yet.

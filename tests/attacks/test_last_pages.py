@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mcp_auth import tickets
+from mcp_auth.errors import WrongPerson
 from tests.attacks.scene import KEY, api, notes, stored
 from tests.attacks.test_cookies import cookies_of
 from tests.browser import Browser, Page
@@ -127,6 +128,51 @@ async def test_a_newer_last_page_voids_an_older_one_and_its_proof(tmp_path: Path
         assert not (await chat.say(f"confirm {old.code}"))[0].ok
         assert oauth.requests("/token") == []
         assert (await chat.say(f"confirm {new.code}"))[0].ok
+        assert (await browser.press(new, "finish")).heading == "notes is connected"
+
+
+@pytest.mark.parametrize("typed", ["confirm", "review"])
+async def test_attack_a_victim_who_types_a_voided_code_is_warned_all_the_same(
+    tmp_path: Path, oauth: OAuthServer, typed: str
+) -> None:
+    """The sender makes a newer last page, and confirms that, before the victim has typed the code of theirs."""
+    async with (
+        public_gateway(tmp_path, notes(oauth), **team()) as gateway,
+        Browser(script=False) as sender,
+        Browser(script=False) as victim,
+    ):
+        attacker, bob = Chat(gateway, ANN), Chat(gateway, BOB)
+        start = await sender.press(await sender.open(await link_of(attacker)))
+        victim.client.cookies.update(cookies_of(sender))
+        seen = await victim.open(await victim.authorize(start))
+        own = await sender.open(await sender.authorize(start))
+        if typed == "confirm":
+            assert (await attacker.say(f"confirm {own.code}"))[0].ok
+            warned = words((await bob.say(f"confirm {seen.code}"))[0])
+            assert "whoever sent you that link" in warned
+            assert "/mcp auth" in warned
+        else:
+            with pytest.raises(WrongPerson):
+                await gateway.auth.review(seen.code, str(BOB), private=True)
+
+        # It is over, too
+        assert (await sender.press(own, "finish")).heading == "notes is not connected"
+        await attacker.notice("Somebody else opened the link")
+        assert oauth.requests("/token") == []
+
+
+async def test_ones_own_voided_code_is_called_that_and_is_no_guess(tmp_path: Path, oauth: OAuthServer) -> None:
+    async with public_gateway(tmp_path, notes(oauth), verify="code") as gateway, Browser(script=False) as browser:
+        chat = Chat(gateway, ANN)
+        redirect = await answered(chat, browser)
+        old = await browser.open(redirect)
+        new = await browser.open(redirect)
+        for _ in range(7):
+            said = words((await chat.say(f"confirm {old.code}"))[0])
+            assert "a newer page or code took its place" in said
+            assert "newest page" in said
+        assert (await chat.say(f"confirm {new.code}"))[0].ok
+        assert "no longer counts" in words((await chat.say(f"confirm {old.code}"))[0])
         assert (await browser.press(new, "finish")).heading == "notes is connected"
 
 
