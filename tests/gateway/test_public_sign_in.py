@@ -56,6 +56,17 @@ async def test_one_person_signs_in_from_a_chat_and_the_agent_calls_a_tool(tmp_pa
             assert (await session.call_tool("add", {})).is_error is not True
 
 
+async def test_the_last_page_names_the_account_and_not_what_its_owner_calls_themselves(
+    tmp_path: Path, oauth: OAuthServer
+) -> None:
+    """Whoever forwards a link could name themselves as the person who opens it does."""
+    oauth.knobs.id_token_claims = {"name": "Ann Example", "sub": "mallory-17"}
+    async with public_gateway(tmp_path, notes(oauth)) as gateway, Browser() as browser:
+        page = await browser.sign_in(await link_of(Chat(gateway, ANN)))
+        assert "Connected as mallory-17" in page.text
+        assert "Ann Example" not in page.text.partition("Connected as")[2]
+
+
 async def test_several_people_prove_by_code_and_the_page_goes_on_by_itself(tmp_path: Path, oauth: OAuthServer) -> None:
     async with public_gateway(tmp_path, notes(oauth), **team()) as gateway, Browser() as browser:
         chat = Chat(gateway, ANN)

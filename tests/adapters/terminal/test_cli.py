@@ -537,6 +537,53 @@ class TestConfiguration:
         assert "✓ notes answers" in done.out
         assert "✗" not in done.out
 
+    def test_doctor_names_the_places_of_literal_secrets_and_never_the_secrets(self, run: Run, tmp_path: Path) -> None:
+        secret = "sk-live-4f9d2a7b8c1e6035"
+        servers = {
+            "headers": {
+                "url": f"http://127.0.0.1:{free_port()}/mcp",
+                "headers": {"Authorization": f"Bearer {secret}1"},
+            },
+            "query": {"url": f"http://127.0.0.1:{free_port()}/mcp?api_key={secret}2"},
+            "oauth": {
+                "url": f"http://127.0.0.1:{free_port()}/mcp",
+                "auth": "oauth",
+                "oauth": {"client_id": "ours", "client_secret": f"{secret}3"},
+            },
+            "stdio": {"command": "true", "args": ["--api-key", f"{secret}4"], "env": {"API_TOKEN": f"{secret}5"}},
+        }
+        home = write_home(tmp_path, servers, {"telegram": {"token": f"123456:{secret}6"}})
+        for arguments in (["doctor"], ["list"], ["list", "headers"], ["list", "stdio"], ["list", "--json"]):
+            done = run("--home", home, *arguments)
+            assert secret not in done.out + done.err, arguments
+        said = run("--home", home, "doctor").out
+        places = re.findall(r"! the configuration holds a secret: (\S+)(?: of (\S+))?\. Next: write \$\{NAME\}", said)
+        assert places == [
+            ("headers.Authorization", "headers"),
+            ("oauth.client_secret", "oauth"),
+            ("url", "query"),
+            ("args[1]", "stdio"),
+            ("env.API_TOKEN", "stdio"),
+            ("gateway.telegram.token", ""),
+        ]
+
+    def test_json_of_test_holds_nothing_that_a_terminal_acts_on(
+        self, run: Run, tmp_path: Path, oauth: OAuthServer
+    ) -> None:
+        """C1 controls begin sequences as ESC does, and bidirectional characters turn what is read around."""
+        oauth.knobs.protected, oauth.knobs.prm_path = False, None
+        oauth.knobs.tools = ("a\x9b31mred", "b\x1b]0;title\x07", "c\u202etxt.exe", "d\u2066x\u2069", "e\x85", "f\u2028")
+        home = write_home(tmp_path, {"notes": {"url": oauth.url}})
+
+        for arguments in (["test", "notes", "--json"], ["list", "--probe", "--json"], ["test", "notes"]):
+            done = run("--home", home, *arguments)
+            assert done.code == 0
+            assert all(c.isprintable() or c == "\n" for c in done.out), arguments
+
+        # And for programs they are what they were
+        (told,) = run("--home", home, "test", "notes", "--json").events
+        assert tuple(told["tools"]) == oauth.knobs.tools
+
     def test_doctor_fails_and_says_what_to_do(self, run: Run, tmp_path: Path) -> None:
         servers = {"gone": {"url": f"http://127.0.0.1:{free_port()}/mcp"}, "broken": {"url": 7}}
         home = write_home(tmp_path, servers)
