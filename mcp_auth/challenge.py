@@ -57,9 +57,17 @@ def bearer_challenge(headers: Iterable[str]) -> BearerChallenge | None:
     return BearerChallenge(
         scope=next(filter(None, (_scope(each.get("scope", "")) for each in bearer)), None),
         resource_metadata=named[0] if named else None,
-        error=next((each["error"] for each in bearer if each.get("error")), None),
+        error=_error([error for each in bearer if (error := each.get("error", "").strip())]),
         more_resource_metadata=tuple(named[1:]),
     )
+
+
+# What is acted on, wherever it stands among others.
+_ERRORS = ("invalid_token", "insufficient_scope")
+
+
+def _error(said: list[str]) -> str | None:
+    return next((error for error in said if error.lower() in _ERRORS), said[0] if said else None)
 
 
 def _scope(value: str) -> str | None:

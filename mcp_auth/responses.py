@@ -14,8 +14,9 @@ from mcp_auth.network import shown_host
 _MCP_KINDS = ("application/json", "text/event-stream")
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _WORDS = {
-    400: ("it refuses the request", None),
+    400: ("it refuses the request", "check the url and the headers"),
     401: ("it asks for a credential", None),
+    402: ("it asks for a payment", "ask whoever runs the server"),
     403: ("it refuses the request", None),
     404: ("nothing is at this address", "check the path of the url"),
     405: ("it takes no such request there", "check the url, and the transport (http or sse)"),
@@ -26,6 +27,8 @@ _WORDS = {
     421: ("it does not serve this host name", "check the host in the url"),
     425: ("it asks to try again", "try again"),
 }
+_OTHER_REDIRECT = ("it redirects, and does not say where to", "check the url")
+_OTHER_NO = ("it refuses the request", "ask whoever runs the server")
 # A longer word in a path may be a secret, as some servers have them there.
 _LONGEST_STEP = 24
 _LONGEST_WAIT = 7 * 86400.0
@@ -91,8 +94,8 @@ class Seen:
         if 200 <= self.status < 300:
             kind = f"with {self.kind[:60]}" if self.kind.isascii() and self.kind.isprintable() and self.kind else ""
             return f"it answers {kind or 'nothing'} and not as an MCP server does", "check the url"
-        what, todo = _WORDS.get(self.status, ("", None))
-        return f"HTTP {self.status}{': ' if what else ''}{what}", todo
+        what, todo = _WORDS.get(self.status) or (_OTHER_REDIRECT if self.status < 400 else _OTHER_NO)
+        return f"HTTP {self.status}: {what}", todo
 
     def sentence(self, *, key: bool = False) -> str:
         """Both, as a part of a sentence."""

@@ -31,6 +31,10 @@ def test_www_authenticate_error_scope_is_not_read_as_scope() -> None:
         ('Bearer scope="never closed', BearerChallenge(scope="never closed")),
         # A quote is a character like others inside of a token
         ("Bearer scope=it's, error=o'clock", BearerChallenge("it's", error="o'clock")),
+        # What is acted on counts before what is not
+        ('Bearer error="x", Bearer error="invalid_token"', BearerChallenge(error="invalid_token")),
+        ('Bearer error=" insufficient_scope "', BearerChallenge(error="insufficient_scope")),
+        ('Bearer error="x", DPoP error="invalid_token"', BearerChallenge(error="x")),
         # Several in one challenge
         (
             'Bearer resource_metadata="https://h/1", scope=a, resource_metadata=/2',

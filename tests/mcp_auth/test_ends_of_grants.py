@@ -371,7 +371,16 @@ async def test_a_grant_that_was_ended_stays_ended_when_the_server_refuses_its_ac
 
 
 @pytest.mark.parametrize("status", [400, 401, 403])
-@pytest.mark.parametrize("challenge", ['Bearer error="invalid_token"', 'Basic realm="x", Bearer error=invalid_token'])
+@pytest.mark.parametrize(
+    "challenge",
+    [
+        'Bearer error="invalid_token"',
+        'Basic realm="x", Bearer error=invalid_token',
+        'Bearer realm="x"; error="Invalid_Token"; error_description="over"',
+        "Bearer error='invalid_token'",
+        'Bearer realm="x", Bearer error="x", Bearer error=" invalid_token "',
+    ],
+)
 async def test_invalid_token_counts_as_401_whatever_the_status(
     tmp_path: Path, oauth: OAuthServer, clock: Clock, status: int, challenge: str
 ) -> None:
