@@ -486,6 +486,20 @@ async def test_tokens_of_another_tenant_are_not_stored(
         assert await auth.store.grants.get("shared", "notes", oauth.url) is None
 
 
+@pytest.mark.parametrize(
+    "tenant", ["{tenantid}", "common", f"{GUID}/{GUID}", f"{GUID[:-1]}g", f"{GUID}\n", "", f" {GUID}"], ids=ascii
+)
+async def test_what_is_no_tenant_of_the_template_is_not_stored(
+    tmp_path: Path, oauth: OAuthServer, monkeypatch: pytest.MonkeyPatch, tenant: str
+) -> None:
+    shape = next(shape for shape in GOOD if shape.name == "entra-any-tenant")
+    knobs = {**shape.knobs, "id_token_claims": {"iss": f"{{origin}}/{tenant}/v2.0"}}
+    async with opened(tmp_path, oauth, put_on(replace(shape, knobs=knobs), oauth, monkeypatch)) as auth:
+        with pytest.raises(TokenRequestFailed, match="tenant"):
+            await signed_in(auth)
+        assert await auth.store.grants.get("shared", "notes", oauth.url) is None
+
+
 async def test_any_one_tenant_of_a_template_is_kept_as_the_issuer(
     tmp_path: Path, oauth: OAuthServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
