@@ -615,7 +615,9 @@ class McpAuth:
             except TimeoutError:
                 continue
 
-    async def confirm_works(self, server: str, owner: str = SHARED) -> ConnectionStatus:
+    async def confirm_works(
+        self, server: str, owner: str = SHARED, *, timeout: float = TEST_TIMEOUT
+    ) -> ConnectionStatus:
         """An authenticated call with new credentials: keeps them when it works, brings the old ones back on a no.
 
         Where the endpoint has made that call already, its result.
@@ -624,7 +626,7 @@ class McpAuth:
         if sign_in is not None and sign_in.status == "done" and sign_in.check is not None:
             check = sign_in.check
             return ConnectionStatus(ConnectionState(check.state), check.tools, check.ms, check.detail)
-        return await self._confirm_works(server, owner, TEST_TIMEOUT)
+        return await self._confirm_works(server, owner, timeout)
 
     async def _confirm_works(self, server: str, owner: str, timeout: float) -> ConnectionStatus:
         entry = self._entry(server)

@@ -22,13 +22,16 @@ from adapters.text import link_text
 from gateway.invocations import LOCAL
 from gateway.sentences import auth_state, link_ready, minutes, no_refresh_token, refused_after_sign_in, tools
 from mcp_auth.config import load
-from mcp_auth.core import PROBE_TIMEOUT, McpAuth
+from mcp_auth.core import PROBE_TIMEOUT, TEST_TIMEOUT, McpAuth
 from mcp_auth.errors import McpAuthError, sentence, with_next_step
 from mcp_auth.names import run
 from mcp_auth.records import OPEN, Origin
 from mcp_auth.sign_in import StartedSignIn
 from mcp_auth.status import AuthState, ConnectionState, needs_a_look, wants_sign_in
 from mcp_auth.tickets import typed_code
+
+# Seconds.
+_MOMENT = 1.0
 
 
 def run_auth(options: Namespace) -> int:
@@ -187,7 +190,10 @@ class _Run:
             if ended.status != "done":
                 self._fail(name, ended.outcome or f"The sign-in to {name} ended.", ended.next_step)
                 return
-            connection = await self.auth.confirm_works(name, owner)
+            # A moment at least: a server that is asked for none would be called unreachable.
+            left = self._bound()
+            limit = TEST_TIMEOUT if left is None else min(TEST_TIMEOUT, max(_MOMENT, left))
+            connection = await self.auth.confirm_works(name, owner, timeout=limit)
             status = await self.auth.status(name, owner)
         except McpAuthError as error:
             self._fail(name, error.message, error.next_step)
@@ -211,7 +217,7 @@ class _Run:
         return max(0.0, self.begun_at + float(self.options.timeout) - time.monotonic())
 
     def _bound(self) -> float | None:
-        """How long the servers may take until there are links: what is left of `--timeout`; with 0, as usual."""
+        """How long servers may take to answer: what is left of `--timeout`; None: as usual, with 0 too."""
         if not self.options.timeout:
             return None
         return max(0.0, self.begun_at + float(self.options.timeout) - time.monotonic())

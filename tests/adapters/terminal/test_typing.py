@@ -8,11 +8,14 @@ import io
 import os
 import re
 import sys
+import threading
+import time
 import webbrowser
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -301,6 +304,36 @@ def test_a_token_that_its_own_server_refuses_is_a_failure(desk: Desk, home: Path
 
     assert desk.run("--home", home, "auth", "notes", hands=hands) == 1
     assert "signed in, " not in desk.shown
+
+
+def test_a_timeout_bounds_the_trial_of_the_new_access_too(
+    desk: Desk, home: Path, oauth: OAuthServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead = [0.0]
+    clock = SimpleNamespace(time=time.time, monotonic=lambda: time.monotonic() + ahead[0])
+    monkeypatch.setattr("adapters.terminal.auth.time", clock)
+    exchanged, tried = threading.Event(), threading.Event()
+    oauth.knobs.token_gate = exchanged
+
+    def hands(terminal: fdspawn) -> None:
+        try:
+            redirect = authorize(link_on(terminal))
+            terminal.expect_exact(" left > ")
+            terminal.send(f"{redirect}\n")
+            deadline = time.monotonic() + PATIENCE
+            while not oauth.requests("/token"):
+                assert time.monotonic() < deadline
+                time.sleep(0.005)
+            # The hour is over by the time the code is exchanged, and then the server says nothing.
+            ahead[0] = 3600.0
+            oauth.knobs.mcp_gate = tried
+            exchanged.set()
+            terminal.expect_exact("notes: signed in, but no answer within 1 seconds")
+        finally:
+            exchanged.set()
+            tried.set()
+
+    assert desk.run("--home", home, "auth", "notes", "--timeout", "3600", hands=hands) == 0
 
 
 def test_what_needs_a_key_is_said_beside_the_links(desk: Desk, key_home: Path) -> None:
