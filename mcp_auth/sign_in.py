@@ -643,6 +643,9 @@ class SignIns:
         if isinstance(answer, TokenAnswer):
             return answer
         await self._forget_if_dead(sign_in, answer.meaning == "registration", answer.error)
+        if answer.meaning == "refused" and answer.status in (401, 403) and not answer.is_oauth:
+            # RFC 6749 section 5.2 has 401 for clients that are not known, and not everybody says more than that.
+            await self._doubt_registration(sign_in)
         if answer.is_gone:
             await self.expire_metadata(sign_in.server_url)
         raise TokenRequestFailed(f"{host} did not give a token ({answer.sentence()}).", next_step=again)

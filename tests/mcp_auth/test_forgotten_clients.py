@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from mcp_auth import McpAuth
 from mcp_auth.errors import AuthorizationRefused, RefreshUnavailable, TokenRequestFailed
@@ -130,6 +130,33 @@ async def test_a_link_behind_which_no_browser_was_sent_on_casts_no_doubt(
             started = await auth.sign_in("notes", "shared", somebody, listen=False)
             assert started.sign_in.registration.client_id == "c-1"
             await auth.cancel("notes")
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_doubted"),
+    [
+        (PlainTextResponse("", 401), True),
+        (PlainTextResponse("Forbidden", 403), True),
+        (JSONResponse({"message": "Unauthorized"}, 401), True),
+        (JSONResponse({"error": "invalid_grant"}, 401), False),
+        (JSONResponse({"error": "access_denied"}, 403), False),
+        (PlainTextResponse("", 400), False),
+        (PlainTextResponse("", 503), False),
+    ],
+)
+async def test_a_client_that_is_refused_without_a_word_is_doubted(
+    tmp_path: Path, oauth: OAuthServer, clock: Clock, answer: Response, is_doubted: bool
+) -> None:
+    async with granted(tmp_path, oauth, clock) as auth:
+        clock.ahead += 1
+        for _ in range(2):
+            redirect = await asyncio.to_thread(authorize, await link_of(auth))
+            oauth.knobs.token_answers = [answer]
+            with pytest.raises(TokenRequestFailed):
+                await auth.paste(redirect, ME.principal)
+        # Once an hour
+        assert registered(oauth) == (2 if is_doubted else 1)
+        assert (await auth.status("notes")).auth is AuthState.SIGNED_IN
 
 
 async def test_a_doubtful_client_is_better_than_none(tmp_path: Path, oauth: OAuthServer, clock: Clock) -> None:
