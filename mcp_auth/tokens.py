@@ -245,11 +245,11 @@ def _holder(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _scheme(token_type: object) -> str | None:
-    """A `token_type` that is none of bearer tokens, fit to be shown; None: bearer. What is no text names no scheme."""
-    if isinstance(token_type, list):
-        return next(filter(None, map(_scheme, token_type)), None)
-    if not isinstance(token_type, str):
+    """A `token_type` that is none of bearer tokens, fit to be shown; None: bearer."""
+    if not token_type:
         return None
+    if not isinstance(token_type, str):
+        return "?"
     return None if "".join(token_type.split()).lower() in BEARER_TYPES else plain(token_type, 40) or "?"
 
 
