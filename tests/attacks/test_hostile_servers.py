@@ -13,6 +13,7 @@ import pytest
 from mcp_auth import McpAuth
 from mcp_auth.status import ConnectionState
 from tests.homes import open_auth
+from tests.patience import PATIENCE
 from tests.servers.hostile import SHAPES, Hostile, hostile
 
 MB = 1024 * 1024
@@ -32,7 +33,7 @@ def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hostile]:
 
 async def _probe_once(folder: Path, server: Hostile) -> None:
     async with open_on(folder, server, "tools") as auth:
-        await auth.probe("bad", timeout=30)
+        await auth.probe("bad", timeout=PATIENCE)
 
 
 def open_on(folder: Path, server: Hostile, shape: str) -> McpAuth:
@@ -53,7 +54,7 @@ async def test_attack_a_probe_of_a_server_without_measure_ends_with_a_sentence(
     async with open_on(tmp_path, _server, shape) as auth:
         tracemalloc.start()
         try:
-            found = await auth.probe("bad", timeout=2 if shape in ENDLESS else 30)
+            found = await auth.probe("bad", timeout=2 if shape in ENDLESS else PATIENCE)
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()

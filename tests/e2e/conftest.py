@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.patience import PATIENCE
+
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, BrowserContext
 
 _QUIET = [
     "--no-sandbox",
@@ -20,14 +22,23 @@ _QUIET = [
 ]
 
 
+# As the browser's driver counts.
+MILLISECONDS = PATIENCE * 1000
+
+
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """Debian's, without a window."""
+    """Debian's, without a window; it waits as long as the tests do."""
     from playwright.sync_api import sync_playwright
 
     program = shutil.which("chromium")
     assert program is not None, "chromium is not installed. Next: scripts/services"
     with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=program, args=_QUIET)
+        launched = playwright.chromium.launch(executable_path=program, args=_QUIET, timeout=MILLISECONDS)
+        launched.on("context", _be_patient)
         yield launched
         launched.close()
+
+
+def _be_patient(context: BrowserContext) -> None:
+    context.set_default_timeout(MILLISECONDS)

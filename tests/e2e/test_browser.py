@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +10,8 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from gateway.demo.run import Demo
+from tests.e2e.background import Background
 from tests.e2e.processes import Running, slash_mcp
-from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.service
 
@@ -21,19 +20,9 @@ PHONE = {"width": 390, "height": 844}
 
 @pytest.fixture
 def demo(tmp_path: Path) -> Iterator[Path]:
-    """The demo's servers in a thread with its own event loop; gives a home that is configured for them."""
-    import threading
-
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    demo = Demo()
-    asyncio.run_coroutine_threadsafe(demo.__aenter__(), loop).result(20)
-    yield demo.write_home(tmp_path / "home")
-    asyncio.run_coroutine_threadsafe(demo.__aexit__(None, None, None), loop).result(20)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(PATIENCE)
-    loop.close()
+    """A home that is configured for the demo's servers, which run beside the test."""
+    with Background() as background:
+        yield background.enter(Demo()).write_home(tmp_path / "home")
 
 
 def open_page(chromium: Browser, *, dark: bool = False, javascript: bool = True) -> Page:

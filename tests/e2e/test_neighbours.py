@@ -30,7 +30,7 @@ from tests.ports import free_port
 from tests.public import ANN, BOB, key_link_of, link_of, public_gateway, team
 from tests.servers.oauth import OAuthServer
 
-pytestmark = [pytest.mark.service, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.service
 
 CONTINUE = "Continue"
 
@@ -94,9 +94,7 @@ class Scene:
         background.enter(answering(neighbour, self.port, certificate))
 
     def profile(self, *, script: bool = True) -> BrowserContext:
-        context = self.chromium.new_context(ignore_https_errors=True, java_script_enabled=script)
-        context.set_default_timeout(20_000)
-        return context
+        return self.chromium.new_context(ignore_https_errors=True, java_script_enabled=script)
 
     def held(self, context: BrowserContext, page: Page) -> str:
         """Where the page goes on to, which it is kept from: the authorization server's own address."""

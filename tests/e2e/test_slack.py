@@ -14,6 +14,7 @@ from playwright.async_api import async_playwright
 from gateway.demo.run import Demo
 from mcp_auth import McpAuth
 from tests.e2e.processes import Running, slash_mcp
+from tests.patience import PATIENCE
 from tests.platforms.slack import Slack
 
 pytestmark = pytest.mark.service
@@ -82,9 +83,12 @@ async def allow(link: str) -> str:
     assert program is not None, "chromium is not installed; run scripts/services"
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
-            executable_path=program, args=["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+            executable_path=program,
+            args=["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"],
+            timeout=PATIENCE * 1000,
         )
         page = await browser.new_page()
+        page.set_default_timeout(PATIENCE * 1000)
         await page.goto(link)
         await page.get_by_role("button", name="Allow").click()
         await page.wait_for_url("**/callback?**")

@@ -21,9 +21,11 @@ from mcp_auth.status import AuthState
 from mcp_auth.stores.files import FileStore
 from tests.adapters.terminal.typed import Run
 from tests.homes import ME, signed_in, write_home
+from tests.patience import PATIENCE
 from tests.servers.oauth import OAuthServer, authorize
 
-pytestmark = pytest.mark.timeout(30)
+# A fifo that is opened waits for ever.
+pytestmark = pytest.mark.timeout(PATIENCE)
 
 
 def _fifo(path: Path) -> None:

@@ -25,9 +25,6 @@ from mcp_auth.status import ConnectionState, ConnectionStatus
 from tests.homes import ME, open_auth, signed_in
 from tests.servers.oauth import OAuthServer, authorize
 
-# Real servers, real files, and dozens of examples.
-pytestmark = pytest.mark.timeout(300)
-
 # Lone surrogates, controls and characters of every plane among them.
 TEXTS = st.text(st.characters(exclude_categories=()), max_size=12) | st.sampled_from(
     ["", " ", "\ud800", "a\udfff b", "\x00", "http://[", "https://\ud800/", "javascript:alert(1)", "null", "0"]

@@ -175,7 +175,7 @@ def test_a_lack_of_descriptors_is_not_called_unreachable(tmp_path: Path, oauth: 
     url = f"http://{host}:{oauth.port}/mcp"
     home = write_home(tmp_path, {"open": {"url": url, "headers": {"X-A": "b"}}, "run": {"command": "true"}})
     command = [sys.executable, "-c", CROWDED, str(home), url]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     sentence = "This process may open no more files or connections at this moment."
     assert done.stdout.strip() == f"too_many_open_files|not_checked|{sentence}|not_checked|{sentence}", done.stderr
 
@@ -217,7 +217,7 @@ def test_a_process_does_not_outlive_its_command_for_a_name_server(tmp_path: Path
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert done.returncode == 1
     assert "Traceback" not in done.stderr

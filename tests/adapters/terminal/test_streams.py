@@ -15,6 +15,7 @@ import pytest
 
 from adapters.terminal.cli import _COMMANDS, main
 from tests.homes import write_home
+from tests.patience import PATIENCE
 from tests.servers.oauth import OAuthServer
 
 ROOT = Path(__file__).parents[3]
@@ -185,7 +186,10 @@ def _code(home: Path, line: str, monkeypatch: pytest.MonkeyPatch) -> int:
 def test_as_a_shell_has_it(home: Path, line: str, redirected: str) -> None:
     command = f'"$0" -m adapters.terminal --home "$1" {line} {redirected}'
     done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", command, sys.executable, str(home)], cwd=ROOT, capture_output=True, timeout=60
+        ["bash", "-o", "pipefail", "-c", command, sys.executable, str(home)],
+        cwd=ROOT,
+        capture_output=True,
+        timeout=PATIENCE,
     )
     assert done.returncode in (0, 1, 2), (done.returncode, done.stderr)
     assert b"Traceback" not in done.stderr and b"Exception ignored" not in done.stderr
@@ -212,7 +216,7 @@ def test_serve_ends_in_order_by_each_signal(home: Path, number: signal.Signals, 
                 with pytest.raises(subprocess.TimeoutExpired):
                     serving.wait(1)
                 serving.send_signal(signal.SIGTERM)
-            assert serving.wait(30) == 0
+            assert serving.wait(PATIENCE) == 0
             assert "Traceback" not in serving.stderr.read()
         finally:
             serving.kill()
