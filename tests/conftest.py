@@ -44,9 +44,8 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """The whole suite runs in parallel; a file or a test that is named runs at once, in this process."""
     if config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
         return 0
-    # The fast tests wait for sockets and disks more than they compute; the others run programs.
-    for_each_core = 1 if config.getoption("-m") == "service" else 2
-    return for_each_core * (os.cpu_count() or 1)
+    # They wait for sockets, disks and programs as long as they compute.
+    return 2 * (os.cpu_count() or 1)
 
 
 @pytest.fixture(autouse=True)
@@ -77,14 +76,15 @@ def oauth(_oauth_server: OAuthServer) -> OAuthServer:
     return _oauth_server
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def advance_limits(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Move the clock of every `Limits` that is made from now on by so many seconds."""
-    ahead = [0.0]
-    monkeypatch.setattr(Limits.__init__, "__defaults__", (lambda: time.monotonic() + ahead[0],))
+    """Move the clock of every `Limits` of this test by so many seconds. Else it stands still: what is too often in a
+    minute is so too where a minute is over before all of it was asked."""
+    now = [time.monotonic()]
+    monkeypatch.setattr(Limits.__init__, "__defaults__", (lambda: now[0],))
 
     def move(seconds: float) -> None:
-        ahead[0] += seconds
+        now[0] += seconds
 
     return move
 

@@ -35,7 +35,7 @@ from tests.ports import free_port
 from tests.servers.oauth import OAuthServer
 
 POINTS = int(os.environ.get("SLASH_MCP_CRASH_POINTS", "100"))
-pytestmark = [pytest.mark.service, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.service
 
 
 class Mortal:

@@ -32,6 +32,15 @@ def test_the_fourth_has_to_wait_for_the_rest_of_the_window(advance_limits: Calla
     assert counted.take(THREE, "ann") == 0.0
 
 
+def test_no_window_ends_because_a_test_is_slow(advance_limits: Callable[[float], None]) -> None:
+    counted, brief = Limits(), Rate("brief", 1, 1e-9)
+
+    assert counted.take(brief, "ann") == 0.0
+    assert counted.take(brief, "ann") > 0
+    advance_limits(1)
+    assert counted.take(brief, "ann") == 0.0
+
+
 @pytest.mark.parametrize(
     ("rate", "amount", "seconds"),
     [
