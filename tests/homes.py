@@ -19,13 +19,14 @@ ME = Origin(principal="cli:local")
 
 
 class Clock:
-    """The time of day, and as far ahead as a test says."""
+    """The time of day at which it was made, and as far ahead as a test says. It does not go on by itself."""
 
     def __init__(self) -> None:
         self.ahead = 0.0
+        self._made = time.time()
 
     def __call__(self) -> float:
-        return time.time() + self.ahead
+        return self._made + self.ahead
 
 
 def write_home(folder: Path, servers: dict[str, Any], gateway: dict[str, Any] | None = None) -> Path:

@@ -135,8 +135,10 @@ def _completer(names: Iterable[str]) -> Completer:
 async def _ask_hidden(question: str) -> str:
     """One line that is neither shown nor remembered; nothing when the person turns away."""
     from prompt_toolkit import PromptSession
+    from prompt_toolkit.application import get_app_session
 
-    session: PromptSession[str] = PromptSession(is_password=True)
+    # With an output of its own the library hides what is typed at a dumb terminal, too.
+    session: PromptSession[str] = PromptSession(is_password=True, output=get_app_session().output)
     try:
         return await session.prompt_async(question)
     except (EOFError, KeyboardInterrupt):

@@ -149,6 +149,8 @@ async def test_words_and_servers_complete(
     assert f"+{completed}\n" in (home / "chat-history").read_text()
 
 
+# A dumb one is that of an editor, a serial line or a service manager.
+@pytest.mark.parametrize("terminal", ["xterm", "dumb"])
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
@@ -160,8 +162,9 @@ async def test_words_and_servers_complete(
     ids=["right", "wrong", "ctrl-c", "ctrl-d"],
 )
 async def test_a_key_is_asked_for_without_showing_or_keeping_it(
-    home: Path, monkeypatch: pytest.MonkeyPatch, answer: str, said: str
+    home: Path, monkeypatch: pytest.MonkeyPatch, answer: str, said: str, terminal: str
 ) -> None:
+    monkeypatch.setenv("TERM", terminal)
     # Ctrl-C and Ctrl-D end the question, and not the chat.
     _, shown = await typed(home, monkeypatch, f"key weather{ENTER}{answer}{CTRL_C}help{ENTER}{CTRL_D}")
     assert "weather needs WEATHER_KEY" in shown
