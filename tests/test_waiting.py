@@ -16,6 +16,8 @@ _CLOCKS = {"time.monotonic", "time.perf_counter", "perf_counter", "monotonic"}
 _BOUNDS = {"asyncio.timeout", "asyncio.wait_for"}
 # Of processes, threads, futures and events, and of pytest's own mark: each takes its bound by name or first.
 _ENDS = {"wait", "join", "result", "communicate", "timeout"}
+# Of our own platforms, chats and programs, with the bound last.
+_LOOKS = {"until", "connected", "sees", "message", "notice", "answered", "reading", "posted", "wait_for_error"}
 _RUNS = {"subprocess.run", "subprocess.check_call", "subprocess.check_output"}
 
 # So short a bound is one that a test wants to be over.
@@ -70,11 +72,12 @@ def bound_of(call: ast.Call) -> float | None:
     name = dotted(call)
     if name in _BOUNDS:
         return value(call.args[-1])
-    ends = isinstance(call.func, ast.Attribute) and call.func.attr in _ENDS
-    if not ends and name not in _RUNS:
+    method = call.func.attr if isinstance(call.func, ast.Attribute) else ""
+    if name not in _RUNS and method not in _ENDS | _LOOKS:
         return None
     named = [one.value for one in call.keywords if one.arg == "timeout"]
-    return value((named or (call.args if ends else []) or [call])[0])
+    placed = call.args[:1] if method in _ENDS else call.args[-1:] if method in _LOOKS else []
+    return next((value(one) for one in named + placed), None)
 
 
 @pytest.mark.parametrize(
@@ -86,6 +89,9 @@ def bound_of(call: ast.Call) -> float | None:
         ("future.result(20)", 20),
         ("pytest.mark.timeout(30)", 30),
         ("subprocess.run(command, timeout=60)", 60),
+        ("slack.connected(30)", 30),
+        ("slack.until(lambda: found == 3, 20)", 20),
+        ("slack.until(lambda: found == 3)", None),
         ("process.wait(PATIENCE)", None),
         ("subprocess.run(command)", None),
         ("thread.join()", None),

@@ -29,22 +29,22 @@ async def test_from_the_command_to_the_tool_call(tmp_path: Path) -> None:
         doctor = await asyncio.to_thread(slash_mcp, home, "doctor")
         assert "✓ slack: the bot is @slash-mcp in acme" in doctor.stdout
         with Running(home, "serve") as serve:
-            await slack.connected(30)
+            await slack.connected()
 
             # The app is no member of this channel: a slash command works all the same.
             await slack.types(ada, "/mcp", general)
-            listed = await slack.until(lambda: [one for one in slack.seen_by(ada) if "MCP Servers" in one.shown], 20)
+            listed = await slack.until(lambda: [one for one in slack.seen_by(ada) if "MCP Servers" in one.shown])
             assert "notes" in listed[-1].shown
             await slack.presses(ada, listed[-1], "Sign in")
-            link = await slack.until(lambda: links(slack, ada), 30)
+            link = await slack.until(lambda: links(slack, ada))
             checklist = link[-1]
             await slack.presses(ada, checklist, "Sign in to notes")
             page = await allow(checklist.button("Sign in to notes")["url"])
             assert page == "notes is signed in"
 
             direct = slack.direct(ada)
-            await slack.until(lambda: "notes: signed in" in str(direct.texts), 30)
-            await slack.until(lambda: "signed in" in checklist.shown, 10)
+            await slack.until(lambda: "notes: signed in" in str(direct.texts))
+            await slack.until(lambda: "signed in" in checklist.shown)
             async with McpAuth.open(home=home) as auth, auth.session("notes") as session:
                 result: Any = await session.call_tool("whoami", {})
             assert result.content[0].text == "ada@example.com"

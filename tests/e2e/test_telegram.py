@@ -116,6 +116,6 @@ async def test_a_refusal_is_told_and_the_message_offers_another_try(world: World
         await press(link, "deny")
 
         await world.ada.message("denied")
-        await world.api.until(lambda: checklist.buttons and not checklist.urls, 30)
+        await world.api.until(lambda: checklist.buttons and not checklist.urls)
 
     assert checklist.button("Try notes again")
