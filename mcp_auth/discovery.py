@@ -320,8 +320,9 @@ async def _first_usable(
 ) -> ServerMetadata:
     """The metadata of the first authorization server that can be used, of those that the server names.
 
-    One that was in use before comes first, and while it is in trouble it is waited for: another one would not know our
-    client. What is wrong with the first is told when no other helps.
+    One that was in use before comes first. While it is in trouble it is waited for, and so is the first one with a
+    client that was registered by hand: another one would not know our client. What is wrong with the first is told when
+    no other helps.
     """
     named = list(dict.fromkeys(texts(document.get("authorization_servers")) or []))[:_MAX_SERVERS]
     named.sort(key=lambda issuer: not issuers_are_same(issuer, prefer))
@@ -331,7 +332,7 @@ async def _first_usable(
             return _checked(await _server_metadata(http, rules, server, issuer), server)
         except (SignInError, Unreachable) as error:
             is_for_now = isinstance(error, Unreachable) and not isinstance(error, AddressRefused)
-            if is_for_now and issuers_are_same(issuer, prefer):
+            if is_for_now and (server.oauth.client_id is not None or issuers_are_same(issuer, prefer)):
                 raise
             trouble = trouble or error
     if trouble is None:

@@ -198,7 +198,7 @@ class SignIns:
         known = await self._store.connections.get(url)
         if not fresh and asked is None and known is not None and is_warm(known, server, self._clock()):
             return known
-        prefer = known.metadata.issuer if known is not None and known.metadata is not None else None
+        prefer = _issuer_in_use(known)
         asked = asked or await self.ask(server)
         found = await discover(self._http, self._rules(server), server, asked, prefer=prefer)
 
@@ -1011,6 +1011,14 @@ def _keep_registration(connection: Connection, used: Registration) -> None:
         and not (used.source == r.source == "configured" and r.client_id == used.client_id)
     ]
     connection.registrations = [*others, used][-_REGISTRATIONS_KEPT:]
+
+
+def _issuer_in_use(known: Connection | None) -> str | None:
+    """The issuer that was signed in at before; one that was only tried binds nobody."""
+    issuer = known.metadata.issuer if known is not None and known.metadata is not None else None
+    if known is None or not any(issuers.is_same(one.issuer, issuer) for one in known.registrations):
+        return None
+    return issuer
 
 
 def _expire_metadata(connection: Connection) -> None:

@@ -563,6 +563,30 @@ async def test_a_refresh_token_of_one_tenant_goes_to_no_endpoint_of_another(
     assert oauth.requests("/v2/token") == []
 
 
+@pytest.mark.parametrize("by_hand", [False, True])
+async def test_a_second_authorization_server_that_was_only_tried_binds_nobody(
+    tmp_path: Path, oauth: OAuthServer, monkeypatch: pytest.MonkeyPatch, by_hand: bool
+) -> None:
+    second = "{origin}/second"
+    shape = Shape(
+        "two",
+        prm={"authorization_servers": ["{origin}", second]},
+        paths={f"{AS}/second": document(second, "{origin}"), AS: 503},
+        oauth={"client_id": "by-hand"} if by_hand else {},
+    )
+    async with opened(tmp_path, oauth, put_on(shape, oauth, monkeypatch)) as auth:
+        if by_hand:
+            # Its client belongs to the first
+            with pytest.raises(DiscoveryFailed, match="HTTP 503"):
+                await auth.sign_in("notes", "shared", ME, listen=False)
+        else:
+            tried = await auth.sign_in("notes", "shared", ME, listen=False)
+            assert tried.sign_in.issuer == filled(second, oauth)
+            await auth.cancel("notes")
+        del shape.paths[AS]
+        assert (await auth.sign_in("notes", "shared", ME, listen=False)).sign_in.issuer == oauth.origin
+
+
 async def test_a_change_of_oauth_issuer_looks_everything_up_anew(tmp_path: Path, oauth: OAuthServer) -> None:
     oauth.knobs.metadata["issuer"] = f"{oauth.origin}/t"
     async with opened(tmp_path, oauth, {"issuer": f"{oauth.origin}/t"}) as auth:
