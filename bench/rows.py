@@ -108,7 +108,7 @@ def _curves(figures: Figures, scale: float) -> dict[str, list[tuple[float, float
         name, comma, size = called.partition(", ")
         if comma and figure.median is not None:
             curves.setdefault(name, []).append((float(size.replace(",", "")), figure.median * scale))
-    return curves if any(len(points) > 1 for points in curves.values()) else {}
+    return {name: points for name, points in curves.items() if len(points) > 1}
 
 
 def ratio(
@@ -116,7 +116,8 @@ def ratio(
 ) -> Check:
     """What ours takes, in parts of what `other` took in the same round: the median of the rounds."""
     name, comma, size = other.partition(", ")
-    label = f"x {name}{f' at {size}' if comma else ''}{f' ({unit})' if unit else ''}"
+    kind = ours.partition(", ")[0].removeprefix("ours").strip()
+    label = f"x {name}{f' at {size}' if comma else ''}{f' ({unit})' if unit else ''}{f' {kind}' if kind else ''}"
     if ours not in figures or other not in figures:
         return Check(f"{label}: not measured", None, allowed)
     pairs = list(zip(figures[ours].of(series), figures[other].of(series), strict=False))
@@ -500,19 +501,22 @@ def _storm(arena: Arena, name: str, size: int) -> dict[str, Any]:
 
 
 def answers(arena: Arena) -> Figures:
-    return _by_size(arena, "answers", (10, 100, 1000))
+    """At the terminal without a grant; a thousand in a chat too, and a hundred with a grant of each."""
+    works = _by_size(arena, "answers", (10, 100, 1000))
+    works["ours in a chat, 1,000"] = partial(arena.do, "ours", "answers", count=1000, who="telegram:1")
+    works["ours with grants, 100"] = partial(arena.do, "ours", "answers", count=100, signed_in=True)
+    return arena.interleaved(works, "seconds")
 
 
 def people(arena: Arena) -> Figures:
-    return _by_size(arena, "people", (1, 100, 1000))
+    return arena.interleaved(_by_size(arena, "people", (1, 100, 1000)), "seconds")
 
 
-def _by_size(arena: Arena, work: str, sizes: tuple[int, ...]) -> Figures:
+def _by_size(arena: Arena, work: str, sizes: tuple[int, ...]) -> dict[str, Callable[[], Any]]:
     """All sizes in each round, so that they can be compared with each other too."""
-    works = {
+    return {
         f"{name}, {size:,}": partial(arena.do, name, work, count=size) for size in sizes for name in ("limit", "ours")
     }
-    return arena.interleaved(works, "seconds")
 
 
 def judge_answers(figures: Figures) -> list[Check]:
@@ -521,7 +525,15 @@ def judge_answers(figures: Figures) -> list[Check]:
         ratio(figures, f"ours, {few:,}", allowed, ours=f"ours, {many:,}", series="processor")
         for few, many, allowed in steps
     ]
-    return [ratio(figures, "limit, 1,000", 20.0, ours="ours, 1,000", series="processor"), *growth]
+    limits = [
+        ratio(figures, other, allowed, ours=ours, series="processor")
+        for ours, other, allowed in (
+            ("ours, 1,000", "limit, 1,000", 2.0),
+            ("ours with grants, 100", "limit, 100", 4.0),
+            ("ours in a chat, 1,000", "ours, 1,000", 2.0),
+        )
+    ]
+    return [*limits, *growth]
 
 
 def judge_people(figures: Figures) -> list[Check]:
@@ -607,7 +619,7 @@ ROWS = (
     Row(
         "answers",
         "/mcp answered, 10 / 100 / 1,000 servers",
-        "grows as the servers do, at most 20 x the limit",
+        "grows as the servers do; at most 2 x the limit, 4 x with grants; in a chat at most 2 x at the terminal",
         "ms",
         answers,
         judge_answers,

@@ -257,8 +257,9 @@ class Dispatcher:
 
     async def _statuses(self, ask: _Ask, results: dict[str, ConnectionStatus] | None = None) -> list[ServerStatus]:
         statuses = await self._auth.statuses(lambda name: self._owner(self.config.servers[name], ask))
-        known = results or {}
-        return [replace(one, connection=known.get(one.name, one.connection)) for one in statuses]
+        if not results:
+            return statuses
+        return [replace(one, connection=results.get(one.name, one.connection)) for one in statuses]
 
     def _is_probed(self, status: ServerStatus) -> bool:
         """Live results never start a command, and without a sign-in there is nothing to find out."""

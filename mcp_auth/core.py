@@ -30,7 +30,6 @@ from mcp_auth.errors import (
     NoMetadata,
     NotAllowed,
     PortBusy,
-    RecordDamaged,
     RefreshUnavailable,
     ServerRefused,
     SignInError,
@@ -51,6 +50,7 @@ from mcp_auth.keys import (
     try_keys,
 )
 from mcp_auth.limits import Limits
+from mcp_auth.listing import owner_keys, places, statuses_of
 from mcp_auth.network import NetworkRules, is_loopback_url, with_ipv6_forms
 from mcp_auth.probes import Probes
 from mcp_auth.records import OPEN, SHARED, Connection, Grant, KeyForm, Linked, Origin, SignIn, check_owner
@@ -60,13 +60,11 @@ from mcp_auth.status import (
     ConnectionState,
     ConnectionStatus,
     ServerStatus,
-    local_status,
     needs_a_look,
-    unreadable_status,
     uses_oauth,
 )
 from mcp_auth.tickets import connection_id, connection_ids, slot_of
-from mcp_auth.variables import Variables, needed_templates
+from mcp_auth.variables import Variables
 
 if TYPE_CHECKING:
     import httpx2
@@ -189,41 +187,16 @@ class McpAuth:
         Raises:
             UnknownServer.
         """
-        entry = self._entry(server)
-        check_owner(owner)
-        try:
-            return await self._status(entry, owner)
-        except StoreError as error:
-            return unreadable_status(entry, error)
-
-    async def _status(self, entry: Server, owner: str) -> ServerStatus:
-        server = entry.name
-        grant, sign_in, connection, damaged = None, None, None, None
-        if entry.url is not None:
-            try:
-                grant = await self.store.grants.get(owner, server, entry.url)
-            except RecordDamaged as error:
-                damaged = error.message
-            if grant is not None and (reused := reused_name(owner, grant.accounts, self.config.gateway)):
-                grant, damaged = None, reused
-            if grant is not None and grant.registration_dead:
-                grant = msgspec.structs.replace(grant, **self._variables.client_correction(entry, grant))
-            sign_in = await self.store.sign_ins.latest(owner, server)
-            connection = await self.store.connections.get(entry.url)
-        return local_status(
-            entry,
-            grant=grant,
-            sign_in=sign_in,
-            connection=connection,
-            missing=self._variables.missing(needed_templates(entry), keys=_owner_keys(owner, grant)),
-            now=self._clock(),
-            damaged=damaged,
-        )
+        return (await self._statuses([(self._entry(server), check_owner(owner))]))[0]
 
     async def statuses(self, owner: str | Callable[[str], str] = SHARED) -> list[ServerStatus]:
         """Every server's status, in the order of the configuration. `owner` may depend on the server's name."""
         owner_of = owner if callable(owner) else lambda _: owner
-        return [await self.status(name, owner_of(name)) for name in self.config.servers]
+        return await self._statuses([(one, check_owner(owner_of(name))) for name, one in self.config.servers.items()])
+
+    async def _statuses(self, asked: list[tuple[Server, str]]) -> list[ServerStatus]:
+        found = await self.store.get_many(places(asked))
+        return statuses_of(asked, found, self.config.gateway, self._variables, self._clock())
 
     async def probe(
         self, server: str, owner: str = SHARED, *, timeout: float = PROBE_TIMEOUT, start_stdio: bool = False
@@ -1024,7 +997,7 @@ class McpAuth:
         """Where this owner's variables come from: their own keys, or None for `.env` and the environment."""
         if owner == SHARED or not (entry.headers or entry.env or entry.args):
             return None
-        return _owner_keys(owner, await self._grant(entry, owner))
+        return owner_keys(owner, await self._grant(entry, owner))
 
     async def _grant(self, entry: Server, owner: str) -> Grant | None:
         """What the owner holds; nothing where the owner's name is somebody else's by now."""
@@ -1285,9 +1258,3 @@ _WORDS_OF_THE_SDK = (
     "Server returned an error response",
     "Connection closed",
 )
-
-
-def _owner_keys(owner: str, grant: Grant | None) -> Mapping[str, str] | None:
-    if owner == SHARED:
-        return None
-    return grant.keys if grant is not None else {}

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
 from mcp_auth.config import Config, GatewayOptions, Server, check_store, reused_name
 from mcp_auth.errors import RecordDamaged, StoreError
-from mcp_auth.records import check_owner
+from mcp_auth.records import SHARED, Grant, Stored, check_owner
 from mcp_auth.status import ServerStatus, local_status, unreadable_status
 from mcp_auth.stores.files import FileStore
 from mcp_auth.variables import Variables, needed_templates
+
+_NOTHING = Stored()
 
 
 def local_statuses(
@@ -24,43 +26,56 @@ def local_statuses(
         warn: hears of every line of `.env` that cannot be used; left out, the log does.
     """
     check_store(config)
-    store = FileStore(config.home)
-    variables = Variables(config, warn)
+    asked = [(server, check_owner(owner_for(server))) for server in config.servers.values()]
+    found = [stored for stored, _ in FileStore(config.home).read_many(places(asked))]
+    return statuses_of(asked, found, config.gateway, Variables(config, warn), now)
+
+
+def places(asked: list[tuple[Server, str]]) -> list[tuple[str, str, str]]:
+    """Where something may be stored, of servers and whose credentials count there: a command has nothing."""
+    return [(owner, server.name, server.url) for server, owner in asked if server.url is not None]
+
+
+def statuses_of(
+    asked: list[tuple[Server, str]], found: list[Stored], gateway: GatewayOptions, variables: Variables, now: float
+) -> list[ServerStatus]:
+    """The statuses of servers; `found` is what a store has of their `places`."""
+    stored, values = iter(found), variables.at_once()
     return [
-        _status(server, check_owner(owner_for(server)), config.gateway, store, variables, now)
-        for server in config.servers.values()
+        _status(server, owner, next(stored) if server.url is not None else _NOTHING, gateway, values, now)
+        for server, owner in asked
     ]
 
 
 def _status(
-    server: Server, owner: str, gateway: GatewayOptions, store: FileStore, variables: Variables, now: float
+    server: Server, owner: str, stored: Stored, gateway: GatewayOptions, variables: Variables, now: float
 ) -> ServerStatus:
-    try:
-        return _read_status(server, owner, gateway, store, variables, now)
-    except StoreError as error:
-        return unreadable_status(server, error)
-
-
-def _read_status(
-    server: Server, owner: str, gateway: GatewayOptions, store: FileStore, variables: Variables, now: float
-) -> ServerStatus:
-    url = server.url or ""
-    grant, damaged = None, None
-    try:
-        grant = store.read_grant(owner, server.name, url) if url else None
-    except RecordDamaged as error:
-        damaged = error.message
+    grant, damaged = stored.grant, None
+    if isinstance(stored.trouble, RecordDamaged):
+        damaged = stored.trouble.message
+    elif stored.trouble is not None:
+        return unreadable_status(server, stored.trouble)
     if grant is not None and (reused := reused_name(owner, grant.accounts, gateway)):
         grant, damaged = None, reused
     if grant is not None and grant.registration_dead:
         grant = msgspec.structs.replace(grant, **variables.client_correction(server, grant))
-    keys = None if owner == "shared" else (grant.keys if grant is not None else {})
+    try:
+        missing = variables.missing(needed_templates(server), keys=owner_keys(owner, grant))
+    except StoreError as error:
+        return unreadable_status(server, error)
     return local_status(
         server,
         grant=grant,
-        sign_in=store.read_sign_in(owner, server.name) if url else None,
-        connection=store.read_connection(url) if url else None,
-        missing=variables.missing(needed_templates(server), keys=keys),
+        sign_in=stored.sign_in,
+        connection=stored.connection,
+        missing=missing,
         now=now,
         damaged=damaged,
     )
+
+
+def owner_keys(owner: str, grant: Grant | None) -> Mapping[str, str] | None:
+    """The keys that alone count for this owner; None: those of `.env` and the environment do."""
+    if owner == SHARED:
+        return None
+    return grant.keys if grant is not None else {}

@@ -15,6 +15,9 @@ import msgspec
 
 from mcp_auth.masked import Masked
 
+if TYPE_CHECKING:
+    from mcp_auth.errors import StoreError
+
 SHARED = "shared"
 # Compiled by `re` at its first use: most homes know no owner but `shared`.
 _OWNER = r"person:[^\s:/\x00-\x1f]{1,128}|principal:[^\x00-\x1f\x7f]{1,256}"
@@ -395,6 +398,15 @@ class Connection(Record):
     registration_needed: str | None = None
     # Scopes that were asked for by a step-up and not granted; not asked for again.
     refused_scopes: list[str] = msgspec.field(default_factory=list)
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """What a store has of one owner at one server. `trouble`: why the grant, or all of it, cannot be read."""
+
+    grant: Grant | None = None
+    sign_in: SignIn | None = None
+    connection: Connection | None = None
+    trouble: StoreError | None = None
 
 
 R = TypeVar("R", bound=Record)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
@@ -20,7 +21,7 @@ MASK = "***"
 def brief_address(server: Server) -> str:
     """For chats: the URL's host with its port, or the name of the command, and nothing that follows either."""
     if server.url is not None:
-        return _host(_split(server.url)) or "a URL"
+        return _brief_url(server.url)
     # Some write a whole command line, or set a variable in front of it.
     first = (server.command or "").strip().partition(" ")[0].partition("=")[0]
     name = first.replace("\\", "/").rstrip("/").rpartition("/")[2]
@@ -30,9 +31,20 @@ def brief_address(server: Server) -> str:
 def masked_address(server: Server) -> str:
     """For the terminal: the URL without user and query, or the command with its arguments."""
     if server.url is not None:
-        return _masked_url(server.url)
+        return _masked_address(server.url)
     words = (server.command or "").split() + list(server.args)
     return " ".join(shown for shown, _ in _masked_words(words)).strip()
+
+
+# An address is shown with every status, and a listing has many.
+@lru_cache(maxsize=4096)
+def _brief_url(url: str) -> str:
+    return _host(_split(url)) or "a URL"
+
+
+@lru_cache(maxsize=4096)
+def _masked_address(url: str) -> str:
+    return _masked_url(url)
 
 
 def secrets_in(server: Server) -> tuple[str, ...]:

@@ -84,6 +84,10 @@ class Variables:
         self._signature: tuple[int, ...] | None = None
         self._from_file: dict[str, str | None] = {}
 
+    def at_once(self) -> Variables:
+        """These variables as they are in one moment: `.env` is looked at when the first of them is asked for."""
+        return _AtOnce(self)
+
     def lookup(self, name: str) -> str | None:
         """The value from `.env`, else from the environment. An empty value counts as none.
 
@@ -233,6 +237,18 @@ class Variables:
             elif binding.key is not None:
                 values.pop(binding.key, None)
         return values
+
+
+class _AtOnce(Variables):
+    def __init__(self, variables: Variables) -> None:
+        self._all = variables
+        self._gateway_variables = variables._gateway_variables
+        self._values: dict[str, str | None] | None = None
+
+    def _file_values(self) -> dict[str, str | None]:
+        if self._values is None:
+            self._values = self._all._file_values()
+        return self._values
 
 
 def _has_bad_byte(text: str) -> bool:

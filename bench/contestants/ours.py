@@ -138,30 +138,37 @@ async def storm(base: str, folder: str) -> Any:
     return {"before": before.status_code, "status": answer.status_code}
 
 
-async def answers(count: int, folder: str) -> Any:
-    """`/mcp` answered from local state, to the first reply."""
-    from gateway.invocations import LOCAL
+async def answers(count: int, folder: str, who: str = "cli:local", signed_in: bool = False) -> Any:
+    """`/mcp` answered from local state, to the first reply. `signed_in`: there is a grant of every server."""
+    from gateway.invocations import Principal
 
-    home = _home(folder, "https://mcp.example", [f"s{number}" for number in range(count)])
-    return await _answered(home, LOCAL)
+    names = [f"s{number}" for number in range(count)]
+    home = _home(folder, "https://mcp.example", names, {"allow": [who]})
+    for name in names if signed_in else ():
+        _grant(home, name)
+    return await _answered(home, Principal.parse(who), "signed in" if signed_in else "sign in needed")
+
+
+def _grant(home: Path, server: str, owner: str = "shared") -> None:
+    from mcp_auth.records import Grant, Tokens
+    from mcp_auth.stores.files import FileStore
+
+    tokens = Tokens(access_token="token", expires_at=time.time() + 86_400)
+    url = f"https://mcp.example/{server}/mcp"
+    if FileStore(home).write_grant(Grant(server=server, owner=owner, server_url=url, tokens=tokens)) is None:
+        raise RuntimeError("the grant was not stored")
 
 
 async def people(count: int, folder: str) -> Any:
     """The same with ten servers, for one of so many people who all hold a grant of their own."""
     from gateway.invocations import Principal
-    from mcp_auth.records import Grant, Tokens
-    from mcp_auth.stores.files import FileStore
 
     principals = [f"telegram:{number}" for number in range(count)]
     everybody = {f"p{number}": [principal] for number, principal in enumerate(principals)}
     gateway = {"identity": "per_user", "allow": principals, "people": everybody}
     home = _home(folder, "https://mcp.example", [f"s{number}" for number in range(10)], gateway)
-    store = FileStore(home)
     for name in everybody:
-        tokens = Tokens(access_token="token", expires_at=time.time() + 86_400)
-        store.write_grant(
-            Grant(server="s0", owner=f"person:{name}", server_url="https://mcp.example/s0/mcp", tokens=tokens)
-        )
+        _grant(home, "s0", f"person:{name}")
     return await _answered(home, Principal.parse(principals[-1]), "signed in")
 
 

@@ -7,10 +7,15 @@ stored version equals `record.version` (0: nothing stored), and the stored recor
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from mcp_auth.records import Connection, Grant, KeyForm, SignIn
+from mcp_auth.errors import RecordDamaged, StoreError
+from mcp_auth.records import Connection, Grant, KeyForm, SignIn, Stored
+
+# Owner, server, and the server's URL as it is configured.
+Place = tuple[str, str, str]
 
 
 class GrantStore(Protocol):
@@ -91,6 +96,13 @@ class Store(Protocol):
     @property
     def connections(self) -> ConnectionStore: ...
 
+    async def get_many(self, places: Sequence[Place]) -> list[Stored]:
+        """What the three have of each place, in the order of `places`: a listing asks for all its servers at once.
+
+        What cannot be read is the `trouble` of its place.
+        """
+        ...
+
     def lease(self, owner: str, server: str, *, ttl: float, wait: float) -> AbstractAsyncContextManager[None]:
         """Exclusive right to change the credentials of (owner, server), across tasks, processes and replicas.
 
@@ -104,3 +116,21 @@ class Store(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+async def one_by_one(store: Store, places: Sequence[Place]) -> list[Stored]:
+    """`Store.get_many` for a store that has no quicker way."""
+    return [await _get_one(store, *place) for place in places]
+
+
+async def _get_one(store: Store, owner: str, server: str, server_url: str) -> Stored:
+    grant, damaged = None, None
+    try:
+        try:
+            grant = await store.grants.get(owner, server, server_url)
+        except RecordDamaged as error:
+            damaged = error
+        sign_in = await store.sign_ins.latest(owner, server)
+        return Stored(grant, sign_in, await store.connections.get(server_url), damaged)
+    except StoreError as error:
+        return Stored(trouble=error)

@@ -15,10 +15,11 @@ import hashlib
 import os
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 import msgspec
 
@@ -31,14 +32,16 @@ from mcp_auth.errors import (
     cannot_be_read,
     is_out_of_descriptors,
 )
-from mcp_auth.records import SHARED, Connection, Grant, KeyForm, SignIn, decode, encode, grant_key
+from mcp_auth.records import SHARED, Connection, Grant, KeyForm, SignIn, Stored, decode, encode, grant_key
 from mcp_auth.small_files import FileTooLarge, NotRegularFile, read_small_file
-from mcp_auth.stores.hermes import HermesMirror
+from mcp_auth.stores.hermes import NO_FILE, HermesMirror, TokenFile
 
 if TYPE_CHECKING:
     import logging
 
     from filelock import FileLock
+
+    from mcp_auth.stores.base import Place
 
 R = TypeVar("R", Grant, SignIn, KeyForm, Connection)
 A = TypeVar("A")
@@ -51,6 +54,8 @@ _POLL = 0.02
 _MIRROR_WAIT = 2.0
 # Two writes within one tick of the file system's clock may look alike, so a file that young is read again.
 _CLOCK_TICK_NS = 20_000_000
+# The same of a folder. Some file systems (FAT) count whole seconds, and a folder has no other mark of a change.
+_FOLDER_TICK_NS = 3_000_000_000
 _LEFTOVER_AGE = 3600.0
 # Paths that are kept instead of being put together anew: more than a store has records that are in use.
 _PATHS_KEPT = 4_096
@@ -67,6 +72,11 @@ class FileStore:
         self._sign_in_files: _Folder[SignIn] = _Folder(home / "sign-ins", SignIn, synced=False)
         self._key_form_files: _Folder[KeyForm] = _Folder(home / "key-forms", KeyForm, synced=False)
         self._connection_files: _Folder[Connection] = _Folder(home / "connections", Connection, synced=False)
+        self._absent_grants = _Absent(home / "grants")
+        self._absent_sign_ins = _Absent(home / "sign-ins")
+        self._absent_connections = _Absent(home / "connections")
+        self._absent_mirrors = _Absent(home / "mcp-tokens")
+        self._salt_file = home / "sign-ins" / ".salt"
         self._salt: bytes | None = None
         self._complained: set[str] = set()
         self.grants = FileGrants(self)
@@ -89,11 +99,48 @@ class FileStore:
         grant, mirror = self.read_truth(owner, server), self._mirror
         if mirror is None or owner != SHARED:
             return grant, False
-        file = mirror.token_file(server)
-        grant = mirror.adopted(grant, server, server_url, file)
-        if grant is None or grant.tokens is None or grant.version == 0:
+        return _adopted(mirror, grant, server, server_url, mirror.token_file(server))
+
+    def read_many(self, places: Sequence[Place]) -> list[tuple[Stored, bool]]:
+        """What there is of each place, and whether Hermes' file of its grant has to be repaired.
+
+        One look at each folder tells which files are still missing; only those that are there are looked at themselves.
+        """
+        salt = self._read_salt()
+        for absent in (self._absent_grants, self._absent_sign_ins, self._absent_connections, self._absent_mirrors):
+            absent.look()
+        return [self._read_one(*place, salt) for place in places]
+
+    def _read_one(self, owner: str, server: str, server_url: str, salt: bytes | None) -> tuple[Stored, bool]:
+        grant, is_behind, sign_in, damaged = None, False, None, None
+        try:
+            try:
+                grant, is_behind = self._read_grant(owner, server, server_url)
+            except RecordDamaged as error:
+                damaged = error
+            if salt is not None:
+                sign_in = _read_unless_absent(self._sign_in_files, self._absent_sign_ins, _slot(salt, owner, server))
+            key = _connection_key(server_url)
+            connection = _read_unless_absent(self._connection_files, self._absent_connections, key)
+        except StoreError as error:
+            return Stored(trouble=error), False
+        return Stored(grant, sign_in, connection, damaged), is_behind
+
+    def _read_grant(self, owner: str, server: str, server_url: str) -> tuple[Grant | None, bool]:
+        """As `read_with_mirror`, without a look at what is known to be absent."""
+        key, grant, mirror = grant_key(owner, server), None, self._mirror
+        if key not in self._absent_grants:
+            grant = self.read_truth(owner, server)
+            if grant is None:
+                self._absent_grants.add(key, self._grant_files.path(key))
+        if mirror is None or owner != SHARED:
             return grant, False
-        return grant, mirror.is_behind(grant, file)
+        file = NO_FILE
+        if server not in self._absent_mirrors:
+            file = mirror.token_file(server)
+            if file is NO_FILE:
+                self._absent_mirrors.add(server, mirror.token_path(server))
+        return _adopted(mirror, grant, server, server_url, file)
 
     def read_truth(self, owner: str, server: str) -> Grant | None:
         """The grant as it is stored here, without Hermes. Raises as `read_grant`."""
@@ -131,8 +178,7 @@ class FileStore:
 
     def read_connection(self, server_url: str) -> Connection | None:
         """What is known of a server. A file that is damaged or cannot be read counts as nothing."""
-        key = hashlib.sha256(server_url.encode()).hexdigest()
-        return self._connection_files.read_if_possible(self._connection_files.path(key))
+        return self._connection_files.read_if_possible(self._connection_files.path(_connection_key(server_url)))
 
     # -- writing; called in threads ----------------------------------------------------------
 
@@ -256,8 +302,8 @@ class FileStore:
         return list(self._key_form_files.all())
 
     def write_connection(self, connection: Connection, wait: float = _WRITE_WAIT) -> Connection | None:
-        key = hashlib.sha256(connection.server_url.encode()).hexdigest()
-        return self._connection_files.put_if(self._connection_files.path(key), connection, wait)
+        path = self._connection_files.path(_connection_key(connection.server_url))
+        return self._connection_files.put_if(path, connection, wait)
 
     def slot(self, owner: str, server: str) -> str:
         """The slot of (owner, server): a keyed hash, so that its name says nothing outside this home."""
@@ -268,31 +314,29 @@ class FileStore:
 
     def _read_salt(self) -> bytes | None:
         if self._salt is None:
-            path = self._home / "sign-ins" / ".salt"
             try:
-                salt, _ = read_small_file(path)
+                salt, _ = read_small_file(self._salt_file)
             except (FileNotFoundError, NotADirectoryError):
                 return None
             except OSError as error:
                 if is_out_of_descriptors(error):
                     raise TooManyOpenFiles from None
                 # No sign-in can be found without it. What holds of a home is said where one begins.
-                _log().warning("%s cannot be read (%s)", path, error.strerror)
+                _log().warning("%s cannot be read (%s)", self._salt_file, error.strerror)
                 return None
             if len(salt) == 32:
                 self._salt = salt
         return self._salt
 
     def _make_salt(self) -> bytes:
-        folder = self._home / "sign-ins"
-        with locked(folder / ".locks" / "salt", ".salt"):
+        with locked(self._salt_file.parent / ".locks" / "salt", ".salt"):
             # Of racing processes the first one's salt counts.
-            if not exists(folder / ".salt"):
-                replace_file(folder / ".salt", os.urandom(32))
+            if not exists(self._salt_file):
+                replace_file(self._salt_file, os.urandom(32))
         salt = self._read_salt()
         if salt is None:
             raise StoreError(
-                f"{folder / '.salt'} is damaged.", next_step="remove that file; open sign-ins have to begin again"
+                f"{self._salt_file} is damaged.", next_step="remove that file; open sign-ins have to begin again"
             )
         return salt
 
@@ -317,6 +361,16 @@ class FileStore:
                 mirror.release(server)
         finally:
             lock.release()
+
+    async def get_many(self, places: Sequence[Place]) -> list[Stored]:
+        return [await self._repaired(stored) if is_behind else stored for stored, is_behind in self.read_many(places)]
+
+    async def _repaired(self, stored: Stored) -> Stored:
+        try:
+            await _in_thread(self.repair_mirror, cast("Grant", stored.grant))
+        except StoreError as error:
+            return Stored(trouble=error)
+        return stored
 
     async def close(self) -> None:
         """Nothing is held open between calls."""
@@ -517,6 +571,67 @@ class _Folder(Generic[R]):
             yield
 
 
+class _Absent:
+    """Which keys of a folder have no file, for as long as the folder stays as it is: a file that comes changes it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = str(folder)
+        self._signature: tuple[int, ...] | None = None
+        self._keys: set[str] = set()
+        self._is_all = False
+
+    def look(self) -> None:
+        """Forget what may have come since. Comes before the looks at the files, so that none is missed in between."""
+        self._is_all, signature = False, None
+        try:
+            found = os.stat(self._folder)
+        except (FileNotFoundError, NotADirectoryError):
+            self._is_all = True
+        except OSError:
+            # What holds of a file in it is said where that is looked for.
+            pass
+        else:
+            # `st_ctime_ns`: the rights count too, which decide what can be said of a file.
+            signature = (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
+            if time.time_ns() - found.st_mtime_ns < _FOLDER_TICK_NS:
+                signature = None
+        if signature is None or signature != self._signature:
+            self._keys.clear()
+        self._signature = signature
+
+    def __contains__(self, key: str) -> bool:
+        return self._is_all or key in self._keys
+
+    def add(self, key: str, path: Path) -> None:
+        """`path`, the file of `key`, was looked for in vain."""
+        # What a link that leads nowhere leads to may come without a change of this folder.
+        if os.path.lexists(path):
+            return
+        if len(self._keys) >= _PATHS_KEPT:
+            self._keys.clear()
+        self._keys.add(key)
+
+
+def _read_unless_absent(files: _Folder[R], absent: _Absent, key: str) -> R | None:
+    if key in absent:
+        return None
+    path = files.path(key)
+    record = files.read_if_possible(path)
+    if record is None:
+        absent.add(key, path)
+    return record
+
+
+def _adopted(
+    mirror: HermesMirror, grant: Grant | None, server: str, server_url: str, file: TokenFile
+) -> tuple[Grant | None, bool]:
+    """The grant with what Hermes wrote since, and whether its file is missing, torn, or of before."""
+    grant = mirror.adopted(grant, server, server_url, file)
+    if grant is None or grant.tokens is None or grant.version == 0:
+        return grant, False
+    return grant, mirror.is_behind(grant, file)
+
+
 def _leads_nowhere(path: Path) -> bool:
     """Whether it is a link to itself, or one of a ring of them."""
     # Not the methods of `Path`, which raise where a folder may not be entered.
@@ -688,6 +803,13 @@ def _as_store_error(path: Path) -> Iterator[None]:
         ) from None
 
 
+# Asked for every server of every listing.
+@lru_cache(maxsize=_PATHS_KEPT)
+def _connection_key(server_url: str) -> str:
+    return hashlib.sha256(server_url.encode()).hexdigest()
+
+
+@lru_cache(maxsize=_PATHS_KEPT)
 def _slot(salt: bytes, owner: str, server: str) -> str:
     import hmac
 

@@ -37,7 +37,7 @@ class TokenFile(msgspec.Struct, frozen=True):
     issuer: str | None
 
 
-_NO_FILE = TokenFile(None, None, None)
+NO_FILE = TokenFile(None, None, None)
 
 
 class HermesMirror:
@@ -171,13 +171,11 @@ class HermesMirror:
         """The token file, read once for each version of it; a torn one counts as none."""
         from mcp_auth.stores.files import is_settled
 
-        path = self._paths.get(server)
-        if path is None:
-            path = self._paths[server] = self._folder / f"{mirror_name(server)}.json"
+        path = self.token_path(server)
         try:
             found = os.stat(path)
         except OSError:
-            return _NO_FILE
+            return NO_FILE
         signature = (found.st_ino, found.st_mtime_ns, found.st_size)
         seen = self._seen.get(path)
         if seen is None or seen[0] != signature:
@@ -185,6 +183,12 @@ class HermesMirror:
             if is_settled(found):
                 self._seen[path] = seen
         return seen[1]
+
+    def token_path(self, server: str) -> Path:
+        path = self._paths.get(server)
+        if path is None:
+            path = self._paths[server] = self._folder / f"{mirror_name(server)}.json"
+        return path
 
     def _first(self, server: str, server_url: str, digest: str, tokens: Tokens, issuer: str | None) -> Grant | None:
         """A grant that Hermes made. Without its client and metadata it works until the access token ends."""
@@ -278,9 +282,9 @@ def _read_tokens(path: Path, modified: float) -> TokenFile:
         import logging
 
         logging.getLogger(__name__).debug("%s cannot be read and is not adopted", path)
-        return _NO_FILE
+        return NO_FILE
     if not isinstance(document, dict) or not isinstance(document.get("access_token"), str):
-        return _NO_FILE
+        return NO_FILE
     expires_at = document.get("expires_at")
     if not isinstance(expires_at, int | float) or isinstance(expires_at, bool):
         lifetime = document.get("expires_in")
@@ -288,7 +292,7 @@ def _read_tokens(path: Path, modified: float) -> TokenFile:
         # Older Hermes wrote only a relative time: it counts from when the file was written.
         expires_at = modified + float(lifetime) if plain and lifetime is not None else None
     if (_text(document.get("token_type")) or "Bearer").lower() != "bearer":
-        return _NO_FILE
+        return NO_FILE
     issuer = document.get("hermes_issuer")
     tokens = Tokens(
         access_token=document["access_token"],

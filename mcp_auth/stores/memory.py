@@ -6,14 +6,15 @@ import asyncio
 import copy
 import hmac
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
 
 import msgspec
 
 from mcp_auth.errors import Busy
-from mcp_auth.records import Connection, Grant, KeyForm, SignIn, grant_key
+from mcp_auth.records import Connection, Grant, KeyForm, SignIn, Stored, grant_key
+from mcp_auth.stores.base import Place, one_by_one
 
 R = TypeVar("R", Grant, SignIn, KeyForm, Connection)
 
@@ -27,6 +28,9 @@ class MemoryStore:
         self.key_forms = MemoryKeyForms()
         self.connections = MemoryConnections()
         self._locks: dict[str, asyncio.Lock] = {}
+
+    async def get_many(self, places: Sequence[Place]) -> list[Stored]:
+        return await one_by_one(self, places)
 
     @asynccontextmanager
     async def lease(self, owner: str, server: str, *, ttl: float, wait: float) -> AsyncIterator[None]:

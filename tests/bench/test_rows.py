@@ -157,9 +157,12 @@ GOOD: dict[str, Figures] = {
     },
     "answers": {
         "limit, 1,000": of(0.004, processor=[0.004]),
-        "ours, 10": of(0.0002, processor=[0.0002]),
-        "ours, 100": of(0.002, processor=[0.002]),
-        "ours, 1,000": of(0.02, processor=[0.02]),
+        "ours, 10": of(0.0001, processor=[0.0001]),
+        "ours, 100": of(0.0006, processor=[0.0006]),
+        "ours, 1,000": of(0.006, processor=[0.006]),
+        "ours in a chat, 1,000": of(0.008, processor=[0.008]),
+        "limit, 100": of(0.0004, processor=[0.0004]),
+        "ours with grants, 100": of(0.0012, processor=[0.0012]),
     },
     "people": {"ours, 1": of(0.0002, processor=[0.0002]), "ours, 1,000": of(0.0002, processor=[0.0002])},
 }

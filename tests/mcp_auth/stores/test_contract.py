@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_auth.errors import Busy
-from mcp_auth.records import Connection, Grant, KeyForm, SignIn, grant_key
+from mcp_auth.records import Connection, Grant, KeyForm, SignIn, Stored, grant_key
 from mcp_auth.stores.base import Store
 from tests.mcp_auth.stores.backends import (
     URL,
@@ -38,6 +38,54 @@ async def stored(store: Store, owner: str = "shared", server: str = "notes") -> 
 def unversioned(record: Grant) -> Grant:
     """As the caller wrote it: without what the store adds."""
     return msgspec.structs.replace(record, version=0, mirror_sha256=None)
+
+
+# -- everything of several servers -----------------------------------------------------------
+
+
+async def test_what_is_there_of_several_comes_in_their_order_and_each_kind_by_itself(backend: Backend) -> None:
+    ELSEWHERE = "https://elsewhere.example/mcp"
+    places = [
+        ("shared", "nothing", "https://nothing.example/mcp"),
+        ("shared", "notes", URL),
+        ("person:ann", "notes", URL),
+        ("shared", "weather", ELSEWHERE),
+        ("shared", "notes", URL),
+    ]
+    store = backend.open()
+    assert await store.get_many(places) == [Stored()] * 5
+    assert await store.get_many([]) == []
+
+    # When one after the other is written, by this store or by another one
+    for writer in (store, backend.open()):
+        for kind in range(4):
+            before = await store.get_many(places)
+            if kind == 0:
+                written = await writer.grants.put_if(before[1].grant or grant())
+            elif kind == 1:
+                written = await writer.grants.put_if(before[2].grant or grant(owner="person:ann"))
+            elif kind == 2:
+                slot = await writer.sign_ins.slot("person:ann", "notes")
+                written = await writer.sign_ins.put_if(before[2].sign_in or sign_in(slot))
+            else:
+                known = before[3].connection or Connection(server_url=ELSEWHERE)
+                written = await writer.connections.put_if(known)
+            assert written is not None
+            # Then it is there, as if it were asked for alone, and the rest is as it was
+            found = await store.get_many(places)
+            for (owner, server, url), stored in zip(places, found, strict=True):
+                assert stored.grant == await store.grants.get(owner, server, url)
+                assert stored.sign_in == await store.sign_ins.latest(owner, server)
+                assert stored.connection == await store.connections.get(url)
+                assert stored.trouble is None
+            changed = [one for one, two in zip(before, found, strict=True) if one != two]
+            assert len(changed) == (2 if kind == 0 else 1)
+
+    # And what is deleted is not there
+    gone = (await store.get_many(places))[1].grant
+    assert gone is not None
+    assert await backend.open().grants.delete_if(gone)
+    assert [stored.grant is None for stored in await store.get_many(places)] == [True, True, False, True, True]
 
 
 # -- grants ----------------------------------------------------------------------------------
