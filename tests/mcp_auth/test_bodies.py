@@ -7,11 +7,16 @@ import itertools
 import json
 import zlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import httpx2
 import pytest
+from starlette.responses import Response
 
 from mcp_auth.bodies import BoundedAnswers, decoded
+from mcp_auth.errors import Unreachable
+from tests.homes import open_auth
+from tests.servers.oauth import OAuthServer
 
 MB = 1024 * 1024
 TEXT = json.dumps({"text": "a,b{c[" * 50_000}).encode()
@@ -112,3 +117,22 @@ async def test_values_are_counted_where_they_are_values(value: bytes) -> None:
         await answer("application/json", b"[" + value * 70_000)
     with pytest.raises(httpx2.ReadError):
         await answer("text/event-stream", b': "\nid: "\ndata: [' + value * 70_000 + b"\n\n")
+
+
+@pytest.mark.parametrize("kind", ["application/json", "text/event-stream"])
+async def test_attack_a_session_takes_no_message_without_measure(
+    tmp_path: Path, oauth: OAuthServer, kind: str
+) -> None:
+    """It may read any number of messages, for weeks, and so there is a measure for each."""
+    oauth.knobs.protected, oauth.knobs.prm_path = False, None
+    servers = {"notes": {"url": oauth.url, "headers": {"X-Key": "1"}}}
+    async with open_auth(tmp_path, servers, {"network": {"max_body_mb": 1}}) as auth:
+        async with auth.session("notes") as client:
+            assert (await client.list_tools()).tools
+
+        sent = json.dumps({"jsonrpc": "2.0", "id": 1, "result": {"padding": "x" * MB}})
+        body = sent if kind == "application/json" else f"data: {sent}\n\n"
+        oauth.knobs.mcp_answers = [Response(body, media_type=kind) for _ in range(5)]
+        with pytest.raises(Unreachable, match=r"sent more than 1 MB.*max_body_mb"):
+            async with auth.session("notes") as client:
+                await client.list_tools()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -15,6 +18,7 @@ from starlette.routing import Route
 from mcp_auth import limits
 from mcp_auth.config import GatewayOptions
 from mcp_auth.limits import AddressLimits, Limits, Rate, address_key, address_keys
+from tests.homes import open_auth
 
 THREE = Rate("three", 3, 60)
 TEAM = GatewayOptions(people={"ann": ("telegram:1", "discord:1", "slack:T/1")})
@@ -97,6 +101,16 @@ def test_keys_are_guessed_at_neither_by_one_person_nor_by_many(advance_limits: C
     assert limits.wait_to_try_key(counted, "telegram:9", "api", TEAM) > 0, "all people, at one server"
     assert limits.wait_to_try_key(counted, "telegram:9", "other", TEAM) == 0.0
     assert {limits.wait_to_try_key(counted, "cli:local", "api", TEAM) for _ in range(40)} == {0.0}
+
+
+def test_a_clock_that_is_set_forgets_nobodys_count_and_locks_nobody_out(tmp_path: Path) -> None:
+    """The time of day is somebody's to set; the one that counts is not."""
+    assert inspect.signature(Limits).parameters["clock"].default is time.monotonic
+    hours = [0.0]
+    auth = open_auth(tmp_path, {}, clock=lambda: time.time() + hours[0])
+    assert [auth.limits.take(THREE, "ann") for _ in range(3)] == [0.0] * 3
+    for hours[0] in (48 * 3600.0, -48 * 3600.0):
+        assert 0 < auth.limits.take(THREE, "ann") <= THREE.seconds
 
 
 def test_people_and_rates_are_counted_apart() -> None:
