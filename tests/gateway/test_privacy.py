@@ -13,7 +13,9 @@ from gateway.replies import Checklist, ChecklistItem, ItemState, Reply, SecretPr
 from mcp_auth.config import OAuthOptions, Server
 from mcp_auth.records import grant_key
 from mcp_auth.stores.files import FileStore
-from tests.gateway.chat import Chat, configure, open_gateway, words
+from tests.browser import Browser
+from tests.gateway.chat import Chat, configure, open_gateway, prompt_of, words
+from tests.public import link_of, public_gateway
 from tests.servers.oauth import OAuthServer
 
 ANN = Principal("telegram", "1")
@@ -131,3 +133,32 @@ async def test_trouble_with_the_store_names_no_file_to_a_member(tmp_path: Path, 
         told = words((await Chat(gateway, ANN).say("auth notes"))[-1])
     assert "doctor" in told
     assert "sign-ins" not in told and str(tmp_path) not in told
+
+
+async def test_news_is_read_before_it_goes_as_answers_are(tmp_path: Path, oauth: OAuthServer) -> None:
+    """An authorization server repeats what it was asked for, with the key in it."""
+    server = Server(name="notes", url=f"{oauth.url}?key={KEY}", auth="oauth")
+    oauth.knobs.authorize_error = {"error": "server_error", "error_description": f"no rights at {oauth.url}?key={KEY}"}
+    async with public_gateway(tmp_path, server, allow=(str(ANN),), verify="none") as gateway, Browser() as browser:
+        chat = Chat(gateway, ANN)
+        page = await browser.press(await browser.open(await link_of(chat)))
+        await browser.open(await browser.authorize(page))
+        await chat.notice("no rights at")
+        await chat.edit("no rights at")
+    told = "".join(everything(notice.reply) for notice in chat.notices)
+    assert oauth.origin.removeprefix("http://") in told
+    assert KEY not in told and "/mcp?" not in told
+
+
+async def test_the_answer_to_a_key_is_read_before_it_goes(tmp_path: Path, oauth: OAuthServer) -> None:
+    server = Server(name="notes", url=f"{oauth.origin}/{PATH}", headers={"X-Key": "${MY_KEY}"})
+    oauth.knobs.gone = {f"/{PATH}": 301}
+    oauth.knobs.gone_to = {f"/{PATH}": f"{oauth.origin}/{PATH}/"}
+    config = configure(tmp_path, server, allow=(str(ANN),), platforms={"telegram": {"secrets_in_chat": True}})
+    async with open_gateway(config) as gateway:
+        asked = Chat(gateway, ANN)
+        prompt = prompt_of((await asked.say("key notes"))[-1])
+        told = everything(await gateway.submit_secret(ANN, prompt.id, "sk-typed-0123456789"))
+    assert "redirects to" in told
+    assert oauth.origin.removeprefix("http://") in told
+    assert PATH not in told

@@ -120,9 +120,7 @@ async def test_values_are_counted_where_they_are_values(value: bytes) -> None:
 
 
 @pytest.mark.parametrize("kind", ["application/json", "text/event-stream"])
-async def test_attack_a_session_takes_no_message_without_measure(
-    tmp_path: Path, oauth: OAuthServer, kind: str
-) -> None:
+async def test_attack_a_session_takes_no_message_without_measure(tmp_path: Path, oauth: OAuthServer, kind: str) -> None:
     """It may read any number of messages, for weeks, and so there is a measure for each."""
     oauth.knobs.protected, oauth.knobs.prm_path = False, None
     servers = {"notes": {"url": oauth.url, "headers": {"X-Key": "1"}}}
