@@ -52,7 +52,7 @@ from mcp_auth.keys import (
 from mcp_auth.limits import Limits
 from mcp_auth.listing import owner_keys, places, statuses_of
 from mcp_auth.network import NetworkRules, is_loopback_url, with_ipv6_forms
-from mcp_auth.probes import Probes
+from mcp_auth.probes import NoTurn, Probes
 from mcp_auth.records import OPEN, SHARED, Connection, Grant, KeyForm, Linked, Origin, SignIn, check_owner
 from mcp_auth.status import (
     GIVE_CREDENTIAL,
@@ -211,10 +211,13 @@ class McpAuth:
         if not entry.enabled or entry.problem is not None or (entry.url is None and not start_stdio):
             return ConnectionStatus()
         try:
-            async with asyncio.timeout(timeout):
-                tools, ms = await self._probes.run(
-                    server, owner, lambda: self._tools(entry, owner, insist=insist), insist=insist
-                )
+            tools, ms = await self._probes.run(
+                server, owner, lambda: self._tools(entry, owner, insist=insist), insist=insist, timeout=timeout
+            )
+        except NoTurn:
+            return ConnectionStatus(
+                detail=f"not asked: too many other servers gave no answer within {timeout:.0f} seconds"
+            )
         except (KeyMissing, KeyInvalid, StoreError, TooManyOpenFiles, _NotAsked) as error:
             return ConnectionStatus(detail=error.message)
         except RefreshUnavailable as error:

@@ -248,6 +248,7 @@ def test_how_often_is_too_often_as_the_guide_says(row: str, rates: list[limits.R
         ("SECURITY.md", "one JSON value for each {} bytes", _BYTES_FOR_A_VALUE),
         ("SECURITY.md", "One probe runs for each server and owner, {} for a server", PROBES_OF_ONE_SERVER),
         ("docs/mcp-authentication.md", "seconds each and {} in all", _PROBES_SECONDS),
+        ("docs/mcp-authentication.md", "because too many others ({}) give no answer", PROBES),
         ("docs/matrix.md", "believed until a change is heard of, {} at most", _minutes_in_words(_CHECKED_SECONDS)),
         ("docs/matrix.md", "{} times an hour for one person", _VISITS_EACH.amount),
         ("docs/matrix.md", "{} times a minute for all", _VISITS.amount),

@@ -84,7 +84,10 @@ class _Run:
         limit = PROBE_TIMEOUT if self._bound() is None else min(PROBE_TIMEOUT, self._bound() or 0.0)
         found = await asyncio.gather(*(self.auth.probe(name, self._owner(name), timeout=limit) for name in unknown))
         for name, connection in zip(unknown, found, strict=True):
-            if connection.state is ConnectionState.UNREACHABLE:
+            url = config.servers[name].url or ""
+            # What was not asked, for want of file descriptors or of its turn, is as little known as before.
+            is_unknown = needs_a_look(config.servers[name], await self.auth.store.connections.get(url))
+            if connection.state is ConnectionState.UNREACHABLE or (connection.detail is not None and is_unknown):
                 self._fail(name, sentence(f"{name} could not be asked: {connection.detail}"), f"/mcp test {name}")
         statuses = await self.auth.statuses(self._owner)
         for one in statuses:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mcp_auth.probes import PROBES, PROBES_OF_ONE_SERVER, Probes
+from mcp_auth.probes import PROBES, PROBES_OF_ONE_SERVER, NoTurn, Probes
 from mcp_auth.status import ConnectionState
 from tests.homes import open_auth, signed_in
+from tests.patience import PATIENCE
 from tests.servers.oauth import OAuthServer
 
 
@@ -53,6 +55,38 @@ async def test_who_asks_meanwhile_waits_for_the_same_answer() -> None:
     assert len({await task for task in asked}) == 1
     await other
     assert (await probes.run("notes", "ann", slow.probe("later"))).startswith("later")
+
+
+async def test_one_whose_turn_does_not_come_is_told_from_one_that_gives_no_answer() -> None:
+    probes, slow = Probes[str](), Slow()
+    others = [asyncio.create_task(probes.run(f"s{one}", "ann", slow.probe("other"))) for one in range(PROBES)]
+    await settle()
+    with pytest.raises(NoTurn):
+        await probes.run("notes", "ann", slow.probe("notes"), timeout=0.01)
+    with pytest.raises(TimeoutError):
+        await probes.run("s0", "ann", slow.probe("joins"), timeout=0.01)
+    assert slow.started == ["other"] * PROBES
+    slow.go.set()
+    await asyncio.gather(*others)
+    assert await probes.run("notes", "ann", slow.probe("notes"), timeout=PATIENCE) == f"notes {PROBES + 1}"
+
+
+async def test_a_server_that_was_not_asked_is_called_neither_refused_nor_unreachable(
+    tmp_path: Path, oauth: OAuthServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcp_auth.probes.PROBES", 1)
+    oauth.knobs.protected, oauth.knobs.prm_path = False, None
+    oauth.knobs.mcp_gate = threading.Event()
+    async with open_auth(tmp_path, {"slow": {"url": oauth.url}, "late": {"url": f"{oauth.url}?late"}}) as auth:
+        slow = asyncio.create_task(auth.probe("slow", timeout=PATIENCE))
+        while not oauth.requests("/mcp"):
+            await asyncio.sleep(0.005)
+        late = await auth.probe("late", timeout=0.01)
+        assert late.state is ConnectionState.NOT_CHECKED
+        assert late.detail is not None and late.detail.startswith("not asked: too many other servers")
+        oauth.knobs.mcp_gate.set()
+        assert (await slow).state is ConnectionState.READY
+        assert (await auth.probe("late", timeout=PATIENCE)).state is ConnectionState.READY
 
 
 async def test_one_that_turns_away_leaves_the_others_their_answer_and_the_last_one_ends_it() -> None:

@@ -359,6 +359,18 @@ class TestAuth:
         assert (done.code, done.out) == (1, "")
         assert "open could not be asked" in done.err and "Next: slash-mcp test open" in done.err
 
+    def test_what_was_not_asked_is_a_failure_too(
+        self, run: Run, tmp_path: Path, oauth: OAuthServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("mcp_auth.probes.PROBES", 1)
+        oauth.knobs.mcp_gate = threading.Event()
+        home = write_home(tmp_path, {name: {"url": f"{oauth.url}?{name}"} for name in ("slow", "late")})
+        done = run("--home", home, "auth", "--timeout", "0.1")
+        oauth.knobs.mcp_gate.set()
+        assert done.code == 1
+        for name in ("slow", "late"):
+            assert f"{name} could not be asked" in done.err
+
     def test_without_servers_there_is_nobody_to_sign_in_to(self, run: Run, tmp_path: Path) -> None:
         done = run("--home", tmp_path / "empty", "auth")
         assert (done.code, done.out) == (0, "No MCP servers are configured. Next: slash-mcp add NAME URL\n")
