@@ -151,9 +151,9 @@ async def test_news_is_read_before_it_goes_as_answers_are(tmp_path: Path, oauth:
 
 
 async def test_the_answer_to_a_key_is_read_before_it_goes(tmp_path: Path, oauth: OAuthServer) -> None:
-    server = Server(name="notes", url=f"{oauth.origin}/{PATH}", headers={"X-Key": "${MY_KEY}"})
-    oauth.knobs.gone = {f"/{PATH}": 301}
-    oauth.knobs.gone_to = {f"/{PATH}": f"{oauth.origin}/{PATH}/"}
+    server = Server(name="notes", url=f"{oauth.origin}/team/red", headers={"X-Key": "${MY_KEY}"})
+    oauth.knobs.gone = {"/team/red": 301}
+    oauth.knobs.gone_to = {"/team/red": f"{oauth.origin}/team/red/"}
     config = configure(tmp_path, server, allow=(str(ANN),), platforms={"telegram": {"secrets_in_chat": True}})
     async with open_gateway(config) as gateway:
         asked = Chat(gateway, ANN)
@@ -161,4 +161,4 @@ async def test_the_answer_to_a_key_is_read_before_it_goes(tmp_path: Path, oauth:
         told = everything(await gateway.submit_secret(ANN, prompt.id, "sk-typed-0123456789"))
     assert "redirects to" in told
     assert oauth.origin.removeprefix("http://") in told
-    assert PATH not in told
+    assert "team/red" not in told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import itertools
 import json
@@ -16,6 +17,7 @@ from starlette.responses import Response
 from mcp_auth.bodies import BoundedAnswers, decoded
 from mcp_auth.errors import Unreachable
 from tests.homes import open_auth
+from tests.patience import PATIENCE
 from tests.servers.oauth import OAuthServer
 
 MB = 1024 * 1024
@@ -132,5 +134,5 @@ async def test_attack_a_session_takes_no_message_without_measure(tmp_path: Path,
         body = sent if kind == "application/json" else f"data: {sent}\n\n"
         oauth.knobs.mcp_answers = [Response(body, media_type=kind) for _ in range(5)]
         with pytest.raises(Unreachable, match=r"sent more than 1 MB.*max_body_mb"):
-            async with auth.session("notes") as client:
+            async with asyncio.timeout(PATIENCE), auth.session("notes") as client:
                 await client.list_tools()
