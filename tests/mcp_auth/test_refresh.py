@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from email.utils import formatdate
 from pathlib import Path
@@ -14,7 +15,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from mcp_auth import McpAuth
 from mcp_auth.errors import ReauthorizationNeeded, RefreshUnavailable, SignInNeeded
-from mcp_auth.records import RefreshMark, Tokens, sha256
+from mcp_auth.records import NO_TROUBLE, RefreshMark, Tokens, sha256
 from mcp_auth.refresh import _SURE_AFTER, _backoff, is_due
 from mcp_auth.status import AuthState
 from mcp_auth.stores.memory import MemoryStore
@@ -462,3 +463,84 @@ async def test_a_no_is_believed_after_so_long_and_at_that_very_second(tmp_path: 
         oauth.knobs.token_answers = [JSONResponse({"error": "invalid_request"}, 400)]
         with pytest.raises(ReauthorizationNeeded, match="refuses to renew"):
             await auth.access_token("notes")
+
+
+ENDED, DPOP = "the authorization server ended the grant", "its tokens are of the type DPoP, and only bearer tokens"
+BROKEN = "127.0.0.1 broke off in the middle of its answer (RemoteProtocolError)."
+# What the grant knows afterwards, as far as it differs from one without trouble. `in` and `since`: seconds from now.
+AFTERWARDS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "new tokens": (None, {}),
+    "the end of the grant": (
+        JSONResponse({"error": "invalid_grant"}, 400),
+        {"reauthorization": ENDED, "reauthorization_told": True, "last_error": "invalid_grant"},
+    ),
+    "the end of the registration": (
+        JSONResponse({"error": "invalid_client"}, 401),
+        {"registration_dead": True, "reauthorization_told": True, "last_error": "invalid_client"},
+    ),
+    "a no of another kind": (
+        JSONResponse({"error": "invalid_request"}, 400),
+        {"failed": 1, "in": 5, "refresh_may_be_tried": True, "refresh_refused": True, "last_error": "invalid_request"},
+    ),
+    "trouble": (
+        PlainTextResponse("", 503),
+        {"failed": 1, "in": 5, "refresh_may_be_tried": True, "last_error": "HTTP 503"},
+    ),
+    "trouble for a minute": (
+        PlainTextResponse("", 503, {"Retry-After": "60"}),
+        {"failed": 1, "in": 60, "last_error": "HTTP 503"},
+    ),
+    "half an answer": ("drop", {"failed": 1, "in": 5, "last_error": BROKEN, "marked": 1}),
+    "tokens of another type": (
+        JSONResponse({"access_token": "x", "token_type": "DPoP"}),
+        {
+            **{"reauthorization": f"{DPOP} can be used", "reauthorization_now": True, "reauthorization_told": True},
+            **{"in": 3600, "refresh_may_be_tried": True},
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("what", AFTERWARDS)
+@pytest.mark.parametrize("before", ["good", "ahead of time", "doubted"])
+async def test_after_each_answer_the_grant_knows_this_and_no_more(
+    tmp_path: Path, oauth: OAuthServer, what: str, before: str
+) -> None:
+    answer, expected = AFTERWARDS[what]
+    signed_in_at = 1_800_000_000.0
+    now = [signed_in_at]
+    servers = {"notes": {"url": oauth.url, "auth": "oauth"}}
+    async with open_auth(tmp_path, servers, clock=lambda: now[0]) as auth:
+        await signed_in(auth)
+        now[0] += 3400 if before == "ahead of time" else 4000
+        doubts = {"reauthorization": "doubted", "reauthorization_now": True}
+        failures = {"refresh_failures": 2, "refresh_failing_since": now[0] - 100, "last_error": "before"}
+        if before == "doubted":
+            changed = msgspec.structs.replace(await grant_of(auth), **doubts, **failures)
+            assert await auth.store.grants.put_if(changed) is not None
+        told = told_of(auth)
+        oauth.knobs.token_answers = [answer] if answer is not None else []
+        with contextlib.suppress(ReauthorizationNeeded, RefreshUnavailable):
+            await auth.access_token("notes")
+        grant = await grant_of(auth)
+
+    expected = dict(expected)
+    failed, wait, marked = expected.pop("failed", 0), expected.pop("in", None), expected.pop("marked", None)
+    state = {**NO_TROUBLE, "reauthorization_told": False, "registration_dead": False}
+    if before == "doubted" and what != "new tokens":
+        # Nothing but new tokens takes a doubt back, and whoever waits for a person waits an hour.
+        state |= doubts | failures
+        failed, wait = failed + 2, wait and 3600
+    elif failed:
+        state |= {"refresh_failing_since": now[0]}
+    if what == "the end of the grant":
+        state |= {"reauthorization_now": False}
+    state |= {"refresh_failures": failed, "refresh_not_before": None if wait is None else now[0] + wait}
+    state |= expected
+    if expected.get("refresh_refused") and before != "ahead of time":
+        # Only with the access at its end does such a no count.
+        state |= {"refresh_refused_at": now[0]}
+    assert {name: getattr(grant, name) for name in state} == state
+    assert (grant.refresh_mark and grant.refresh_mark.count) == marked
+    news = "refreshed" if what == "new tokens" else "reauthorization_needed"
+    assert told == ([news] if what == "new tokens" or state["reauthorization_told"] else [])
