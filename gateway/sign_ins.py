@@ -311,8 +311,7 @@ class SignInWatcher:
     # -- what is shown -----------------------------------------------------------------------
 
     def _show_outcome(self, followed: _Followed, outcome: Outcome) -> None:
-        verb = "key" if isinstance(followed.record, KeyForm) else "auth"
-        again = f"{verb} {outcome.server}" if outcome.state is not ItemState.DONE else None
+        again = None if outcome.ok else f"auth {outcome.server}"
         for board in followed.boards:
             board.set(ChecklistItem(outcome.server, outcome.state, outcome.line, command=again))
             self._show(board)

@@ -6,7 +6,7 @@ same request without it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -88,27 +88,12 @@ def resolved_headers(server: Server, variables: Variables, keys: Mapping[str, st
     return headers
 
 
-class _Overlay(Mapping[str, str]):
-    """The stored values with the candidates on top, for one trial."""
-
-    def __init__(self, candidates: Mapping[str, str], below: Variables, keys: Mapping[str, str] | None) -> None:
-        self._candidates = candidates
-        self._below = below
-        self._keys = keys
-
-    def __getitem__(self, name: str) -> str:
-        if name in self._candidates:
-            return self._candidates[name]
-        value = self._keys.get(name) if self._keys is not None else self._below.lookup(name)
-        if value is None:
-            raise KeyError(name)
-        return value
-
-    def __iter__(self) -> Iterator[str]:
-        return iter({*self._candidates, *(self._keys or ())})
-
-    def __len__(self) -> int:
-        return len({*self._candidates, *(self._keys or ())})
+def _with_candidates(
+    names: set[str], candidates: Mapping[str, str], below: Variables, keys: Mapping[str, str] | None
+) -> dict[str, str]:
+    """The stored values of these variables with the candidates on top, for one trial."""
+    stored = {name: keys.get(name) if keys is not None else below.lookup(name) for name in names}
+    return {name: value for name, value in stored.items() if value is not None} | dict(candidates)
 
 
 async def try_keys(
@@ -128,8 +113,8 @@ async def try_keys(
 
     if server.url is None:
         return KeyTrial(Verdict.NOT_TRIED, "A command is only started on your word, so the key was not tried.")
-    candidate = resolved_headers(server, variables, _Overlay(values, variables, keys))
     names = {r.name for template in server.headers.values() for r in references(template)}
+    candidate = resolved_headers(server, variables, _with_candidates(names, values, variables, keys))
     if not names & set(values):
         return KeyTrial(Verdict.NOT_TRIED, "No header of this server uses the variable, so it was not tried.")
     plain = {name: template for name, template in server.headers.items() if not references(template)}
@@ -163,8 +148,6 @@ async def set_keys(config: Config, store: Store, server: Server, values: Mapping
     for name, value in values.items():
         check_storable(name, config=config, server=server)
         cleaned[name] = clean_value(value, templates.get(name, ""))
-        if not cleaned[name]:
-            raise KeyInvalid(f"The value for {name} is empty.", next_step=f"/mcp key {server.name}")
     if owner == SHARED:
         import asyncio
 

@@ -65,7 +65,7 @@ async def test_a_sign_in_from_the_terminal_is_finished_by_the_callback_and_told(
         assert "notes" in page
         assert notice.reply.ok
         assert edit.message is not None
-        assert item(edit.reply, "notes").link is None
+        assert (item(edit.reply, "notes").link, item(edit.reply, "notes").command) == (None, None)
         assert (await gateway.auth.status("notes")).auth is AuthState.SIGNED_IN
 
 
@@ -137,6 +137,7 @@ async def test_a_denied_consent_is_told_with_the_next_command(tmp_path: Path, no
         assert not notice.reply.ok
         edit = await chat.edit("denied")
         assert item(edit.reply, "notes").state is ItemState.FAILED
+        assert item(edit.reply, "notes").command == "auth notes"
 
 
 async def test_several_servers_are_one_checklist_whose_lines_end_on_their_own(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from mcp_auth.bodies import ACCEPTED_CODINGS
 from mcp_auth.errors import AddressRefused, Unreachable
 from mcp_auth.http import MAX_BODY, Answer, Http, LostAnswer, _GuardedBackend, what_helps, why_unreachable
 from mcp_auth.network import NetworkRules
@@ -299,13 +300,12 @@ async def test_no_connection_is_left_in_use_after_an_answer_however_much_of_it_w
 
 async def test_requests_never_wait_for_each_other(plain: Site) -> None:
     """Given more answers under way than a pool has by default, and nobody reads them."""
-    async with client() as http:
+    async with client() as http, asyncio.timeout(PATIENCE):
         transport = http.transport(plain.rules)
         held = [
             await transport.handle_async_request(httpx2.Request("GET", f"{plain.origin}/{number}"))
             for number in range(12)
         ]
-        assert (await http.fetch(plain.rules, "GET", f"{plain.origin}/one-more", timeout=PATIENCE)).status == 200
         for response in held:
             await response.aclose()
 
@@ -351,3 +351,17 @@ async def test_of_several_addresses_a_refusal_explains_more_than_one_that_is_dow
     backend = _GuardedBackend(NetworkRules.for_url("https://mcp.example.com/"))
     with pytest.raises(AddressRefused, match="private address"):
         await backend.connect_tcp("as.example.com", 443, PATIENCE)
+
+
+@pytest.mark.parametrize(
+    ("asked", "sent"),
+    [("gzip, deflate, br, zstd", ACCEPTED_CODINGS), ("br", ACCEPTED_CODINGS), ("identity", "identity"), (None, None)],
+)
+async def test_no_coding_is_asked_for_that_cannot_be_bounded(plain: Site, asked: str | None, sent: str | None) -> None:
+    assert ACCEPTED_CODINGS == "gzip, deflate"
+    headers = {} if asked is None else {"Accept-Encoding": asked}
+    async with client() as http:
+        request = httpx2.Request("GET", f"{plain.origin}/", headers=headers)
+        response = await http.transport(plain.rules).handle_async_request(request)
+        await response.aread()
+    assert plain.seen[-1].headers.get("accept-encoding") == sent

@@ -6,6 +6,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from starlette.responses import PlainTextResponse
 
 from mcp_auth.errors import KeyInvalid, KeyMissing
 from mcp_auth.keys import Verdict
@@ -142,3 +143,66 @@ async def test_pain_5_a_persons_keys_resolve_from_their_own_and_from_nowhere_els
         assert not auth.config.env_file.exists()
         with pytest.raises(KeyMissing):
             await auth.headers("api", "person:bob")
+
+
+@pytest.mark.parametrize(
+    ("with_key", "without", "verdict"),
+    [
+        *[(401, 401, Verdict.REFUSED), (403, 401, Verdict.REFUSED), (403, 200, Verdict.REFUSED)],
+        *[(429, 401, Verdict.UNREACHABLE), (500, 401, Verdict.UNREACHABLE), (503, 200, Verdict.UNREACHABLE)],
+        *[(302, 401, Verdict.UNREACHABLE), (200, 401, Verdict.ACCEPTED), (200, 403, Verdict.ACCEPTED)],
+        *[(404, 401, Verdict.ACCEPTED), (499, 401, Verdict.ACCEPTED)],
+        *[(200, 200, Verdict.NO_DIFFERENCE), (200, 404, Verdict.NO_DIFFERENCE), (200, 402, Verdict.NO_DIFFERENCE)],
+    ],
+)
+async def test_a_key_is_judged_by_what_the_server_says_with_it_and_without(
+    tmp_path: Path, oauth: OAuthServer, with_key: int, without: int, verdict: Verdict
+) -> None:
+    headers = {"Location": "/elsewhere"}
+    oauth.knobs.mcp_answers = [PlainTextResponse("", one, headers) for one in (with_key, without)]
+    async with open_auth(tmp_path, api(oauth)) as auth:
+        trial = await auth.try_keys("api", {"MCP_API_KEY": KEY})
+    assert trial.verdict is verdict
+    assert trial.detail.startswith("api") and KEY not in trial.detail
+    first, second = oauth.requests("/mcp")
+    assert first.headers["authorization"] == f"Bearer {KEY}"
+    assert "authorization" not in second.headers
+
+
+@pytest.mark.parametrize("owner", ["shared", "person:ann"])
+async def test_of_several_keys_those_that_are_stored_go_along_with_the_one_that_is_tried(
+    tmp_path: Path, oauth: OAuthServer, owner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identity = "shared" if owner == "shared" else "per_user"
+    headers = {"Authorization": "Bearer ${MCP_API_KEY}", "X-Project": "${PROJECT}", "X-Plain": "1", "X-Or": "${OR:-2}"}
+    async with open_auth(tmp_path, {"api": {"url": oauth.url, "headers": headers, "identity": identity}}) as auth:
+        with pytest.raises(KeyMissing, match="PROJECT"):
+            await auth.try_keys("api", {"MCP_API_KEY": KEY}, owner)
+        await auth.set_keys("api", {"PROJECT": "p1", "MCP_API_KEY": "of-before-00000"}, owner)
+        # What is in the environment is nobody's own
+        monkeypatch.setenv("OR", "3")
+        trial = await auth.try_keys("api", {"MCP_API_KEY": KEY}, owner)
+        assert (await auth.headers("api", owner))["Authorization"] == "Bearer of-before-00000"
+    assert trial.verdict is Verdict.ACCEPTED
+    first, second = oauth.requests("/mcp")
+    names = ("authorization", "x-project", "x-plain", "x-or")
+    own = "3" if owner == "shared" else "2"
+    assert [first.headers.get(name) for name in names] == [f"Bearer {KEY}", "p1", "1", own]
+    assert [second.headers.get(name) for name in names] == [None, None, "1", None]
+
+
+async def test_what_no_request_would_show_is_not_tried(tmp_path: Path, oauth: OAuthServer) -> None:
+    servers = {
+        "run": {"command": "x", "env": {"TOKEN": "${TOKEN}"}},
+        "api": {"url": oauth.url, "auth": "oauth", "oauth": {"client_id": "c", "client_secret": "${SECRET}"}},
+    }
+    async with open_auth(tmp_path, servers) as auth:
+        for server, name in (("run", "TOKEN"), ("api", "SECRET")):
+            (variable,) = await auth.key_variables(server)
+            assert (variable.name, variable.is_set, variable.has_default) == (name, False, False)
+            trial = await auth.try_keys(server, {name: KEY})
+            assert trial.verdict is Verdict.NOT_TRIED and "not tried" in trial.detail
+            await auth.set_keys(server, {name: KEY})
+            (variable,) = await auth.key_variables(server)
+            assert variable.is_set
+    assert oauth.requests("/mcp") == []
