@@ -636,3 +636,11 @@ async def test_what_is_for_one_person_is_said_to_that_one_and_what_went_wrong_is
     assert reply.audience is (Audience.CALLER if alone else Audience.CHAT)
     assert reply.summary == ("Sent you the answer in private." if alone else None)
     assert (reply.ok, reply.final, reply.title) == (well, True, title)
+
+
+async def test_only_the_operator_at_the_terminal_asks_as_often_as_they_like(tmp_path: Path) -> None:
+    async with open_gateway(configure(tmp_path, allow=("telegram:1",))) as gateway:
+        for who, too_often in ((OPERATOR, False), (ADMIN, True)):
+            replies = [(await Chat(gateway, who).say("help"))[-1] for _ in range(41)]
+            assert ("too often" in words(replies[-1])) is too_often
+            assert "too often" not in words(replies[39])

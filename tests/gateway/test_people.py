@@ -256,6 +256,10 @@ def test_everybody_is_listed_with_their_standing(tmp_path: Path) -> None:
         "telegram:3": "pending",
         "slack:T/1": "denied",
     }
+    assert (found["discord:42"].by, found["slack:T/1"].by) == ("cli:local", "cli:local")
+    assert found["discord:42"].since is not None and found["slack:T/1"].since is not None
+    assert (found["telegram:1"].by, found["telegram:3"].by) == (None, None)
+    assert found["telegram:3"].display_name == "Cyd"
     assert found["discord:42"].admin and found["discord:42"].person == "ann", "any account of an admin"
     assert not found["telegram:3"].admin
     assert found["telegram:3"].until is not None

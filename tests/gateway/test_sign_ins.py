@@ -464,3 +464,26 @@ async def test_stopping_is_quick_and_keeps_open_sign_ins(tmp_path: Path, notes: 
 
     assert [one.status for one in await store.sign_ins.list()] == ["started"]
     assert isinstance(gateway, Gateway)
+
+
+async def test_whoever_asked_in_private_is_told_of_the_new_connection_once(tmp_path: Path, notes: NotesServer) -> None:
+    """However many of the admins it is."""
+    async with open_gateway(config_for(tmp_path, notes, admins=("telegram:1",))) as gateway:
+        chat = Chat(gateway, TELEGRAM)
+        await open_page(await open_link(await link_of(chat)))
+        await chat.notice("notes: signed in, 2 tools")
+        assert await gateway.settled(PATIENCE)
+        assert [words(one.reply) for one in chat.notices if one.message is None] == ["notes: signed in, 2 tools"]
+
+
+async def test_an_admin_who_asked_where_others_read_is_told_the_rest_in_private(
+    tmp_path: Path, notes: NotesServer
+) -> None:
+    async with open_gateway(config_for(tmp_path, notes, admins=("telegram:1",))) as gateway:
+        chat = Chat(gateway, TELEGRAM, private=False)
+        await open_page(await open_link(await link_of(chat)))
+        await chat.notice("2 tools")
+        assert await gateway.settled(PATIENCE)
+        told = {one.reply.audience: words(one.reply) for one in chat.notices if one.message is None}
+        assert told[Audience.CHAT] == "notes: signed in."
+        assert "2 tools" in told[Audience.CALLER]

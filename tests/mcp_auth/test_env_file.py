@@ -438,3 +438,21 @@ def test_a_write_leaves_no_file_open(tmp_path: Path) -> None:
     for turn in range(20):
         write(path, {"KEY": f"{turn} more"})
     assert len(os.listdir("/proc/self/fd")) <= len(before)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b"", b"B=2\n"),
+        (b"A=1\n", b"A=1\nB=2\n"),
+        (b"A=1\r\n", b"A=1\r\nB=2\r\n"),
+        (b"A=1", b"A=1\nB=2\n"),
+        (b"C=3\r\nA=1", b"C=3\r\nA=1\r\nB=2\r\n"),
+        (b"A=1\r", b"A=1\rB=2\n"),
+    ],
+)
+def test_a_new_line_ends_as_those_before_it(tmp_path: Path, before: bytes, after: bytes) -> None:
+    path = tmp_path / ".env"
+    path.write_bytes(before)
+    write(path, {"B": "2"})
+    assert path.read_bytes() == after

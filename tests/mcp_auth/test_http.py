@@ -365,3 +365,21 @@ async def test_no_coding_is_asked_for_that_cannot_be_bounded(plain: Site, asked:
         response = await http.transport(plain.rules).handle_async_request(request)
         await response.aread()
     assert plain.seen[-1].headers.get("accept-encoding") == sent
+
+
+async def test_one_tls_context_serves_all_servers_and_is_made_only_where_it_is_used(plain: Site) -> None:
+    async with client() as http:
+        await http.fetch(plain.rules, "GET", f"{plain.origin}/")
+        assert http._tls is None
+        pools = [http.transport(NetworkRules.for_url(f"https://{name}.example/"))._pool(True) for name in "ab"]
+        assert http._tls is not None
+        assert [pool._ssl_context for pool in pools] == [http._tls, http._tls]
+
+
+async def test_an_unpacked_answer_says_nothing_of_how_it_was_packed(plain: Site) -> None:
+    body = b"x" * 100_000
+    plain.answers = {"/zip": Response(gzip.compress(body), headers={"Content-Encoding": "gzip"})}
+    async with client() as http:
+        response = await http.transport(plain.rules).handle_async_request(httpx2.Request("GET", f"{plain.origin}/zip"))
+        assert not {"content-encoding", "content-length"} & set(response.headers)
+        assert await response.aread() == body

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from mcp_auth.errors import AddressRefused, ConfigError
-from mcp_auth.network import NetworkRules, is_loopback_host, is_loopback_url, origin_of, shown_host
+from mcp_auth.network import NetworkRules, is_loopback_host, is_loopback_url, origin_of, shown_host, with_ipv6_forms
 
 PUBLIC = NetworkRules.for_url("https://mcp.example.com/mcp")
 LAN = NetworkRules.for_url("https://nas.lan:8443/mcp")
@@ -203,3 +203,10 @@ def test_an_allowed_network_is_one_of_its_own_version() -> None:
 )
 def test_a_host_is_shown_as_far_as_it_is_fit_for_a_sentence(host: str, shown: str) -> None:
     assert shown_host(host) == shown
+
+
+def test_networks_of_ipv4_are_known_in_the_form_of_a_listener_on_ipv6_too() -> None:
+    assert with_ipv6_forms(["10.0.0.7/8", "192.0.2.1", "fd00::1/64"]) == [
+        *("10.0.0.0/8", "192.0.2.1/32", "fd00::/64"),
+        *("::ffff:10.0.0.0/104", "::ffff:192.0.2.1/128"),
+    ]

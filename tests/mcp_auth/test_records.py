@@ -72,3 +72,17 @@ def test_a_record_goes_only_where_the_table_says(before: SignInStatus, after: Si
     if moved is not None:
         assert moved.status == after
         assert moved.ended_at == (None if after in STEPS else 7.0)
+
+
+def test_a_sign_in_goes_on_or_ends_and_never_comes_back() -> None:
+    ends = {"exchanging", "refused", "failed", "expired", "cancelled"}
+    steps: dict[str, set[str]] = {
+        "started": ends | {"opened", "confirmed"},
+        "opened": ends | {"opened", "confirmed"},
+        "confirmed": ends | {"opened", "confirmed", "answered"},
+        "answered": ends | {"opened", "confirmed", "answered"},
+        "exchanging": {"done", "failed"},
+        **{end: set() for end in ("done", "refused", "failed", "expired", "cancelled")},
+    }
+    assert steps == SIGN_IN_STEPS
+    assert {status for status, onward in steps.items() if onward} == OPEN

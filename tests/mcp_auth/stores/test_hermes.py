@@ -14,6 +14,7 @@ import msgspec
 import pytest
 from filelock import FileLock
 
+from mcp_auth.errors import Busy
 from mcp_auth.records import NO_TROUBLE, Grant
 from mcp_auth.stores import files
 from mcp_auth.stores.files import FileStore
@@ -467,5 +468,47 @@ async def test_a_write_that_leaves_the_tokens_alone_does_not_wait_for_hermes(
 ) -> None:
     first = await put(store, grant())
     with lock_of_hermes:
-        # Whoever waits for it, waits for ever.
         await put(store, msgspec.structs.replace(first, last_error="HTTP 503"))
+        # And where nobody may wait, only what would is refused
+        second = await get(store)
+        write = store.begin_write_grant(msgspec.structs.replace(second, last_error="HTTP 502"), 0)
+        assert write is not None and write().last_error == "HTTP 502"
+        with pytest.raises(Busy, match="Hermes"):
+            store.begin_write_grant(msgspec.structs.replace(await get(store), tokens=tokens("2")), 0)
+
+
+@pytest.mark.parametrize("lacking", ["issuer", "authorization_endpoint", "token_endpoint"])
+async def test_metadata_of_hermes_that_lacks_something_counts_as_none(
+    home: Path, store: FileStore, lacking: str
+) -> None:
+    hermes_writes(home, hermes_issuer=None)
+    document = {name: value for name, value in msgspec.to_builtins(METADATA).items() if name != lacking}
+    (home / "mcp-tokens/notes.meta.json").write_bytes(msgspec.json.encode(document))
+    found = await get(store)
+    assert (access(found), found.metadata, found.issuer, found.registration) == ("at-hermes", None, None, None)
+
+
+async def test_the_client_file_says_all_that_hermes_asks_of_a_client(home: Path, store: FileStore) -> None:
+    first = await put(store, grant())
+    assert first.registration is not None
+    # With other tokens each time: a write that leaves them alone leaves the mirror alone
+    for turn, secret in enumerate((None, "s3cret"), 2):
+        registration = msgspec.structs.replace(
+            first.registration,
+            client_secret=secret,
+            client_secret_expires_at=None if secret is None else 2_000_000_000.5,
+            token_endpoint_auth_method=None if secret is None else "client_secret_basic",
+        )
+        changed = msgspec.structs.replace(await get(store), registration=registration, tokens=tokens(str(turn)))
+        await put(store, changed)
+        expected = {
+            "client_id": registration.client_id,
+            "redirect_uris": [registration.redirect_uri],
+            "grant_types": ["authorization_code", "refresh_token"],
+            "response_types": ["code"],
+            "issuer": registration.issuer,
+        }
+        if secret is not None:
+            expected |= {"client_secret": secret, "client_secret_expires_at": 2_000_000_000}
+            expected |= {"token_endpoint_auth_method": "client_secret_basic"}
+        assert json.loads((home / "mcp-tokens/notes.client.json").read_bytes()) == expected
