@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 from pexpect.fdpexpect import fdspawn
+from starlette.responses import PlainTextResponse
 
 from adapters.terminal.cli import main
 from mcp_auth import McpAuth
@@ -297,9 +298,9 @@ def test_an_access_that_nothing_renews_says_when_it_ends(desk: Desk, home: Path,
 def test_a_token_that_its_own_server_refuses_is_a_failure(desk: Desk, home: Path, oauth: OAuthServer) -> None:
     def hands(terminal: fdspawn) -> None:
         redirect = authorize(link_on(terminal))
-        oauth.knobs.need_scope = "admin"
+        oauth.knobs.mcp_answers = [PlainTextResponse("", 401) for _ in range(20)]
         terminal.send(f"{redirect}\n")
-        terminal.expect_exact("slash-mcp: notes: ")
+        terminal.expect_exact("slash-mcp: notes")
         terminal.expect_exact("Next: ")
 
     assert desk.run("--home", home, "auth", "notes", hands=hands) == 1
@@ -353,10 +354,11 @@ def test_paste_of_a_sign_in_whose_server_refuses_the_token_is_a_failure(
 ) -> None:
     (event,) = run("--home", home, "auth", "notes", "--no-wait", "--json").events
     redirect = authorize(event["url"])
-    oauth.knobs.need_scope = "admin"
+    oauth.knobs.mcp_answers = [PlainTextResponse("", 401) for _ in range(20)]
     done = run("--home", home, "paste", redirect)
     assert (done.code, done.out) == (1, "")
-    assert done.err.startswith("slash-mcp: ")
+    assert done.err.startswith("slash-mcp: notes: the sign-in was finished, but the server refuses it (")
+    assert done.err.endswith("Next: slash-mcp auth notes\n")
 
 
 @pytest.fixture
