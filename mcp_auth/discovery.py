@@ -324,10 +324,10 @@ async def _first_usable(
     client that was registered by hand: another one would not know our client. What is wrong with the first is told when
     no other helps.
     """
-    named = list(dict.fromkeys(texts(document.get("authorization_servers")) or []))[:_MAX_SERVERS]
+    named = list(dict.fromkeys(texts(document.get("authorization_servers")) or []))
     named.sort(key=lambda issuer: not issuers_are_same(issuer, prefer))
     trouble: McpAuthError | None = None
-    for issuer in named:
+    for issuer in named[:_MAX_SERVERS]:
         try:
             return _checked(await _server_metadata(http, rules, server, issuer), server)
         except (SignInError, Unreachable) as error:

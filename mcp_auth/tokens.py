@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 from urllib.parse import parse_qsl, quote, urlsplit
 
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
 TOKEN_TIMEOUT = 20.0
 # How deep inside an answer its words are looked for.
 _DEPTH = 3
+# And among how many others on each level.
+_WIDTH = 50
+# What is longer is no word.
+_LONGEST_WORD = 200
 _SECRET_PARAMETERS = ("code", "code_verifier", "refresh_token")
 
 
@@ -283,8 +288,8 @@ def _meaning(status: int, document: dict[str, Any]) -> Meaning:
     """
     if status >= 500 or status in FOR_NOW_STATUS:
         return "ended" if document.get("error") == "invalid_grant" else "for_now"
-    words = [as_word(word) for word in _said(document, CODE_MEMBERS)]
-    words += [sentence_as_word(text) for text in _said(document, TEXT_MEMBERS)]
+    words = [as_word(word) for word in _said(document, CODE_MEMBERS) if len(word) <= _LONGEST_WORD]
+    words += [sentence_as_word(text) for text in _said(document, TEXT_MEMBERS) if len(text) <= _LONGEST_WORD]
     # Atlassian calls the client unauthorized when it is the refresh token that is over: more exact words come first.
     words.sort(key=lambda word: word == "unauthorized_client")
     for word in words:
@@ -313,28 +318,40 @@ def error_code(document: dict[str, Any]) -> str | None:
 def _is_error(value: object) -> bool:
     """Whether what stands in `error` says that there is one."""
     if isinstance(value, str):
-        return sentence_as_word(value) not in NO_ERROR or not value.isascii()
+        return len(value) > _LONGEST_WORD or not value.isascii() or sentence_as_word(value) not in NO_ERROR
     if isinstance(value, dict):
-        return any(map(_is_error, value.values()))
+        return len(value) > _WIDTH or any(map(_is_error, value.values()))
     if isinstance(value, list):
-        return any(map(_is_error, value))
+        return len(value) > _WIDTH or any(map(_is_error, value))
     return bool(value)
 
 
-def _said(value: object, members: tuple[str, ...], depth: int = _DEPTH) -> Iterator[str]:
-    """What stands under these names in an answer, and in what is inside it; the outer ones first."""
-    inside: list[object] = []
-    if isinstance(value, dict):
-        named = {sentence_as_word(name): said for name, said in reversed(value.items())}
-        for name in members:
-            said = named.get(name)
-            yield from (text for text in (said if isinstance(said, list) else [said]) if _is_text(text))
-        inside = list(value.values())
-    elif isinstance(value, list):
-        inside = value
-    if depth:
-        for inner in inside:
-            yield from _said(inner, members, depth - 1)
+def _said(value: object, members: tuple[str, ...]) -> Iterator[str]:
+    """What stands under these names in an answer, and in what is inside it; the outer ones first.
+
+    No server needs many members to say no: what is beyond that is not looked at.
+    """
+    level: list[object] = [value]
+    for _ in range(_DEPTH + 1):
+        inside: list[object] = []
+        for one in level[:_WIDTH]:
+            if isinstance(one, dict):
+                few = dict(islice(one.items(), _WIDTH))
+                named = {_member(name): said for name, said in reversed(few.items())}
+                for name in members:
+                    said = named.get(name)
+                    some = said[:_WIDTH] if isinstance(said, list) else [said]
+                    yield from (text for text in some if _is_text(text))
+                inside += few.values()
+            elif isinstance(one, list):
+                inside += one[:_WIDTH]
+        level = [one for one in inside if isinstance(one, dict | list)]
+
+
+@lru_cache(maxsize=512)
+def _member(name: str) -> str:
+    """The name of a member as `CODE_MEMBERS` has it."""
+    return sentence_as_word(name[:_LONGEST_WORD])
 
 
 def _is_text(value: object) -> TypeGuard[str]:

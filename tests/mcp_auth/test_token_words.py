@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from mcp_auth.token_words import as_word
-from mcp_auth.tokens import Meaning, _meaning
+from mcp_auth import tokens
+from mcp_auth.server_json import json_object
+from mcp_auth.token_words import as_word, sentence_as_word
+from mcp_auth.tokens import Meaning, _meaning, error_code, error_text
+from tests.mcp_auth.token_shapes import COSTLY
 
 WORDS: dict[Meaning, str] = {
     "ended": """
@@ -61,3 +66,23 @@ def test_in_trouble_nothing_is_said_of_the_client_and_no_is_no_answer(status: in
     assert _meaning(status, {"error": "invalid_client"}) == "for_now"
     assert _meaning(status, {}) == "for_now"
     assert _meaning(status, {"error": "invalid_grant"}) == "ended"
+
+
+@pytest.mark.parametrize("name", COSTLY)
+def test_an_answer_of_any_size_is_looked_at_in_a_few_steps(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    document: dict[str, Any] | None = json_object(COSTLY[name])
+    assert document is not None
+    seen = 0
+
+    def counted(text: str) -> str:
+        nonlocal seen
+        seen += len(text)
+        return sentence_as_word(text)
+
+    # Characters that are read closely, and not seconds
+    monkeypatch.setattr(tokens, "sentence_as_word", counted)
+    monkeypatch.setattr(tokens, "as_word", counted)
+    tokens._member.cache_clear()
+    assert _meaning(400, document) == "refused"
+    error_code(document), error_text(document)
+    assert seen < 10_000

@@ -72,6 +72,16 @@ REGISTRATION_ENDED: dict[str, Response] = {
     "slack-client": JSONResponse({"ok": False, "error": "invalid_client_id"}, 200),
 }
 
+# What costs a reader much, in as many bytes as an answer may have. Nobody needs so much to say no.
+COSTLY: dict[str, bytes] = {
+    "many-objects": b'{"error": [' + b'{"aB":""},' * 95_000 + b"{}]}",
+    "many-members": b"{" + b",".join(b'"error%d":"x"' % n for n in range(60_000)) + b"}",
+    "many-lists": b'{"errors": [' + b"[[[[]]]]," * 100_000 + b"[]]}",
+    "long-name": b'{"' + b"aB" * 480_000 + b'": 1}',
+    "long-word": b'{"error": "' + b"aB" * 480_000 + b'"}',
+    "long-sentence": b'{"message": "' + b"aB " * 320_000 + b'"}',
+}
+
 # A definite no in the form of an OAuth error, for a reason that nobody knows to be final.
 REFUSED_OAUTH: dict[str, Response] = {
     "invalid_request": JSONResponse({"error": "invalid_request"}, 400),
