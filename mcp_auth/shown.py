@@ -101,37 +101,48 @@ def _literals_below(where: str, section: Mapping[str, Any]) -> Iterator[str]:
             yield f"{where}.{name}"
 
 
-_SECRET_NAME = re.compile(
-    r"key|token|secret|passw|passphrase|pwd|auth|credential|bearer|cookie|session|jwt|signature|private|dsn|\bpat\b",
-    re.IGNORECASE,
+# Patterns are compiled by `re` at their first use: a listing of plain addresses needs none of these.
+_SECRET_NAME = (
+    r"(?i)key|token|secret|passw|passphrase|pwd|auth|credential|bearer|cookie|session|jwt|signature|private|dsn|\bpat\b"
 )
 # How well-known services begin theirs.
-_SECRET_START = re.compile(
+_SECRET_START = (
     r"(?:sk|pk|rk|ak|gh[opsur]|github_pat|glpat|xox[a-z]|xapp|AKIA|ASIA|AIza|ya29|eyJ|hf|npm|pypi|dop_v1|SG|whsec|nvapi|"
     r"shpat|ATATT|lin_api|ntn|secret|figd|sbp|tvly|fc|key)[-_.]?(?=[\w.-]*\d)[\w.-]{6,}"
 )
 # Sixteen letters and digits in a row with both in it, a UUID, or thirty and more of what base64 is made of.
-_RANDOM = re.compile(
+_RANDOM = (
     r"(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z0-9]{16,}|[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
     r"|(?=[^\d]*\d)(?=[^A-Za-z]*[A-Za-z])[A-Za-z0-9_+=~-]{30,}|[A-Za-z]{28,}"
 )
-_PLACEHOLDER = re.compile(r"\$\{[^}]*\}")
+_PLACEHOLDER = r"\$\{[^}]*\}"
 
 
 def _is_secret(word: str) -> bool:
     """Whether a word looks like a key, whatever it is called."""
-    word = _PLACEHOLDER.sub("", word)
-    return bool(_SECRET_START.match(word) or _RANDOM.search(word))
+    word = _without_placeholders(word)
+    # The shortest that a pattern knows has eight characters, and without a digit 28.
+    if len(word) < 8 or (len(word) < 28 and not any(map(str.isdecimal, word))):
+        return False
+    return bool(re.match(_SECRET_START, word) or re.search(_RANDOM, word))
+
+
+def _without_placeholders(text: str) -> str:
+    return re.sub(_PLACEHOLDER, "", text) if "${" in text else text
+
+
+def _is_placeholder(text: str) -> bool:
+    return text.startswith("${") and re.fullmatch(_PLACEHOLDER, text) is not None
 
 
 def _is_literal(name: str, value: str) -> bool:
     """Whether a key of this name holds a secret itself."""
-    bare = _PLACEHOLDER.sub("", value)
+    bare = _without_placeholders(value)
     if bare != value:
         return _is_secret(bare)
     plain = value.strip().lower() in {"", "true", "false", "yes", "no", "none", "null"} or value.strip().isdecimal()
     return _is_secret(value) or (
-        bool(_SECRET_NAME.search(name)) and not plain and not value.startswith(("/", "~", "."))
+        bool(re.search(_SECRET_NAME, name)) and not plain and not value.startswith(("/", "~", "."))
     )
 
 
@@ -141,21 +152,23 @@ def _masked_words(words: list[str]) -> Iterator[tuple[str, bool]]:
     for word in words:
         shown = _masked_word(word, after_secret_option)
         yield shown, shown != word
-        after_secret_option = (
-            word.startswith("-") and "=" not in word and bool(_SECRET_NAME.search(word) or word in ("-p", "-k", "-H"))
-        )
+        after_secret_option = word.startswith("-") and "=" not in word and _is_secret_option(word)
+
+
+def _is_secret_option(word: str) -> bool:
+    return word in ("-p", "-k", "-H") or (len(word) > 3 and re.search(_SECRET_NAME, word) is not None)
 
 
 def _masked_word(word: str, is_value: bool) -> str:
-    if _PLACEHOLDER.fullmatch(word):
+    if _is_placeholder(word):
         return word
     if "://" in word:
         before, scheme, rest = re.split(r"([A-Za-z][\w+.-]*://)", word, maxsplit=1)
         return before + _masked_url(scheme + rest)
-    named = re.match(r"(-{0,2}[\w.-]+)(=|:\s*)(.+)", word, re.DOTALL)
+    named = re.match(r"(?s)(-{0,2}[\w.-]+)(=|:\s*)(.+)", word) if "=" in word or ":" in word else None
     if named is not None:
         name, sign, value = named.groups()
-        hides = _is_literal(name, value) and not _PLACEHOLDER.fullmatch(value)
+        hides = _is_literal(name, value) and not _is_placeholder(value)
         return f"{name}{sign}{MASK}" if hides else word
     if is_value and not word.startswith("-") and _is_literal("key", word):
         return MASK

@@ -213,7 +213,7 @@ class Variables:
         # A bad byte costs the line that it stands in, and no other.
         text = data.decode("utf-8-sig", "surrogateescape")
         values: dict[str, str | None] = {}
-        if _PLAIN.fullmatch(text):
+        if re.fullmatch(_PLAIN, text):
             # What is written without quotes, spaces and the like means one thing, and needs no import of a parser.
             for written in text.split("\n"):
                 name, equals, value = written.partition("=")
@@ -256,7 +256,7 @@ def _has_bad_byte(text: str) -> bool:
 
 
 _PLAIN_LINE = r"(?:#[^\r\n]*|[A-Za-z_][A-Za-z0-9_]*=[A-Za-z0-9_.:/+=@%,~-]*)?"
-_PLAIN = re.compile(rf"(?:{_PLAIN_LINE}\n)*{_PLAIN_LINE}")
+_PLAIN = rf"(?:{_PLAIN_LINE}\n)*{_PLAIN_LINE}"
 
 
 def _blank_lines_before(original: str) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mcp_auth import shown, variables
 from mcp_auth.config import Config, GatewayOptions, NetworkOptions, OAuthOptions, Server
 from mcp_auth.shown import brief_address, literal_gateway_secrets, literal_secrets, masked_address, secrets_in
 
@@ -122,3 +124,41 @@ def test_what_no_sentence_may_hold() -> None:
     server = Server(name="x", command="npx", args=("--api-key", KEY, "--token=hunter2", "-y", "srv"))
     assert set(secrets_in(server)) >= {KEY, "hunter2"}
     assert "srv" not in secrets_in(server)
+
+
+_LETTERS = "abcdefghijklmnopqrstuvwxyzAB"
+# The shortest of each kind, and one character less.
+SHORTEST = {
+    "a prefix of two": ("sk" + "abcde1", "sk" + "abcd1"),
+    "a prefix of three": ("lin_api" + "12345a", "lin_api" + "1234a"),
+    "digits of another script": ("hf" + "abcde\u0663", "hf" + "abcdef"),
+    "letters and digits": ("1a2b3c4d5e6f7g8h", "1a2b3c4d5e6f7g8"),
+    "letters alone": (_LETTERS, _LETTERS[1:]),
+    "a UUID": ("00000000-0000-4000-8000-000000000000", "00000000-0000-4000-8000-00000000000"),
+    "a UUID of letters": ("abcdefab-cdef-abcd-efab-cdefabcdefab", "abcdefab-cdef-abcd-efab-cdefabcdefa"),
+}
+
+
+@pytest.mark.parametrize(("secret", "plain"), SHORTEST.values(), ids=SHORTEST)
+def test_the_shortest_that_looks_like_a_key_is_masked(secret: str, plain: str) -> None:
+    def shown(word: str) -> tuple[str, str]:
+        url = masked_address(Server(name="one", url=f"https://one.example/{word}/mcp"))
+        return url, masked_address(Server(name="one", command="run", args=(word, f"${{A}}{word}", "${A}")))
+
+    assert shown(secret) == ("https://one.example/***/mcp", "run *** *** ${A}")
+    assert shown(plain) == (f"https://one.example/{plain}/mcp", f"run {plain} ${{A}}{plain} ${{A}}")
+
+
+@pytest.mark.parametrize("option", ["-key", "-pwd", "-dsn", "-pat", "--KEY", "-p", "-k", "-H"])
+def test_the_shortest_option_that_names_a_key_hides_what_follows(option: str) -> None:
+    assert (
+        masked_address(Server(name="one", command="run", args=(option, "plain", "words"))) == f"run {option} *** words"
+    )
+    assert masked_address(Server(name="one", command="run", args=("-y", "plain"))) == "run -y plain"
+
+
+def test_no_pattern_is_compiled_before_it_is_needed() -> None:
+    """`slash-mcp list` loads these; which of their patterns it needs depends on the configuration."""
+    assert [
+        name for module in (shown, variables) for name, one in vars(module).items() if isinstance(one, re.Pattern)
+    ] == []
