@@ -105,3 +105,21 @@ def test_every_event_has_words() -> None:
 
     for event in Event:
         assert happened(AuditLine(time=datetime.now(UTC), what=event))
+
+
+@pytest.mark.parametrize("arguments", [(), ("--json",)], ids=["table", "json"])
+def test_a_line_that_another_program_wrote_moves_no_terminal(
+    home: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    """What we write holds nothing of that kind; whoever can write the file could."""
+    name = "telegram:1\x9b2J\u202etxt\u2066\x85"
+    line = {"time": "2026-11-28T10:00:00Z", "what": "key_set", "who": name, "server": "notes"}
+    with (home / "audit.jsonl").open("a") as log:
+        log.write(json.dumps(line) + "\n")
+
+    assert run(home, *arguments) == 0
+
+    shown = capsys.readouterr().out
+    assert all(c.isprintable() or c == "\n" for c in shown)
+    if arguments:
+        assert json.loads(shown.splitlines()[-1])["who"] == name
