@@ -143,6 +143,9 @@ async def test_attack_one_address_has_so_many_connections(
         await gateway.auth.listen()
         held = [await connect(gateway) for _ in range(5)]
         refused = [await connect(gateway) for _ in range(5)]
+        for _, writer in refused:
+            # One that only waited would be answered.
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert all([await is_closed(reader) for reader, _ in refused])
         for _, writer in held:
             writer.close()
