@@ -644,3 +644,18 @@ async def test_only_the_operator_at_the_terminal_asks_as_often_as_they_like(tmp_
             replies = [(await Chat(gateway, who).say("help"))[-1] for _ in range(41)]
             assert ("too often" in words(replies[-1])) is too_often
             assert "too often" not in words(replies[39])
+
+
+async def test_a_key_with_a_default_is_asked_for_only_where_there_is_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headers = {"X-Mode": "${WEATHER_MODE:-fast}", "Authorization": "Bearer ${WEATHER_KEY}"}
+    both = Server(name="weather", url="http://127.0.0.1:9/w", headers=headers)
+    alone = Server(name="news", url="http://127.0.0.1:9/n", headers={"X-Mode": "${WEATHER_MODE:-fast}"})
+    async with open_gateway(configure(tmp_path, both, alone)) as gateway:
+        chat = Chat(gateway)
+        assert prompt_of((await chat.say("key weather"))[-1]).variable == "WEATHER_KEY"
+        monkeypatch.setenv("WEATHER_KEY", KEY)
+        # All are there: the one without a default may be another one now
+        assert prompt_of((await chat.say("key weather"))[-1]).variable == "WEATHER_KEY"
+        assert prompt_of((await chat.say("key news"))[-1]).variable == "WEATHER_MODE"

@@ -487,3 +487,20 @@ async def test_an_admin_who_asked_where_others_read_is_told_the_rest_in_private(
         told = {one.reply.audience: words(one.reply) for one in chat.notices if one.message is None}
         assert told[Audience.CHAT] == "notes: signed in."
         assert "2 tools" in told[Audience.CALLER]
+
+
+async def test_a_new_gateway_edits_a_checklist_whoever_else_is_signing_in_without_one(
+    tmp_path: Path, notes: NotesServer
+) -> None:
+    lasting = Abilities(edits=True, secret_input=True, lasting_edits=True)
+    mail = Server(name="mail", url=notes.url, auth="oauth")
+    config, store = config_for(tmp_path, notes), MemoryStore()
+    config = msgspec.structs.replace(config, servers={**config.servers, "mail": mail})
+    async with open_gateway(config, store) as first:
+        # The one without a checklist is the first of the store
+        await Chat(first, TELEGRAM, abilities=Abilities()).say("auth mail")
+        link = item((await Chat(first, TELEGRAM, abilities=lasting).say("auth notes"))[-1], "notes").link
+    async with open_gateway(config, store) as second:
+        chat = Chat(second, TELEGRAM, abilities=lasting)
+        await chat.say(await open_link(link or ""))
+        assert item((await chat.edit("notes: signed in")).reply, "notes").state is ItemState.DONE

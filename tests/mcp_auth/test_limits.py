@@ -225,3 +225,30 @@ async def test_an_address_that_asks_too_often_is_told_how_long_to_wait() -> None
         assert (await other.post("/a/page")).status_code == 200
     async with client_at(app, "127.0.0.1") as here:
         assert {(await here.post("/a/page")).status_code for _ in range(limits.POSTS.amount + 5)} == {200}
+
+
+async def test_whose_a_link_is_is_looked_up_only_where_a_shared_count_is_used_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each look-up costs the store something, and is what a crowd would ask for."""
+    monkeypatch.setattr(limits, "KEYS_KEPT", 0)
+    looked_up = 0
+
+    async def knows(scope: Any) -> str | None:
+        nonlocal looked_up
+        looked_up += 1
+        return "a link" if scope["path"] == "/a/known" else None
+
+    async def home(request: Any) -> PlainTextResponse:
+        return PlainTextResponse("ok")
+
+    counted = Limits(lambda: 1_000.0)
+    app = AddressLimits(Starlette(routes=[Route("/{path:path}", home, methods=["POST"])]), counted, knows)
+    async with client_at(app, "192.0.2.7") as one:
+        assert (await one.post("/a/x")).status_code == 200
+        assert looked_up == 0
+        while counted.take_address(limits.POSTS, "192.0.2.7")[0] == 0.0:
+            pass
+        assert (await one.post("/a/x")).status_code == 429
+        assert (await one.post("/a/known")).status_code == 200
+        assert looked_up == 2

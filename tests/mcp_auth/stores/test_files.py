@@ -482,3 +482,14 @@ async def test_no_write_leaves_a_file_open(home: Path, store: FileStore) -> None
             # By now every lock has its file.
             open_files = len(os.listdir("/proc/self/fd"))
     assert len(os.listdir("/proc/self/fd")) <= open_files
+
+
+async def test_every_change_of_a_grant_shows_to_who_remembers_one(store: FileStore) -> None:
+    seen = [store.grants.written]
+    kept = await store.grants.put_if(grant())
+    assert kept is not None
+    seen.append(store.grants.written)
+    assert await store.grants.delete_if(kept)
+    seen.append(store.grants.written)
+    assert await store.grants.get("shared", "notes", URL) is None
+    assert len({id(one) for one in seen}) == 3 and store.grants.written is seen[-1]

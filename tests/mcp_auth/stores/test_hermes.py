@@ -512,3 +512,23 @@ async def test_the_client_file_says_all_that_hermes_asks_of_a_client(home: Path,
             expected |= {"client_secret": secret, "client_secret_expires_at": 2_000_000_000}
             expected |= {"token_endpoint_auth_method": "client_secret_basic"}
         assert json.loads((home / "mcp-tokens/notes.client.json").read_bytes()) == expected
+
+
+async def test_a_mirror_that_cannot_be_written_is_complained_of_once_until_it_can(
+    home: Path, store: FileStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    def complaints() -> int:
+        return sum("does not see the grant" in record.message for record in caplog.records)
+
+    place = home / "mcp-tokens" / "notes.json"
+    place.mkdir(parents=True)
+    written = await put(store, grant(name="1"))
+    for turn in range(2, 5):
+        written = await put(store, msgspec.structs.replace(written, tokens=tokens(str(turn))))
+    assert complaints() == 1
+    place.rmdir()
+    written = await put(store, msgspec.structs.replace(written, tokens=tokens("5")))
+    place.unlink()
+    place.mkdir()
+    await put(store, msgspec.structs.replace(written, tokens=tokens("6")))
+    assert complaints() == 2
