@@ -68,6 +68,7 @@ async def test_a_browser_that_never_came_back_makes_its_client_doubtful_once_an_
     tmp_path: Path, oauth: OAuthServer, clock: Clock, end: str
 ) -> None:
     async with granted(tmp_path, oauth, clock) as auth:
+        clock.ahead += 1
         first = await client_of(auth)
         await ENDS[end](auth, clock)
         second = await client_of(auth)
