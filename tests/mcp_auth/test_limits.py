@@ -21,6 +21,8 @@ from mcp_auth.limits import AddressLimits, Limits, Rate, address_key, address_ke
 from tests.homes import open_auth
 
 THREE = Rate("three", 3, 60)
+# Read before any test: each of them has a clock of its own.
+CLOCK = inspect.signature(Limits).parameters["clock"].default
 TEAM = GatewayOptions(people={"ann": ("telegram:1", "discord:1", "slack:T/1")})
 
 
@@ -105,7 +107,7 @@ def test_keys_are_guessed_at_neither_by_one_person_nor_by_many(advance_limits: C
 
 def test_a_clock_that_is_set_forgets_nobodys_count_and_locks_nobody_out(tmp_path: Path) -> None:
     """The time of day is somebody's to set; the one that counts is not."""
-    assert inspect.signature(Limits).parameters["clock"].default is time.monotonic
+    assert CLOCK is time.monotonic
     hours = [0.0]
     auth = open_auth(tmp_path, {}, clock=lambda: time.time() + hours[0])
     assert [auth.limits.take(THREE, "ann") for _ in range(3)] == [0.0] * 3
