@@ -867,3 +867,31 @@ def test_an_old_grant_is_worth_something_until_the_second_of_its_end() -> None:
     assert previous_of(grant(tokens=tokens), URL, 100.0) is None
     assert previous_of(grant(tokens=msgspec.structs.replace(tokens, refresh_token="rt")), URL, 100.0) is not None
     assert previous_of(grant(tokens=msgspec.structs.replace(tokens, expires_at=None)), URL, 100.0) is not None
+
+
+@pytest.mark.parametrize("timeout", [None, 120])
+async def test_a_sign_in_holds_all_that_its_end_needs(
+    tmp_path: Path, oauth: OAuthServer, timeout: float | None
+) -> None:
+    now = [1_800_000_000.0]
+    oauth.knobs.challenge_scope = "read"
+    options = {} if timeout is None else {"timeout": timeout}
+    servers = {"notes": {"url": oauth.url, "auth": "oauth", "oauth": options}}
+    async with open_auth(tmp_path, servers, clock=lambda: now[0]) as auth:
+        first = (await auth.sign_in("notes", "person:ann", ME, listen=False)).sign_in
+        again = await auth.sign_in("notes", "person:ann", ME, listen=False)
+        assert (again.reused, again.sign_in.id, again.sign_in.state) == (True, first.id, first.state)
+        await signed_in(auth, owner="person:bob")
+        now[0] += 10
+        second = (await auth.sign_in("notes", "person:bob", ME, fresh=True, listen=False)).sign_in
+
+    assert (first.server, first.owner, first.server_url) == ("notes", "person:ann", oauth.url)
+    assert (first.status, first.origin, first.created_at) == ("started", ME, now[0] - 10)
+    assert first.expires_at == first.created_at + (timeout or 600)
+    assert (first.issuer, first.metadata.issuer) == (oauth.issuer, oauth.issuer)
+    assert first.registration.client_id == query_of(first.authorization_url or "")["client_id"]
+    assert first.redirect_uri == query_of(first.authorization_url or "")["redirect_uri"]
+    assert (first.resource, first.scope, first.step_up_scope, first.scope_before) == (oauth.url, "read", None, None)
+    assert (first.registration_reused, first.gate) == (False, None)
+    assert (second.owner, second.scope, second.scope_before) == ("person:bob", "read", "read")
+    assert second.created_at == now[0]
