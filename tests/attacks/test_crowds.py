@@ -364,6 +364,8 @@ async def test_attack_the_body_of_a_call_is_bounded(tmp_path: Path, oauth: OAuth
         answer = await stranger.post("/hooks/test", content=b"x" * size if has_length else pieces())
         assert answer.status_code == 413
         assert hook.sizes == []
+        # What says beforehand that it is too large is not even begun.
+        assert hook.most == (0 if has_length else 1)
         assert (await stranger.post("/hooks/test", content=b"x" * 3_000_000)).status_code == 401
 
 
@@ -388,6 +390,27 @@ async def test_attack_so_many_bodies_of_calls_are_held_at_a_time(tmp_path: Path,
         go.set()
         await asyncio.gather(*calls)
         assert statuses == {401: guards.HOOKS_READ, 503: 120 - guards.HOOKS_READ}
+
+
+async def test_attack_calls_of_a_webhook_are_counted_for_each_address(
+    tmp_path: Path, oauth: OAuthServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guards, "HOOKS", THREE)
+    hook, signed = Hook(), {"x-signature": "good"}
+    async with public_gateway(tmp_path, notes(oauth)) as gateway:
+        gateway.mount("/hooks/test", hook)
+        async with (
+            at(gateway, "203.0.113.9") as one,
+            at(gateway, "192.0.2.1") as other,
+            at(gateway, "127.0.0.1") as here,
+        ):
+            calls = [await one.post("/hooks/test", content=b"x", headers=signed) for _ in range(4)]
+            assert [call.status_code for call in calls] == [200, 200, 200, 429]
+            assert 1 <= int(calls[-1].headers["Retry-After"]) <= 60
+            assert len(hook.sizes) == 3
+            assert (await other.post("/hooks/test", content=b"x", headers=signed)).status_code == 200
+            # A proxy here that is not trusted would be everybody
+            assert {(await here.post("/hooks/test", content=b"x")).status_code for _ in range(4)} == {401}
 
 
 async def test_attack_slow_bodies_at_one_webhook_keep_no_other_platform_waiting(

@@ -14,7 +14,7 @@ from gateway.invocations import LOCAL, Principal
 from gateway.people import People
 from mcp_auth.audit import AuditLine, Event
 from mcp_auth.config import Config, Server
-from mcp_auth.limits import CODES, COMMANDS, KEY_TRIES, SERVER_SIGN_INS, SIGN_INS
+from mcp_auth.limits import CODES, COMMANDS, KEY_TRIES, SERVER_SIGN_INS, SERVER_SIGN_INS_EACH, SIGN_INS
 from mcp_auth.records import Origin
 from tests.gateway.chat import Chat, configure, open_gateway, prompt_of, words
 from tests.servers.oauth import OAuthServer, authorize
@@ -325,6 +325,25 @@ async def test_attack_one_person_with_three_accounts_leaves_the_server_to_the_ot
                 await chat.say("auth notes")
         assert "too often" in words((await Chat(gateway, Principal.parse(accounts[0])).say("auth notes"))[-1])
         assert "cannot be reached" in words((await Chat(gateway, BOB).say("auth notes"))[-1])
+
+
+async def test_attack_one_member_takes_a_server_no_more_sign_ins_than_their_own_share(
+    tmp_path: Path, oauth: OAuthServer
+) -> None:
+    entries = [Server(name=name, url=oauth.url, auth="oauth", identity="per_user") for name in ("notes", "mail")]
+    async with open_gateway(
+        configure(tmp_path, *entries, allow=("telegram:1", "telegram:2"), allow_paste=True)
+    ) as gateway:
+        ann, limits = Chat(gateway, ANN), gateway.auth.limits
+        # One that was begun counts as one
+        assert (await ann.say("auth notes"))[-1].ok
+        for _ in range(SERVER_SIGN_INS_EACH.amount - 1):
+            assert limits.take(SERVER_SIGN_INS_EACH, "notes telegram:1") == 0.0
+        assert limits.wait(SERVER_SIGN_INS_EACH, "notes telegram:1") > 0.0
+        await ann.say("cancel notes")
+        assert "too often" in words((await ann.say("auth notes"))[-1])
+        assert (await ann.say("auth mail"))[-1].ok
+        assert (await Chat(gateway, BOB).say("auth notes"))[-1].ok
 
 
 async def test_a_key_that_is_typed_into_the_chat_is_not_used_and_that_is_no_success(tmp_path: Path) -> None:
