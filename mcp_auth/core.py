@@ -13,8 +13,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 from urllib.parse import urlsplit
 
-import msgspec
-
 from mcp_auth import issuers
 from mcp_auth.answers import Binding, CallbackAnswer, parse_paste, pasted_slot
 from mcp_auth.audit import Audit, Event
@@ -53,7 +51,8 @@ from mcp_auth.limits import Limits
 from mcp_auth.listing import owner_keys, places, statuses_of
 from mcp_auth.network import NetworkRules, is_loopback_url, with_ipv6_forms
 from mcp_auth.probes import NoTurn, Probes
-from mcp_auth.records import OPEN, SHARED, Connection, Grant, KeyForm, Linked, Origin, SignIn, check_owner
+from mcp_auth.records import SHARED, Connection, Grant, KeyForm, Linked, Origin, SignIn, check_owner
+from mcp_auth.states import OPEN, WAITING, stepped
 from mcp_auth.status import (
     GIVE_CREDENTIAL,
     NO_SIGN_IN,
@@ -64,6 +63,7 @@ from mcp_auth.status import (
     uses_oauth,
 )
 from mcp_auth.tickets import connection_id, connection_ids, slot_of
+from mcp_auth.updates import AlwaysChanging, update
 from mcp_auth.variables import Variables
 
 if TYPE_CHECKING:
@@ -416,21 +416,15 @@ class McpAuth:
             raise NotAllowed(f"You may not sign {sign_in.server} in.")
         self._check_method(judgement.needs_proof, origin)
         listening = await self._serves_pages(listen)
-        for _ in range(20):
-            with_ticket, ticket = self.gatekeeper.add_ticket(sign_in)
-            stored = await self.store.sign_ins.put_if(with_ticket)
-            if stored is not None:
-                link = f"{self.config.gateway.public_url}/a/{ticket}"
-                return StartedSignIn(
-                    stored,
-                    link,
-                    reused=reused,
-                    listening=listening,
-                    public=True,
-                    needs_proof=judgement.needs_proof,
-                )
-            sign_in = await self.gatekeeper.again(sign_in)
-        raise SignInError(f"The record of {sign_in.server} changes all the time.", next_step="try again")
+        stored, ticket = await self.gatekeeper.issue_ticket(sign_in)
+        return StartedSignIn(
+            stored,
+            f"{self.config.gateway.public_url}/a/{ticket}",
+            reused=reused,
+            listening=listening,
+            public=True,
+            needs_proof=judgement.needs_proof,
+        )
 
     def _check_method(self, needs_proof: bool, origin: Origin) -> None:
         """Refuse at once what could never be proven."""
@@ -578,9 +572,10 @@ class McpAuth:
         while True:
             current = await self._sign_ins().current(sign_in.server, sign_in.owner)
             if current is None or current.created_at != sign_in.created_at:
-                return msgspec.structs.replace(
-                    sign_in, status="cancelled", outcome=f"A newer sign-in to {sign_in.server} took its place."
-                )
+                if sign_in.status not in WAITING:
+                    return sign_in
+                sentence = f"A newer sign-in to {sign_in.server} took its place."
+                return stepped(sign_in, "cancelled", self._clock(), outcome=sentence)
             left = deadline - time.monotonic()
             if current.status not in OPEN or left <= 0:
                 return current
@@ -914,25 +909,36 @@ class McpAuth:
 
     async def _delete(self, grant: Grant) -> bool:
         """Delete the grant but for its keys. False: its tokens are still stored."""
-        for _ in range(20):
-            if grant.keys:
-                # The API keys of the same owner are not part of the sign-in.
-                bare = Grant(
-                    server=grant.server,
-                    owner=grant.owner,
-                    server_url=grant.server_url,
-                    version=grant.version,
-                    keys=grant.keys,
-                )
+
+        async def stored() -> Grant | None:
+            return await self.store.grants.get(grant.owner, grant.server, grant.server_url)
+
+        async def bare(current: Grant | None) -> Grant | None:
+            if current is None or current.tokens is None:
+                return None
+            # The API keys of the same owner are not part of the sign-in.
+            return Grant(
+                server=current.server,
+                owner=current.owner,
+                server_url=current.server_url,
+                version=current.version,
+                keys=current.keys,
+            )
+
+        async def write(bare: Grant) -> Grant | None:
+            if bare.keys:
                 await self.store.grants.put_if(bare)
             else:
-                await self.store.grants.delete_if(grant)
+                await self.store.grants.delete_if(bare)
             # What is stored counts, and not what the store said.
-            current = await self.store.grants.get(grant.owner, grant.server, grant.server_url)
-            if current is None or current.tokens is None:
-                return True
-            grant = current
-        return False
+            current = await stored()
+            return bare if current is None or current.tokens is None else None
+
+        try:
+            await update(grant.server, stored, bare, write)
+        except AlwaysChanging:
+            return False
+        return True
 
     # -- API keys ----------------------------------------------------------------------------
 

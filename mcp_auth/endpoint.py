@@ -57,7 +57,8 @@ from mcp_auth.guards import BODY_SECONDS, Guarded
 from mcp_auth.limits import AddressLimits
 from mcp_auth.network import is_loopback_url
 from mcp_auth.pages import Page
-from mcp_auth.records import OPEN, KeptIn, KeyForm, Linked, SignIn, Visit, sha256
+from mcp_auth.records import KeptIn, KeyForm, Linked, SignIn, Visit, sha256
+from mcp_auth.states import OPEN
 from mcp_auth.vendors import where_to_get_key
 from mcp_auth.visits import browser_kind, shown_address
 

@@ -28,20 +28,18 @@ from mcp_auth.errors import (
     NotConfirmedYet,
     NotProven,
     OtherBrowser,
-    StoreError,
     UnknownSignIn,
     WrongPerson,
 )
-from mcp_auth.records import OPEN, Gate, KeptIn, KeyForm, Linked, SignIn, Visit, sha256, stepped
+from mcp_auth.records import Gate, KeptIn, KeyForm, Linked, SignIn, Visit, sha256
+from mcp_auth.states import CONTINUED, IN_FLIGHT, OPEN, RELEASED, SHOWS_CODE, UNPROVEN, stepped
 from mcp_auth.stores.base import Store
+from mcp_auth.updates import update
 
 CODE_LIFETIME = 300.0
 CODE_ATTEMPTS = 5
 _TICKETS_KEPT = 5
 _VOIDED_KEPT = 16
-_RACES = 20
-# Where a code is waited for: before the authorization server, or on the last page.
-_WAITING = ("opened", "answered")
 
 L = TypeVar("L", bound=Linked)
 
@@ -193,30 +191,32 @@ class Gatekeeper:
         """
         # Whoever planted the cookie would know an early code: there, the proof is asked for on the last page.
         is_early = kept_in != "cookie"
-        for _ in range(_RACES):
+        is_bound_anew = False
+
+        async def bind(record: L) -> L | None:
+            nonlocal is_bound_anew
             stage = self.stage(record, ticket, browser)
-            if stage is not Stage.START and not (stage is Stage.CODE and identity is not None):
-                return record
+            is_bound_anew = stage is Stage.START
+            if not is_bound_anew and not (stage is Stage.CODE and identity is not None):
+                return None
             judgement = await self._judged(record)
             if identity is not None and not self._judge().is_same_person(record.origin.principal, identity):
                 raise await self._burned(record, identity)
             if judgement.needs_proof and identity is None and not self._codes() and not logins:
                 raise NotProven("Sign in to the application itself first, in this browser.")
             gate = _gate(record)
-            if stage is Stage.START:
+            if is_bound_anew:
                 gate = self._bound(gate, ticket, browser, kept_in, visit)
                 gate = self._with_code(gate, browser) if self._codes() and is_early else gate
             proof: Any = "browser" if identity is not None and is_early else None
             opened = stepped(record, "opened", self._clock(), gate=msgspec.structs.replace(gate, proof=proof))
-            if opened is not None and (proof is not None or not judgement.needs_proof or not is_early):
-                opened = await self._released(opened)
-            stored = await self._put(opened) if opened is not None else None
-            if stored is not None:
-                if stage is Stage.START:
-                    self._told_continued(stored)
-                return stored
-            record = await self.again(record)
-        raise _busy(record)
+            may_go_on = proof is not None or not judgement.needs_proof or not is_early
+            return await self._released(opened) if may_go_on else opened
+
+        stored = await self._update(record, bind)
+        if is_bound_anew:
+            self._told_continued(stored)
+        return stored
 
     async def renew_code(self, record: L, ticket: str, browser: str) -> L:
         """A new code for the bound browser, when the old one is over and a code may be the proof.
@@ -226,15 +226,13 @@ class Gatekeeper:
         Raises:
             OtherBrowser.
         """
-        for _ in range(_RACES):
+
+        async def renew(record: L) -> L | None:
             if self.stage(record, ticket, browser) is not Stage.CODE or not self._codes():
-                return record
-            changed = msgspec.structs.replace(record, gate=self._with_code(_gate(record), browser))
-            stored = await self._put(changed)
-            if stored is not None:
-                return stored
-            record = await self.again(record)
-        raise _busy(record)
+                return None
+            return msgspec.structs.replace(record, gate=self._with_code(_gate(record), browser))
+
+        return await self._update(record, renew)
 
     async def ask_last(self, sign_in: SignIn, code: str, *, identity: str | None = None) -> tuple[SignIn, str]:
         """The authorization server has answered a browser without script: a last page, and its one-time secret.
@@ -248,8 +246,11 @@ class Gatekeeper:
         Raises:
             WrongPerson, NotAllowed: it ended. NotProven: nothing was changed. UnknownSignIn: it waits for no answer.
         """
-        for _ in range(_RACES):
-            if sign_in.status not in ("confirmed", "answered"):
+        secret = ""
+
+        async def ask(sign_in: SignIn) -> SignIn:
+            nonlocal secret
+            if sign_in.status not in RELEASED:
                 raise UnknownSignIn("This sign-in waits for no answer.", next_step=again_for(sign_in))
             judgement = await self._judged(sign_in)
             if identity is not None and not self._judge().is_same_person(sign_in.origin.principal, identity):
@@ -262,12 +263,9 @@ class Gatekeeper:
             )
             if judgement.needs_proof and identity is None:
                 gate = self._with_code(gate, secret)
-            asked = stepped(sign_in, "answered", self._clock(), gate=gate)
-            stored = await self._put(asked) if asked is not None else None
-            if stored is not None:
-                return stored, secret
-            sign_in = await self.again(sign_in)
-        raise _busy(sign_in)
+            return stepped(sign_in, "answered", self._clock(), gate=gate)
+
+        return await self._update(sign_in, ask), secret
 
     async def check_last(self, sign_in: SignIn, code: str, secret: str | None, identity: str | None) -> None:
         """Judge a last page that was sent: is it the newest, may it still be done, and was it proven whose it is?
@@ -292,19 +290,21 @@ class Gatekeeper:
 
         None: this page does not count, or no more.
         """
-        for _ in range(_RACES):
+
+        def counts(sign_in: SignIn) -> bool:
             gate = _gate(sign_in)
-            if sign_in.status != "answered" or not tickets.is_last_page(secret, code, gate.answer):
+            is_newest = sign_in.status == "answered" and tickets.is_last_page(secret, code, gate.answer)
+            return is_newest and (gate.proof is not None or self._codes())
+
+        async def renew(sign_in: SignIn) -> SignIn | None:
+            gate = _gate(sign_in)
+            is_fresh = gate.code_nonce is not None and self._clock() < gate.code_expires_at
+            if not counts(sign_in) or gate.proof is not None or is_fresh:
                 return None
-            if gate.proof is None and not self._codes():
-                return None
-            if gate.proof is not None or (gate.code_nonce is not None and self._clock() < gate.code_expires_at):
-                return sign_in
-            renewed = await self._put(msgspec.structs.replace(sign_in, gate=self._with_code(gate, secret)))
-            if renewed is not None:
-                return renewed
-            sign_in = await self.again(sign_in)
-        raise _busy(sign_in)
+            return msgspec.structs.replace(sign_in, gate=self._with_code(gate, secret))
+
+        shown = await self._update(sign_in, renew)
+        return shown if counts(shown) else None
 
     async def confirm(self, text: str, principal: str, *, private: bool) -> SignIn | KeyForm:
         """Take a code that `principal` sent. Releases the browser that shows it.
@@ -348,7 +348,7 @@ class Gatekeeper:
                 "That code no longer counts: a newer page or code took its place.",
                 next_step="/mcp confirm CODE, with the code of the newest page",
             )
-        mine = [record for record in mine if record.status in _WAITING and _gate(record).code is not None]
+        mine = [record for record in mine if record.status in SHOWS_CODE and _gate(record).code is not None]
         if not mine:
             raise _no_page()
         if not private:
@@ -411,13 +411,13 @@ class Gatekeeper:
             return Stage.ENDED
         if not is_bound and gate.opened is not None and tickets.is_same(ticket, gate.opened):
             raise _other_browser()
-        if record.status == "exchanging":
+        if record.status in IN_FLIGHT:
             return Stage.WORKING
         if not is_bound:
             # A newer ticket may move the sign-in to another browser: only who asked in the chat has it.
             return Stage.START
         # From a last page, too, the way leads to the authorization server again: it is asked anew.
-        return Stage.GO if record.status in ("confirmed", "answered") else Stage.CODE
+        return Stage.GO if record.status in RELEASED else Stage.CODE
 
     def is_bound(self, record: Linked, browser: str | None) -> bool:
         return browser is not None and tickets.is_same(browser, _gate(record).browser)
@@ -432,22 +432,40 @@ class Gatekeeper:
         changed = msgspec.structs.replace(gate, tickets=(*kept, *older, sha256(ticket)))
         return msgspec.structs.replace(record, gate=changed), ticket
 
+    async def issue_ticket(self, record: L) -> tuple[L, str]:
+        """One more ticket of a stored record.
+
+        Raises:
+            UnknownSignIn: a newer record took its place. StoreError.
+        """
+        ticket = ""
+
+        async def add(record: L) -> L:
+            nonlocal ticket
+            changed, ticket = self.add_ticket(record)
+            return changed
+
+        return await self._update(record, add), ticket
+
     def knows(self, record: Linked, ticket: str) -> bool:
         gate = record.gate
         return gate is not None and any(tickets.is_same(ticket, digest) for digest in gate.tickets)
 
     async def end(self, record: L, outcome: str, next_step: str | None) -> L:
         """End the record as failed, unless it has ended already."""
-        for _ in range(_RACES):
-            ended = stepped(record, "failed", self._clock(), outcome=outcome, next_step=next_step)
-            if ended is None:
-                return record
-            stored = await self._put(ended)
-            if stored is not None:
-                self._changed(stored)
-                return stored
-            record = await self.again(record)
-        raise _busy(record)
+        is_ended_here = False
+
+        async def fail(record: L) -> L | None:
+            nonlocal is_ended_here
+            is_ended_here = record.status in OPEN
+            if not is_ended_here:
+                return None
+            return stepped(record, "failed", self._clock(), outcome=outcome, next_step=next_step)
+
+        ended = await self._update(record, fail)
+        if is_ended_here:
+            self._changed(ended)
+        return ended
 
     async def again(self, record: L) -> L:
         """The record as it is stored now.
@@ -492,20 +510,13 @@ class Gatekeeper:
 
     async def _released(self, record: L) -> L:
         gate = msgspec.structs.replace(_gate(record), code=None, code_nonce=None)
-        moved = stepped(record, "confirmed", self._clock(), gate=gate)
-        if moved is None:
-            raise _busy(record)
-        return cast(L, await self._release(moved))
+        return cast(L, await self._release(stepped(record, "confirmed", self._clock(), gate=gate)))
 
     async def _open(self) -> list[Linked]:
         """Every record whose page shows a code right now, or has shown one."""
         now = self._clock()
         stored: list[Linked] = [*await self._store.sign_ins.list(), *await self._store.key_forms.list()]
-        return [
-            one
-            for one in stored
-            if one.status in (*_WAITING, "confirmed") and one.expires_at > now and one.gate is not None
-        ]
+        return [one for one in stored if one.status in CONTINUED and one.expires_at > now and one.gate is not None]
 
     async def _check_nobody_elses(self, code: str, principal: str, open_ones: list[Linked]) -> None:
         """A code that counts no more was seen in somebody else's hands all the same."""
@@ -525,36 +536,37 @@ class Gatekeeper:
 
     async def _counted(self, record: L) -> L | None:
         """The record with one more attempt on it, stored before the code is compared: guesses cannot run beside."""
-        for _ in range(_RACES):
+        is_counted = False
+
+        async def count(record: L) -> L | None:
+            nonlocal is_counted
             gate = _gate(record)
-            if record.status not in _WAITING or gate.attempts >= CODE_ATTEMPTS:
+            is_counted = record.status in SHOWS_CODE and gate.attempts < CODE_ATTEMPTS
+            if not is_counted:
                 return None
-            stored = await self._put(
-                msgspec.structs.replace(record, gate=msgspec.structs.replace(gate, attempts=gate.attempts + 1))
-            )
-            if stored is not None:
-                return stored
-            record = await self.again(record)
-        raise _busy(record)
+            more = msgspec.structs.replace(gate, attempts=gate.attempts + 1)
+            return msgspec.structs.replace(record, gate=more)
+
+        counted = await self._update(record, count)
+        return counted if is_counted else None
 
     async def _uncount(self, record: L) -> None:
-        for _ in range(_RACES):
+        async def uncount(record: L) -> L | None:
             gate = _gate(record)
-            if record.status not in _WAITING or gate.attempts == 0:
-                return
+            if record.status not in SHOWS_CODE or gate.attempts == 0:
+                return None
             fewer = msgspec.structs.replace(gate, attempts=gate.attempts - 1)
-            if await self._put(msgspec.structs.replace(record, gate=fewer)) is not None:
-                return
-            record = await self.again(record)
-        raise _busy(record)
+            return msgspec.structs.replace(record, gate=fewer)
+
+        await self._update(record, uncount)
 
     async def _confirmed(self, record: L, code: str) -> L:
-        for _ in range(_RACES):
+        async def prove(record: L) -> L | None:
             gate = _gate(record)
-            if record.status in ("confirmed", "answered") and gate.proof == "code":
+            if record.status in RELEASED and gate.proof == "code":
                 # The same code was sent twice in one moment.
-                return record
-            if record.status not in _WAITING or not tickets.is_same(code, gate.code):
+                return None
+            if record.status not in SHOWS_CODE or not tickets.is_same(code, gate.code):
                 raise _no_page()
             if self._clock() >= gate.code_expires_at:
                 raise _too_old()
@@ -562,11 +574,9 @@ class Gatekeeper:
             gate = msgspec.structs.replace(gate, proof="code", code=None, code_nonce=None)
             proven = msgspec.structs.replace(record, gate=gate)
             # A last page goes on when its button is pressed.
-            stored = await self._put(await self._released(proven) if record.status == "opened" else proven)
-            if stored is not None:
-                return stored
-            record = await self.again(record)
-        raise _busy(record)
+            return await self._released(proven) if record.status in UNPROVEN else proven
+
+        return await self._update(record, prove)
 
     async def _wrong(self, counted: list[Linked]) -> CodeRejected:
         left = 0
@@ -595,6 +605,9 @@ class Gatekeeper:
             "have got access to your account.",
             next_step="do not open such links; your own begins with /mcp auth",
         )
+
+    async def _update(self, record: L, edit: Callable[[L], Awaitable[L | None]]) -> L:
+        return await update(record.server, lambda: self.again(record), edit, self._put, start=record)
 
     async def _get(self, record: L) -> L | None:
         if isinstance(record, KeyForm):
@@ -649,7 +662,3 @@ def _too_old() -> CodeRejected:
 
 def _no_page() -> CodeRejected:
     return CodeRejected("No page of yours waits for a code.", next_step="/mcp auth")
-
-
-def _busy(record: Linked) -> StoreError:
-    return StoreError(f"The record of {record.server} changes all the time.", next_step="try again")

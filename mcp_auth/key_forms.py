@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from mcp_auth.config import Config
-from mcp_auth.errors import AlreadyFinished, KeyInvalid, KeyMissing, McpAuthError, SignInError, StoreError
+from mcp_auth.errors import AlreadyFinished, KeyInvalid, KeyMissing, McpAuthError, SignInError
 from mcp_auth.gate import Gatekeeper
 from mcp_auth.keys import KeyTrial, KeyVariable, Verdict
 from mcp_auth.limits import Limits, too_often, wait_to_try_key
-from mcp_auth.records import OPEN, Gate, KeyField, KeyForm, Origin, SignInStatus, stepped
+from mcp_auth.records import Gate, KeyField, KeyForm, Origin, Status
+from mcp_auth.states import IN_FLIGHT, OPEN, stepped
 from mcp_auth.stores.base import Store
+from mcp_auth.updates import update
 
 if TYPE_CHECKING:
     from mcp_auth.config import Server
@@ -27,7 +29,6 @@ LIFETIME = 600.0
 # Storing waits for locks of a few seconds at most: a claim older than this belongs to a process that died.
 STALE_CLAIM = 60.0
 TRIES = 5
-_RACES = 20
 
 
 class Keys(Protocol):
@@ -98,8 +99,10 @@ class KeyForms:
         """
         fields = tuple(KeyField(name=one.name, where=one.where) for one in variables)
         slot = await self._store.sign_ins.slot(owner, server.name)
-        for _ in range(_RACES):
-            before = await self.current(slot)
+        ticket = ""
+
+        async def open_again(before: KeyForm | None) -> KeyForm:
+            nonlocal ticket
             form = self._reusable(before, origin, fields)
             if form is None:
                 now = self._clock()
@@ -116,10 +119,12 @@ class KeyForms:
                     fields=fields,
                 )
             form, ticket = self._gatekeeper.add_ticket(form)
-            stored = await self._store.key_forms.put_if(form)
-            if stored is not None:
-                return stored, ticket
-        raise StoreError(f"The key form of {server.name} changes all the time.", next_step="try again")
+            return form
+
+        stored = await update(server.name, lambda: self.current(slot), open_again, self._store.key_forms.put_if)
+        if stored is None:
+            raise AssertionError("every edit above makes a form")
+        return stored, ticket
 
     def _reusable(self, before: KeyForm | None, origin: Origin, fields: tuple[KeyField, ...]) -> KeyForm | None:
         if before is None or before.status not in OPEN:
@@ -129,7 +134,7 @@ class KeyForms:
                 f"Another account is entering a key for {before.server} right now.",
                 next_step=f"wait a few minutes, then /mcp key {before.server}",
             )
-        if before.status == "exchanging":
+        if before.status in IN_FLIGHT:
             raise _storing(before.server)
         return msgspec.structs.replace(before, origin=origin) if before.fields == fields else None
 
@@ -138,9 +143,9 @@ class KeyForms:
         form = await self._store.key_forms.get(slot)
         if form is None or form.status not in OPEN:
             return form
-        if form.status == "exchanging":
+        if form.status in IN_FLIGHT:
             ends_at = (form.claimed_at or form.expires_at) + STALE_CLAIM
-            status: SignInStatus = "failed"
+            status: Status = "failed"
             sentence = f"Storing the key for {form.server} was interrupted; it may be stored or not."
         else:
             ends_at = form.expires_at
@@ -186,16 +191,15 @@ class KeyForms:
         return await self._stored(form, given, trial)
 
     async def _stored(self, form: KeyForm, given: Mapping[str, str], trial: KeyTrial) -> Entry:
-        claimed = stepped(form, "exchanging", self._clock(), claimed_at=self._clock())
-        stored = await self._store.key_forms.put_if(claimed) if claimed is not None else None
+        now = self._clock()
+        stored = await self._store.key_forms.put_if(stepped(form, "exchanging", now, claimed_at=now))
         if stored is None:
             # Sent twice, or cancelled meanwhile: what became of it counts.
             return Entry(await self._gatekeeper.again(form))
         try:
             await self._keys.set_keys(form.server, given, form.owner, by=form.origin.principal)
         except KeyInvalid as error:
-            reopened = msgspec.structs.replace(stored, status="confirmed")
-            back = await self._store.key_forms.put_if(reopened)
+            back = await self._store.key_forms.put_if(stepped(stored, "confirmed", self._clock(), claimed_at=None))
             return await self._again(back or stored, str(error))
         except McpAuthError as error:
             await self._end(stored, "failed", error.message, error.next_step)
@@ -222,13 +226,13 @@ class KeyForms:
         form = await self.current(await self._store.sign_ins.slot(owner, server))
         if form is None or form.status not in OPEN:
             return False
-        if form.status == "exchanging":
+        if form.status in IN_FLIGHT:
             raise _storing(server)
         return await self._end(form, "cancelled", f"The key form of {server} was cancelled.", None) is not None
 
-    async def _end(self, form: KeyForm, status: SignInStatus, outcome: str, next_step: str | None) -> KeyForm | None:
+    async def _end(self, form: KeyForm, status: Status, outcome: str, next_step: str | None) -> KeyForm | None:
         moved = stepped(form, status, self._clock(), outcome=outcome, next_step=next_step)
-        ended = await self._store.key_forms.put_if(moved) if moved is not None else None
+        ended = await self._store.key_forms.put_if(moved)
         if ended is not None:
             self._changed(ended)
         return ended

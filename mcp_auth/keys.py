@@ -12,8 +12,9 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from mcp_auth.config import Config, Server, accounts_of, reused_name
-from mcp_auth.errors import KeyInvalid, KeyMissing, StoreError, Unreachable
+from mcp_auth.errors import KeyInvalid, KeyMissing, Unreachable
 from mcp_auth.records import SHARED, Grant
+from mcp_auth.updates import update
 from mcp_auth.variables import Variables, references
 
 if TYPE_CHECKING:
@@ -158,17 +159,17 @@ async def set_keys(config: Config, store: Store, server: Server, values: Mapping
 
 async def _set_owner_keys(config: Config, store: Store, server: Server, values: Mapping[str, str], owner: str) -> None:
     url = server.url or ""
-    for _ in range(20):
-        grant = await store.grants.get(owner, server.name, url)
+
+    async def add(grant: Grant | None) -> Grant:
         if grant is None or reused_name(owner, grant.accounts, config.gateway):
             # Nothing of somebody else's goes along.
             version = grant.version if grant is not None else 0
             grant = Grant(server=server.name, owner=owner, server_url=url, version=version)
         grant.keys = {**grant.keys, **values}
         grant.accounts = accounts_of(owner, config.gateway)
-        if await store.grants.put_if(grant) is not None:
-            return
-    raise StoreError(f"The keys of {server.name} change all the time.", next_step="try again")
+        return grant
+
+    await update(server.name, lambda: store.grants.get(owner, server.name, url), add, store.grants.put_if)
 
 
 def _templates_by_variable(server: Server) -> dict[str, str]:

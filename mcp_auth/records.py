@@ -205,27 +205,11 @@ class PreviousGrant(Record):
     registration_dead: bool = False
 
 
-SignInStatus = Literal[
+# Where each may go: `mcp_auth.states`. `answered`: the authorization server has answered a browser without script, and
+# the last page waits for its proof.
+Status = Literal[
     "started", "opened", "confirmed", "answered", "exchanging", "done", "refused", "failed", "expired", "cancelled"
 ]
-
-# The sign-in as a table: from each status, where it may go. Nothing leaves a status that is not listed.
-# `opened` again: the person asked for a new link and continued with that one, maybe in another browser.
-# `answered`: the authorization server has answered, and the last page waits for its proof (a browser without script).
-_ANY_END = frozenset[SignInStatus]({"exchanging", "refused", "failed", "expired", "cancelled"})
-SIGN_IN_STEPS: dict[SignInStatus, frozenset[SignInStatus]] = {
-    "started": _ANY_END | {"opened", "confirmed"},
-    "opened": _ANY_END | {"opened", "confirmed"},
-    "confirmed": _ANY_END | {"opened", "confirmed", "answered"},
-    "answered": _ANY_END | {"opened", "confirmed", "answered"},
-    "exchanging": frozenset({"done", "failed"}),
-    "done": frozenset(),
-    "refused": frozenset(),
-    "failed": frozenset(),
-    "expired": frozenset(),
-    "cancelled": frozenset(),
-}
-OPEN: frozenset[SignInStatus] = frozenset({"started", "opened", "confirmed", "answered", "exchanging"})
 
 # Where a browser keeps the secret by which it is bound: its script's `localStorage`, a cookie of this sign-in alone
 # (no script), or the forms of a key's pages, one after the other (no script).
@@ -290,7 +274,7 @@ class Linked(Record, kw_only=True):
     id: str
     server: str
     owner: str
-    status: SignInStatus
+    status: Status
     origin: Origin
     created_at: float
     expires_at: float
@@ -356,19 +340,6 @@ class KeyForm(Linked, kw_only=True):
     fields: tuple[KeyField, ...] = ()
     # How often the server refused what was typed.
     tries: int = 0
-
-
-L = TypeVar("L", bound=Linked)
-
-
-def stepped(record: L, status: SignInStatus, now: float, **changes: Any) -> L | None:
-    """The record moved along `SIGN_IN_STEPS`, not yet stored; None when it may not go there."""
-    if status not in SIGN_IN_STEPS[record.status]:
-        return None
-    changed = msgspec.structs.replace(record, status=status, **changes)
-    if status not in OPEN:
-        changed.ended_at = now
-    return changed
 
 
 class Connection(Record):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -18,8 +17,7 @@ from mcp_auth.refresh import TRIED_EVERY
 from mcp_auth.sign_in import SignIns
 from mcp_auth.status import GIVE_CREDENTIAL, beyond_ceiling, shown_scope, uses_oauth
 from mcp_auth.stores.base import Store
-
-logger = logging.getLogger(__name__)
+from mcp_auth.updates import update
 
 
 class Look(Protocol):
@@ -162,16 +160,17 @@ class Refusals:
 
     async def _change_grant(self, entry: Server, owner: str, change: Callable[[Grant], Grant | None]) -> Grant | None:
         """Write what `change` makes of the grant, again after every lost race. None: nothing to change."""
-        for _ in range(20):
-            grant = await self._store.grants.get(owner, entry.name, entry.url or "")
+        is_changed = False
+
+        async def edit(grant: Grant | None) -> Grant | None:
+            nonlocal is_changed
             changed = change(grant) if grant is not None else None
-            if changed is None:
-                return None
-            stored = await self._store.grants.put_if(changed)
-            if stored is not None:
-                return stored
-        logger.warning("the grant of %s changes all the time", entry.name)
-        return None
+            is_changed = changed is not None
+            return changed
+
+        grants = self._store.grants
+        stored = await update(entry.name, lambda: grants.get(owner, entry.name, entry.url or ""), edit, grants.put_if)
+        return stored if is_changed else None
 
 
 def _asks_for_more(status: int, challenge: BearerChallenge | None) -> bool:

@@ -10,13 +10,12 @@ import base64
 import hashlib
 import hmac
 import logging
-import random
 import secrets
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import msgspec
@@ -45,7 +44,6 @@ from mcp_auth.gate import Gatekeeper
 from mcp_auth.http import Http
 from mcp_auth.network import NetworkRules, shown_host
 from mcp_auth.records import (
-    OPEN,
     Check,
     Connection,
     Gate,
@@ -55,9 +53,8 @@ from mcp_auth.records import (
     Registration,
     ServerMetadata,
     SignIn,
-    SignInStatus,
+    Status,
     encode,
-    stepped,
 )
 from mcp_auth.registration import (
     check_configured_issuer,
@@ -68,10 +65,12 @@ from mcp_auth.registration import (
 )
 from mcp_auth.resources import resource_of, without_query_of
 from mcp_auth.sites import browser_host, issued_elsewhere
+from mcp_auth.states import IN_FLIGHT, OPEN, UNPROVEN, WAITING, stepped
 from mcp_auth.status import ConnectionStatus, is_pinned, shown_scope
 from mcp_auth.stores.base import Store
 from mcp_auth.token_words import ENDS_REGISTRATION, as_word
 from mcp_auth.tokens import TOKEN_TIMEOUT, TokenAnswer, plain, request_tokens
+from mcp_auth.updates import update
 from mcp_auth.vendors import authorize_params, scope_params
 
 if TYPE_CHECKING:
@@ -86,10 +85,6 @@ LEASE_TTL = 45.0
 LEASE_WAIT = 40.0
 _REGISTRATIONS_KEPT = 8
 _REREGISTERED_EVERY = 3600.0
-_RACES = 50
-_RACE_PAUSE = 0.1
-# Before the answer of the authorization server counts.
-_UNANSWERED = ("started", "opened", "confirmed", "answered")
 
 logger = logging.getLogger(__name__)
 
@@ -181,7 +176,7 @@ class SignIns:
                 f"Another account is signing {server.name} in right now; its link lives for {left}.",
                 next_step=f"/mcp cancel {server.name}",
             )
-        if sign_in.status == "exchanging":
+        if sign_in.status in IN_FLIGHT:
             raise _exchanging(server.name)
         if sign_in.origin == origin:
             return sign_in
@@ -242,21 +237,20 @@ class SignIns:
         """Apply `change` to what is stored of a server, again after every lost race.
 
         Raises:
-            SignInError: other processes change it all the time. StoreError, Busy.
+            StoreError: it cannot be written, or other processes change it all the time. Busy.
         """
+
+        async def stored() -> Connection:
+            return await self._store.connections.get(server_url) or Connection(server_url=server_url)
+
+        async def changed(connection: Connection) -> Connection | None:
+            before = encode(connection)
+            change(connection)
+            return None if encode(connection) == before and connection.version else connection
+
         # Tasks of this process take turns; only other processes can win a race against them.
         async with self._turns[server_url]:
-            for _ in range(_RACES):
-                connection = await self._store.connections.get(server_url) or Connection(server_url=server_url)
-                before = encode(connection)
-                change(connection)
-                if encode(connection) == before and connection.version:
-                    return connection
-                stored = await self._store.connections.put_if(connection)
-                if stored is not None:
-                    return stored
-                await asyncio.sleep(random.uniform(0, _RACE_PAUSE))  # noqa: S311 - no secret
-        raise SignInError("The record of the server changes all the time.", next_step="try again")
+            return await update("the server", stored, changed, self._store.connections.put_if)
 
     async def begin(
         self,
@@ -431,26 +425,30 @@ class SignIns:
             CallbackRejected and its children: nothing was changed, the right answer still counts.
             AuthorizationRefused, TokenRequestFailed: the sign-in ended without tokens; an old grant is kept.
         """
-        for _ in range(_RACES):
-            sign_in = await self._answered(answer, binding)
-            if sign_in.gate is not None and sign_in.status not in _UNANSWERED:
-                return sign_in
+        is_ours = False
+
+        async def claim(sign_in: SignIn) -> SignIn | None:
+            nonlocal is_ours
+            is_ours = sign_in.status in WAITING
+            if not is_ours:
+                return None
             await self._check_proven(sign_in, answer, binding)
             if answer.error is not None:
-                return await self._refused(sign_in, answer)
+                await self._refuse(sign_in, answer)
             if answer.code is None:
                 raise CallbackRejected(
                     "The address holds no code.", next_step="copy the whole address of the last page"
                 )
-            claimed = await self._step(sign_in, "exchanging", claimed_at=self._clock())
-            if claimed is not None:
-                break
-            if sign_in.gate is None:
-                raise AlreadyFinished(f"{sign_in.server} is being signed in with this link already.")
-        else:
-            raise SignInError("The record of the sign-in changes all the time.", next_step="load the page again")
+            now = self._clock()
+            return stepped(sign_in, "exchanging", now, claimed_at=now)
+
+        claimed = await update(
+            "the sign-in", lambda: self._answered(answer, binding), claim, self._store.sign_ins.put_if
+        )
+        if not is_ours:
+            return claimed
         # A browser that closes its connection must not leave a code half exchanged.
-        task = asyncio.create_task(self._exchange(claimed, answer.code))
+        task = asyncio.create_task(self._exchange(claimed, answer.code or ""))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return await asyncio.shield(task)
@@ -464,7 +462,7 @@ class SignIns:
             As `finish`.
         """
         sign_in = await self._answered(answer, binding)
-        if sign_in.status not in _UNANSWERED:
+        if sign_in.status not in WAITING:
             return sign_in, None
         if answer.code is None:
             raise CallbackRejected("The address holds no code.", next_step="begin again with /mcp auth")
@@ -484,11 +482,11 @@ class SignIns:
         sign_in = await self._find(answer, binding)
         if sign_in.gate is not None:
             self._check_browser(sign_in, answer, binding)
-            if sign_in.status not in _UNANSWERED:
+            if sign_in.status not in WAITING:
                 return sign_in
         if sign_in.status not in OPEN:
             raise _ended(sign_in)
-        if sign_in.status == "exchanging":
+        if sign_in.status in IN_FLIGHT:
             raise AlreadyFinished(f"{sign_in.server} is being signed in right now with this link.")
         self._check_binding(sign_in, answer, binding)
         _check_issuer(sign_in, answer)
@@ -520,7 +518,7 @@ class SignIns:
         fitting = [
             sign_in
             for sign_in in await self._store.sign_ins.list()
-            if sign_in.status in _UNANSWERED
+            if sign_in.status in WAITING
             and sign_in.expires_at > now
             and sign_in.origin.principal == principal
             and sign_in.gate is None
@@ -544,7 +542,7 @@ class SignIns:
                 "The sign-in was begun there, or this browser no longer has what it kept for it. Nothing was changed.",
                 next_step="go back to that browser, or ask for a new link in the chat",
             )
-        if sign_in.status in ("started", "opened"):
+        if sign_in.status in UNPROVEN:
             raise _unknown()
 
     def _check_binding(self, sign_in: SignIn, answer: CallbackAnswer, binding: Binding) -> None:
@@ -558,14 +556,14 @@ class SignIns:
         if answer.redirect_uri is not None and answer.redirect_uri.lower() != sign_in.redirect_uri.lower():
             raise CallbackRejected("The answer arrived at another address than the one that was registered.")
 
-    async def _refused(self, sign_in: SignIn, answer: CallbackAnswer) -> SignIn:
+    async def _refuse(self, sign_in: SignIn, answer: CallbackAnswer) -> NoReturn:
         error = plain(answer.error or "", 60) or "error"
         said = plain(answer.error_description, 160) if answer.error_description else None
         denied = error == "access_denied"
         what = "Access was denied" if denied else f"The authorization server answered {error}"
         sentence = f"{what}: {said}." if said else f"{what}."
         next_step = f"/mcp auth {sign_in.server}"
-        status: SignInStatus = "refused" if denied else "failed"
+        status: Status = "refused" if denied else "failed"
         ended = await self._step(sign_in, status, outcome=sentence, next_step=next_step)
         if ended is None:
             raise AlreadyFinished(f"{sign_in.server} is being signed in with this link already.")
@@ -655,8 +653,8 @@ class SignIns:
         async with self._store.lease(sign_in.owner, sign_in.server, ttl=LEASE_TTL, wait=LEASE_WAIT):
             # Damaged since the link was made: kept beside the new one.
             await self._store.grants.set_damaged_aside(sign_in.owner, sign_in.server)
-            for _ in range(20):
-                old = await self._store.grants.get(sign_in.owner, sign_in.server, sign_in.server_url)
+
+            async def replace(old: Grant | None) -> Grant:
                 version, gateway = old.version if old else 0, self._config.gateway
                 if old is not None and reused_name(old.owner, old.accounts, gateway):
                     # Nothing of somebody else's goes along, and nothing of it comes back.
@@ -665,7 +663,7 @@ class SignIns:
                 if tokens.scope is None:
                     # RFC 6749 section 5.1: left out means granted as asked.
                     tokens = msgspec.structs.replace(tokens, scope=sign_in.scope)
-                grant = Grant(
+                return Grant(
                     server=sign_in.server,
                     owner=sign_in.owner,
                     server_url=sign_in.server_url,
@@ -683,10 +681,13 @@ class SignIns:
                     mirror_sha256=old.mirror_sha256 if old else None,
                     previous=previous_of(old, sign_in.server_url, now),
                 )
-                if await self._store.grants.put_if(grant) is not None:
-                    break
-            else:
-                raise TokenRequestFailed("The grant could not be stored: it changes all the time.")
+
+            await update(
+                sign_in.server,
+                lambda: self._store.grants.get(sign_in.owner, sign_in.server, sign_in.server_url),
+                replace,
+                self._store.grants.put_if,
+            )
 
     async def _keep_for_next(self, sign_in: SignIn, answer: TokenAnswer) -> None:
         now = self._clock()
@@ -706,20 +707,25 @@ class SignIns:
         Raises:
             SignInError: its answer is being exchanged right now, which nothing calls back.
         """
-        for _ in range(_RACES):
-            sign_in = await self.current(server, owner)
-            if sign_in is None or sign_in.status not in OPEN:
-                return False
-            if sign_in.status == "exchanging":
+        open_one: SignIn | None = None
+
+        async def end(sign_in: SignIn | None) -> SignIn | None:
+            nonlocal open_one
+            open_one = sign_in if sign_in is not None and sign_in.status in OPEN else None
+            if open_one is None:
+                return None
+            if open_one.status in IN_FLIGHT:
                 raise _exchanging(server)
-            ended = await self._step(sign_in, "cancelled", outcome=f"The sign-in to {server} was cancelled.")
-            if ended is not None:
-                self._changed(ended)
-                if not by_us and sign_in.authorization_url is not None:
-                    await self.expire_metadata(sign_in.server_url)
-                    await self._doubt_registration(sign_in)
-                return True
-        raise SignInError(f"The record of {server} changes all the time.", next_step="try again")
+            return self._moved(open_one, "cancelled", outcome=f"The sign-in to {server} was cancelled.")
+
+        ended = await update(server, lambda: self.current(server, owner), end, self._store.sign_ins.put_if)
+        if open_one is None or ended is None:
+            return False
+        self._changed(ended)
+        if not by_us and open_one.authorization_url is not None:
+            await self.expire_metadata(open_one.server_url)
+            await self._doubt_registration(open_one)
+        return True
 
     async def open(self, owner: str | None = None) -> list[SignIn]:
         """Every open sign-in; the dead are written down on the way."""
@@ -790,14 +796,14 @@ class SignIns:
         """The record with what time did to it: an expired link, or the claim of a process that died."""
         now = self._clock()
         again = f"/mcp auth {sign_in.server}"
-        if sign_in.status == "exchanging" and sign_in.claimed_at is not None and now > sign_in.claimed_at + STALE_CLAIM:
+        if sign_in.status in IN_FLIGHT and sign_in.claimed_at is not None and now > sign_in.claimed_at + STALE_CLAIM:
             grant = await self._store.grants.get(sign_in.owner, sign_in.server, sign_in.server_url)
             if grant is not None and grant.signed_in_at is not None and grant.signed_in_at >= sign_in.claimed_at:
                 ended = await self._step(sign_in, "done", outcome=f"Signed in to {sign_in.server}.")
             else:
                 sentence = f"The sign-in to {sign_in.server} was interrupted before it was finished."
                 ended = await self._step(sign_in, "failed", outcome=sentence, next_step=again)
-        elif sign_in.status in OPEN and sign_in.status != "exchanging" and now >= sign_in.expires_at:
+        elif sign_in.status in WAITING and now >= sign_in.expires_at:
             # A server that never comes back with an answer may have forgotten us: look everything up again.
             await self.remember(sign_in.server_url, _expire_metadata)
             await self._doubt_registration(sign_in)
@@ -813,23 +819,27 @@ class SignIns:
     async def _step(
         self,
         sign_in: SignIn,
-        status: SignInStatus,
+        status: Status,
         *,
         outcome: str | None = None,
         next_step: str | None = None,
-        claimed_at: float | None = None,
     ) -> SignIn | None:
-        """Move the record along `SIGN_IN_STEPS`; None when somebody else moved it first."""
-        changed = stepped(sign_in, status, self._clock(), outcome=outcome, next_step=next_step)
-        if changed is None:
-            return None
-        if claimed_at is not None:
-            changed.claimed_at = claimed_at
-        if status not in OPEN:
-            # Nothing can be exchanged with it any more.
-            changed.code_verifier = None
-            changed.authorization_url = None
-        return await self._store.sign_ins.put_if(changed)
+        """Move the record one step further; None when somebody else moved it first."""
+        return await self._store.sign_ins.put_if(self._moved(sign_in, status, outcome=outcome, next_step=next_step))
+
+    def _moved(
+        self, sign_in: SignIn, status: Status, *, outcome: str | None = None, next_step: str | None = None
+    ) -> SignIn:
+        """The record at its end, not yet stored: nothing can be exchanged with it any more."""
+        return stepped(
+            sign_in,
+            status,
+            self._clock(),
+            outcome=outcome,
+            next_step=next_step,
+            code_verifier=None,
+            authorization_url=None,
+        )
 
 
 def choose_scope(

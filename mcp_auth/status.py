@@ -11,8 +11,9 @@ import msgspec
 
 from mcp_auth.config import Server
 from mcp_auth.errors import StoreError
-from mcp_auth.records import OPEN, Connection, Grant, SignIn
+from mcp_auth.records import Connection, Grant, SignIn
 from mcp_auth.shown import brief_address, masked_address
+from mcp_auth.states import OPEN
 
 NO_SIGN_IN = "it wants a credential and offers no sign-in"
 GIVE_KEY = "give its entry headers with its API key"

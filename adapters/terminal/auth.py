@@ -25,8 +25,9 @@ from mcp_auth.config import load
 from mcp_auth.core import PROBE_TIMEOUT, TEST_TIMEOUT, McpAuth
 from mcp_auth.errors import McpAuthError, sentence, with_next_step
 from mcp_auth.names import run
-from mcp_auth.records import OPEN, Origin
+from mcp_auth.records import Origin
 from mcp_auth.sign_in import StartedSignIn
+from mcp_auth.states import OPEN
 from mcp_auth.status import AuthState, ConnectionState, needs_a_look, wants_sign_in
 from mcp_auth.tickets import typed_code
 

@@ -20,6 +20,7 @@ from mcp_auth.errors import ConfigError, KeyRefused, SignInError, UnknownServer,
 from mcp_auth.gate import goes_on_by_itself
 from mcp_auth.keys import KeyTrial, KeyVariable, Verdict
 from mcp_auth.names import run
+from mcp_auth.states import SHOWS_CODE
 from mcp_auth.status import ConnectionState, ConnectionStatus, ServerStatus
 from mcp_auth.tickets import typed_code
 
@@ -50,7 +51,7 @@ def run_paste(options: Namespace) -> int:
 async def _has_page(auth: McpAuth) -> bool:
     """Whether a page of ours waits for the operator: eight characters are its code then, not the browser's."""
     return any(
-        one.gate is not None and one.origin.principal == str(LOCAL) and one.status in ("opened", "answered")
+        one.gate is not None and one.origin.principal == str(LOCAL) and one.status in SHOWS_CODE
         for one in await auth.open_sign_ins()
     )
 

@@ -27,7 +27,7 @@ from mcp_auth.errors import (
     WrongIssuer,
     WrongPerson,
 )
-from mcp_auth.records import SIGN_IN_STEPS, Connection, ServerMetadata, SignIn, SignInStatus, Tokens, encode
+from mcp_auth.records import Connection, ServerMetadata, SignIn, Tokens, encode
 from mcp_auth.sign_in import STALE_CLAIM, previous_of
 from mcp_auth.status import AuthState
 from mcp_auth.stores.files import FileStore
@@ -791,27 +791,6 @@ async def test_many_people_finish_at_the_same_server_in_the_same_moment(tmp_path
         assert {one.status for one in finished} == {"done"}
         for owner in owners:
             assert await auth.access_token("notes", owner)
-
-
-@pytest.mark.parametrize("status", sorted(SIGN_IN_STEPS))
-async def test_a_sign_in_moves_along_the_table_and_never_beside_it(
-    tmp_path: Path, oauth: OAuthServer, status: SignInStatus
-) -> None:
-    async with opened(tmp_path, oauth) as auth:
-        sign_in = (await auth.sign_in("notes", "shared", ME, listen=False)).sign_in
-        for target in sorted(SIGN_IN_STEPS):
-            current = await auth.store.sign_ins.get(sign_in.id)
-            assert current is not None
-            stored = await auth.store.sign_ins.put_if(msgspec.structs.replace(current, status=status))
-            assert stored is not None
-
-            moved = await auth._sign_ins()._step(stored, target)
-
-            after = await auth.store.sign_ins.get(sign_in.id)
-            if target in SIGN_IN_STEPS[status]:
-                assert moved is not None and moved == after and after.status == target
-            else:
-                assert moved is None and after == stored
 
 
 async def test_a_link_lives_until_its_very_second(tmp_path: Path, oauth: OAuthServer) -> None:

@@ -28,7 +28,7 @@ from mcp_auth.records import (
     Registration,
     ServerMetadata,
     SignIn,
-    SignInStatus,
+    Status,
     Tokens,
 )
 from mcp_auth.status import AuthState, ConnectionState, ConnectionStatus, ServerStatus, local_status
@@ -58,7 +58,7 @@ def mark(count: int) -> RefreshMark:
     return RefreshMark(token_sha256="0", sent_at=NOW, count=count)
 
 
-def sign_in(status: SignInStatus = "started", expires_in: float = 300, url: str = URL, **fields: Any) -> SignIn:
+def sign_in(status: Status = "started", expires_in: float = 300, url: str = URL, **fields: Any) -> SignIn:
     return SignIn(
         id="0" * 32,
         server="notes",

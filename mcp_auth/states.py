@@ -1,0 +1,96 @@
+"""The states of a sign-in and of a key form, as tables: from each state, where it may go.
+
+The table is the machine. `stepped` is the only writer of a status, and refuses every step that no table holds. That
+nothing unproven is exchanged is a matter of the tables: to `exchanging` there is no way but through `confirmed`, which
+a record reaches by the proof (`mcp_auth.gate`), and in a browser without script through `answered`, the last page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from mcp_auth.records import KeyForm, Linked, Status
+
+Steps = Mapping[Status, frozenset[Status]]
+
+ENDED = frozenset[Status]({"done", "refused", "failed", "expired", "cancelled"})
+OPEN = frozenset[Status]({"started", "opened", "confirmed", "answered", "exchanging"})
+IN_FLIGHT = frozenset[Status]({"exchanging"})
+"""A code is being exchanged, or a key stored: nothing calls that back."""
+WAITING = OPEN - IN_FLIGHT
+"""For a person. What ends by itself when its time is over."""
+UNPROVEN = frozenset[Status]({"started", "opened"})
+"""No browser may go on yet. A direct link has no page where that could be asked."""
+RELEASED = WAITING - UNPROVEN
+"""Its browser may go to the authorization server, or type the key."""
+CONTINUED = WAITING - {"started"}
+"""A browser was bound to it, and its page may have shown a code."""
+SHOWS_CODE = frozenset[Status]({"opened", "answered"})
+"""A page may show a code: before the authorization server, or on the last page."""
+
+_STOPS: frozenset[Status] = ENDED - {"done"}
+_NOTHING: Steps = dict.fromkeys(ENDED, frozenset())
+
+DIRECT: Steps = {
+    **_NOTHING,
+    "started": _STOPS | {"exchanging"},
+    "exchanging": frozenset({"done", "failed"}),
+}
+"""The link is the authorization server's own (loopback)."""
+
+VERIFIED: Steps = {
+    **_NOTHING,
+    "started": _STOPS | {"opened"},
+    # Again: the person asked for a new link and continued with that one, maybe in another browser.
+    "opened": _STOPS | {"opened", "confirmed"},
+    "confirmed": _STOPS | {"opened", "exchanging"},
+    "exchanging": frozenset({"done", "failed"}),
+}
+"""The link is a page of ours, in a browser with script."""
+
+WITHOUT_SCRIPT: Steps = {
+    **VERIFIED,
+    "confirmed": _STOPS | {"opened", "answered"},
+    # Again: the page was loaded once more, and the newest one counts.
+    "answered": _STOPS | {"opened", "answered", "exchanging"},
+}
+"""The same in a browser without script: the proof is asked for on the last page, after the answer."""
+
+KEY_FORM: Steps = {
+    **VERIFIED,
+    # What was typed cannot be stored, and the form is shown again.
+    "exchanging": frozenset({"done", "failed", "confirmed"}),
+}
+"""A page on which a key is typed."""
+
+L = TypeVar("L", bound=Linked)
+
+
+class ForbiddenStep(RuntimeError):
+    """A step that the table does not hold: a fault of ours, and nothing was changed."""
+
+
+def steps_of(record: Linked) -> Steps:
+    """The table of this record's link."""
+    if record.gate is None:
+        return DIRECT
+    if isinstance(record, KeyForm):
+        return KEY_FORM
+    return WITHOUT_SCRIPT if record.gate.kept_in == "cookie" else VERIFIED
+
+
+def stepped(record: L, status: Status, now: float, **changes: Any) -> L:
+    """The record one step further, not yet stored. `now` becomes its end, if this is one.
+
+    Raises:
+        ForbiddenStep: its table has no such step.
+    """
+    changed = msgspec.structs.replace(record, status=status, **changes)
+    if status not in steps_of(changed).get(record.status, ()):
+        raise ForbiddenStep(f"{record.status} -> {status}")
+    if status in ENDED:
+        changed.ended_at = now
+    return changed
