@@ -50,15 +50,17 @@ async def test_a_code_that_is_sent_again_while_the_page_goes_on_is_not_called_th
 ) -> None:
     async with public_gateway(tmp_path, notes(oauth), verify="code") as gateway, Browser() as browser:
         page = await browser.press(await browser.open(await link_of(Chat(gateway, ANN))))
-        waiting = gateway.auth.gatekeeper._waiting
+        key_forms = gateway.auth.store.key_forms
+        stored = key_forms.list
 
+        # The last look before the code is compared.
         async def overtaken() -> Any:
-            found = await waiting()
-            gateway.auth.gatekeeper._waiting = waiting  # type: ignore[method-assign]
+            found = await stored()
+            key_forms.list = stored  # type: ignore[method-assign]
             await gateway.auth.confirm(page.code, str(ANN), private=True)
             return found
 
-        gateway.auth.gatekeeper._waiting = overtaken  # type: ignore[method-assign]
+        key_forms.list = overtaken  # type: ignore[method-assign]
         with pytest.raises(CodeRejected, match="No page of yours waits"):
             await gateway.auth.confirm(page.code, str(ANN), private=True)
 
