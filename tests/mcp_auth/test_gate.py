@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from mcp_auth import McpAuth
+from mcp_auth import McpAuth, tickets
+from mcp_auth.audit import Event
 from mcp_auth.config import GatewayOptions
 from mcp_auth.errors import CodeRejected, WrongPerson
 from mcp_auth.gate import ConfigJudge, needs_page, needs_proof
-from mcp_auth.records import Origin
+from mcp_auth.records import Origin, Visit
 from tests.browser import Browser
 from tests.homes import open_auth
 from tests.servers.oauth import OAuthServer
@@ -170,3 +171,21 @@ async def test_no_page_waits_for_a_code_once_its_link_is_over(tmp_path: Path, oa
         now[0] = started.sign_in.expires_at
         with pytest.raises(CodeRejected, match="No page of yours waits"):
             await auth.confirm(page.code, ANN.principal, private=True)
+
+
+async def test_a_link_that_was_continued_and_then_proven_by_a_login_was_continued_once(
+    tmp_path: Path, oauth: OAuthServer
+) -> None:
+    async with opened(tmp_path, oauth) as auth:
+        auth.asgi_app()
+        started = await auth.sign_in("notes", "shared", ANN)
+        ticket, secret = started.link.rpartition("/")[2], tickets.new_secret()
+
+        visit = Visit(browser="Firefox on Linux", at=1.0)
+        waiting = await auth.gatekeeper.open(started.sign_in, ticket, secret, "storage", visit=visit)
+        assert waiting.status == "opened" and waiting.gate is not None and waiting.gate.proof is None
+        proven = await auth.gatekeeper.open(waiting, ticket, secret, "storage", identity=ANN.principal)
+
+        assert proven.status == "confirmed" and proven.gate is not None and proven.gate.proof == "browser"
+        assert proven.gate.visit == visit
+        assert [line.what for line in auth.audit.lines()].count(Event.LINK_CONTINUED) == 1

@@ -493,3 +493,31 @@ async def test_every_change_of_a_grant_shows_to_who_remembers_one(store: FileSto
     seen.append(store.grants.written)
     assert await store.grants.get("shared", "notes", URL) is None
     assert len({id(one) for one in seen}) == 3 and store.grants.written is seen[-1]
+
+
+async def test_a_grant_is_on_the_disk_before_it_gets_its_name_and_the_name_after(
+    home: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def noted(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        done.append("folder" if path.is_dir() else "file")
+        fsync(descriptor)
+
+    def named(before: Path, after: Path) -> None:
+        done.append("name")
+        replace(before, after)
+
+    first = await store.grants.put_if(grant(owner="person:ann"))
+    assert first is not None
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(os, "replace", named)
+    assert await store.grants.put_if(first) is not None
+    assert done == ["file", "name", "folder"]
+    done.clear()
+    # What is only known of a server may be lost in a power cut
+    known = await store.connections.put_if(connection())
+    assert known is not None and await store.connections.put_if(known) is not None
+    assert done == ["name"]
