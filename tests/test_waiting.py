@@ -20,6 +20,9 @@ _ENDS = {"wait", "join", "result", "communicate", "timeout"}
 _LOOKS = {"until", "connected", "sees", "message", "notice", "answered", "reading", "posted", "wait_for_error"}
 _RUNS = {"subprocess.run", "subprocess.check_call", "subprocess.check_output"}
 
+# Their own bound is five seconds.
+_CLIENTS = {f"httpx2.{name}" for name in ("AsyncClient", "Client", "get", "post", "put", "request")}
+
 # So short a bound is one that a test wants to be over.
 _OVER = 0.1
 
@@ -118,6 +121,8 @@ def test_nobody_sleeps_and_hopes() -> None:
 def test_no_test_judges_how_long_something_took(path: Path) -> None:
     tree = ast.parse(path.read_text())
     for call, looking in calls(tree):
+        asks = dotted(call) in _CLIENTS
+        assert not asks or {"timeout", "transport"} & {one.arg for one in call.keywords}, f"{path}:{call.lineno}"
         bound = bound_of(call)
         early = (path.relative_to(TESTS).as_posix(), bound) in EARLY
         assert bound is None or looking or early or bound >= PATIENCE or bound <= _OVER, (

@@ -107,7 +107,7 @@ class Browser:
     """One browser, with its own cookies and, with `script`, its own storage: by origin, as browsers keep it."""
 
     def __init__(self, client: httpx2.AsyncClient | None = None, *, script: bool = True) -> None:
-        self.client = client or httpx2.AsyncClient(trust_env=False, timeout=30.0)
+        self.client = client or httpx2.AsyncClient(trust_env=False, timeout=120.0)
         self.script = script
         self.storage: dict[tuple[str, str], str] = {}
 

@@ -10,6 +10,7 @@ import pytest
 from bench import report, rows
 from bench.arena import Arena, Failed, Figure
 from bench.rows import Check, Figures, Result, Row
+from tests.patience import PATIENCE
 
 
 def never(arena: Arena) -> Figures:
@@ -212,7 +213,10 @@ def test_the_page_is_written_from_the_figures(tmp_path: Path) -> None:
 def test_the_servers_end_the_family_when_a_refresh_token_comes_twice() -> None:
     import httpx2
 
-    with Arena({}, rounds=1, quick=True) as arena, httpx2.Client(base_url=arena.base, trust_env=False) as client:
+    with (
+        Arena({}, rounds=1, quick=True) as arena,
+        httpx2.Client(base_url=arena.base, trust_env=False, timeout=PATIENCE) as client,
+    ):
         first = client.post("/s0/token", data={"grant_type": "authorization_code"}).json()["refresh_token"]
         form = {"grant_type": "refresh_token", "refresh_token": first}
         second = client.post("/s0/token", data=form).json()["refresh_token"]

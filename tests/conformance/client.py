@@ -59,7 +59,7 @@ async def use(auth: McpAuth, scenario: str) -> None:
 async def sign_in(auth: McpAuth) -> None:
     """The person: opens the link, and the browser brings the answer back."""
     started = await auth.sign_in("under-test", "shared", ME, listen=False)
-    async with httpx2.AsyncClient() as browser:
+    async with httpx2.AsyncClient(timeout=120) as browser:
         answer = await browser.get(started.link, follow_redirects=False)
     await auth.paste(answer.headers["location"], ME.principal)
 

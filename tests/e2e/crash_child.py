@@ -43,6 +43,7 @@ import mcp_auth.stores.hermes
 from mcp_auth import McpAuth
 from mcp_auth.records import Origin
 from tests.browser import Browser, Page
+from tests.patience import PATIENCE
 
 ME = Origin(principal="cli:local")
 ANN = Origin(principal="telegram:100001", display_name="Ann")
@@ -70,7 +71,7 @@ WRITING_OR_SENDING = frozenset(
 async def sign_in(auth: McpAuth) -> None:
     """The link, the browser, the redirect to our own listener, the exchange, the confirming call."""
     started = await auth.sign_in("notes", "shared", ME)
-    async with httpx2.AsyncClient() as browser:
+    async with httpx2.AsyncClient(timeout=PATIENCE) as browser:
         answer = await browser.get(started.link, follow_redirects=False)
         page = await browser.get(answer.headers["location"])
     assert page.status_code == 200, page.text

@@ -70,7 +70,10 @@ def all_work(tokens: list[str], oauth: OAuthServer) -> None:
     for token in tokens:
         assert oauth.access[token]["expires_at"] > time.time()
         answer = httpx2.post(
-            oauth.url, json={"jsonrpc": "2.0", "id": 1, "method": "ping"}, headers={"Authorization": f"Bearer {token}"}
+            oauth.url,
+            json={"jsonrpc": "2.0", "id": 1, "method": "ping"},
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=PATIENCE,
         )
         assert answer.status_code == 200
 

@@ -19,6 +19,8 @@ from mcp.server.auth.settings import AuthSettings, ClientRegistrationOptions, Re
 from mcp.server.mcpserver import MCPServer
 from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
 
+from tests.patience import PATIENCE
+
 
 @dataclass
 class Knobs:
@@ -149,7 +151,7 @@ async def notes_server() -> AsyncIterator[NotesServer]:
 
 async def open_link(link: str) -> str:
     """What a browser does up to the last redirect. Returns its address, which is not opened."""
-    async with httpx2.AsyncClient(verify=False) as browser:
+    async with httpx2.AsyncClient(verify=False, timeout=PATIENCE) as browser:
         answer = await browser.get(link)
         assert answer.status_code in (302, 307), answer.text
         return str(answer.headers["location"])
@@ -157,5 +159,5 @@ async def open_link(link: str) -> str:
 
 async def open_page(address: str) -> str:
     """Open the last page, ours."""
-    async with httpx2.AsyncClient(verify=False) as browser:
+    async with httpx2.AsyncClient(verify=False, timeout=PATIENCE) as browser:
         return (await browser.get(address)).text

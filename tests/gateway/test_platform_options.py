@@ -13,6 +13,7 @@ from gateway.gateway import Gateway
 from mcp_auth.config import Settings
 from mcp_auth.errors import ConfigError
 from tests.homes import write_home
+from tests.patience import PATIENCE
 from tests.ports import free_port
 
 
@@ -72,7 +73,7 @@ async def test_a_webhook_answers_on_the_endpoint(tmp_path: Path) -> None:
 
     url = gateway.mount("/hooks/smoke", PlainTextResponse("heard"))
 
-    async with gateway, httpx2.AsyncClient(verify=False) as client:
+    async with gateway, httpx2.AsyncClient(verify=False, timeout=PATIENCE) as client:
         await gateway.auth.listen()
         assert (await client.post(url)).text == "heard"
         assert (await client.post(f"{url}/more")).text == "heard"
@@ -83,7 +84,7 @@ async def test_a_webhook_may_come_when_the_endpoint_listens_already(tmp_path: Pa
     port = free_port()
     gateway = gateway_with(tmp_path, {}, public_url=f"http://127.0.0.1:{port}", callback={"port": port})
 
-    async with gateway, httpx2.AsyncClient(verify=False) as client:
+    async with gateway, httpx2.AsyncClient(verify=False, timeout=PATIENCE) as client:
         await gateway.auth.listen()
         url = gateway.mount("/hooks/smoke", PlainTextResponse("heard"))
         assert (await client.post(url)).text == "heard"

@@ -133,7 +133,7 @@ async def test_without_platforms_the_endpoint_serves_alone_until_a_signal(tmp_pa
 
 
 async def _answered(url: str) -> int:
-    async with asyncio.timeout(PATIENCE), httpx2.AsyncClient(verify=False) as client:
+    async with asyncio.timeout(PATIENCE), httpx2.AsyncClient(verify=False, timeout=PATIENCE) as client:
         while True:
             try:
                 return (await client.get(url)).status_code

@@ -68,7 +68,9 @@ async def test_duty_a_token_is_not_sent_to_another_server(tmp_path: Path, oauth:
                     for path in ("/%2e%2e/admin", "/..%2fadmin", "%2f..%2fadmin", "/x/%2E./a")
                 ),
             ]
-            async with httpx2.AsyncClient(auth=auth.http_auth("notes"), verify=False, follow_redirects=True) as client:
+            async with httpx2.AsyncClient(
+                auth=auth.http_auth("notes"), verify=False, follow_redirects=True, timeout=PATIENCE
+            ) as client:
                 for url in foreign:
                     await client.post(url, json=call())
                 assert len(other.seen) == 2
@@ -90,7 +92,7 @@ async def test_defect_3_concurrent_requests_never_wait_for_each_other(tmp_path: 
     async with open_auth(tmp_path, entry(oauth)) as auth:
         await signed_in(auth)
         answered = oauth.knobs.mcp_gate = threading.Event()
-        async with httpx2.AsyncClient(auth=auth.http_auth("notes"), verify=False) as client:
+        async with httpx2.AsyncClient(auth=auth.http_auth("notes"), verify=False, timeout=PATIENCE) as client:
             requests = [asyncio.create_task(client.post(oauth.url, json=call())) for _ in range(20)]
             async with asyncio.timeout(PATIENCE):
                 # None is answered before all have arrived.
@@ -158,7 +160,7 @@ async def test_a_key_that_is_refused_is_not_sent_a_second_time(
     servers = {"notes": {"url": oauth.url, "headers": {"Authorization": "Bearer ${NOTES_KEY}"}}}
     async with (
         open_auth(tmp_path, servers) as auth,
-        httpx2.AsyncClient(auth=auth.http_auth("notes"), verify=False) as client,
+        httpx2.AsyncClient(auth=auth.http_auth("notes"), verify=False, timeout=PATIENCE) as client,
     ):
         assert (await client.post(oauth.url, json=call())).status_code == 401
         sent = [seen.headers["authorization"] for seen in oauth.requests("/mcp")]
@@ -394,7 +396,7 @@ async def test_a_refusal_that_says_less_forgets_nothing_of_the_challenge(tmp_pat
         oauth.knobs.challenge = 'Bearer error="invalid_token"'
         oauth.knobs.token_answers = [JSONResponse({"error": "invalid_grant"}, 400)]
         oauth.expire_access_tokens()
-        async with httpx2.AsyncClient(auth=auth.http_auth("notes"), trust_env=False) as client:
+        async with httpx2.AsyncClient(auth=auth.http_auth("notes"), trust_env=False, timeout=PATIENCE) as client:
             assert (await client.post(oauth.url, json={})).status_code == 401
         after = await auth.store.connections.get(oauth.url)
     assert before is not None and after is not None and before.challenge_metadata_url and before.challenge_scope

@@ -21,6 +21,7 @@ from mcp_auth.status import AuthState, ConnectionState, ServerStatus, wants_sign
 from tests.homes import ME, Clock, signed_in, write_home
 from tests.mcp_auth import token_shapes as shapes
 from tests.mcp_auth.grants import grant_of, granted, opened, tokens_of, told_of
+from tests.patience import PATIENCE
 from tests.servers.oauth import OAuthServer, authorize
 
 
@@ -285,7 +286,7 @@ async def test_a_fresh_token_that_is_refused_is_told_once_and_heals_with_an_agen
         assert told.count("reauthorization_needed") == 1
         # When the server has come to its senses, any call shows it
         oauth.knobs.mcp_answers = []
-        async with httpx2.AsyncClient(auth=auth.http_auth("notes")) as client:
+        async with httpx2.AsyncClient(auth=auth.http_auth("notes"), timeout=PATIENCE) as client:
             hello = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {}}
             await client.post(oauth.url, json=hello)
             assert (await auth.status("notes")).auth is AuthState.REAUTHORIZATION_NEEDED

@@ -19,6 +19,7 @@ from bench.contestants.common import system_calls
 from mcp_auth import McpAuth
 from mcp_auth.errors import SignInNeeded
 from tests.homes import ME, open_auth, signed_in
+from tests.patience import PATIENCE
 from tests.servers.oauth import OAuthServer
 
 KEYED = {"headers": {"X-Key": "${NOTES_KEY}"}}
@@ -164,7 +165,7 @@ async def test_a_401_looks_at_once(tmp_path: Path, oauth: OAuthServer) -> None:
     async with opened(tmp_path, oauth, {"auth": "oauth"}, clock=Clock()) as auth:
         flows, other = auth.http_auth("notes"), sender(auth, oauth)
         old = (await other())["authorization"]
-        async with httpx2.AsyncClient(auth=flows, verify=False) as client:
+        async with httpx2.AsyncClient(auth=flows, verify=False, timeout=PATIENCE) as client:
             assert (await client.post(oauth.url, json={})).status_code != 401
             oauth.expire_access_tokens()
             # Another process has noticed, and refreshed

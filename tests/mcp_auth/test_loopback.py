@@ -29,7 +29,7 @@ def servers(oauth: OAuthServer, **options: object) -> dict[str, object]:
 
 
 async def get(url: str, method: str = "GET") -> httpx2.Response:
-    async with httpx2.AsyncClient(verify=False) as client:
+    async with httpx2.AsyncClient(verify=False, timeout=PATIENCE) as client:
         return await client.request(method, url)
 
 

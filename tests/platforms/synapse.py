@@ -101,7 +101,7 @@ def _wait_until_it_answers(url: str, process: subprocess.Popen[bytes], folder: P
     while True:
         assert process.poll() is None, (folder / "output.log").read_text()
         with contextlib.suppress(httpx2.TransportError):
-            if httpx2.get(f"{url}/health").status_code == 200:
+            if httpx2.get(f"{url}/health", timeout=PATIENCE).status_code == 200:
                 return
         assert time.monotonic() < deadline, (folder / "output.log").read_text()
         time.sleep(0.1)

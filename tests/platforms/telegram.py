@@ -488,7 +488,7 @@ class BotApi:
 
     async def _deliver(self) -> None:
         """Bring updates to the webhook, each until it is taken, as Telegram does."""
-        async with httpx2.AsyncClient(trust_env=False) as client:
+        async with httpx2.AsyncClient(trust_env=False, timeout=PATIENCE) as client:
             while True:
                 self._news.clear()
                 while self._updates and self.webhook["url"] and not self.offline:

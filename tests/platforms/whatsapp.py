@@ -198,7 +198,7 @@ class CloudApi:
     async def verify(self, token: str | None = None) -> httpx2.Response:
         """What happens when "Verify and save" is pressed in the App Dashboard."""
         query = {"hub.mode": "subscribe", "hub.challenge": "1158201444", "hub.verify_token": token or self.verify_token}
-        async with httpx2.AsyncClient(verify=False) as client:
+        async with httpx2.AsyncClient(verify=False, timeout=PATIENCE) as client:
             return await client.get(self.webhook, params=query)
 
     def text(self, text: str, person: Person | None = None, id: str | None = None) -> dict[str, Any]:
@@ -233,7 +233,7 @@ class CloudApi:
         headers = {b"Content-Type": b"application/json"}
         if signature != "":
             headers[b"X-Hub-Signature-256"] = (good if signature is None else signature).encode("latin-1")
-        async with httpx2.AsyncClient(verify=False) as client:
+        async with httpx2.AsyncClient(verify=False, timeout=PATIENCE) as client:
             return await client.post(self.webhook, content=body, headers=headers)
 
     def _message(self, person: Person, content: Mapping[str, Any], id: str | None) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from tests.patience import PATIENCE
 from tests.servers.threads import loopback_socket, serving
 
 
@@ -420,7 +421,7 @@ class OAuthServer:
 
 def authorize(link: str) -> str:
     """What a browser does with a link, up to the redirect: the redirect's URL, not yet visited."""
-    response = httpx2.get(link, follow_redirects=False, verify=False)
+    response = httpx2.get(link, follow_redirects=False, verify=False, timeout=PATIENCE)
     assert response.status_code == 302, response.text
     location: str = response.headers["location"]
     assert urlsplit(location).scheme in ("http", "https")
@@ -429,4 +430,4 @@ def authorize(link: str) -> str:
 
 def visit(url: str) -> httpx2.Response:
     """What a browser does with the redirect."""
-    return httpx2.get(url, follow_redirects=False, verify=False)
+    return httpx2.get(url, follow_redirects=False, verify=False, timeout=PATIENCE)

@@ -206,7 +206,7 @@ def over_http(slack: Slack, folder: Path, **section: Any) -> Office:
 
 async def ready(url: str) -> None:
     """Until something answers there."""
-    async with asyncio.timeout(PATIENCE), httpx2.AsyncClient(verify=False) as client:
+    async with asyncio.timeout(PATIENCE), httpx2.AsyncClient(verify=False, timeout=PATIENCE) as client:
         while (await client.post(url)).status_code in (404, 405):
             await asyncio.sleep(0.01)
 
@@ -243,7 +243,7 @@ async def test_the_signature_is_checked(slack: Slack, tmp_path: Path, changed: d
         }
     )
     headers = {"Content-Type": "application/x-www-form-urlencoded", **slack.signature(raw, **changed)}
-    async with office.running(), httpx2.AsyncClient(verify=False) as client:
+    async with office.running(), httpx2.AsyncClient(verify=False, timeout=PATIENCE) as client:
         await ready(f"{office.url}/slack/events")
         answer = await client.post(f"{office.url}/slack/events", content=raw, headers=headers)
 
@@ -254,7 +254,7 @@ async def test_the_address_is_verified_and_bodies_have_an_end(slack: Slack, tmp_
     office = over_http(slack, tmp_path)
     raw = json.dumps({"type": "url_verification", "challenge": "abc"})
     headers = {"Content-Type": "application/json", **slack.signature(raw)}
-    async with office.running(), httpx2.AsyncClient(verify=False) as client:
+    async with office.running(), httpx2.AsyncClient(verify=False, timeout=PATIENCE) as client:
         await ready(f"{office.url}/slack/events")
         verified = await client.post(f"{office.url}/slack/events", content=raw, headers=headers)
         flood = await client.post(f"{office.url}/slack/events", content="x" * 1_100_000)
@@ -275,7 +275,7 @@ async def test_without_a_public_address_requests_cannot_arrive(slack: Slack, tmp
 
 async def test_a_workspace_adds_the_app_and_is_answered_with_its_token(slack: Slack, tmp_path: Path) -> None:
     office = over_http(slack, tmp_path, bot_token=None, client_id="1.2", client_secret="canary-client-secret")
-    async with office.running(), httpx2.AsyncClient(verify=False) as browser:
+    async with office.running(), httpx2.AsyncClient(verify=False, timeout=PATIENCE) as browser:
         await ready(f"{office.url}/slack/events")
         page = await browser.get(f"{office.url}/slack/install")
         link = next(part for part in page.text.split('"') if part.startswith("https://slack.com/oauth/v2/authorize"))

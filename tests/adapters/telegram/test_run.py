@@ -211,7 +211,7 @@ class TestWebhook:
             await ada.message("sign-in needed")
             update = {"update_id": 1, "message": ada.say("/mcp help").as_json()}
             await ada.message("What /mcp can do")
-            async with httpx2.AsyncClient() as client:
+            async with httpx2.AsyncClient(timeout=PATIENCE) as client:
                 bare = await client.post(url, json=update)
                 wrong = await client.post(url, json=update, headers={HEADER: "wrong"})
                 got = await client.get(url, headers={HEADER: secret})
