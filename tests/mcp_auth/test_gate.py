@@ -12,8 +12,8 @@ from mcp_auth import McpAuth, tickets
 from mcp_auth.audit import Event
 from mcp_auth.config import GatewayOptions
 from mcp_auth.errors import CodeRejected, WrongPerson
-from mcp_auth.gate import ConfigJudge, needs_page, needs_proof
-from mcp_auth.records import Origin, Visit
+from mcp_auth.gate import _TICKETS_KEPT, ConfigJudge, needs_page, needs_proof
+from mcp_auth.records import Origin, Visit, sha256
 from tests.browser import Browser
 from tests.homes import open_auth
 from tests.servers.oauth import OAuthServer
@@ -189,3 +189,26 @@ async def test_a_link_that_was_continued_and_then_proven_by_a_login_was_continue
         assert proven.status == "confirmed" and proven.gate is not None and proven.gate.proof == "browser"
         assert proven.gate.visit == visit
         assert [line.what for line in auth.audit.lines()].count(Event.LINK_CONTINUED) == 1
+
+
+async def test_earlier_tickets_stay_up_to_a_number_and_the_opened_one_whatever_comes(
+    tmp_path: Path, oauth: OAuthServer
+) -> None:
+    async with opened(tmp_path, oauth) as auth:
+        auth.asgi_app()
+        started = await auth.sign_in("notes", "shared", ANN)
+        record, given = replace(started.sign_in, gate=None), []
+        for _ in range(40):
+            record, ticket = auth.gatekeeper.add_ticket(record)
+            given.append(sha256(ticket))
+            assert record.gate is not None
+            assert record.gate.tickets == tuple(given[-_TICKETS_KEPT:])
+        assert record.gate is not None
+        oldest = record.gate.tickets[0]
+        record = replace(record, gate=replace(record.gate, opened=oldest, browser="b", attempts=3))
+        for _ in range(40):
+            record, ticket = auth.gatekeeper.add_ticket(record)
+            given.append(sha256(ticket))
+        assert record.gate == replace(
+            record.gate, tickets=(oldest, *given[-_TICKETS_KEPT:]), opened=oldest, browser="b", attempts=3
+        )
