@@ -54,7 +54,7 @@ def test_what_is_called_a_secret_is_a_field(kind: type[Masked]) -> None:
         (Tokens, {"access_token", "refresh_token"}),
         (Grant, {"keys"}),
         (Origin, {"chat", "message"}),
-        (Gate, {"tickets", "opened", "browser", "code", "code_nonce", "answer"}),
+        (Gate, {"tickets", "opened", "browser", "code", "code_nonce", "answer", "voided"}),
         (SignIn, {"state", "code_verifier", "authorization_url"}),
         (Pending, {"code_sha256"}),
     ],
