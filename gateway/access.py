@@ -6,8 +6,6 @@ from enum import StrEnum
 
 from gateway.invocations import LOCAL, Principal
 from mcp_auth.config import Config, GatewayOptions, Server, is_per_user
-from mcp_auth.config import person_of as _person_of
-from mcp_auth.config import persons as persons
 from mcp_auth.errors import NotAllowed
 from mcp_auth.records import SHARED
 
@@ -25,17 +23,12 @@ def is_allowed(principal: Principal, gateway: GatewayOptions) -> bool:
     return principal == LOCAL or (principal.platform != LOCAL.platform and str(principal) in gateway.allow)
 
 
-def person_of(principal: Principal, gateway: GatewayOptions) -> str:
-    """The one human behind a principal, in the form of an owner: `person:ann`, else `principal:telegram:123`."""
-    return _person_of(str(principal), gateway)
-
-
 def is_admin(principal: Principal, gateway: GatewayOptions) -> bool:
     """May this principal let people in, and change what a team shares? With any of an admin's accounts."""
     if principal == LOCAL:
         return True
-    admins = {_person_of(text, gateway) for text in gateway.admins}
-    return is_allowed(principal, gateway) and person_of(principal, gateway) in admins
+    admins = {gateway.person_of(text) for text in gateway.admins}
+    return is_allowed(principal, gateway) and gateway.person_of(str(principal)) in admins
 
 
 def may(principal: Principal, action: Action, server: Server, config: Config) -> bool:
@@ -45,7 +38,7 @@ def may(principal: Principal, action: Action, server: Server, config: Config) ->
         return False
     if action is not Action.CHANGE or principal == LOCAL or is_per_user(server, gateway):
         return True
-    return len(persons(gateway)) <= 1 or is_admin(principal, gateway)
+    return len(gateway.persons) <= 1 or is_admin(principal, gateway)
 
 
 def may_sign_in(principal: Principal, gateway: GatewayOptions) -> bool:
@@ -54,7 +47,7 @@ def may_sign_in(principal: Principal, gateway: GatewayOptions) -> bool:
     Whoever opens a forwarded link would bind an own account to the sender's: without the proof of the public
     endpoint nothing tells the two apart (design, section 7). `allow_paste`: the operator takes that risk.
     """
-    if principal == LOCAL or len(persons(gateway)) <= 1:
+    if principal == LOCAL or len(gateway.persons) <= 1:
         return True
     return gateway.public_url is not None or gateway.allow_paste
 
@@ -63,7 +56,7 @@ def may_paste(principal: Principal, private: bool, gateway: GatewayOptions) -> b
     """Paste-back: in private only; with several people only when `allow_paste` says so."""
     if principal == LOCAL:
         return True
-    return private and (gateway.allow_paste or len(persons(gateway)) <= 1)
+    return private and (gateway.allow_paste or len(gateway.persons) <= 1)
 
 
 def secrets_in_chat(principal: Principal, gateway: GatewayOptions) -> bool:
@@ -88,13 +81,13 @@ def owner_for(principal: Principal, server: Server, config: Config, acting_for: 
 
 def _acting(principal: Principal, gateway: GatewayOptions, acting_for: str | None) -> str:
     if acting_for is None:
-        return person_of(principal, gateway)
+        return gateway.person_of(str(principal))
     if principal != LOCAL:
         raise NotAllowed("Only the operator at the terminal can act for somebody else.", next_step="/mcp")
     if acting_for in gateway.people:
         return f"person:{acting_for}"
     if acting_for in gateway.allow:
-        return person_of(Principal.parse(acting_for), gateway)
+        return gateway.person_of(str(Principal.parse(acting_for)))
     raise NotAllowed(
         "There is nobody of this name in gateway.people or gateway.allow.",
         next_step="name a person of gateway.people, or an allowed principal such as telegram:123456789",

@@ -24,7 +24,7 @@ class GatewayJudge:
     async def judge(self, principal: str, server: str, owner: str) -> Judgement:
         self._people.refresh()
         gateway = self._config.gateway
-        people = len(access.persons(gateway))
+        people = len(gateway.persons)
         return Judgement(
             allowed=self._may(Principal.parse(principal), server, owner),
             needs_proof=needs_proof(gateway, people),
@@ -33,8 +33,7 @@ class GatewayJudge:
 
     def is_same_person(self, principal: str, other: str) -> bool:
         gateway = self._config.gateway
-        one, two = Principal.parse(principal), Principal.parse(other)
-        return access.person_of(one, gateway) == access.person_of(two, gateway)
+        return gateway.person_of(principal) == gateway.person_of(other)
 
     def _may(self, principal: Principal, server: str, owner: str) -> bool:
         entry = self._config.servers.get(server)

@@ -19,7 +19,7 @@ import msgspec
 from gateway.invocations import LOCAL, Principal
 from mcp_auth import tickets
 from mcp_auth.audit import Audit, Event
-from mcp_auth.config import Config, people_problem, person_of
+from mcp_auth.config import Config, people_problem
 from mcp_auth.errors import ConfigError, NotAllowed, StoreError, WrongCode, cannot_be_read
 from mcp_auth.records import Record, Value, decode, encode, sha256
 from mcp_auth.small_files import read_small_file
@@ -255,10 +255,10 @@ class People:
         until: float | None = None,
     ) -> Listed:
         gateway = self._configured.gateway
-        owner = person_of(principal, gateway)
+        owner = gateway.person_of(principal)
         person = owner.removeprefix("person:") if owner.startswith("person:") else None
         in_charge = standing in (Standing.CONFIGURED, Standing.PAIRED)
-        admin = in_charge and owner in {person_of(one, gateway) for one in gateway.admins}
+        admin = in_charge and owner in {gateway.person_of(one) for one in gateway.admins}
         return Listed(principal, standing, person, display_name, admin, by, since, until)
 
     def _let_in(self, record: PeopleRecord, who: str, by: Principal) -> Paired:

@@ -8,7 +8,9 @@ from typing import Any
 import msgspec
 
 from mcp_auth.config import Server
+from mcp_auth.errors import KeyInvalid, KeyMissing, StoreError
 from mcp_auth.records import Grant
+from mcp_auth.variables import Variables
 
 
 def method_for(secret: str | None, supported: Sequence[str] | None) -> str:
@@ -43,3 +45,13 @@ def corrected(server: Server, grant: Grant, secret: str | None) -> dict[str, Any
     # Its owner has been told that the client is not known, and is told again if this one is not either.
     changes: dict[str, Any] = {"registration": now, "registration_dead": False, "refresh_not_before": None}
     return changes | ({"reauthorization_told": False} if grant.registration_dead else {})
+
+
+def client_correction(variables: Variables, server: Server, grant: Grant) -> dict[str, Any]:
+    """As `corrected`, by the `oauth.client_secret` of this moment; a missing one says nothing."""
+    template = server.oauth.client_secret
+    try:
+        secret = variables.resolve(template) if template is not None else None
+    except (KeyMissing, KeyInvalid, StoreError):
+        return {}
+    return corrected(server, grant, secret)

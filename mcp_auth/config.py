@@ -100,6 +100,29 @@ class Server(Settings, frozen=True):
     # Why the entry cannot be used, one sentence with file, line and key; the other servers keep working.
     problem: str | None = None
 
+    def templates(self) -> dict[str, str]:
+        """Every text that may hold placeholders, by where it stands (`headers.Authorization`)."""
+        single = {
+            "url": self.url,
+            "command": self.command,
+            "cwd": self.cwd,
+            "oauth.client_id": self.oauth.client_id,
+            "oauth.client_secret": self.oauth.client_secret,
+        }
+        return {
+            **{where: text for where, text in single.items() if text is not None},
+            **{f"args[{index}]": text for index, text in enumerate(self.args)},
+            **{f"headers.{name}": text for name, text in self.headers.items()},
+            **{f"env.{name}": text for name, text in self.env.items()},
+        }
+
+    def needed_templates(self) -> list[str]:
+        """Every template whose variables must have values before the server can be used."""
+        templates = [*self.headers.values(), *self.env.values(), *self.args]
+        if self.oauth.client_secret is not None:
+            templates.append(self.oauth.client_secret)
+        return templates
+
 
 class CallbackOptions(Settings, frozen=True):
     host: str = "127.0.0.1"
@@ -146,7 +169,13 @@ class GatewayOptions(Settings, frozen=True, dict=True):
 
     @cached_property
     def persons(self) -> frozenset[str]:
-        return frozenset(person_of(one, self) for one in self.allow if not one.startswith("cli:"))
+        """Everybody in `allow`, joined by `people`. The operator at the terminal is not counted."""
+        return frozenset(self.person_of(one) for one in self.allow if not one.startswith("cli:"))
+
+    def person_of(self, principal: str) -> str:
+        """The one human behind a principal, in the form of an owner: `person:ann`, else `principal:telegram:123`."""
+        name = self.names.get(principal)
+        return f"principal:{principal}" if name is None else f"person:{name}"
 
 
 class Config(Settings, frozen=True):
@@ -180,12 +209,6 @@ def check_store(config: Config) -> None:
         )
 
 
-def person_of(principal: str, gateway: GatewayOptions) -> str:
-    """The one human behind a principal, in the form of an owner: `person:ann`, else `principal:telegram:123`."""
-    name = gateway.names.get(principal)
-    return f"principal:{principal}" if name is None else f"person:{name}"
-
-
 def accounts_of(owner: str, gateway: GatewayOptions) -> tuple[str, ...]:
     """The accounts behind an owner of the form `person:ann`, as the configuration says now; of others none."""
     return gateway.people.get(owner.removeprefix("person:"), ()) if owner.startswith("person:") else ()
@@ -197,11 +220,6 @@ def reused_name(owner: str, accounts: tuple[str, ...], gateway: GatewayOptions) 
         return None
     name = owner.removeprefix("person:")
     return f"None of the accounts that made it is {name}'s any more (gateway.people)."
-
-
-def persons(gateway: GatewayOptions) -> frozenset[str]:
-    """Everybody in `allow`, joined by `people`. The operator at the terminal is not counted."""
-    return gateway.persons
 
 
 def is_per_user(server: Server, gateway: GatewayOptions) -> bool:
@@ -219,7 +237,7 @@ class PeopleProblem(msgspec.Struct, frozen=True):
 
 def people_problem(gateway: GatewayOptions, servers: Mapping[str, Server]) -> PeopleProblem | None:
     """What must be configured before more than one person is served."""
-    if len(persons(gateway)) < 2:
+    if len(gateway.persons) < 2:
         return None
     if gateway.verify == "none":
         return PeopleProblem(

@@ -38,7 +38,7 @@ from mcp_auth.errors import ConfigError, McpAuthError
 from mcp_auth.issuers import TENANT
 from mcp_auth.network import is_loopback_host, is_loopback_url
 from mcp_auth.records import check_owner
-from mcp_auth.variables import is_malformed, references, templates
+from mcp_auth.variables import is_malformed, references
 
 _SECTIONS = frozenset({"mcp_servers", "mcpServers", "servers", "gateway", "include"})
 _MAX_FILES = 100
@@ -327,7 +327,7 @@ def _tools_block(place: _Place, raw: Any, warnings: list[str]) -> dict[str, Any]
 
 
 def _check_texts(place: _Place, server: Server) -> None:
-    for where, text in templates(server).items():
+    for where, text in server.templates().items():
         if is_malformed(text):
             raise place.at(*_steps(where)).error(f"holds a placeholder of another form; {_PLACEHOLDERS}")
         if "\0" in text or (not where.startswith(("args", "env.")) and any(c in text for c in "\r\n")):

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
@@ -17,6 +18,7 @@ from mcp_auth import issuers
 from mcp_auth.answers import Binding, CallbackAnswer, parse_paste, pasted_slot
 from mcp_auth.audit import Audit, Event
 from mcp_auth.changes import Change, ChangeKind, Changes, ticket_of
+from mcp_auth.clients import client_correction
 from mcp_auth.config import Config, Server, Settings, check_store, load, reused_name
 from mcp_auth.errors import (
     CodeRejected,
@@ -121,7 +123,7 @@ class McpAuth:
         self._clock = clock
         self._monotonic = monotonic
         self._told = object()
-        self._variables = Variables(config)
+        self._variables = Variables(config.env_file, config.gateway_variables)
         self._rules_by_server: dict[str, NetworkRules] = {}
         self._changes = Changes(self.audit)
         self._probes: Probes[tuple[list[str], int]] = Probes()
@@ -1093,7 +1095,7 @@ class McpAuth:
                 self._rules,
                 self._refreshed,
                 self._clock,
-                correction=self._variables.client_correction,
+                correction=partial(client_correction, self._variables),
             )
         return self._refresh_half
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from mcp_auth.errors import Busy, KeyInvalid, StoreError, cannot_be_read
 from mcp_auth.small_files import read_small_file
-from mcp_auth.variables import OUR_PREFIX, references, templates
+from mcp_auth.variables import OUR_PREFIX, references
 
 if TYPE_CHECKING:
     from dotenv.parser import Binding
@@ -142,7 +142,7 @@ def _storable_templates(server: Server) -> list[str]:
     """Arguments are left out: they show in the process list."""
     return [
         template
-        for where, template in templates(server).items()
+        for where, template in server.templates().items()
         if where in {"url", "oauth.client_secret"} or where.startswith(("headers.", "env."))
     ]
 

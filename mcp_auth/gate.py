@@ -20,7 +20,7 @@ import msgspec
 
 from mcp_auth import page_texts as texts
 from mcp_auth import tickets
-from mcp_auth.config import GatewayOptions, persons
+from mcp_auth.config import GatewayOptions
 from mcp_auth.errors import (
     CallbackRejected,
     CodeRejected,
@@ -96,7 +96,7 @@ class ConfigJudge:
         self._gateway = gateway
 
     async def judge(self, principal: str, server: str, owner: str) -> Judgement:
-        people = len(persons(self._gateway))
+        people = len(self._gateway.persons)
         return Judgement(
             needs_proof=needs_proof(self._gateway, people), needs_page=needs_page(principal, self._gateway, people)
         )

@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+from mcp_auth.clients import client_correction
 from mcp_auth.config import Config, GatewayOptions, Server, check_store, reused_name
 from mcp_auth.errors import RecordDamaged, StoreError
 from mcp_auth.records import SHARED, Grant, Stored, check_owner
 from mcp_auth.status import ServerStatus, local_status, unreadable_status
 from mcp_auth.stores.files import FileStore
-from mcp_auth.variables import Variables, needed_templates
+from mcp_auth.variables import Variables
 
 _NOTHING = Stored()
 
@@ -28,7 +29,7 @@ def local_statuses(
     check_store(config)
     asked = [(server, check_owner(owner_for(server))) for server in config.servers.values()]
     found = [stored for stored, _ in FileStore(config.home).read_many(places(asked))]
-    return statuses_of(asked, found, config.gateway, Variables(config, warn), now)
+    return statuses_of(asked, found, config.gateway, Variables(config.env_file, config.gateway_variables, warn), now)
 
 
 def places(asked: list[tuple[Server, str]]) -> list[tuple[str, str, str]]:
@@ -58,9 +59,9 @@ def _status(
     if grant is not None and (reused := reused_name(owner, grant.accounts, gateway)):
         grant, damaged = None, reused
     if grant is not None and grant.registration_dead:
-        grant = msgspec.structs.replace(grant, **variables.client_correction(server, grant))
+        grant = msgspec.structs.replace(grant, **client_correction(variables, server, grant))
     try:
-        missing = variables.missing(needed_templates(server), keys=owner_keys(owner, grant))
+        missing = variables.missing(server.needed_templates(), keys=owner_keys(owner, grant))
     except StoreError as error:
         return unreadable_status(server, error)
     return local_status(

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -17,8 +17,7 @@ from mcp_auth.errors import KeyInvalid, KeyMissing, StoreError, cannot_be_read
 from mcp_auth.small_files import read_small_file
 
 if TYPE_CHECKING:
-    from mcp_auth.config import Config, Server
-    from mcp_auth.records import Grant
+    from pathlib import Path
 
 OUR_PREFIX = "SLASH_MCP_"
 
@@ -48,38 +47,20 @@ def is_malformed(template: str) -> bool:
     return "${" in template and "${" in re.sub(_PLACEHOLDER, " ", template)
 
 
-def templates(server: Server) -> dict[str, str]:
-    """Every text of a server's entry that may hold placeholders, by where it stands (`headers.Authorization`)."""
-    single = {
-        "url": server.url,
-        "command": server.command,
-        "cwd": server.cwd,
-        "oauth.client_id": server.oauth.client_id,
-        "oauth.client_secret": server.oauth.client_secret,
-    }
-    return {
-        **{where: text for where, text in single.items() if text is not None},
-        **{f"args[{index}]": text for index, text in enumerate(server.args)},
-        **{f"headers.{name}": text for name, text in server.headers.items()},
-        **{f"env.{name}": text for name, text in server.env.items()},
-    }
-
-
-def needed_templates(server: Server) -> list[str]:
-    """Every template of the entry whose variables must have values before the server can be used."""
-    templates = [*server.headers.values(), *server.env.values(), *server.args]
-    if server.oauth.client_secret is not None:
-        templates.append(server.oauth.client_secret)
-    return templates
-
-
 class Variables:
     """Resolves the templates of one configuration. A changed `.env` is seen at the next use."""
 
-    def __init__(self, config: Config, warn: Callable[[str], None] | None = None) -> None:
-        """`warn` hears of every line of `.env` that cannot be used; left out, the log does."""
-        self._env_file = config.env_file
-        self._gateway_variables = config.gateway_variables
+    def __init__(
+        self, env_file: Path, reserved: Collection[str] = (), warn: Callable[[str], None] | None = None
+    ) -> None:
+        """Nothing is read yet.
+
+        Args:
+            reserved: names that `resolve` gives to no server (`Config.gateway_variables`).
+            warn: hears of every line of `.env` that cannot be used; left out, the log does.
+        """
+        self._env_file = env_file
+        self._reserved = reserved
         self._warn = warn if warn is not None else _log_warning
         self._signature: tuple[int, ...] | None = None
         self._from_file: dict[str, str | None] = {}
@@ -107,17 +88,6 @@ class Variables:
             StoreError: it exists and cannot be read.
         """
         self._file_values()
-
-    def client_correction(self, server: Server, grant: Grant) -> dict[str, Any]:
-        """As `clients.corrected`, by the `oauth.client_secret` of this moment; a missing one says nothing."""
-        from mcp_auth.clients import corrected
-
-        template = server.oauth.client_secret
-        try:
-            secret = self.resolve(template) if template is not None else None
-        except (KeyMissing, KeyInvalid, StoreError):
-            return {}
-        return corrected(server, grant, secret)
 
     def resolve(self, template: str, *, keys: Mapping[str, str] | None = None) -> str:
         """`template` of a server's entry with every placeholder replaced.
@@ -155,7 +125,7 @@ class Variables:
 
     def is_reserved(self, name: str) -> bool:
         """Whether `name` belongs to the gateway: a foreign server entry could mail it out otherwise."""
-        return name in self._gateway_variables or name.upper().startswith(OUR_PREFIX)
+        return name in self._reserved or name.upper().startswith(OUR_PREFIX)
 
     def _resolve(self, template: str, keys: Mapping[str, str] | None) -> str:
         if "${" not in template:
@@ -242,7 +212,7 @@ class Variables:
 class _AtOnce(Variables):
     def __init__(self, variables: Variables) -> None:
         self._all = variables
-        self._gateway_variables = variables._gateway_variables
+        self._reserved = variables._reserved
         self._values: dict[str, str | None] | None = None
 
     def _file_values(self) -> dict[str, str | None]:

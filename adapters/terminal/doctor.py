@@ -160,7 +160,7 @@ def _secret_file(config: Config) -> Iterator[Finding]:
         return
     bad_lines: list[str] = []
     try:
-        Variables(config, bad_lines.append).read()
+        Variables(config.env_file, config.gateway_variables, bad_lines.append).read()
     except McpAuthError as error:
         yield Finding(BAD, for_shell(str(error)))
         return

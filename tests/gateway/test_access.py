@@ -45,14 +45,14 @@ def test_only_listed_principals_are_served() -> None:
 
 
 def test_people_join_principals_to_one_person() -> None:
-    assert access.person_of(ANN, TEAM.gateway) == access.person_of(ANN_DISCORD, TEAM.gateway) == "person:ann"
-    assert access.person_of(BOB, TEAM.gateway) == "principal:telegram:2"
-    assert len(access.persons(ONE_WITH_TWO_ACCOUNTS.gateway)) == 1
-    assert len(access.persons(TEAM.gateway)) == 2
+    assert TEAM.gateway.person_of(str(ANN)) == TEAM.gateway.person_of(str(ANN_DISCORD)) == "person:ann"
+    assert TEAM.gateway.person_of(str(BOB)) == "principal:telegram:2"
+    assert len(ONE_WITH_TWO_ACCOUNTS.gateway.persons) == 1
+    assert len(TEAM.gateway.persons) == 2
 
 
 def test_the_operator_is_not_counted_as_a_person() -> None:
-    assert len(access.persons(config(allow=("telegram:1", "cli:local")).gateway)) == 1
+    assert len(config(allow=("telegram:1", "cli:local")).gateway.persons) == 1
 
 
 def test_one_person_changes_everything() -> None:
@@ -135,5 +135,5 @@ def test_nobody_else_acts_for_a_person_and_unknown_people_are_refused() -> None:
 def test_who_stands_with_two_people_is_the_first_of_them() -> None:
     gateway = GatewayOptions(allow=("telegram:1",), people={"ann": ("telegram:1",), "bob": ("telegram:1", "discord:2")})
 
-    assert access.person_of(ANN, gateway) == "person:ann"
-    assert access.persons(gateway) == {"person:ann"}
+    assert gateway.person_of(str(ANN)) == "person:ann"
+    assert gateway.persons == {"person:ann"}

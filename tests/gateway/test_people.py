@@ -160,7 +160,7 @@ def test_a_second_account_of_the_same_person_needs_no_admins(tmp_path: Path) -> 
 
     people.allow("discord:42", LOCAL)
 
-    assert access.persons(people.config.gateway) == {"person:ann"}
+    assert people.config.gateway.persons == {"person:ann"}
 
 
 def test_without_a_shared_server_nobody_has_to_be_in_charge(tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ def test_two_first_people_at_the_same_moment_do_not_both_get_in_without_admins(t
     config = configure(tmp_path, SHARED)
 
     assert sorted(_race(["telegram:2", "telegram:3"], config)) == ["NotAllowed", "ok"]
-    assert len(access.persons(People(config).config.gateway)) == 1
+    assert len(People(config).config.gateway.persons) == 1
 
 
 def _race(whom: list[str], config: Config) -> list[str]:

@@ -386,7 +386,7 @@ def test_what_a_person_types_is_refused_or_arrives_at_the_server(tmp_path: Path,
         assert len(typed.strip()) < 3 or typed.strip() not in str(error)
         return
     write(configured.env_file, {"API_KEY": cleaned})
-    sent = Variables(configured).resolve(template)
+    sent = Variables(configured.env_file, configured.gateway_variables).resolve(template)
     assert sent == template.split("$")[0] + cleaned
     assert cleaned in typed
 

@@ -13,10 +13,10 @@ from dotenv import dotenv_values
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mcp_auth.config import Config, OAuthOptions, Server
+from mcp_auth.config import OAuthOptions, Server
 from mcp_auth.env_file import write
 from mcp_auth.errors import KeyInvalid, KeyMissing, StoreError
-from mcp_auth.variables import Reference, Variables, is_malformed, references, templates
+from mcp_auth.variables import Reference, Variables, is_malformed, references
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def variables(home: Path, env_file: str | None = None, reserved: frozenset[str] = frozenset()) -> Variables:
     if env_file is not None:
         (home / ".env").write_text(env_file, encoding="utf-8")
-    return Variables(Config(home=home, path=None, servers={}, gateway_variables=reserved))
+    return Variables(home / ".env", reserved)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_a_bad_byte_costs_its_line_and_is_said_with_file_and_line(
     monkeypatch.setenv("KEY", "old")
     (home / ".env").write_bytes(text)
     heard: list[str] = []
-    read = Variables(Config(home=home, path=None, servers={}), heard.append)
+    read = Variables(home / ".env", warn=heard.append)
     assert (read.lookup("A"), read.lookup("B")) == ("a", "b")
     assert heard == [f"{home / '.env'}:{one}" for one in warned]
     if "KEY" in "".join(warned):
@@ -210,7 +210,7 @@ def test_every_text_of_an_entry_that_may_hold_placeholders_is_known_by_its_place
         cwd="d",
         oauth=OAuthOptions(client_secret="s"),
     )
-    assert templates(server) == {
+    assert server.templates() == {
         "url": "u",
         "command": "c",
         "cwd": "d",
@@ -264,9 +264,9 @@ def test_a_file_is_read_as_python_dotenv_reads_it_with_and_without_its_parser(
 
 def test_a_plain_file_needs_no_parser(home: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from mcp_auth.config import Config;"
+        "import sys; from pathlib import Path;"
         "from mcp_auth.variables import Variables;"
-        "found = Variables(Config(home=Path(sys.argv[1]), path=None, servers={})).lookup('KEY');"
+        "found = Variables(Path(sys.argv[1]) / '.env').lookup('KEY');"
         "print(found, 'dotenv' in sys.modules)"
     )
     for text, said in (("# keys\nKEY=sk-1\n", "sk-1 False"), ("KEY='sk 1'\n", "sk 1 True")):
