@@ -15,7 +15,7 @@ from gateway.replies import Audience, Reply, Text
 from mcp_auth.errors import StoreError, cannot_be_read
 from mcp_auth.records import Record, decode, encode
 from mcp_auth.small_files import read_small_file
-from mcp_auth.stores.files import remove_file, replace_file
+from mcp_auth.stores.durable import remove_file, replace_file
 
 _log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from mcp_auth.config import Config, people_problem
 from mcp_auth.errors import ConfigError, NotAllowed, StoreError, WrongCode, cannot_be_read
 from mcp_auth.records import Record, Value, decode, encode, sha256
 from mcp_auth.small_files import read_small_file
-from mcp_auth.stores.files import locked, replace_file
+from mcp_auth.stores.durable import locked, replace_file
 
 _log = logging.getLogger("gateway")
 CODE_SECONDS = 3600.0

@@ -24,7 +24,7 @@ import msgspec
 from mcp_auth.errors import McpAuthError, cannot_be_read
 from mcp_auth.records import Value
 from mcp_auth.small_files import NotRegularFile, read_small_file
-from mcp_auth.stores.files import locked, make_folder
+from mcp_auth.stores.durable import locked, make_folder
 
 logger = logging.getLogger(__name__)
 

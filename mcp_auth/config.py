@@ -19,6 +19,7 @@ import msgspec
 from mcp_auth.errors import ConfigError
 from mcp_auth.masked import Masked
 from mcp_auth.network import is_loopback_host, is_loopback_url
+from mcp_auth.small_files import exists
 
 Transport = Literal["http", "sse", "stdio"]
 # A day: beyond that a timeout is no bound.
@@ -356,15 +357,3 @@ def absolute(path: Path) -> Path:
         return path.expanduser().absolute()
     except (RuntimeError, ValueError):
         raise ConfigError("the home folder that ~ stands for is not known") from None
-
-
-def exists(file: Path) -> bool:
-    """Whether something is there, readable or not."""
-    try:
-        file.stat()
-    except FileNotFoundError:
-        return False
-    except (OSError, ValueError):
-        # Whatever it is, reading it says better what is wrong.
-        return True
-    return True

@@ -25,7 +25,6 @@ from mcp_auth.config import (
     Settings,
     Transport,
     absolute,
-    exists,
     is_name,
     mirror_name,
     people_problem,
@@ -38,6 +37,7 @@ from mcp_auth.errors import ConfigError, McpAuthError
 from mcp_auth.issuers import TENANT
 from mcp_auth.network import is_loopback_host, is_loopback_url
 from mcp_auth.records import check_owner
+from mcp_auth.small_files import exists
 from mcp_auth.variables import is_malformed, references
 
 _SECTIONS = frozenset({"mcp_servers", "mcpServers", "servers", "gateway", "include"})

@@ -12,10 +12,10 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mcp_auth.config import exists
 from mcp_auth.errors import Busy, PortBusy, StoreError
 from mcp_auth.limits import address_key
 from mcp_auth.network import effective_address, is_loopback_host
+from mcp_auth.small_files import exists
 
 if TYPE_CHECKING:
     import uvicorn
@@ -64,7 +64,7 @@ class LoopbackListeners:
         self._paths.add(path)
         if (host, port) in self._servers:
             return port
-        from mcp_auth.stores.files import acquired
+        from mcp_auth.stores.durable import acquired
 
         lock = self._lock(port) if port else None
         if lock is not None and not acquired(lock):
@@ -101,7 +101,7 @@ class LoopbackListeners:
             await running.stop()
 
     def _lock(self, port: int) -> FileLock:
-        from mcp_auth.stores.files import make_folder, new_lock
+        from mcp_auth.stores.durable import make_folder, new_lock
 
         return new_lock(_port_lock(make_folder(self._home), port))
 
@@ -112,7 +112,7 @@ def is_ours(home: Path, port: int) -> bool:
     Raises:
         StoreError: the home cannot be written.
     """
-    from mcp_auth.stores.files import locked
+    from mcp_auth.stores.durable import locked
 
     path = _port_lock(home, port)
     if not exists(path):

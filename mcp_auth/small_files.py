@@ -42,3 +42,15 @@ class NotRegularFile(OSError):
 
 class FileTooLarge(OSError):
     """More than such a file ever has."""
+
+
+def exists(file: Path) -> bool:
+    """Whether something is there, readable or not."""
+    try:
+        file.stat()
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError):
+        # Whatever it is, reading it says better what is wrong.
+        return True
+    return True

@@ -17,7 +17,7 @@ from nio.responses import ErrorResponse, SyncResponse
 from adapters.matrix.calls import TOKEN_OVER, refused
 from mcp_auth.errors import ConfigError, StoreError
 from mcp_auth.small_files import read_small_file
-from mcp_auth.stores.files import write_temporary
+from mcp_auth.stores.durable import write_temporary
 
 _log = logging.getLogger(__name__)
 

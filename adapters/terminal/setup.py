@@ -49,7 +49,7 @@ def run_init(options: Namespace) -> int:
     check_home(path.parent)
     if path.exists():
         raise NotAllowed(f"{path} exists already and is left as it is.", next_step="slash-mcp add NAME URL")
-    from mcp_auth.stores.files import replace_file
+    from mcp_auth.stores.durable import replace_file
 
     replace_file(path.absolute(), _TEMPLATE.encode())
     say(f"Wrote {path}. Next: slash-mcp add NAME URL")
@@ -126,7 +126,7 @@ def _write(path: Path, name: str, entry: dict[str, str]) -> None:
 
     from mcp_auth.documents import MAX_BYTES
     from mcp_auth.small_files import read_small_file
-    from mcp_auth.stores.files import replace_file
+    from mcp_auth.stores.durable import replace_file
 
     yaml = YAML()
     yaml.preserve_quotes = True

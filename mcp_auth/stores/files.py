@@ -14,16 +14,14 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 import msgspec
 
-from mcp_auth.config import exists
 from mcp_auth.errors import (
     Busy,
     RecordDamaged,
@@ -33,13 +31,25 @@ from mcp_auth.errors import (
     is_out_of_descriptors,
 )
 from mcp_auth.records import SHARED, Connection, Grant, KeyForm, SignIn, Stored, decode, encode, grant_key
-from mcp_auth.small_files import FileTooLarge, NotRegularFile, read_small_file
+from mcp_auth.small_files import FileTooLarge, NotRegularFile, exists, read_small_file
+from mcp_auth.stores.durable import (
+    WRITE_WAIT,
+    acquired,
+    begin_replace_file,
+    create_file,
+    is_settled,
+    locked,
+    make_folder,
+    new_lock,
+    remove_file,
+    replace_file,
+    set_aside,
+    sweep,
+)
 from mcp_auth.stores.hermes import NO_FILE, HermesMirror, TokenFile
 
 if TYPE_CHECKING:
     import logging
-
-    from filelock import FileLock
 
     from mcp_auth.stores.base import Place
 
@@ -47,16 +57,11 @@ R = TypeVar("R", Grant, SignIn, KeyForm, Connection)
 A = TypeVar("A")
 T = TypeVar("T")
 
-# A writer holds a record's lock for the time of one fsync; nobody waits longer than this.
-_WRITE_WAIT = 10.0
 _POLL = 0.02
 # Hermes holds its lock for one refresh; who only writes does not wait for all of it.
 _MIRROR_WAIT = 2.0
-# Two writes within one tick of the file system's clock may look alike, so a file that young is read again.
-_CLOCK_TICK_NS = 20_000_000
 # The same of a folder. Some file systems (FAT) count whole seconds, and a folder has no other mark of a change.
 _FOLDER_TICK_NS = 3_000_000_000
-_LEFTOVER_AGE = 3600.0
 # Paths that are kept instead of being put together anew: more than a store has records that are in use.
 _PATHS_KEPT = 4_096
 
@@ -186,7 +191,7 @@ class FileStore:
         write = self.begin_write_grant(grant)
         return write() if write is not None else None
 
-    def begin_write_grant(self, grant: Grant, wait: float = _WRITE_WAIT) -> Callable[[], Grant] | None:
+    def begin_write_grant(self, grant: Grant, wait: float = WRITE_WAIT) -> Callable[[], Grant] | None:
         """All of a write but the waiting for the disk, which the returned function does. None: somebody was faster.
 
         The truth first, then the mirror. A mirror that cannot be written now is written by a later read. The locks are
@@ -286,7 +291,7 @@ class FileStore:
             self._complained.add(server)
             _log().warning("Hermes does not see the grant of %s: %s", server, error.message)
 
-    def write_sign_in(self, sign_in: SignIn, wait: float = _WRITE_WAIT) -> SignIn | None:
+    def write_sign_in(self, sign_in: SignIn, wait: float = WRITE_WAIT) -> SignIn | None:
         return self._sign_in_files.put_if(self._sign_in_files.path(sign_in.id), sign_in, wait)
 
     def all_sign_ins(self) -> list[SignIn]:
@@ -295,13 +300,13 @@ class FileStore:
     def read_key_form(self, slot: str) -> KeyForm | None:
         return self._key_form_files.read_or_none(self._key_form_files.path(slot))
 
-    def write_key_form(self, form: KeyForm, wait: float = _WRITE_WAIT) -> KeyForm | None:
+    def write_key_form(self, form: KeyForm, wait: float = WRITE_WAIT) -> KeyForm | None:
         return self._key_form_files.put_if(self._key_form_files.path(form.id), form, wait)
 
     def all_key_forms(self) -> list[KeyForm]:
         return list(self._key_form_files.all())
 
-    def write_connection(self, connection: Connection, wait: float = _WRITE_WAIT) -> Connection | None:
+    def write_connection(self, connection: Connection, wait: float = WRITE_WAIT) -> Connection | None:
         path = self._connection_files.path(_connection_key(connection.server_url))
         return self._connection_files.put_if(path, connection, wait)
 
@@ -538,7 +543,7 @@ class _Folder(Generic[R]):
         record = self.read_if_possible(path)
         return record.version if record is not None else 0
 
-    def put_if(self, path: Path, record: R, wait: float = _WRITE_WAIT) -> R | None:
+    def put_if(self, path: Path, record: R, wait: float = WRITE_WAIT) -> R | None:
         stored = msgspec.structs.replace(record, version=record.version + 1)
         if record.version == 0 and not self._synced and create_file(path, encode(stored)):
             return stored
@@ -556,7 +561,7 @@ class _Folder(Generic[R]):
         """The record beside its place; the returned function puts it there, and waits for the disk."""
         if not self._swept:
             self._swept = True
-            _sweep(self._folder)
+            sweep(self._folder)
         return begin_replace_file(path, encode(record), synced=self._synced, folder_aside=True)
 
     def remove(self, path: Path) -> None:
@@ -564,7 +569,7 @@ class _Folder(Generic[R]):
         self._cache.pop(path, None)
 
     @contextmanager
-    def locked(self, path: Path, wait: float = _WRITE_WAIT) -> Iterator[None]:
+    def locked(self, path: Path, wait: float = WRITE_WAIT) -> Iterator[None]:
         """Exclusive right to replace this record, for the time of one write."""
         # 256 locks serve all records, by the first two digits of a key; one does where nobody waits for the disk.
         with locked(self._folder / ".locks" / (path.name[:2] if self._synced else "all"), path.name, wait):
@@ -645,164 +650,6 @@ def _log() -> logging.Logger:
     return logging.getLogger(__name__)
 
 
-# -- files -----------------------------------------------------------------------------------
-
-
-def is_settled(found: os.stat_result) -> bool:
-    """Whether a later write of this file is sure to show in its `stat`."""
-    return time.time_ns() - found.st_mtime_ns > _CLOCK_TICK_NS
-
-
-def make_folder(folder: Path) -> Path:
-    """Create `folder` for its owner alone, with its parents.
-
-    Raises:
-        StoreError: it cannot be made.
-    """
-    with _as_store_error(folder):
-        if folder.is_dir():
-            return folder
-        make_folder(folder.parent)
-        folder.mkdir(mode=0o700, exist_ok=True)
-    return folder
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Replace `path` by `data` whole, readable by its owner alone. A power cut leaves the old one or the new one.
-
-    Raises:
-        StoreError: the disk is full, or may not be written.
-    """
-    begin_replace_file(path, data, synced=True)()
-
-
-def begin_replace_file(path: Path, data: bytes, *, synced: bool, folder_aside: bool = False) -> Callable[[], None]:
-    """As `replace_file`, in two halves: the data is written, and the returned function gives it the name.
-
-    Args:
-        synced: it is on the disk before it gets the name. Without it, a power cut may leave neither; the death of the
-            process leaves the old or the new one all the same.
-        folder_aside: a folder that lies there is kept under another name, instead of an error.
-    """
-    folder = make_folder(path.parent)
-    with _as_store_error(path):
-        temporary = write_temporary(folder, data)
-
-    def put_in_place() -> None:
-        with _as_store_error(path):
-            try:
-                if synced:
-                    _sync(temporary, os.O_RDONLY)
-                try:
-                    os.replace(temporary, path)
-                except IsADirectoryError:
-                    if not folder_aside:
-                        raise
-                    set_aside(path)
-                    os.replace(temporary, path)
-            except OSError:
-                temporary.unlink(missing_ok=True)
-                raise
-            if synced:
-                sync_folder(folder)
-
-    return put_in_place
-
-
-def set_aside(path: Path) -> Path:
-    """Give what lies at `path` a name beside it that nothing else has. Returns it."""
-    kept = path.with_name(f"{path.name}.damaged-{os.urandom(4).hex()}")
-    with _as_store_error(path):
-        path.rename(kept)
-    return kept
-
-
-def create_file(path: Path, data: bytes) -> bool:
-    """Make `path` of `data`, readable by its owner alone and not yet on the disk, without a lock.
-
-    False: it is there already, or this file system cannot give a file two names. Where files are created by this alone,
-    and replaced under a lock, no write is lost to another.
-
-    Raises:
-        StoreError: the disk is full, or may not be written.
-    """
-    folder = make_folder(path.parent)
-    with _as_store_error(path):
-        temporary = write_temporary(folder, data)
-        try:
-            os.link(temporary, path)
-        except OSError:
-            return False
-        finally:
-            temporary.unlink()
-    return True
-
-
-def remove_file(path: Path) -> bool:
-    """Remove `path` for good. False when it was not there.
-
-    Raises:
-        StoreError: it may not be removed.
-    """
-    with _as_store_error(path):
-        try:
-            path.unlink()
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        sync_folder(path.parent)
-    return True
-
-
-def write_temporary(folder: Path, data: bytes) -> Path:
-    """`data` in a new file of `folder`, not yet on the disk."""
-    temporary = folder / f".{os.urandom(8).hex()}.tmp"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    finally:
-        os.close(descriptor)
-    return temporary
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` last through a power cut."""
-    _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
-
-
-def _sync(path: Path, flags: int) -> None:
-    descriptor = os.open(path, flags | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what writers left that died before their rename."""
-    long_ago = time.time() - _LEFTOVER_AGE
-    for leftover in folder.glob(".*.tmp"):
-        with suppress(FileNotFoundError):
-            if leftover.stat().st_mtime < long_ago:
-                leftover.unlink()
-
-
-@contextmanager
-def _as_store_error(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if is_out_of_descriptors(error):
-            raise TooManyOpenFiles from None
-        raise StoreError(
-            f"{path} cannot be written ({error.strerror or type(error).__name__}).", next_step="slash-mcp doctor"
-        ) from None
-
-
 # Asked for every server of every listing.
 @lru_cache(maxsize=_PATHS_KEPT)
 def _connection_key(server_url: str) -> str:
@@ -814,74 +661,6 @@ def _slot(salt: bytes, owner: str, server: str) -> str:
     import hmac
 
     return hmac.digest(salt, grant_key(owner, server).encode(), "sha256").hex()[:32]
-
-
-# -- locks -----------------------------------------------------------------------------------
-
-
-@contextmanager
-def locked(lock_file: Path, what: str, wait: float = _WRITE_WAIT) -> Iterator[None]:
-    """Hold the kernel lock `lock_file` for the time of one write to `what`.
-
-    Args:
-        wait: seconds; 0 takes it only when it is free.
-
-    Raises:
-        Busy: somebody else holds it for longer. StoreError: there can be no such file.
-    """
-    from filelock import Timeout
-
-    folder = make_folder(lock_file.parent)
-    idle = _idle_locks[lock_file]
-    try:
-        lock = idle.pop()
-    except IndexError:
-        lock = new_lock(lock_file)
-    try:
-        lock.acquire(timeout=wait, poll_interval=0.005)
-    except Timeout:
-        raise Busy(f"{what} is being written by another process.", next_step="try again") from None
-    except OSError as error:
-        if is_out_of_descriptors(error):
-            raise TooManyOpenFiles from None
-        raise StoreError(f"{folder} cannot be written ({error.strerror}).", next_step="slash-mcp doctor") from None
-    try:
-        yield
-    finally:
-        lock.release()
-        idle.append(lock)
-
-
-# Making a lock object costs as much as taking the lock; of each file there are as many as ever wrote at once.
-_idle_locks: defaultdict[Path, list[FileLock]] = defaultdict(list)
-
-
-def new_lock(path: Path) -> FileLock:
-    from filelock import FileLock
-
-    # One lock object for each holder: the kernel then keeps tasks and threads apart as it does processes.
-    return FileLock(path, mode=0o600, is_singleton=False, thread_local=False)
-
-
-def acquired(lock: FileLock) -> bool:
-    """Take the lock if it is free.
-
-    Raises:
-        StoreError: its file cannot be made.
-    """
-    from filelock import Timeout
-
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        return False
-    except OSError as error:
-        if is_out_of_descriptors(error):
-            raise TooManyOpenFiles from None
-        raise StoreError(
-            f"{lock.lock_file} cannot be locked ({error.strerror}).", next_step="slash-mcp doctor"
-        ) from None
-    return True
 
 
 async def _until(take: Callable[[], bool], deadline: float, server: str) -> None:
@@ -898,7 +677,7 @@ async def _at_once(write: Callable[[A, float], T], record: A) -> T:
     try:
         return write(record, 0)
     except Busy:
-        return await _in_thread(lambda one: write(one, _WRITE_WAIT), record)
+        return await _in_thread(lambda one: write(one, WRITE_WAIT), record)
 
 
 async def _in_thread(function: Callable[[A], T], argument: A) -> T:

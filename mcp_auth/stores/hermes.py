@@ -24,6 +24,7 @@ from mcp_auth.metadata import missing, server_metadata
 from mcp_auth.records import NO_TROUBLE, SHARED, Grant, Registration, ServerMetadata, Tokens
 from mcp_auth.resources import resource_of
 from mcp_auth.small_files import read_small_file
+from mcp_auth.stores.durable import acquired, is_settled, make_folder, new_lock, remove_file, replace_file
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -58,8 +59,6 @@ class HermesMirror:
         Raises:
             StoreError: its file cannot be made.
         """
-        from mcp_auth.stores.files import acquired, make_folder, new_lock
-
         path = self._lock_path(server)
         with self._guard:
             lock, holders = self._holders.get(path, (None, 0))
@@ -159,8 +158,6 @@ class HermesMirror:
         Raises:
             StoreError: one of them cannot be removed.
         """
-        from mcp_auth.stores.files import remove_file
-
         name = mirror_name(server)
         had_tokens = remove_file(self._folder / f"{name}.json")
         for rest in (f"{name}.client.json", f"{name}.meta.json"):
@@ -169,8 +166,6 @@ class HermesMirror:
 
     def token_file(self, server: str) -> TokenFile:
         """The token file, read once for each version of it; a torn one counts as none."""
-        from mcp_auth.stores.files import is_settled
-
         path = self.token_path(server)
         try:
             found = os.stat(path)
@@ -212,8 +207,6 @@ class HermesMirror:
 
 
 def _replace_if_other(path: Path, data: bytes) -> None:
-    from mcp_auth.stores.files import replace_file
-
     try:
         if read_small_file(path)[0] == data:
             return
