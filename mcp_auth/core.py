@@ -700,6 +700,11 @@ class McpAuth:
         """Try and store what was typed; see `KeyForms.fill`."""
         return await self._forms().fill(form, browser, values, untried=untried)
 
+    @property
+    def knows_browsers(self) -> bool:
+        """Whether a host application says who sits at a browser."""
+        return self.verify_browser is not None
+
     async def identity(self, request: Request) -> str | None:
         """The principal who is proven to sit at this browser, or None.
 

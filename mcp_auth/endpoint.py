@@ -25,7 +25,7 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
 from hmac import compare_digest
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from starlette.applications import Starlette
@@ -58,12 +58,10 @@ from mcp_auth.limits import AddressLimits
 from mcp_auth.network import is_loopback_url
 from mcp_auth.pages import Page
 from mcp_auth.records import KeptIn, KeyForm, Linked, SignIn, Visit, sha256
+from mcp_auth.services import Services
 from mcp_auth.states import OPEN
 from mcp_auth.vendors import where_to_get_key
 from mcp_auth.visits import browser_kind, shown_address
-
-if TYPE_CHECKING:
-    from mcp_auth.core import McpAuth
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +101,7 @@ class Endpoint:
 
     def __init__(
         self,
-        auth: McpAuth,
+        auth: Services,
         *,
         prefix: str = "",
         loopback_paths: Collection[str] = (),
@@ -434,7 +432,7 @@ class Endpoint:
         visit: Visit | None = None,
     ) -> SignIn | KeyForm:
         uses_code = self._auth.config.gateway.verify != "browser"
-        if not uses_code and kept_in != "storage" and self._auth.verify_browser is None:
+        if not uses_code and kept_in != "storage" and not self._auth.knows_browsers:
             raise NotProven(texts.NEEDS_SCRIPT)
         return await self._auth.gatekeeper.open(
             record,

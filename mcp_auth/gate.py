@@ -18,7 +18,6 @@ from typing import Any, Protocol, TypeVar, cast
 
 import msgspec
 
-from mcp_auth import page_texts as texts
 from mcp_auth import tickets
 from mcp_auth.config import GatewayOptions
 from mcp_auth.errors import (
@@ -32,6 +31,7 @@ from mcp_auth.errors import (
     WrongPerson,
 )
 from mcp_auth.records import Gate, KeptIn, KeyForm, Linked, SignIn, Visit, sha256
+from mcp_auth.requester import asked_by
 from mcp_auth.states import CONTINUED, IN_FLIGHT, OPEN, RELEASED, SHOWS_CODE, UNPROVEN, stepped
 from mcp_auth.stores.base import Store
 from mcp_auth.updates import update
@@ -526,7 +526,7 @@ class Gatekeeper:
                 continue
             if self._judge().is_same_person(asked, principal):
                 # Nobody else's hands: only another of the same person's.
-                name, place = texts.asked_by(asked, "")
+                name, place = asked_by(asked, "")
                 raise CodeRejected(
                     f"You asked for that with another account of yours ({place or name}), and only that one can "
                     "confirm it. Nothing was changed.",

@@ -6,6 +6,8 @@ import math
 import time
 from collections.abc import Sequence
 
+from mcp_auth.requester import platform_name
+
 BRAND = "sign-ins for your chat"
 CONTINUE = "Continue"
 GO_ON = "Go on"
@@ -107,36 +109,10 @@ ACCOUNT = "Connected as"
 TOOLS = "Tools"
 CONNECTION = "Connection"
 
-_PLATFORMS = {
-    "telegram": "Telegram",
-    "discord": "Discord",
-    "slack": "Slack",
-    "whatsapp": "WhatsApp",
-    "matrix": "Matrix",
-    "cli": "the terminal",
-}
-
-
-def platform(name: str) -> str:
-    return _PLATFORMS.get(name, name)
-
 
 def confirm_in(principal: str) -> str:
     """The button that carries the code into the chat."""
-    return f"Confirm in {platform(principal.partition(':')[0])}"
-
-
-def asked_by(principal: str, display_name: str) -> tuple[str, str]:
-    """Who asked, as a line and a smaller one: the name that the chat shows, and platform with the id's tail.
-
-    A name is chosen freely by its bearer; the tail of the id tells two of the same name apart.
-    """
-    name, _, user = principal.partition(":")
-    tail = user if len(user) <= 4 else f"…{user[-4:]}"
-    place = platform(name)
-    if name == "cli":
-        return "the operator", place
-    return (display_name, f"{place} {tail}") if display_name else (f"{place} {tail}", "")
+    return f"Confirm in {platform_name(principal.partition(':')[0])}"
 
 
 def issued_by(hosts: Sequence[str]) -> str:

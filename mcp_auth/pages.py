@@ -23,6 +23,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from mcp_auth import page_texts as texts
 from mcp_auth.network import shown_host
 from mcp_auth.records import KeyForm, Linked, SignIn
+from mcp_auth.requester import asked_by
 from mcp_auth.sites import browser_host, issued_elsewhere
 from mcp_auth.tickets import secret_name, shown_code
 from mcp_auth.tokens import plain
@@ -149,7 +150,7 @@ def start_page(
     `secret`: binds a browser without script. A script puts the one that it keeps in its place.
     """
     is_key = isinstance(record, KeyForm)
-    name, place = texts.asked_by(record.origin.principal, plain(record.origin.display_name, _LONGEST_NAME) or "")
+    name, place = asked_by(record.origin.principal, plain(record.origin.display_name, _LONGEST_NAME) or "")
     facts: list[tuple[str, str, str]] = [
         (texts.WHO, name, place),
         (texts.WHERE, plain(record.server, _LONGEST_NAME) or "?", _address(record)),
@@ -381,7 +382,7 @@ def _scopes(record: Linked) -> list[tuple[str, bool]]:
 
 
 def _who(record: Linked) -> str:
-    name, place = texts.asked_by(record.origin.principal, plain(record.origin.display_name, _LONGEST_NAME) or "")
+    name, place = asked_by(record.origin.principal, plain(record.origin.display_name, _LONGEST_NAME) or "")
     return f"{name} ({place})" if place else name
 
 
