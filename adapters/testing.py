@@ -35,7 +35,7 @@ from gateway.demo.run import KEY_VARIABLE, Demo
 from gateway.gateway import Gateway
 from gateway.invocations import LOCAL, Principal
 from gateway.people import People
-from mcp_auth.config import load
+from mcp_auth.config.load import load
 from mcp_auth.records import SHARED
 from mcp_auth.status import AuthState
 

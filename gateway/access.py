@@ -5,7 +5,8 @@ from __future__ import annotations
 from enum import StrEnum
 
 from gateway.invocations import LOCAL, Principal
-from mcp_auth.config import Config, GatewayOptions, Server, is_per_user
+from mcp_auth.config.models import Config, GatewayOptions, Server
+from mcp_auth.config.people import is_per_user
 from mcp_auth.errors import NotAllowed
 from mcp_auth.records import SHARED
 

@@ -38,9 +38,8 @@ from gateway.replies import (
 from gateway.sign_ins import Board, SignInWatcher, origin_of
 from gateway.strangers import Strangers
 from mcp_auth.audit import Event
-from mcp_auth.config import Config, Server
+from mcp_auth.config.models import Config, Server
 from mcp_auth.errors import Busy, CodeRejected, McpAuthError, SignInError, StoreError, WrongPerson
-from mcp_auth.gate import goes_on_by_itself
 from mcp_auth.limits import (
     CODES,
     COMMANDS,
@@ -51,6 +50,8 @@ from mcp_auth.limits import (
     counted_as,
     too_often,
 )
+from mcp_auth.links.gate import goes_on_by_itself
+from mcp_auth.links.tickets import typed_code
 from mcp_auth.records import KeyForm
 from mcp_auth.status import (
     NEEDS_SIGN_IN,
@@ -60,7 +61,6 @@ from mcp_auth.status import (
     ServerStatus,
     wants_sign_in,
 )
-from mcp_auth.tickets import typed_code
 
 if TYPE_CHECKING:
     from mcp_auth.core import McpAuth

@@ -24,7 +24,7 @@ from gateway.privacy import Privacy
 from gateway.replies import Audience, Decision, Notice, Reply
 from gateway.sign_ins import SignInWatcher
 from gateway.strangers import Strangers
-from mcp_auth.config import Config, Settings
+from mcp_auth.config.models import Config, Settings
 from mcp_auth.errors import ConfigError, McpAuthError, StoreError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from mcp_auth.core import McpAuth
-    from mcp_auth.gate import BrowserLogin
+    from mcp_auth.links.gate import BrowserLogin
 
 _log = logging.getLogger("gateway")
 _WARM = ("mcp.client.auth", "mcp.client.streamable_http", "httpx2")

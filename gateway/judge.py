@@ -6,9 +6,9 @@ from gateway import access
 from gateway.access import Action
 from gateway.invocations import LOCAL, Principal
 from gateway.people import People
-from mcp_auth.config import Config
+from mcp_auth.config.models import Config
 from mcp_auth.errors import NotAllowed
-from mcp_auth.gate import Judgement, needs_page, needs_proof
+from mcp_auth.links.gate import Judgement, needs_page, needs_proof
 
 
 class GatewayJudge:

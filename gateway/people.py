@@ -17,10 +17,11 @@ from typing import ClassVar, TypeVar
 import msgspec
 
 from gateway.invocations import LOCAL, Principal
-from mcp_auth import tickets
 from mcp_auth.audit import Audit, Event
-from mcp_auth.config import Config, people_problem
+from mcp_auth.config.models import Config
+from mcp_auth.config.people import people_problem
 from mcp_auth.errors import ConfigError, NotAllowed, StoreError, WrongCode, cannot_be_read
+from mcp_auth.links import tickets
 from mcp_auth.records import Record, Value, decode, encode, sha256
 from mcp_auth.small_files import read_small_file
 from mcp_auth.stores.durable import locked, replace_file

@@ -14,7 +14,7 @@ from pathlib import Path
 from msgspec.structs import replace as replace_fields
 
 from gateway.replies import Block, Checklist, Notice, Reply, SecretPrompt, ServerDetail, ServerList, Table, Text
-from mcp_auth.config import Config
+from mcp_auth.config.models import Config
 from mcp_auth.shown import MASK, brief_address, secrets_in
 from mcp_auth.status import ServerStatus
 

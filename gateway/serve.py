@@ -19,7 +19,7 @@ from typing import Protocol
 
 from gateway import incidents, sentences
 from gateway.gateway import Gateway
-from mcp_auth.config import Config
+from mcp_auth.config.models import Config
 from mcp_auth.errors import ConfigError, McpAuthError, StoreError
 
 _log = logging.getLogger("gateway")

@@ -20,10 +20,10 @@ from gateway import incidents, sentences
 from gateway.invocations import ChatRef, Invocation, MessageRef, Principal
 from gateway.recent import Recent
 from gateway.replies import Audience, Button, Checklist, ChecklistItem, ItemState, Notice, Reply, Text
-from mcp_auth.config import GatewayOptions
+from mcp_auth.config.models import GatewayOptions
 from mcp_auth.errors import McpAuthError, StoreError
+from mcp_auth.net.sites import browser_host, issued_elsewhere
 from mcp_auth.records import SHARED, KeyForm, Linked, Origin, SignIn
-from mcp_auth.sites import browser_host, issued_elsewhere
 from mcp_auth.states import OPEN
 from mcp_auth.status import ConnectionState
 

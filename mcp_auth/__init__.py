@@ -13,7 +13,8 @@ if TYPE_CHECKING:
         Change,
         ChangeKind,
     )
-    from mcp_auth.config import (
+    from mcp_auth.config.load import load
+    from mcp_auth.config.models import (
         CallbackOptions,
         Config,
         GatewayOptions,
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
         Server,
         Settings,
         ToolFilter,
-        load,
     )
     from mcp_auth.core import (
         LogoutResult,
@@ -72,12 +72,12 @@ if TYPE_CHECKING:
         WrongIssuer,
         WrongPerson,
     )
-    from mcp_auth.key_forms import StartedKeyForm
     from mcp_auth.keys import (
         KeyTrial,
         KeyVariable,
         Verdict,
     )
+    from mcp_auth.oauth.sign_in import StartedSignIn
     from mcp_auth.records import (
         SHARED,
         Grant,
@@ -85,7 +85,6 @@ if TYPE_CHECKING:
         Origin,
         SignIn,
     )
-    from mcp_auth.sign_in import StartedSignIn
     from mcp_auth.status import (
         AuthState,
         ConnectionState,
@@ -94,6 +93,7 @@ if TYPE_CHECKING:
     )
     from mcp_auth.stores.base import Store
     from mcp_auth.stores.memory import MemoryStore
+    from mcp_auth.web.key_forms import StartedKeyForm
 
 __all__ = [
     "SHARED",
@@ -172,18 +172,18 @@ __all__ = [
 _HOMES = {
     "Change": "mcp_auth.changes",
     "ChangeKind": "mcp_auth.changes",
-    "CallbackOptions": "mcp_auth.config",
-    "Config": "mcp_auth.config",
-    "GatewayOptions": "mcp_auth.config",
-    "NetworkOptions": "mcp_auth.config",
-    "OAuthOptions": "mcp_auth.config",
-    "Server": "mcp_auth.config",
-    "Settings": "mcp_auth.config",
-    "ToolFilter": "mcp_auth.config",
-    "load": "mcp_auth.config",
+    "CallbackOptions": "mcp_auth.config.models",
+    "Config": "mcp_auth.config.models",
+    "GatewayOptions": "mcp_auth.config.models",
+    "NetworkOptions": "mcp_auth.config.models",
+    "OAuthOptions": "mcp_auth.config.models",
+    "Server": "mcp_auth.config.models",
+    "Settings": "mcp_auth.config.models",
+    "ToolFilter": "mcp_auth.config.models",
+    "load": "mcp_auth.config.load",
     "LogoutResult": "mcp_auth.core",
     "McpAuth": "mcp_auth.core",
-    "StartedKeyForm": "mcp_auth.key_forms",
+    "StartedKeyForm": "mcp_auth.web.key_forms",
     "KeyTrial": "mcp_auth.keys",
     "KeyVariable": "mcp_auth.keys",
     "Verdict": "mcp_auth.keys",
@@ -192,7 +192,7 @@ _HOMES = {
     "KeyForm": "mcp_auth.records",
     "Origin": "mcp_auth.records",
     "SignIn": "mcp_auth.records",
-    "StartedSignIn": "mcp_auth.sign_in",
+    "StartedSignIn": "mcp_auth.oauth.sign_in",
     "AuthState": "mcp_auth.status",
     "ConnectionState": "mcp_auth.status",
     "ConnectionStatus": "mcp_auth.status",

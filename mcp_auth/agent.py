@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 
 import httpx2
 
-from mcp_auth.challenge import BearerChallenge, bearer_challenge
-from mcp_auth.config import Server
+from mcp_auth.config.models import Server
 from mcp_auth.errors import (
     CredentialsNeeded,
     McpAuthError,
@@ -25,14 +24,15 @@ from mcp_auth.errors import (
     is_out_of_descriptors,
     lacks_descriptors,
 )
-from mcp_auth.http import USER_AGENT, what_helps, why_unreachable
-from mcp_auth.responses import Seen
-from mcp_auth.server_json import json_object
+from mcp_auth.net.http import USER_AGENT, what_helps, why_unreachable
+from mcp_auth.net.responses import Seen
+from mcp_auth.oauth.challenge import BearerChallenge, bearer_challenge
+from mcp_auth.oauth.server_json import json_object
 
 if TYPE_CHECKING:
     from mcp import Client
 
-    from mcp_auth.bodies import BoundedAnswers
+    from mcp_auth.net.bodies import BoundedAnswers
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mcp_auth.audit import Audit, Event
+from mcp_auth.net.sites import browser_host, issued_elsewhere
 from mcp_auth.records import Linked, SignIn
-from mcp_auth.sites import browser_host, issued_elsewhere
 
 logger = logging.getLogger(__name__)
 

@@ -14,12 +14,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 from urllib.parse import urlsplit
 
-from mcp_auth import issuers
-from mcp_auth.answers import Binding, CallbackAnswer, parse_paste, pasted_slot
 from mcp_auth.audit import Audit, Event
 from mcp_auth.changes import Change, ChangeKind, Changes, ticket_of
-from mcp_auth.clients import client_correction
-from mcp_auth.config import Config, Server, Settings, check_store, load, reused_name
+from mcp_auth.config.load import load
+from mcp_auth.config.models import Config, Server, Settings, check_store
+from mcp_auth.config.people import reused_name
+from mcp_auth.config.variables import Variables
 from mcp_auth.errors import (
     CodeRejected,
     ConfigError,
@@ -39,7 +39,6 @@ from mcp_auth.errors import (
     Unreachable,
     lacks_descriptors,
 )
-from mcp_auth.gate import ConfigJudge
 from mcp_auth.keys import (
     KeyTrial,
     KeyVariable,
@@ -50,8 +49,13 @@ from mcp_auth.keys import (
     try_keys,
 )
 from mcp_auth.limits import Limits
+from mcp_auth.links.gate import ConfigJudge
+from mcp_auth.links.tickets import connection_id, connection_ids, slot_of
 from mcp_auth.listing import owner_keys, places, statuses_of
-from mcp_auth.network import NetworkRules, is_loopback_url, with_ipv6_forms
+from mcp_auth.net import issuers
+from mcp_auth.net.rules import NetworkRules, is_loopback_url, with_ipv6_forms
+from mcp_auth.oauth.answers import Binding, CallbackAnswer, parse_paste, pasted_slot
+from mcp_auth.oauth.clients import client_correction
 from mcp_auth.probes import NoTurn, Probes
 from mcp_auth.records import SHARED, Connection, Grant, KeyForm, Linked, Origin, SignIn, check_owner
 from mcp_auth.states import OPEN, WAITING, stepped
@@ -64,9 +68,7 @@ from mcp_auth.status import (
     needs_a_look,
     uses_oauth,
 )
-from mcp_auth.tickets import connection_id, connection_ids, slot_of
-from mcp_auth.updates import AlwaysChanging, update
-from mcp_auth.variables import Variables
+from mcp_auth.stores.updates import AlwaysChanging, update
 
 if TYPE_CHECKING:
     import httpx2
@@ -75,15 +77,15 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from mcp_auth.agent import ServerAuth
-    from mcp_auth.challenge import BearerChallenge
-    from mcp_auth.gate import BrowserLogin, Gatekeeper, Judge
-    from mcp_auth.http import Http
-    from mcp_auth.key_forms import Entry, KeyForms, StartedKeyForm
-    from mcp_auth.loopback import LoopbackListeners
-    from mcp_auth.refresh import Refresher
-    from mcp_auth.refusals import Refusals
-    from mcp_auth.sign_in import SignIns, StartedSignIn
+    from mcp_auth.links.gate import BrowserLogin, Gatekeeper, Judge
+    from mcp_auth.net.http import Http
+    from mcp_auth.oauth.challenge import BearerChallenge
+    from mcp_auth.oauth.refresh import Refresher
+    from mcp_auth.oauth.refusals import Refusals
+    from mcp_auth.oauth.sign_in import SignIns, StartedSignIn
     from mcp_auth.stores.base import Store
+    from mcp_auth.web.key_forms import Entry, KeyForms, StartedKeyForm
+    from mcp_auth.web.loopback import LoopbackListeners
 
 logger = logging.getLogger(__name__)
 Options = TypeVar("Options", bound=Settings)
@@ -286,7 +288,7 @@ class McpAuth:
         Raises:
             Unreachable: there is none, or one that says that no server is there.
         """
-        from mcp_auth.discovery import probe_without_credentials
+        from mcp_auth.oauth.discovery import probe_without_credentials
 
         entry = self._usable_entry(server)
         answer = await probe_without_credentials(self._http(), self._rules(entry), entry, {})
@@ -333,7 +335,7 @@ class McpAuth:
         Raises:
             UnknownServer; NotAllowed: the server takes no sign-in; PortBusy; Unreachable; SignInError and its children.
         """
-        from mcp_auth.sign_in import StartedSignIn
+        from mcp_auth.oauth.sign_in import StartedSignIn
 
         entry = self._usable_entry(server)
         check_owner(owner)
@@ -410,7 +412,7 @@ class McpAuth:
 
     async def _linked(self, sign_in: SignIn, listen: bool, *, reused: bool = False) -> StartedSignIn:
         """A new link to the page of an open sign-in; earlier ones work until one is opened."""
-        from mcp_auth.sign_in import StartedSignIn
+        from mcp_auth.oauth.sign_in import StartedSignIn
 
         origin = sign_in.origin
         judgement = await self.judge.judge(origin.principal, sign_in.server, sign_in.owner)
@@ -620,7 +622,7 @@ class McpAuth:
     def gatekeeper(self) -> Gatekeeper:
         """Opens the links of sign-ins and key forms, and takes the codes."""
         if self._gatekeeper is None:
-            from mcp_auth.gate import Gatekeeper
+            from mcp_auth.links.gate import Gatekeeper
 
             self._gatekeeper = Gatekeeper(
                 self.store,
@@ -658,7 +660,7 @@ class McpAuth:
         Raises:
             NotAllowed, PortBusy; ConfigError: no `gateway.public_url`; SignInError: somebody else has one open.
         """
-        from mcp_auth.key_forms import StartedKeyForm
+        from mcp_auth.web.key_forms import StartedKeyForm
 
         public_url = self.config.gateway.public_url
         if public_url is None:
@@ -728,7 +730,7 @@ class McpAuth:
 
     async def client_document(self, connection: str) -> dict[str, Any] | None:
         """The client ID metadata document of a connection where it is who we are, else None."""
-        from mcp_auth.registration import client_document, uses_own_document
+        from mcp_auth.oauth.registration import client_document, uses_own_document
 
         public_url = self.config.gateway.public_url
         if public_url is None or not public_url.startswith("https://"):
@@ -783,7 +785,7 @@ class McpAuth:
 
     def _forms(self) -> KeyForms:
         if self._key_forms is None:
-            from mcp_auth.key_forms import KeyForms
+            from mcp_auth.web.key_forms import KeyForms
 
             self._key_forms = KeyForms(self.store, self.gatekeeper, self, self._key_form_ended, self._clock)
         return self._key_forms
@@ -829,7 +831,7 @@ class McpAuth:
     ) -> AsyncIterator[Client]:
         """`insist`: as in `Refresher.access_token`. `bytes_max`: of all that the server may send."""
         from mcp_auth.agent import open_session
-        from mcp_auth.bodies import BoundedAnswers
+        from mcp_auth.net.bodies import BoundedAnswers
 
         entry = self._usable_entry(server)
         check_owner(owner)
@@ -863,7 +865,7 @@ class McpAuth:
 
         `by`: the principal who asks, for the audit log.
         """
-        from mcp_auth.sign_in import LEASE_TTL, LEASE_WAIT
+        from mcp_auth.oauth.sign_in import LEASE_TTL, LEASE_WAIT
 
         entry = self._entry(server)
         await self._sign_ins().cancel(server, check_owner(owner))
@@ -896,7 +898,7 @@ class McpAuth:
         )
 
     async def _revoke(self, entry: Server, grant: Grant) -> bool | None:
-        from mcp_auth.tokens import revoke_token
+        from mcp_auth.oauth.tokens import revoke_token
 
         registration, tokens = grant.registration, grant.tokens
         url = grant.metadata.revocation_endpoint if grant.metadata is not None else None
@@ -1057,14 +1059,14 @@ class McpAuth:
 
     def _http(self) -> Http:
         if self._http_client is None:
-            from mcp_auth.http import Http
+            from mcp_auth.net.http import Http
 
             self._http_client = Http(proxy=self.config.gateway.network.proxy)
         return self._http_client
 
     def _sign_ins(self) -> SignIns:
         if self._sign_in_half is None:
-            from mcp_auth.sign_in import SignIns
+            from mcp_auth.oauth.sign_in import SignIns
 
             self._sign_in_half = SignIns(
                 self.config,
@@ -1080,7 +1082,7 @@ class McpAuth:
         return self._sign_in_half
 
     async def _try_out(self, server: str, owner: str) -> ConnectionStatus:
-        from mcp_auth.sign_in import TRY_OUT_TIMEOUT
+        from mcp_auth.oauth.sign_in import TRY_OUT_TIMEOUT
 
         return await self._confirm_works(server, owner, TRY_OUT_TIMEOUT)
 
@@ -1090,7 +1092,7 @@ class McpAuth:
 
     def _refresher(self) -> Refresher:
         if self._refresh_half is None:
-            from mcp_auth.refresh import Refresher
+            from mcp_auth.oauth.refresh import Refresher
 
             self._refresh_half = Refresher(
                 self.config,
@@ -1106,7 +1108,7 @@ class McpAuth:
 
     def _refusals(self) -> Refusals:
         if self._grant_keeper is None:
-            from mcp_auth.refusals import Refusals
+            from mcp_auth.oauth.refusals import Refusals
 
             self._grant_keeper = Refusals(self.store, self._sign_ins(), self._look, self._tell, self._clock)
         return self._grant_keeper
@@ -1116,8 +1118,8 @@ class McpAuth:
 
     def _callback_endpoint(self) -> LoopbackListeners:
         if self._listeners is None:
-            from mcp_auth.endpoint import Endpoint
-            from mcp_auth.loopback import LoopbackListeners
+            from mcp_auth.web.endpoint import Endpoint
+            from mcp_auth.web.loopback import LoopbackListeners
 
             self._listeners = LoopbackListeners(
                 self.config.home,
@@ -1127,7 +1129,7 @@ class McpAuth:
         return self._listeners
 
     def asgi_app(self, prefix: str = "") -> ASGIApp:
-        """The endpoint as an ASGI application, to be mounted in somebody else's. See `mcp_auth.endpoint`.
+        """The endpoint as an ASGI application, to be mounted in somebody else's. See `mcp_auth.web.endpoint`.
 
         Args:
             prefix: the path under which it is reached when the server around it does not take it off.
@@ -1135,7 +1137,7 @@ class McpAuth:
         Raises:
             ConfigError: `gateway.public_url` is not set.
         """
-        from mcp_auth.endpoint import Endpoint
+        from mcp_auth.web.endpoint import Endpoint
 
         if self.config.gateway.public_url is None:
             raise ConfigError(
@@ -1165,7 +1167,7 @@ class McpAuth:
         Raises:
             ConfigError: a key is missing or of another kind, or a variable has no value.
         """
-        from mcp_auth.config_sections import platform_section
+        from mcp_auth.config.sections import platform_section
 
         return platform_section(self.config, platform, model, self._variables.resolve_gateway)
 
@@ -1258,7 +1260,7 @@ def _no_mcp(error: Exception) -> str:
     """What a server answered instead of MCP, or its own error."""
     from mcp import MCPError
 
-    from mcp_auth.tokens import plain
+    from mcp_auth.oauth.tokens import plain
 
     said = plain(error.error.message, 160) if isinstance(error, MCPError) else None
     if said is None or said.startswith(_WORDS_OF_THE_SDK):

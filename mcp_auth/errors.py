@@ -63,7 +63,7 @@ class ConfigError(McpAuthError):
 
 
 class WritableByOthers(ConfigError):
-    """Somebody else may write what this program trusts (see `mcp_auth.permissions`)."""
+    """Somebody else may write what this program trusts (see `mcp_auth.config.permissions`)."""
 
     code = "writable_by_others"
 

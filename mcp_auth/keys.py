@@ -11,15 +11,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from mcp_auth.config import Config, Server, accounts_of, reused_name
+from mcp_auth.config.models import Config, Server
+from mcp_auth.config.people import accounts_of, reused_name
+from mcp_auth.config.variables import Variables, references
 from mcp_auth.errors import KeyInvalid, KeyMissing, Unreachable
 from mcp_auth.records import SHARED, Grant
-from mcp_auth.updates import update
-from mcp_auth.variables import Variables, references
+from mcp_auth.stores.updates import update
 
 if TYPE_CHECKING:
-    from mcp_auth.http import Http
-    from mcp_auth.network import NetworkRules
+    from mcp_auth.net.http import Http
+    from mcp_auth.net.rules import NetworkRules
     from mcp_auth.stores.base import Store
 
 
@@ -110,7 +111,7 @@ async def try_keys(
     Raises:
         KeyMissing: another variable of the same headers has no value yet. KeyInvalid: as `resolved_headers`.
     """
-    from mcp_auth.discovery import probe_without_credentials
+    from mcp_auth.oauth.discovery import probe_without_credentials
 
     if server.url is None:
         return KeyTrial(Verdict.NOT_TRIED, "A command is only started on your word, so the key was not tried.")
@@ -142,7 +143,7 @@ async def set_keys(config: Config, store: Store, server: Server, values: Mapping
     Raises:
         KeyInvalid: a name or value that may not be stored. StoreError, Busy: it could not be written.
     """
-    from mcp_auth.env_file import check_storable, clean_value, write
+    from mcp_auth.config.env_file import check_storable, clean_value, write
 
     templates = _templates_by_variable(server)
     cleaned = {}

@@ -12,12 +12,12 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mcp_auth.network import is_loopback_host
+from mcp_auth.net.rules import is_loopback_host
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from mcp_auth.config import GatewayOptions
+    from mcp_auth.config.models import GatewayOptions
 
 
 # Beyond this many people or addresses of one rate at a time, new ones share counts: memory is bounded too.

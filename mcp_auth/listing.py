@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from mcp_auth.clients import client_correction
-from mcp_auth.config import Config, GatewayOptions, Server, check_store, reused_name
+from mcp_auth.config.models import Config, GatewayOptions, Server, check_store
+from mcp_auth.config.people import reused_name
+from mcp_auth.config.variables import Variables
 from mcp_auth.errors import RecordDamaged, StoreError
+from mcp_auth.oauth.clients import client_correction
 from mcp_auth.records import SHARED, Grant, Stored, check_owner
 from mcp_auth.status import ServerStatus, local_status, unreadable_status
 from mcp_auth.stores.files import FileStore
-from mcp_auth.variables import Variables
 
 _NOTHING = Stored()
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 if TYPE_CHECKING:
-    from mcp_auth.config import Config, Server
+    from mcp_auth.config.models import Config, Server
 
 MASK = "***"
 

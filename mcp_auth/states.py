@@ -2,7 +2,8 @@
 
 The table is the machine. `stepped` is the only writer of a status, and refuses every step that no table holds. That
 nothing unproven is exchanged is a matter of the tables: to `exchanging` there is no way but through `confirmed`, which
-a record reaches by the proof (`mcp_auth.gate`), and in a browser without script through `answered`, the last page.
+a record reaches by the proof (`mcp_auth.links.gate`), and in a browser without script through `answered`, its last
+page.
 """
 
 from __future__ import annotations

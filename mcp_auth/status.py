@@ -9,7 +9,7 @@ from enum import StrEnum
 
 import msgspec
 
-from mcp_auth.config import Server
+from mcp_auth.config.models import Server
 from mcp_auth.errors import StoreError
 from mcp_auth.records import Connection, Grant, SignIn
 from mcp_auth.shown import brief_address, masked_address

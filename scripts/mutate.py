@@ -33,12 +33,26 @@ CACHE = ROOT / ".cache" / "mutate"
 TREE = CACHE / "tree"
 GROUPS = {
     "oauth": [
-        *("agent", "answers", "challenge", "discovery", "refresh", "refusals", "registration", "sign_in", "sites"),
-        *("token_words", "tokens"),
+        *(
+            "agent",
+            "net/sites",
+            "oauth/answers",
+            "oauth/challenge",
+            "oauth/clients",
+            "oauth/discovery",
+            "oauth/refresh",
+        ),
+        *("oauth/refusals", "oauth/registration", "oauth/sign_in", "oauth/token_words", "oauth/tokens"),
     ],
-    "proof": ["endpoint", "gate", "key_forms", "loopback", "pages", "tickets", "gateway/judge", "gateway/key_prompts"],
-    "network": ["http", "network"],
-    "stores": ["env_file", "keys", "records", "stores/files", "stores/hermes", "stores/memory"],
+    "proof": [
+        *("links/gate", "links/tickets", "states", "web/endpoint", "web/key_forms", "web/loopback", "web/pages"),
+        *("gateway/judge", "gateway/key_prompts"),
+    ],
+    "network": ["net/http", "net/rules"],
+    "stores": [
+        *("config/env_file", "keys", "records", "stores/durable", "stores/files", "stores/hermes", "stores/memory"),
+        "stores/updates",
+    ],
     "who-may-what": [
         *("limits", "gateway/access", "gateway/dispatcher", "gateway/people", "gateway/sign_ins", "gateway/strangers"),
     ],

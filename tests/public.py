@@ -16,7 +16,7 @@ from gateway.gateway import Gateway
 from gateway.invocations import LOCAL, Principal
 from gateway.people import People
 from gateway.replies import Reply
-from mcp_auth.config import CallbackOptions, Server
+from mcp_auth.config.models import CallbackOptions, Server
 from mcp_auth.stores.base import Store
 from tests.browser import Browser, Page
 from tests.gateway.chat import Chat, configure, item, open_gateway

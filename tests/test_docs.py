@@ -38,17 +38,20 @@ from adapters.whatsapp.render import LINKS_MAX
 from gateway.gateway import Gateway
 from gateway.people import CODE_SECONDS, PENDING_PER_PLATFORM
 from gateway.serve import _LONGEST_PAUSE as LONGEST_PAUSE_OF_PLATFORMS
-from mcp_auth import gate, limits, sign_in
+from mcp_auth import limits
 from mcp_auth.audit import _ATTEMPTS_A_DAY, MAX_BYTES, OLD_FILES, AuditLine, Event
-from mcp_auth.bodies import _BYTES_FOR_A_VALUE
-from mcp_auth.config import GatewayOptions, NetworkOptions, OAuthOptions, Server, Settings, load
+from mcp_auth.config.load import load
+from mcp_auth.config.models import GatewayOptions, NetworkOptions, OAuthOptions, Server, Settings
 from mcp_auth.core import McpAuth
-from mcp_auth.endpoint import _MAX_BODY as FORM_BODY
-from mcp_auth.guards import HOOK_BODY
-from mcp_auth.loopback import CONNECTIONS_OF_ONE, REQUEST_SECONDS
+from mcp_auth.links import gate
+from mcp_auth.net.bodies import _BYTES_FOR_A_VALUE
+from mcp_auth.oauth import sign_in
+from mcp_auth.oauth.registration import client_registration_needed
 from mcp_auth.probes import PROBES, PROBES_OF_ONE_SERVER
 from mcp_auth.records import ServerMetadata
-from mcp_auth.registration import client_registration_needed
+from mcp_auth.web.endpoint import _MAX_BODY as FORM_BODY
+from mcp_auth.web.guards import HOOK_BODY
+from mcp_auth.web.loopback import CONNECTIONS_OF_ONE, REQUEST_SECONDS
 from tests.adapters.terminal.typed import Run
 from tests.homes import write_home
 from tests.ports import free_port

@@ -36,7 +36,7 @@ PAUSES = {
     "gateway/test_serve.py": "a platform that runs",
     "mcp_auth/stores/test_contract.py": "one holds the lease while others come",
     "mcp_auth/stores/test_hermes.py": "a lock is held; what comes too early is seen, what comes late is fine",
-    "mcp_auth/test_env_file.py": "a writer is killed at many different moments",
+    "mcp_auth/config/test_env_file.py": "a writer is killed at many different moments",
     "platforms/discord.py": "a fault that delays",
     "servers/oauth.py": "a knob that delays",
 }

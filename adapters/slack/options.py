@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from adapters.slack.render import COMMAND
-from mcp_auth.config import Settings
+from mcp_auth.config.models import Settings
 
 
 class SlackOptions(Settings, frozen=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from mcp_auth.config import Settings
+from mcp_auth.config.models import Settings
 
 
 class TelegramOptions(Settings, frozen=True):

@@ -16,7 +16,7 @@ from adapters.terminal.screen import escaped
 from adapters.text import clean, width
 from gateway.sentences import happened
 from mcp_auth.audit import Audit, AuditLine
-from mcp_auth.config import load
+from mcp_auth.config.load import load
 from mcp_auth.errors import McpAuthError, StoreError
 
 _LAST = 50

@@ -21,15 +21,15 @@ from adapters.terminal.screen import Progress, as_json_text, is_colored, say
 from adapters.text import link_text
 from gateway.invocations import LOCAL
 from gateway.sentences import auth_state, link_ready, minutes, no_refresh_token, refused_after_sign_in, tools
-from mcp_auth.config import load
+from mcp_auth.config.load import load
 from mcp_auth.core import PROBE_TIMEOUT, TEST_TIMEOUT, McpAuth
 from mcp_auth.errors import McpAuthError, sentence, with_next_step
-from mcp_auth.names import run
+from mcp_auth.links.tickets import typed_code
+from mcp_auth.net.names import run
+from mcp_auth.oauth.sign_in import StartedSignIn
 from mcp_auth.records import Origin
-from mcp_auth.sign_in import StartedSignIn
 from mcp_auth.states import OPEN
 from mcp_auth.status import AuthState, ConnectionState, needs_a_look, wants_sign_in
-from mcp_auth.tickets import typed_code
 
 # Seconds.
 _MOMENT = 1.0

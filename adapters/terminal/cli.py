@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from adapters.terminal.screen import forget, line_width, say, settle_streams
 from adapters.text import clean
+from mcp_auth.config.permissions import INSECURE_HOME
 from mcp_auth.errors import ConfigError, McpAuthError, StoreError, TooManyOpenFiles, is_out_of_descriptors
-from mcp_auth.permissions import INSECURE_HOME
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -14,15 +14,16 @@ from adapters.terminal.screen import Progress, as_json_text, read_line, say
 from adapters.text import clean
 from gateway.invocations import LOCAL
 from gateway.sentences import confirmed, refused_after_sign_in, renewal_trouble, tested, tools
-from mcp_auth.config import Config, load
+from mcp_auth.config.load import load
+from mcp_auth.config.models import Config
 from mcp_auth.core import McpAuth
 from mcp_auth.errors import ConfigError, KeyRefused, SignInError, UnknownServer, Unreachable, sentence
-from mcp_auth.gate import goes_on_by_itself
 from mcp_auth.keys import KeyTrial, KeyVariable, Verdict
-from mcp_auth.names import run
+from mcp_auth.links.gate import goes_on_by_itself
+from mcp_auth.links.tickets import typed_code
+from mcp_auth.net.names import run
 from mcp_auth.states import SHOWS_CODE
 from mcp_auth.status import ConnectionState, ConnectionStatus, ServerStatus
-from mcp_auth.tickets import typed_code
 
 
 def run_paste(options: Namespace) -> int:

@@ -16,7 +16,7 @@ from adapters.terminal.screen import say
 from gateway.demo.browser import press
 from gateway.demo.run import Demo
 from gateway.gateway import Gateway
-from mcp_auth.names import run
+from mcp_auth.net.names import run
 
 _LINK = re.compile(r"^https?://\S+$", re.MULTILINE)
 _NOTICE_SECONDS = 20.0

@@ -24,13 +24,15 @@ from adapters.terminal.screen import Progress, say
 from adapters.text import clean
 from gateway.people import People, Standing
 from gateway.sentences import auth_state, command, reused
-from mcp_auth.config import Config, is_per_user, load
+from mcp_auth.config.load import load
+from mcp_auth.config.models import Config
+from mcp_auth.config.people import is_per_user
+from mcp_auth.config.variables import Variables
 from mcp_auth.errors import ConfigError, McpAuthError, StoreError, WritableByOthers, with_next_step
-from mcp_auth.names import run
+from mcp_auth.net.names import run
 from mcp_auth.records import SHARED
 from mcp_auth.status import AuthState, ServerStatus
 from mcp_auth.stores.files import FileStore
-from mcp_auth.variables import Variables
 
 if TYPE_CHECKING:
     from gateway.serve import MakePlatform
@@ -235,8 +237,8 @@ def _credentials(config: Config, statuses: list[ServerStatus]) -> Iterator[Findi
 
 async def _public(config: Config) -> list[Finding]:
     """Whether `gateway.public_url` leads to our pages. A network that hides a host from itself answers no as well."""
-    from mcp_auth.http import Http
-    from mcp_auth.network import NetworkRules
+    from mcp_auth.net.http import Http
+    from mcp_auth.net.rules import NetworkRules
 
     url = config.gateway.public_url
     if url is None:
@@ -315,7 +317,7 @@ def _port(config: Config) -> Finding:
 
 
 def _is_ours(home: Path, port: int) -> bool:
-    from mcp_auth.loopback import is_ours
+    from mcp_auth.web.loopback import is_ours
 
     try:
         return is_ours(home, port)

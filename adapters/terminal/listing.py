@@ -10,7 +10,9 @@ from msgspec.structs import replace
 
 from adapters.terminal.screen import Progress, as_json_text, columns, is_colored
 from adapters.terminal.table import Paint, server_list
-from mcp_auth.config import Config, Server, is_per_user, load
+from mcp_auth.config.load import load
+from mcp_auth.config.models import Config, Server
+from mcp_auth.config.people import is_per_user
 from mcp_auth.errors import UnknownServer, sentence
 from mcp_auth.listing import local_statuses
 from mcp_auth.records import SHARED
@@ -165,7 +167,7 @@ def _probed(config: Config, statuses: list[ServerStatus], options: Namespace) ->
     import asyncio
 
     from mcp_auth.core import McpAuth
-    from mcp_auth.names import run
+    from mcp_auth.net.names import run
 
     async def probe_all() -> list[ServerStatus]:
         async with McpAuth.open(config) as auth:

@@ -14,7 +14,7 @@ from gateway import sentences
 from gateway.invocations import LOCAL
 from gateway.people import Listed, People
 from gateway.replies import Reply, Table
-from mcp_auth.config import load
+from mcp_auth.config.load import load
 
 
 def run_people(options: Namespace) -> int:

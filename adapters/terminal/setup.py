@@ -13,10 +13,12 @@ from urllib.parse import urlsplit
 from adapters.terminal.cli import OK
 from adapters.terminal.listing import shell_command
 from adapters.terminal.screen import Progress, say
-from mcp_auth.config import Config, Server, find_home, is_name, load, url_problem
+from mcp_auth.config.load import find_home, load
+from mcp_auth.config.models import Config, Server, is_name
+from mcp_auth.config.permissions import check_home
+from mcp_auth.config.urls import url_problem
 from mcp_auth.errors import ConfigError, NotAllowed, Unreachable
-from mcp_auth.names import run
-from mcp_auth.permissions import check_home
+from mcp_auth.net.names import run
 from mcp_auth.status import AuthState
 
 _TEMPLATE = """# slash-mcp: which MCP servers there are, and who may use them from where.
@@ -124,7 +126,7 @@ def _write(path: Path, name: str, entry: dict[str, str]) -> None:
     from ruamel.yaml import YAML
     from ruamel.yaml.comments import CommentedMap
 
-    from mcp_auth.documents import MAX_BYTES
+    from mcp_auth.config.documents import MAX_BYTES
     from mcp_auth.small_files import read_small_file
     from mcp_auth.stores.durable import replace_file
 

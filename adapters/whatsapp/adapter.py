@@ -37,7 +37,7 @@ from adapters.whatsapp.webhook import Webhook
 from gateway import access, grammar, sentences
 from gateway.invocations import ChatRef, Invocation, MessageRef, Principal
 from gateway.replies import Deferred, Notice, Reply, SecretPrompt, Text
-from mcp_auth.config import GatewayOptions
+from mcp_auth.config.models import GatewayOptions
 from mcp_auth.errors import ConfigError
 
 if TYPE_CHECKING:

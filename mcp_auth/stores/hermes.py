@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mcp_auth.config import mirror_name
-from mcp_auth.issuers import is_same
+from mcp_auth.config.models import mirror_name
 from mcp_auth.metadata import missing, server_metadata
+from mcp_auth.net.issuers import is_same
+from mcp_auth.net.resources import resource_of
 from mcp_auth.records import NO_TROUBLE, SHARED, Grant, Registration, ServerMetadata, Tokens
-from mcp_auth.resources import resource_of
 from mcp_auth.small_files import read_small_file
 from mcp_auth.stores.durable import acquired, is_settled, make_folder, new_lock, remove_file, replace_file
 

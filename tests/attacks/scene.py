@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.gateway import Gateway
-from mcp_auth.config import OAuthOptions, Server
+from mcp_auth.config.models import OAuthOptions, Server
 from mcp_auth.records import encode
 from tests.servers.oauth import OAuthServer
 

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse
 
 from gateway.gateway import Gateway
-from mcp_auth import guards, loopback
+from mcp_auth.web import guards, loopback
 from tests.attacks.scene import api, notes, stored
 from tests.browser import Browser
 from tests.gateway.chat import Chat

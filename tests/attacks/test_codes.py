@@ -10,10 +10,10 @@ import pytest
 from adapters import buttons
 from gateway.invocations import Principal
 from gateway.replies import Audience, Ignored
-from mcp_auth import tickets
 from mcp_auth.audit import Event
 from mcp_auth.errors import CodeRejected
 from mcp_auth.limits import CODES
+from mcp_auth.links import tickets
 from tests.attacks.scene import api, notes
 from tests.browser import Browser
 from tests.gateway.chat import Chat, words

@@ -16,11 +16,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse
 
 from gateway.gateway import Gateway
-from mcp_auth import guards, limits, loopback
-from mcp_auth.config import CallbackOptions
+from mcp_auth import limits
+from mcp_auth.config.models import CallbackOptions
 from mcp_auth.limits import PAGES, Limits, Rate, address_keys
 from mcp_auth.stores import files
 from mcp_auth.stores.files import FileStore
+from mcp_auth.web import guards, loopback
 from tests.attacks.scene import notes
 from tests.attacks.test_bodies import connect
 from tests.browser import Browser

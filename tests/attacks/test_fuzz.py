@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mcp_auth import McpAuth
-from mcp_auth.endpoint import Endpoint
 from mcp_auth.keys import KeyVariable
 from mcp_auth.records import Origin
+from mcp_auth.web.endpoint import Endpoint
 from tests.browser import Browser
 from tests.homes import open_auth
 from tests.servers.oauth import OAuthServer

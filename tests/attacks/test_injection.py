@@ -9,7 +9,7 @@ import yaml
 from starlette.responses import JSONResponse
 
 from gateway.invocations import Invocation
-from mcp_auth.network import shown_host
+from mcp_auth.net.rules import shown_host
 from mcp_auth.records import Origin
 from tests.attacks.scene import notes
 from tests.browser import Browser, Page

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from mcp_auth import tickets
 from mcp_auth.errors import WrongPerson
+from mcp_auth.links import tickets
 from tests.attacks.scene import KEY, api, notes, stored
 from tests.attacks.test_cookies import cookies_of
 from tests.browser import Browser, Page

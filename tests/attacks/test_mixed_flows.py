@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.invocations import Principal
-from mcp_auth.config import CallbackOptions, Server
+from mcp_auth.config.models import CallbackOptions, Server
 from mcp_auth.stores.memory import MemoryStore
 from tests.attacks.scene import KEY, notes, stored
 from tests.browser import Browser

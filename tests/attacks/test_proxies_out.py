@@ -12,8 +12,8 @@ import httpx2
 import pytest
 
 from mcp_auth.errors import AddressRefused, McpAuthError
-from mcp_auth.http import Http
-from mcp_auth.network import NetworkRules
+from mcp_auth.net.http import Http
+from mcp_auth.net.rules import NetworkRules
 from mcp_auth.records import Grant, Tokens
 from mcp_auth.status import ConnectionState
 from tests.homes import ME, open_auth

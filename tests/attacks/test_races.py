@@ -12,8 +12,8 @@ import pytest
 from gateway.invocations import Principal
 from mcp_auth import McpAuth
 from mcp_auth.errors import CodeRejected
-from mcp_auth.gate import CODE_ATTEMPTS
 from mcp_auth.keys import KeyTrial
+from mcp_auth.links.gate import CODE_ATTEMPTS
 from mcp_auth.records import Origin, SignIn
 from tests.attacks.scene import KEY, api, notes
 from tests.browser import Browser

@@ -12,7 +12,7 @@ import pytest
 from starlette.responses import PlainTextResponse
 
 from gateway.invocations import Principal
-from mcp_auth.config import Server
+from mcp_auth.config.models import Server
 from mcp_auth.errors import ReauthorizationNeeded
 from mcp_auth.listing import local_statuses
 from mcp_auth.records import Origin

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mcp_auth.config import Server
+from mcp_auth.config.models import Server
 from mcp_auth.keys import KeyTrial
 from tests.attacks.scene import KEY, api, notes
 from tests.browser import Browser

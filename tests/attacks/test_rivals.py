@@ -12,7 +12,7 @@ import pytest
 
 from gateway.gateway import Gateway
 from mcp_auth.errors import CodeRejected, StoreError, WrongPerson
-from mcp_auth.gate import CODE_ATTEMPTS
+from mcp_auth.links.gate import CODE_ATTEMPTS
 from mcp_auth.records import SignIn
 from tests.attacks.scene import notes
 from tests.browser import Browser

@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 
 # Imported before a test replaces the loop's resolver, which it compares with asyncio's own.
-import mcp_auth.names  # noqa: F401
+import mcp_auth.net.names  # noqa: F401
 from mcp_auth import McpAuth
 from mcp_auth.errors import McpAuthError
 from mcp_auth.records import Origin

@@ -10,7 +10,7 @@ import pytest
 from starlette.requests import Request
 
 from gateway.invocations import Principal
-from mcp_auth.config import CallbackOptions
+from mcp_auth.config.models import CallbackOptions
 from tests.attacks.scene import api, notes
 from tests.browser import Browser
 from tests.gateway.chat import Chat, configure, item, open_gateway, words

@@ -31,15 +31,15 @@ import mcp.shared.auth  # noqa: F401
 import uvicorn  # noqa: F401
 
 import mcp_auth.agent
-import mcp_auth.discovery
-import mcp_auth.endpoint
-import mcp_auth.env_file
-import mcp_auth.gate
-import mcp_auth.key_forms
-import mcp_auth.loopback
-import mcp_auth.refresh
-import mcp_auth.sign_in
+import mcp_auth.config.env_file
+import mcp_auth.links.gate
+import mcp_auth.oauth.discovery
+import mcp_auth.oauth.refresh
+import mcp_auth.oauth.sign_in
 import mcp_auth.stores.hermes
+import mcp_auth.web.endpoint
+import mcp_auth.web.key_forms
+import mcp_auth.web.loopback
 from mcp_auth import McpAuth
 from mcp_auth.records import Origin
 from tests.browser import Browser, Page

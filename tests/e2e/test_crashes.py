@@ -22,11 +22,12 @@ import msgspec
 import pytest
 from dotenv import dotenv_values
 
-from mcp_auth import McpAuth, key_forms
+from mcp_auth import McpAuth
 from mcp_auth.errors import ReauthorizationNeeded, SignInError
+from mcp_auth.oauth.sign_in import STALE_CLAIM
 from mcp_auth.records import Grant
-from mcp_auth.sign_in import STALE_CLAIM
 from mcp_auth.status import AuthState, ConnectionState
+from mcp_auth.web import key_forms
 from tests.e2e.crash_child import ANN, NEW_KEY, key_form, public_sign_in
 from tests.e2e.processes import ROOT, environment
 from tests.homes import signed_in, write_home

@@ -21,7 +21,7 @@ from starlette.requests import Request
 
 from gateway.gateway import Gateway
 from gateway.invocations import Principal
-from mcp_auth.config import CallbackOptions
+from mcp_auth.config.models import CallbackOptions
 from tests.attacks.scene import KEY, api, notes
 from tests.e2e.background import Background
 from tests.gateway.chat import Chat, words

@@ -21,7 +21,7 @@ from starlette.responses import PlainTextResponse
 
 from adapters.telegram.login import TelegramLogin
 from gateway.gateway import Gateway
-from mcp_auth.config import OAuthOptions, Server
+from mcp_auth.config.models import OAuthOptions, Server
 from tests.attacks.scene import KEY
 from tests.e2e.background import Background
 from tests.gateway.chat import Chat

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from examples.host_application import create_app
-from mcp_auth.config import GatewayOptions, Server
+from mcp_auth.config.models import GatewayOptions, Server
 from tests.browser import Browser
 from tests.gateway.chat import Chat, configure, open_gateway
 from tests.public import ANN, BOB, link_of

@@ -10,7 +10,7 @@ from typing import Any
 from gateway.gateway import Gateway
 from gateway.invocations import LOCAL, Abilities, ChatRef, Invocation, MessageRef, Principal
 from gateway.replies import Checklist, ChecklistItem, Notice, Reply, SecretPrompt, ServerList, Table, Text
-from mcp_auth.config import CallbackOptions, Config, GatewayOptions, Server
+from mcp_auth.config.models import CallbackOptions, Config, GatewayOptions, Server
 from mcp_auth.core import McpAuth
 from mcp_auth.stores.base import Store
 from mcp_auth.stores.memory import MemoryStore

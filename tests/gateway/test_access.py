@@ -10,7 +10,7 @@ import pytest
 from gateway import access
 from gateway.access import Action
 from gateway.invocations import LOCAL, Principal
-from mcp_auth.config import Config, GatewayOptions, Server
+from mcp_auth.config.models import Config, GatewayOptions, Server
 from mcp_auth.errors import NotAllowed
 
 ANN, ANN_DISCORD, BOB = Principal("telegram", "1"), Principal("discord", "42"), Principal("telegram", "2")

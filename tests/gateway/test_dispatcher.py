@@ -17,7 +17,7 @@ import pytest
 from adapters.testing import unreadable_address
 from gateway.invocations import Abilities, Principal
 from gateway.replies import Audience, Deferred, Ignored, Immediate, ItemState, Modal, ServerList, Table, TextModal
-from mcp_auth.config import Server
+from mcp_auth.config.models import Server
 from mcp_auth.status import AuthState, ConnectionState
 from mcp_auth.stores.files import FileStore
 from tests.gateway.chat import FULL, TELEGRAM, Chat, configure, item, open_gateway, prompt_of, words

@@ -14,7 +14,7 @@ import gateway as package
 from gateway.gateway import Gateway
 from gateway.invocations import LOCAL, ChatRef
 from gateway.replies import Notice, Reply, Text
-from mcp_auth.config import Server
+from mcp_auth.config.models import Server
 from mcp_auth.errors import ConfigError, StoreError
 from tests.gateway.chat import Chat, configure, open_gateway, words
 from tests.patience import PATIENCE

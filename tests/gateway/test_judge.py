@@ -9,7 +9,7 @@ import pytest
 from gateway.invocations import LOCAL
 from gateway.judge import GatewayJudge
 from gateway.people import People
-from mcp_auth.config import Config, Server
+from mcp_auth.config.models import Config, Server
 from tests.gateway.chat import configure
 
 ANN, ANN_DISCORD, BOB = "telegram:1", "discord:42", "telegram:2"

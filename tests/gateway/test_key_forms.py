@@ -8,7 +8,7 @@ from dotenv import dotenv_values
 from msgspec.structs import replace
 
 from gateway.replies import Audience
-from mcp_auth.config import Server
+from mcp_auth.config.models import Server
 from mcp_auth.status import AuthState
 from tests.browser import Browser
 from tests.gateway.chat import Chat, item, words

@@ -17,7 +17,7 @@ from gateway.invocations import Principal
 from gateway.key_prompts import TRIES, KeyPrompts
 from gateway.replies import Reply
 from mcp_auth import McpAuth
-from mcp_auth.config import Server
+from mcp_auth.config.models import Server
 from mcp_auth.errors import KeyInvalid, NotAllowed, StoreError
 from mcp_auth.keys import KeyTrial, KeyVariable, Verdict
 from mcp_auth.stores.memory import MemoryStore
@@ -217,7 +217,7 @@ async def test_who_may_no_longer_stores_nothing_although_the_question_is_open(
 ) -> None:
     class Judge:
         async def judge(self, *who: str) -> Any:
-            from mcp_auth.gate import Judgement
+            from mcp_auth.links.gate import Judgement
 
             return Judgement(allowed=False)
 

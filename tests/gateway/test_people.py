@@ -12,7 +12,7 @@ import pytest
 from gateway import access
 from gateway.invocations import LOCAL, Principal
 from gateway.people import CODE_SECONDS, PENDING_PER_PLATFORM, People, is_name
-from mcp_auth.config import Config, Server
+from mcp_auth.config.models import Config, Server
 from mcp_auth.errors import ConfigError, McpAuthError, NotAllowed, StoreError
 from mcp_auth.records import sha256
 from tests.gateway.chat import configure

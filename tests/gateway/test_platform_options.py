@@ -10,7 +10,7 @@ import pytest
 from starlette.responses import PlainTextResponse
 
 from gateway.gateway import Gateway
-from mcp_auth.config import Settings
+from mcp_auth.config.models import Settings
 from mcp_auth.errors import ConfigError
 from tests.homes import write_home
 from tests.patience import PATIENCE

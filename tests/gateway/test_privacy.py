@@ -10,7 +10,7 @@ import pytest
 from gateway.invocations import Principal
 from gateway.privacy import Privacy
 from gateway.replies import Checklist, ChecklistItem, ItemState, Reply, SecretPrompt, Table, Text
-from mcp_auth.config import OAuthOptions, Server
+from mcp_auth.config.models import OAuthOptions, Server
 from mcp_auth.records import grant_key
 from mcp_auth.stores.files import FileStore
 from tests.browser import Browser

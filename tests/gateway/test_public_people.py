@@ -8,7 +8,7 @@ from gateway.gateway import Gateway
 from gateway.invocations import LOCAL
 from gateway.people import People
 from mcp_auth.audit import AuditLine, Event
-from mcp_auth.config import Server
+from mcp_auth.config.models import Server
 from mcp_auth.limits import CONFIRMS, KEY_TRIES
 from mcp_auth.records import sha256
 from tests.browser import Browser

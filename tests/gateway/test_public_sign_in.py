@@ -15,7 +15,7 @@ from gateway.invocations import Abilities, Principal
 from gateway.replies import Audience, ItemState
 from gateway.sentences import happened
 from mcp_auth.audit import Event
-from mcp_auth.config import CallbackOptions, OAuthOptions, Server
+from mcp_auth.config.models import CallbackOptions, OAuthOptions, Server
 from mcp_auth.status import AuthState
 from mcp_auth.stores.memory import MemoryStore
 from tests.browser import Browser

@@ -16,7 +16,7 @@ from gateway import sign_ins
 from gateway.gateway import Gateway
 from gateway.invocations import Abilities, MessageRef
 from gateway.replies import Audience, ItemState
-from mcp_auth.config import Config, OAuthOptions, Server
+from mcp_auth.config.models import Config, OAuthOptions, Server
 from mcp_auth.errors import StoreError
 from mcp_auth.status import AuthState
 from mcp_auth.stores.files import FileStore

@@ -11,7 +11,7 @@ import pytest
 from gateway.invocations import LOCAL, Principal
 from gateway.people import People
 from gateway.replies import Audience, Ignored, Immediate, Reply
-from mcp_auth.config import Config, Server
+from mcp_auth.config.models import Config, Server
 from mcp_auth.errors import ConfigError
 from tests.gateway.chat import Chat, configure, open_gateway, words
 

@@ -13,7 +13,7 @@ from gateway.gateway import Gateway
 from gateway.invocations import LOCAL, Principal
 from gateway.people import People
 from mcp_auth.audit import AuditLine, Event
-from mcp_auth.config import Config, Server
+from mcp_auth.config.models import Config, Server
 from mcp_auth.limits import CODES, COMMANDS, KEY_TRIES, SERVER_SIGN_INS, SERVER_SIGN_INS_EACH, SIGN_INS
 from mcp_auth.records import Origin
 from tests.gateway.chat import Chat, configure, open_gateway, prompt_of, words

@@ -14,7 +14,7 @@ from gateway.invocations import LOCAL
 from gateway.people import People
 from mcp_auth import McpAuth
 from mcp_auth.audit import Audit, Event
-from mcp_auth.config import load
+from mcp_auth.config.load import load
 from mcp_auth.errors import StoreError
 from mcp_auth.records import grant_key
 from mcp_auth.status import AuthState

@@ -550,13 +550,13 @@ async def test_an_error_that_repeats_the_spent_refresh_token_gives_nothing_new(
 async def test_who_never_gets_a_turn_takes_what_others_have_refreshed(
     tmp_path: Path, oauth: OAuthServer, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mcp_auth.refresh.LEASE_WAIT", 0.1)
+    monkeypatch.setattr("mcp_auth.oauth.refresh.LEASE_WAIT", 0.1)
     async with granted(tmp_path, oauth, clock) as auth:
         clock.ahead = 4000
         async with auth.store.lease("shared", "notes", ttl=45, wait=1):
             with pytest.raises(RefreshUnavailable):
                 await auth.access_token("notes")
-            monkeypatch.setattr("mcp_auth.refresh.LEASE_WAIT", 3.0)
+            monkeypatch.setattr("mcp_auth.oauth.refresh.LEASE_WAIT", 3.0)
             waiting = asyncio.create_task(auth.access_token("notes"))
             # Until it stands in line
             for _ in range(10):

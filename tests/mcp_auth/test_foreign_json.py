@@ -19,7 +19,7 @@ from gateway import sentences
 from gateway.sentences import auth_state, facts
 from mcp_auth import McpAuth
 from mcp_auth.errors import CredentialsNeeded, McpAuthError
-from mcp_auth.server_json import json_object
+from mcp_auth.oauth.server_json import json_object
 from mcp_auth.states import OPEN
 from mcp_auth.status import ConnectionState, ConnectionStatus
 from tests.homes import ME, open_auth, signed_in

@@ -16,7 +16,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from mcp_auth import limits
-from mcp_auth.config import GatewayOptions
+from mcp_auth.config.models import GatewayOptions
 from mcp_auth.limits import AddressLimits, Limits, Rate, address_key, address_keys
 from tests.homes import open_auth
 

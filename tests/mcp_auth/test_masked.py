@@ -4,14 +4,14 @@ import msgspec
 import pytest
 
 import gateway.people
-import mcp_auth.config
+import mcp_auth.config.models
 import mcp_auth.records
 from gateway.people import Pending
-from mcp_auth.config import Server
+from mcp_auth.config.models import Server
 from mcp_auth.masked import Masked
 from mcp_auth.records import Connection, Gate, Grant, Origin, Registration, SignIn, Tokens
 
-MODULES = (mcp_auth.records, mcp_auth.config, gateway.people)
+MODULES = (mcp_auth.records, mcp_auth.config.models, gateway.people)
 KINDS = [
     kind
     for module in MODULES

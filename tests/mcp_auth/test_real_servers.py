@@ -23,9 +23,9 @@ from mcp_auth.errors import (
     ResourceMismatch,
     TokenRequestFailed,
 )
+from mcp_auth.links.tickets import connection_id
 from mcp_auth.records import Origin, Registration
 from mcp_auth.status import AuthState, ConnectionState
-from mcp_auth.tickets import connection_id
 from tests.homes import ME, open_auth, query_of, signed_in
 from tests.servers.oauth import OAuthServer
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from mcp_auth import shown, variables
-from mcp_auth.config import Config, GatewayOptions, NetworkOptions, OAuthOptions, Server
+from mcp_auth import shown
+from mcp_auth.config import variables
+from mcp_auth.config.models import Config, GatewayOptions, NetworkOptions, OAuthOptions, Server
 from mcp_auth.shown import brief_address, literal_gateway_secrets, literal_secrets, masked_address, secrets_in
 
 ZAPIER = "NDk0MjU5ZjktMTIzNC00YWJjLTlkZWYtYWJjZGVmMDEyMzQ1"

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse
 
 from mcp_auth import McpAuth
-from mcp_auth.config import OAuthOptions, Server, ToolFilter
+from mcp_auth.config.models import OAuthOptions, Server, ToolFilter
 from mcp_auth.core import PROBE_TIMEOUT
 from mcp_auth.errors import ClientRegistrationNeeded, NotAllowed, SignInNeeded
 from mcp_auth.records import (

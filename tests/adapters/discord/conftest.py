@@ -15,7 +15,7 @@ import pytest
 from adapters.discord.adapter import DiscordAdapter
 from adapters.discord.process import OwnClient, endpoints
 from gateway.gateway import Gateway
-from mcp_auth.config import Server
+from mcp_auth.config.models import Server
 from tests.gateway.chat import configure, open_gateway
 from tests.platforms.discord import DiscordServer, User
 

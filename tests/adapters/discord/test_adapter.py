@@ -14,7 +14,7 @@ from adapters.discord import interactions
 from gateway import sentences
 from gateway.invocations import ChatRef, Principal
 from gateway.replies import Audience, Notice, Reply, Text
-from mcp_auth.config import CallbackOptions, Server
+from mcp_auth.config.models import CallbackOptions, Server
 from mcp_auth.records import encode
 from mcp_auth.stores.memory import MemoryStore
 from tests.adapters.discord.conftest import running_bot

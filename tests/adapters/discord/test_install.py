@@ -13,7 +13,7 @@ from discord.ext import commands
 
 from adapters.discord import DiscordAdapter
 from adapters.testing import unreadable_address
-from mcp_auth.config import Server
+from mcp_auth.config.models import Server
 from mcp_auth.errors import ConfigError
 from mcp_auth.stores.files import FileStore
 from tests.adapters.discord.conftest import running_bot

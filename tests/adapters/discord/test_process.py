@@ -18,7 +18,7 @@ from adapters.discord.options import DiscordOptions
 from adapters.discord.process import endpoints
 from gateway import sentences
 from gateway.gateway import Gateway
-from mcp_auth.config import Server
+from mcp_auth.config.models import Server
 from mcp_auth.errors import ConfigError, Unreachable
 from tests.gateway.chat import configure, open_gateway
 from tests.homes import write_home

@@ -23,7 +23,7 @@ from gateway.gateway import Gateway
 from gateway.invocations import LOCAL, ChatRef, Principal
 from gateway.people import People
 from gateway.replies import Audience, Notice, Reply, Text
-from mcp_auth.config import load
+from mcp_auth.config.load import load
 from mcp_auth.errors import ConfigError, Unreachable
 from mcp_auth.limits import Rate
 from tests.homes import write_home

@@ -14,7 +14,7 @@ from telegram.ext import Application, MessageHandler, filters
 from telegram.request import HTTPXRequest
 
 from adapters.telegram.adapter import TelegramAdapter
-from mcp_auth.config import Server
+from mcp_auth.config.models import Server
 from tests.adapters.telegram.host import Host, StartHost
 from tests.gateway.chat import configure, open_gateway
 from tests.platforms.telegram import BotApi, Group, Person

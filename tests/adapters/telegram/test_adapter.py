@@ -21,7 +21,7 @@ from adapters.buttons import pack
 from gateway import sentences
 from gateway.invocations import ChatRef, Principal
 from gateway.replies import Reply, Text
-from mcp_auth.config import Server
+from mcp_auth.config.models import Server
 from mcp_auth.errors import StoreError
 from tests.adapters.telegram.host import Host, StartHost
 from tests.homes import ME

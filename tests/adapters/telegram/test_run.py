@@ -18,7 +18,7 @@ from adapters.marks import BAD, GOOD, WARN
 from adapters.telegram.adapter import TelegramAdapter
 from gateway.gateway import Gateway
 from gateway.serve import load_platforms, run_until
-from mcp_auth.config import CallbackOptions, Server
+from mcp_auth.config.models import CallbackOptions, Server
 from mcp_auth.errors import ConfigError, Unreachable
 from tests.browser import Browser
 from tests.gateway.chat import configure, open_gateway

@@ -10,7 +10,7 @@ import pytest
 from adapters.terminal.cli import main
 from gateway.invocations import Principal
 from gateway.people import People
-from mcp_auth.config import load
+from mcp_auth.config.load import load
 from tests.homes import write_home
 
 NOTES = {"notes": {"url": "https://notes.example/mcp", "auth": "oauth"}}

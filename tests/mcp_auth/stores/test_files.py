@@ -163,7 +163,7 @@ def hook(event, arguments):
     finally:
         busy = False
 
-from mcp_auth.env_file import remove, write
+from mcp_auth.config.env_file import remove, write
 from mcp_auth.stores.files import FileStore
 from tests.mcp_auth.stores.backends import URL, connection, grant, key_form, sign_in
 import filelock, dotenv.parser, mcp_auth.stores.hermes

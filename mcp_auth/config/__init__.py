@@ -1,0 +1,1 @@
+"""The configuration: its models, reading and checking it, variables and `.env`."""

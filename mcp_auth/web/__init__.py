@@ -1,0 +1,1 @@
+"""The endpoint: its pages and forms, what guards it, and the listeners on loopback."""

@@ -1,0 +1,829 @@
+"""The endpoint: our own pages and the callbacks, as one ASGI application.
+
+    /a/<ticket>               a sign-in's page          /a/<ticket>/state   what its own browser is shown
+    /k/<ticket>               a key form                /k/<ticket>/state
+    .../login/<token>         where a platform's login sends the browser back to
+    /callback/<connection>    the redirect of a sign-in that began at /a
+    /client/<connection>.json the client ID metadata document
+    /callback                 the redirect in loopback mode
+    configured redirect URIs  their own paths, in either mode
+    /healthz, /readyz
+
+GET never changes a thing, except where OAuth wants it: a callback. Addresses are built from `gateway.public_url`
+and never from what a request says about itself. Unknown paths are 404 and change nothing.
+
+A browser is known by a secret. With script it is no cookie, which a neighbour on another port could plant: the page's
+script keeps it, and posts it to see anything. Without script a sign-in has a cookie, and its last page a proof of its
+own; a key form carries the secret from form to form.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import replace
+from hmac import compare_digest
+from typing import TypeVar
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mcp_auth.errors import (
+    AlreadyFinished,
+    AuthorizationRefused,
+    Busy,
+    McpAuthError,
+    NotAllowed,
+    NotConfirmedYet,
+    NotProven,
+    OtherBrowser,
+    SignInExpired,
+    StoreError,
+    TokenRequestFailed,
+)
+from mcp_auth.limits import AddressLimits
+from mcp_auth.links import tickets
+from mcp_auth.links.gate import Stage, again_for
+from mcp_auth.net.rules import is_loopback_url
+from mcp_auth.oauth.answers import Binding, CallbackAnswer, parse_query
+from mcp_auth.oauth.vendors import where_to_get_key
+from mcp_auth.records import KeptIn, KeyForm, Linked, SignIn, Visit, sha256
+from mcp_auth.states import OPEN
+from mcp_auth.web import page_texts as texts
+from mcp_auth.web import pages
+from mcp_auth.web.guards import BODY_SECONDS, Guarded
+from mcp_auth.web.pages import Page
+from mcp_auth.web.services import Services
+from mcp_auth.web.visits import browser_kind, shown_address
+
+logger = logging.getLogger(__name__)
+
+CALLBACK_PATH = "/callback"
+_MAX_BODY = 64 * 1024
+# The field with a form's token, in the forms behind Continue.
+_OURS = "ours"
+# Longer than any sign-in: the cookie must be there when the authorization server sends the browser back.
+_COOKIE_SECONDS = 3600
+
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "X-Robots-Tag": "noindex, nofollow",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    "Content-Security-Policy": "default-src 'none'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
+}
+
+_ENDS = (AuthorizationRefused, TokenRequestFailed, NotProven, NotAllowed)
+
+L = TypeVar("L", SignIn, KeyForm)
+Find = Callable[[str], Awaitable[L | None]]
+
+
+class Endpoint:
+    """The application. Needs no lifespan; every request is served from the store.
+
+    Args:
+        prefix: the path under which it is reached, beside the one of `gateway.public_url` and of a mount.
+        loopback_paths: the paths of loopback redirect URIs; looked at for each request. Empty: none is served.
+        mounts: somebody else's applications by path; each sees the path without any prefix.
+    """
+
+    def __init__(
+        self,
+        auth: Services,
+        *,
+        prefix: str = "",
+        loopback_paths: Collection[str] = (),
+        mounts: Mapping[str, ASGIApp] | None = None,
+    ) -> None:
+        self._auth = auth
+        self._loopback_paths = loopback_paths
+        public_url = auth.config.gateway.public_url
+        self._public_url = public_url
+        own = urlsplit(public_url).path if public_url is not None else ""
+        self._prefixes = sorted({one.rstrip("/") for one in (prefix, own) if one.strip("/")}, key=len, reverse=True)
+        plain_http = public_url is not None and is_loopback_url(public_url)
+        # Without TLS a browser takes no `__Host-` cookie; on loopback nobody listens in.
+        self._secure = not plain_http
+        self._cookies = "slash-mcp" if plain_http else "__Host-slash-mcp"
+        self.routes = self._routes()
+        pages_app = _with_headers(AddressLimits(self._application(), auth.limits, self._link_in))
+        is_https = public_url is not None and not plain_http
+        self._app = Guarded(pages_app, mounts if mounts is not None else {}, auth.limits, is_https=is_https)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close"})
+        if scope["type"] != "http":
+            return
+        scope = self._without_prefix(scope)
+        await self._app(scope, receive, send)
+
+    def _without_prefix(self, scope: Scope) -> Scope:
+        # A mount around us leaves its own path in `path` and names it in `root_path` (ASGI).
+        path: str = scope["path"]
+        for prefix in (scope.get("root_path", ""), *self._prefixes):
+            if prefix and path.startswith(f"{prefix}/"):
+                path = path[len(prefix) :]
+        return {**scope, "path": path, "root_path": ""}
+
+    async def _link_in(self, scope: Scope) -> str | None:
+        """The record to which a request's ticket or `state` belongs, when it is one of ours."""
+        kind, _, rest = scope["path"].lstrip("/").partition("/")
+        ticket = rest.partition("/")[0]
+        query = dict(parse_qsl(scope["query_string"].decode("latin-1")))
+        record: SignIn | KeyForm | None
+        try:
+            if kind == "a":
+                record = await self._auth.sign_in_of_ticket(ticket)
+            elif kind == "k":
+                record = await self._auth.key_form_of_ticket(ticket)
+            else:
+                state = query.get("state", "")
+                record = await self._auth.sign_in_of_state(state)
+                if record is not None and not compare_digest((record.state or "").encode(), state.encode()):
+                    return None
+        except (StoreError, Busy):
+            return None
+        return None if record is None else record.id
+
+    def _routes(self) -> list[Route]:
+        routes = [
+            Route("/healthz", self._health),
+            Route("/readyz", self._ready),
+        ]
+        if self._public_url is not None:
+            routes += [
+                Route("/a/{ticket}", _shown(self._sign_in_page), methods=["GET", "POST"]),
+                Route("/a/{ticket}/state", _shown(self._sign_in_state), methods=["POST"]),
+                Route("/a/{ticket}/login/{token}", _shown(self._sign_in_login), methods=["GET", "POST"]),
+                Route("/k/{ticket}", _shown(self._key_page), methods=["GET", "POST"]),
+                Route("/k/{ticket}/state", _shown(self._key_state), methods=["POST"]),
+                Route("/k/{ticket}/login/{token}", _shown(self._key_login), methods=["GET", "POST"]),
+                Route("/callback/{connection}", _shown(self._callback), methods=["GET", "POST"]),
+                Route("/client/{connection}.json", self._client_document),
+            ]
+        return [*routes, Route("/{path:path}", _shown(self._elsewhere), methods=["GET", "POST"])]
+
+    def _application(self) -> Starlette:
+        app = Starlette(
+            routes=self.routes,
+            exception_handlers={HTTPException: _refusal, McpAuthError: _trouble, Exception: _trouble},
+        )
+        # It would build an address from the Host header.
+        app.router.redirect_slashes = False
+        return app
+
+    # -- sign-ins ----------------------------------------------------------------------------
+
+    async def _sign_in_page(self, request: Request) -> Response | Page:
+        return await self._page(request, self._find_sign_in)
+
+    async def _sign_in_state(self, request: Request) -> Response | Page:
+        return await self._state(request, self._find_sign_in)
+
+    async def _sign_in_login(self, request: Request) -> Response | Page:
+        return await self._login(request, self._find_sign_in)
+
+    async def _find_sign_in(self, ticket: str) -> SignIn | None:
+        return await self._auth.sign_in_of_ticket(ticket)
+
+    async def _callback(self, request: Request) -> Response | Page:
+        """The redirect of a sign-in that began at /a: path, browser, state and iss must agree."""
+        url = f"{self._public_url}/callback/{request.path_params['connection']}"
+        return await self._answered(request, url, await _form(request) if request.method == "POST" else None)
+
+    async def _answered(self, request: Request, url: str, given: Mapping[str, str] | None) -> Response | Page:
+        """The answer of the authorization server, at `url`. `given`: what a page of ours posts of it."""
+        if given is None:
+            _check_own_visit(request)
+        elif _is_foreign(request):
+            raise HTTPException(403)
+        try:
+            if given is None:
+                return await self._arrived(request, parse_query(request.url.query, url))
+            if "answer" in given:
+                return await self._brought(parse_query(given["answer"], url), given)
+            return await self._finished_last(request, parse_query(_answer_of(given), url), given)
+        except (StoreError, Busy):
+            raise
+        except McpAuthError as error:
+            return _rejected_page(error)
+
+    async def _arrived(self, request: Request, answer: CallbackAnswer) -> Page:
+        """A GET knows no browser with script: its shell brings the answer. Without script, a last page."""
+        if answer.state is None and answer.code is None and answer.error is None:
+            raise HTTPException(404)
+        sign_in = await self._sign_in_of(answer)
+        if sign_in is not None and _is_scripted(sign_in):
+            return pages.shell_page(sign_in, "answer")
+        binding = Binding(browser=self._kept_cookie(request, sign_in), identity=await self._auth.identity(request))
+        if sign_in is None or answer.code is None or answer.error is not None:
+            return await self._finish(answer, binding)
+        shown_before = request.query_params.get("last")
+        if shown_before is not None and (shown := await self._auth.last_page(answer, binding, shown_before)):
+            return self._last_page(shown, answer, shown_before, error=texts.LAST_PENDING)
+        try:
+            asked, secret = await self._auth.ask_last(answer, binding)
+        except NotAllowed:
+            # That ended it; the page says how.
+            return await self._finish(answer, binding)
+        return _how_it_stands(asked) if secret is None else self._last_page(asked, answer, secret)
+
+    async def _brought(self, answer: CallbackAnswer, given: Mapping[str, str]) -> Page:
+        """By the script of the browser that is bound."""
+        sign_in = await self._sign_in_of(answer)
+        secret = _posted_secret(given) if sign_in is not None and _is_scripted(sign_in) else None
+        return await self._finish(answer, Binding(browser=secret))
+
+    async def _finished_last(
+        self, request: Request, answer: CallbackAnswer, given: Mapping[str, str]
+    ) -> Response | Page:
+        """A last page was sent."""
+        sign_in = await self._sign_in_of(answer)
+        secret = given.get("last") or ""
+        binding = Binding(
+            browser=self._kept_cookie(request, sign_in), last=secret, identity=await self._auth.identity(request)
+        )
+        try:
+            page = await self._finish(answer, binding)
+        except NotConfirmedYet:
+            # What a form was answered with cannot be gone back to: each of these pages has an address of its own.
+            again = f"{_answer_of(given)}&{urlencode({'last': secret})}"
+            return RedirectResponse(f"{urlsplit(answer.redirect_uri or '').path}?{again}", 303)
+        ticket = self._kept_ticket(request, sign_in)
+        return page if ticket is None else RedirectResponse(f"{_path(self._public_url)}/a/{ticket}", 303)
+
+    def _last_page(self, sign_in: SignIn, answer: CallbackAnswer, secret: str, *, error: str | None = None) -> Page:
+        nonce = sign_in.gate.code_nonce if sign_in.gate is not None else None
+        code = tickets.code_for(secret, nonce) if nonce is not None else None
+        button = self._auth.confirm_link(sign_in.origin.principal, code) if code is not None else None
+        hidden = {"code": answer.code, "state": answer.state, "iss": answer.iss, "last": secret}
+        sent = {name: value for name, value in hidden.items() if value is not None}
+        return pages.last_page(sign_in, sent, code, button=button, error=error)
+
+    async def _finish(self, answer: CallbackAnswer, binding: Binding) -> Page:
+        try:
+            sign_in = await self._auth.finish(answer, binding)
+        except _ENDS:
+            # It has ended with this answer; asked again, it says how, as it will when the page is loaded again.
+            sign_in = await self._auth.finish(answer, binding)
+        return _how_it_stands(sign_in)
+
+    async def _sign_in_of(self, answer: CallbackAnswer) -> SignIn | None:
+        sign_in = await self._auth.sign_in_of_state(answer.state or "")
+        if sign_in is None or sign_in.state is None or answer.state is None:
+            return None
+        return sign_in if hmac.compare_digest(sign_in.state.encode(), answer.state.encode()) else None
+
+    async def _elsewhere(self, request: Request) -> Response | Page:
+        """A redirect URI of the configuration below `public_url`, or one in loopback mode: `state` tells."""
+        given = None
+        if self._public_url is not None:
+            given = await _form(request) if request.method == "POST" else None
+            query = request.url.query if given is None else given.get("answer") or _answer_of(given)
+            state = dict(parse_qsl(query, errors="replace")).get("state", "")
+            if await self._auth.sign_in_of_state(state) is not None:
+                return await self._answered(request, f"{self._public_url}{request.url.path}", given)
+        return await self._loopback_callback(request)
+
+    async def _loopback_callback(self, request: Request) -> Page:
+        """The redirect in loopback mode, found by its `state`."""
+        if request.url.path not in self._loopback_paths:
+            raise HTTPException(404)
+        if request.method != "GET":
+            # Link scanners ask with HEAD; only a browser's own GET carries an answer.
+            raise HTTPException(405, headers={"Allow": "GET"})
+        try:
+            url = f"{request.url.scheme}://{request.url.netloc}{request.url.path}"
+            answer = parse_query(request.url.query, url)
+            if answer.state is None and answer.code is None and answer.error is None:
+                raise HTTPException(404)
+            sign_in = await self._auth.finish(answer, Binding())
+        except AuthorizationRefused as error:
+            return _refused_page(error)
+        except McpAuthError as error:
+            return _rejected_page(error)
+        return pages.message_page(
+            pages.Message(
+                "{server} is signed in",
+                (sign_in.outcome or "",),
+                "good",
+                names={"server": sign_in.server},
+                closing=texts.CLOSE,
+            )
+        )
+
+    # -- key forms ---------------------------------------------------------------------------
+
+    async def _key_page(self, request: Request) -> Response | Page:
+        return await self._page(request, self._find_key_form)
+
+    async def _key_state(self, request: Request) -> Response | Page:
+        return await self._state(request, self._find_key_form)
+
+    async def _key_login(self, request: Request) -> Response | Page:
+        return await self._login(request, self._find_key_form)
+
+    async def _find_key_form(self, ticket: str) -> KeyForm | None:
+        return await self._auth.key_form_of_ticket(ticket)
+
+    async def _fill(self, request: Request, form: KeyForm, given: Mapping[str, str], browser: str) -> Page:
+        values = {field.name: given.get(f"key{index}", "") for index, field in enumerate(form.fields)}
+        entry = await self._auth.fill_key_form(form, browser, values, untried=given.get("untried") == "yes")
+        if entry.form.status == "exchanging":
+            return _working_page(entry.form)
+        if entry.form.status != "confirmed":
+            return _result_page(entry.form, entry.error)
+        return pages.key_page(
+            entry.form,
+            error=entry.error,
+            may_store=entry.may_store,
+            where=self._where_to_get_key(form),
+            carried=self._carried(request, form, browser),
+            status=422 if entry.error else 200,
+        )
+
+    def _where_to_get_key(self, form: KeyForm) -> str | None:
+        server = self._auth.config.servers.get(form.server)
+        return where_to_get_key(server.url) if server is not None and server.url is not None else None
+
+    # -- what both have in common ------------------------------------------------------------
+
+    async def _page(self, request: Request, find: Find[L]) -> Response | Page:
+        ticket = request.path_params["ticket"]
+        record = await find(ticket)
+        if record is None:
+            return _unknown_link()
+        try:
+            if request.method == "POST":
+                return await self._posted(request, record)
+            if _is_scripted(record) and not (record.status in OPEN and _opened(record) != sha256(ticket)):
+                return pages.shell_page(record, "page")
+            secret = self._kept_cookie(request, record)
+            stage = self._auth.gatekeeper.stage(record, ticket, secret)
+            return self._start(request, record) if stage is Stage.START else self._show(request, record, stage, secret)
+        except (StoreError, Busy):
+            raise
+        except McpAuthError as error:
+            return _rejected_page(error)
+
+    async def _posted(self, request: Request, record: SignIn | KeyForm) -> Response | Page:
+        ticket = request.path_params["ticket"]
+        given = await _form(request)
+        if "form" in given or _is_foreign(request):
+            return await self._continued(request, record, given)
+        action = given.get("action")
+        # The secret tells which browser a form belongs to, and whoever asked for the link may know it; whose browser
+        # sends the form is told by its cookie.
+        is_own = not _is_carried(record) or self._is_own_form(request, record, given.get(_OURS, ""))
+        secret = _posted_secret(given) if is_own else None
+        stage = self._auth.gatekeeper.stage(record, ticket, secret)
+        if secret is None or stage is Stage.START:
+            # A form of a page that is no longer shown, or of somebody else's.
+            return self._start(request, record, error=texts.FORM_STALE, status=403)
+        if action == "key" and stage is Stage.GO and isinstance(record, KeyForm):
+            return await self._fill(request, record, given, secret)
+        if action == "code":
+            renewed = await self._auth.gatekeeper.renew_code(record, ticket, secret)
+            return self._show(request, renewed, self._auth.gatekeeper.stage(renewed, ticket, secret), secret)
+        return self._show(request, record, stage, secret)
+
+    async def _continued(self, request: Request, record: SignIn | KeyForm, given: Mapping[str, str]) -> Response | Page:
+        """Continue was pressed: this browser is bound by the secret that it sends."""
+        ticket, secret = request.path_params["ticket"], _posted_secret(given)
+        if secret is None or not self._is_own_form(request, record, given.get("form", "")):
+            has_cookie = self._form_cookie(request, record) is not None
+            error = texts.FORM_STALE if has_cookie else texts.NO_COOKIE
+            return self._start(request, record, error=error, status=403)
+        # Loading the page again must not send the form again.
+        answer = RedirectResponse(f"./{ticket}", 303)
+        if given.get("action") != "continue":
+            return answer
+        kept_in: KeptIn = "cookie" if isinstance(record, SignIn) else "forms"
+        if given.get("kept") == "storage":
+            kept_in = "storage"
+        identity, visit = await self._auth.identity(request), self._visit(request)
+        opened = await self._open(record, ticket, secret, kept_in, identity, visit)
+        if kept_in == "forms":
+            return self._show(request, opened, self._auth.gatekeeper.stage(opened, ticket, secret), secret)
+        if kept_in == "cookie":
+            self._set_cookie(answer, self._cookie_name(record), f"{secret}.{ticket}")
+        return answer
+
+    async def _open(
+        self,
+        record: SignIn | KeyForm,
+        ticket: str,
+        secret: str,
+        kept_in: KeptIn,
+        identity: str | None,
+        visit: Visit | None = None,
+    ) -> SignIn | KeyForm:
+        uses_code = self._auth.config.gateway.verify != "browser"
+        if not uses_code and kept_in != "storage" and not self._auth.knows_browsers:
+            raise NotProven(texts.NEEDS_SCRIPT)
+        return await self._auth.gatekeeper.open(
+            record,
+            ticket,
+            secret,
+            kept_in,
+            identity=identity,
+            logins=kept_in == "storage" and self._auth.browser_login(record.origin.principal) is not None,
+            visit=visit,
+        )
+
+    def _visit(self, request: Request) -> Visit:
+        address = shown_address(request.client.host) if request.client is not None else None
+        return Visit(browser=browser_kind(request.headers.get("user-agent", "")), address=address, at=self._auth.now())
+
+    async def _state(self, request: Request, find: Find[L]) -> Response | Page:
+        """What the shell of a page shows, and the waiting page asks every other second: for its own browser alone."""
+        ticket = request.path_params["ticket"]
+        record = await find(ticket)
+        if record is None or _is_foreign(request):
+            raise HTTPException(404)
+        given = await _form(request)
+        secret = _posted_secret(given) if _is_scripted(record) else None
+        try:
+            stage = self._auth.gatekeeper.stage(record, ticket, secret)
+        except OtherBrowser as error:
+            return _rejected_page(error)
+        if stage is Stage.START:
+            return JSONResponse({"state": "start"})
+        page = self._show(request, record, stage, secret)
+        return JSONResponse({"state": page.state}) if given.get("seen") == page.state else page
+
+    async def _login(self, request: Request, find: Find[L]) -> Response | Page:
+        """Back from a platform's login: only the bound browser knows this address, so nobody can send it here.
+
+        A GET cannot say which browser it is: that is looked at when its page is posted.
+        """
+        ticket = request.path_params["ticket"]
+        record: SignIn | KeyForm | None = await find(ticket)
+        if record is None:
+            raise HTTPException(404)
+        login = self._auth.browser_login(record.origin.principal)
+        if login is None or not _is_scripted(record):
+            raise HTTPException(404)
+        if request.method != "POST":
+            # It comes from the platform's site, and the browser says so.
+            answer = {name: value for name, value in request.query_params.items() if name in login.fields}
+            return pages.login_page(record, sorted(login.fields), answer)
+        if _is_foreign(request):
+            raise HTTPException(404)
+        given = await _form(request)
+        secret = _posted_secret(given)
+        try:
+            stage = self._auth.gatekeeper.stage(record, ticket, secret)
+            if secret is None or not tickets.is_return_token(request.path_params["token"], secret, record.id):
+                raise OtherBrowser(
+                    "This login was begun in another browser, or for another link. Nothing was changed.",
+                    next_step="ask for a new link in the chat",
+                )
+            if stage is Stage.CODE:
+                identity = login.principal({name: given[name] for name in login.fields if given.get(name)})
+                if identity is None:
+                    raise NotProven(
+                        "That login cannot be verified; it may be too old.", next_step="go back and try again"
+                    )
+                record = await self._open(record, ticket, secret, "storage", identity)
+            return self._show(request, record, self._auth.gatekeeper.stage(record, ticket, secret), secret)
+        except (StoreError, Busy):
+            raise
+        except McpAuthError as error:
+            return _rejected_page(error)
+
+    def _show(self, request: Request, record: SignIn | KeyForm, stage: Stage, secret: str | None) -> Page:
+        """How it stands, for the browser with this secret."""
+        if stage is Stage.ENDED:
+            return _result_page(record) if self._auth.gatekeeper.is_bound(record, secret) else _used_page(record)
+        if stage is Stage.WORKING:
+            return _working_page(record)
+        if stage is Stage.CODE:
+            return self._code_page(request, record, secret or "")
+        if isinstance(record, SignIn):
+            return pages.go_page(record)
+        return pages.key_page(
+            record, where=self._where_to_get_key(record), carried=self._carried(request, record, secret or "")
+        )
+
+    def _code_page(self, request: Request, record: SignIn | KeyForm, secret: str) -> Page:
+        gate, now = record.gate, self._auth.now()
+        uses_code = self._auth.config.gateway.verify != "browser"
+        code = None
+        if uses_code and gate is not None and gate.code_nonce is not None and now < gate.code_expires_at:
+            code = tickets.code_for(secret, gate.code_nonce)
+        return pages.code_page(
+            record,
+            code,
+            now,
+            uses_code=uses_code,
+            button=self._auth.confirm_link(record.origin.principal, code) if code is not None else None,
+            login=self._login_link(request, record, secret) if _is_scripted(record) else None,
+            carried=self._carried(request, record, secret),
+        )
+
+    def _login_link(self, request: Request, record: SignIn | KeyForm, secret: str) -> tuple[str, str] | None:
+        """What the button of the platform's login says, and where it leads."""
+        login = self._auth.browser_login(record.origin.principal)
+        if login is None:
+            return None
+        kind = "k" if isinstance(record, KeyForm) else "a"
+        ticket, token = request.path_params["ticket"], tickets.return_token(secret, record.id)
+        return login.label, login.start(f"{self._public_url}/{kind}/{ticket}/login/{token}")
+
+    def _start(
+        self, request: Request, record: SignIn | KeyForm, *, error: str | None = None, status: int = 200
+    ) -> Response:
+        """The page with Continue, whose token belongs to the form cookie of this browser."""
+        ticket, cookie = request.path_params["ticket"], self._form_cookie(request, record)
+        kept = cookie or tickets.new_secret()
+        page = pages.start_page(
+            record,
+            tickets.form_token(kept, ticket),
+            tickets.new_secret(),
+            self._auth.now(),
+            error=error,
+            status=status,
+        )
+        answer = page.document()
+        if cookie is None:
+            self._set_cookie(answer, self._form_cookie_name(record), kept)
+        return answer
+
+    # -- forms and cookies -------------------------------------------------------------------
+
+    def _cookie_name(self, record: Linked) -> str:
+        kind = "k" if isinstance(record, KeyForm) else "a"
+        return f"{self._cookies}-{tickets.secret_name(kind, record.id, record.created_at)}"
+
+    def _form_cookie_name(self, record: Linked) -> str:
+        return f"{self._cookie_name(record)}-form"
+
+    def _form_cookie(self, request: Request, record: Linked) -> str | None:
+        value = _cookie(request, self._form_cookie_name(record))
+        return value if tickets.is_secret(value) else None
+
+    def _kept_cookie(self, request: Request, record: SignIn | KeyForm | None) -> str | None:
+        """The secret of a browser without script, where one is bound."""
+        if record is None or record.gate is None or record.gate.kept_in != "cookie":
+            return None
+        secret = (_cookie(request, self._cookie_name(record)) or "").partition(".")[0]
+        return secret if tickets.is_secret(secret) else None
+
+    def _kept_ticket(self, request: Request, record: SignIn | None) -> str | None:
+        """The ticket of the page that a browser without script continued on."""
+        ticket = (_cookie(request, self._cookie_name(record)) or "").partition(".")[2] if record is not None else ""
+        return ticket if tickets.slot_of(ticket) is not None else None
+
+    def _is_own_form(self, request: Request, record: Linked, token: str) -> bool:
+        """Whether a form with this token was sent by our own page in this very browser."""
+        if _is_foreign(request):
+            return False
+        return tickets.is_form_token(token, self._form_cookie(request, record), request.path_params["ticket"])
+
+    def _carried(self, request: Request, record: Linked, secret: str) -> dict[str, str] | None:
+        """What goes from form to form in a browser without script; None: a script keeps it."""
+        if _is_scripted(record):
+            return None
+        cookie = self._form_cookie(request, record) or ""
+        return {"secret": secret, _OURS: tickets.form_token(cookie, request.path_params["ticket"])}
+
+    def _set_cookie(self, answer: Response, name: str, value: str) -> None:
+        answer.set_cookie(
+            name, value, max_age=_COOKIE_SECONDS, path="/", secure=self._secure, httponly=True, samesite="lax"
+        )
+
+    # -- documents and health ----------------------------------------------------------------
+
+    async def _client_document(self, request: Request) -> Response:
+        document = await self._auth.client_document(request.path_params["connection"])
+        if document is None:
+            raise HTTPException(404)
+        return JSONResponse(document, headers={"Cache-Control": "public, max-age=3600"})
+
+    async def _health(self, request: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def _ready(self, request: Request) -> Response:
+        """Whether sign-ins can be served: the store answers."""
+        try:
+            await self._auth.store.sign_ins.get("0" * 32)
+        except (StoreError, Busy):
+            return PlainTextResponse("the store does not answer\n", 503)
+        return PlainTextResponse("ready\n")
+
+
+def _cookie(request: Request, name: str) -> str | None:
+    """The one cookie of exactly this name, when it can be ours.
+
+    Starlette strips what Unicode calls white space from names, so that a neighbouring host could set what reads as
+    `__Host-...` here (RFC 6265 section 5.4 leaves nothing to strip but one space). Two of a name: one was tossed in.
+    """
+    sent = [pair.strip(" \t") for header in request.headers.getlist("cookie") for pair in header.split(";")]
+    values = [value for sent_name, _, value in (pair.partition("=") for pair in sent) if sent_name == name]
+    return values[0] if len(values) == 1 else None
+
+
+async def _form(request: Request) -> dict[str, str]:
+    """A small urlencoded form; what stands in it twice counts as not given.
+
+    Raises:
+        HTTPException: 408 too slow, 413 too large, 415 another type.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/x-www-form-urlencoded":
+        raise HTTPException(415)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > _MAX_BODY:
+                    raise HTTPException(413)
+    except TimeoutError:
+        raise HTTPException(408) from None
+    except ClientDisconnect:
+        raise HTTPException(400) from None
+    try:
+        pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=50, errors="strict")
+    except (ValueError, UnicodeDecodeError):
+        raise HTTPException(400) from None
+    names = [name for name, _ in pairs]
+    return {name: value for name, value in pairs if names.count(name) == 1}
+
+
+def _shown(handler: Callable[[Request], Awaitable[Response | Page]]) -> Callable[[Request], Awaitable[Response]]:
+    """A page as a document, or as JSON for the script of one."""
+
+    async def respond(request: Request) -> Response:
+        answer = await handler(request)
+        return answer.response(as_json=_wants_json(request)) if isinstance(answer, Page) else answer
+
+    return respond
+
+
+def _wants_json(request: Request) -> bool:
+    return "application/json" in request.headers.get("accept", "")
+
+
+def _is_foreign(request: Request) -> bool:
+    """Whether another site, or another port of this host, sends it: browsers say so."""
+    # A page under `no-referrer` sends the origin as "null", so only another site's is telling.
+    return request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none")
+
+
+def _is_scripted(record: Linked) -> bool:
+    """Whether the browser that is bound keeps its secret in a script's storage."""
+    return record.gate is not None and record.gate.kept_in == "storage"
+
+
+def _is_carried(record: Linked) -> bool:
+    """Whether the secret of the browser that is bound goes from form to form."""
+    return record.gate is not None and record.gate.kept_in == "forms"
+
+
+def _opened(record: Linked) -> str | None:
+    return record.gate.opened if record.gate is not None else None
+
+
+def _posted_secret(given: Mapping[str, str]) -> str | None:
+    secret = given.get("secret")
+    return secret if tickets.is_secret(secret) else None
+
+
+def _answer_of(given: Mapping[str, str]) -> str:
+    """The answer that stands on a last page, as a query again."""
+    return urlencode({name: given[name] for name in ("code", "state", "iss") if name in given})
+
+
+def _path(url: str | None) -> str:
+    return urlsplit(url or "").path
+
+
+def _check_own_visit(request: Request) -> None:
+    """A callback is a person's own GET: not a scanner's HEAD, and not what a browser fetches ahead of time."""
+    if request.method != "GET":
+        raise HTTPException(405, headers={"Allow": "GET"})
+    purpose = " ".join(request.headers.get(name, "") for name in ("sec-purpose", "purpose", "x-moz", "x-purpose"))
+    if "prefetch" in purpose.lower() or "preview" in purpose.lower():
+        raise HTTPException(425)
+
+
+# -- pages for how things stand --------------------------------------------------------------
+
+
+def _result_page(record: SignIn | KeyForm, error: str | None = None) -> Page:
+    """How it ended, for the browser in which it was done."""
+    names = {"server": record.server}
+    if record.status == "done":
+        done = pages.Message(texts.DONE_HEADING, (), "good", names=names, closing=texts.CLOSE)
+        if isinstance(record, SignIn):
+            return pages.message_page(replace(done, facts=_facts(record)))
+        return pages.message_page(replace(done, heading=texts.KEY_DONE_HEADING, lines=(record.outcome or "",)))
+    heading, tone, status = {
+        "expired": (texts.EXPIRED_HEADING, "note", 410),
+        "cancelled": (texts.CANCELLED_HEADING, "note", 410),
+        "refused": (texts.REFUSED_HEADING, "bad", 200),
+    }.get(record.status, (texts.FAILED_HEADING, "bad", 200))
+    lines = (error or "", record.outcome or "")
+    return pages.message_page(pages.Message(heading, lines, tone, status=status, names=names, command=record.next_step))
+
+
+def _how_it_stands(sign_in: SignIn) -> Page:
+    return _working_page(sign_in) if sign_in.status == "exchanging" else _result_page(sign_in)
+
+
+def _facts(sign_in: SignIn) -> tuple[tuple[str, str], ...]:
+    facts = [(texts.ACCOUNT, sign_in.account)] if sign_in.account else []
+    check = sign_in.check
+    if check is not None and check.tools is not None:
+        facts.append((texts.TOOLS, str(len(check.tools))))
+    elif check is not None:
+        facts.append((texts.CONNECTION, texts.connection(check.state, check.detail)))
+    return tuple(facts)
+
+
+def _used_page(record: SignIn | KeyForm) -> Page:
+    """For a browser that is not the one: that it is over, and nothing else."""
+    heading, line = {
+        "expired": (texts.EXPIRED_HEADING, texts.EXPIRED_LINE),
+        "cancelled": (texts.CANCELLED_HEADING, texts.CANCELLED_LINE),
+    }.get(record.status, (texts.USED_HEADING, texts.USED_LINE))
+    return pages.message_page(pages.Message(heading, (line,), "note", status=410, command=again_for(record)))
+
+
+def _working_page(record: SignIn | KeyForm) -> Page:
+    heading = texts.KEY_WORKING_HEADING if isinstance(record, KeyForm) else texts.WORKING_HEADING
+    return pages.message_page(pages.Message(heading, (), "note", refresh=2))
+
+
+def _unknown_link() -> Page:
+    return pages.message_page(
+        pages.Message(texts.NOTHING_HEADING, (texts.UNKNOWN_LINK_LINE,), "note", status=404, command=texts.ASK_ANEW)
+    )
+
+
+def _refused_page(error: McpAuthError) -> Page:
+    return pages.message_page(pages.Message("Not signed in", (error.message,), "bad", command=error.next_step))
+
+
+def _rejected_page(error: McpAuthError) -> Page:
+    heading, tone, status = "Not signed in", "bad", 400
+    if isinstance(error, AlreadyFinished):
+        heading, tone, status = texts.USED_HEADING, "note", 409
+    elif isinstance(error, SignInExpired):
+        heading, tone, status = texts.EXPIRED_HEADING, "note", 410
+    elif isinstance(error, OtherBrowser):
+        heading, tone, status = texts.OTHER_BROWSER_HEADING, "note", 403
+    return pages.message_page(pages.Message(heading, (error.message,), tone, status=status, command=error.next_step))
+
+
+async def _refusal(request: Request, error: Exception) -> Response:
+    """A request that no page of ours sends."""
+    status = error.status_code if isinstance(error, HTTPException) else 400
+    if status == 405:
+        return PlainTextResponse("", 405, error.headers if isinstance(error, HTTPException) else None)
+    heading = texts.NOTHING_HEADING if status == 404 else texts.METHOD_HEADING
+    line = texts.REFUSALS.get(status, texts.REFUSALS[400])
+    page = pages.message_page(pages.Message(heading, (line,), "note", status=status))
+    return page.response(as_json=_wants_json(request))
+
+
+async def _trouble(request: Request, error: Exception) -> Response:
+    """Whatever was not foreseen. Its text may hold a link, so nobody sees it."""
+    line, status = (texts.LATER_LINE, 503) if isinstance(error, StoreError | Busy) else (texts.TROUBLE_LINE, 500)
+    page = pages.message_page(pages.Message(texts.TROUBLE_HEADING, (line,), "bad", status=status))
+    return page.response(as_json=_wants_json(request))
+
+
+def _with_headers(app: ASGIApp) -> ASGIApp:
+    """Every answer carries the headers that keep it to itself; a page's own policy stays."""
+
+    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+        async def sent(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            await app(scope, receive, sent)
+        except Exception as error:  # noqa: BLE001 - Starlette has answered; what is left would become a traceback
+            logger.error("a page failed: %s", type(error).__name__)
+
+    return guarded

@@ -1,0 +1,249 @@
+"""One-time pages on which API keys are typed, so that no key goes through a chat.
+
+A form is a stored record like a sign-in, behind the same link, browser and proof; what is typed is never stored in it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from mcp_auth.config.models import Config
+from mcp_auth.errors import AlreadyFinished, KeyInvalid, KeyMissing, McpAuthError, SignInError
+from mcp_auth.keys import KeyTrial, KeyVariable, Verdict
+from mcp_auth.limits import Limits, too_often, wait_to_try_key
+from mcp_auth.links.gate import Gatekeeper
+from mcp_auth.records import Gate, KeyField, KeyForm, Origin, Status
+from mcp_auth.states import IN_FLIGHT, OPEN, stepped
+from mcp_auth.stores.base import Store
+from mcp_auth.stores.updates import update
+
+if TYPE_CHECKING:
+    from mcp_auth.config.models import Server
+
+LIFETIME = 600.0
+# Storing waits for locks of a few seconds at most: a claim older than this belongs to a process that died.
+STALE_CLAIM = 60.0
+TRIES = 5
+
+
+class Keys(Protocol):
+    """What a form does with what was typed: `McpAuth`. `by`: the principal who asked in the chat."""
+
+    config: Config
+
+    @property
+    def limits(self) -> Limits: ...
+
+    async def try_keys(self, server: str, values: Mapping[str, str], owner: str, *, by: str | None) -> KeyTrial: ...
+
+    async def set_keys(self, server: str, values: Mapping[str, str], owner: str, *, by: str | None) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class StartedKeyForm:
+    """A key form and its link."""
+
+    form: KeyForm
+    link: str
+    needs_proof: bool = False
+
+    @property
+    def expires_at(self) -> float:
+        return self.form.expires_at
+
+    def __repr__(self) -> str:
+        return f"StartedKeyForm(server={self.form.server!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What became of typed keys. `error`: a sentence, and the form is shown again.
+
+    `may_store`: they could not be tried, and the person may have them stored all the same.
+    """
+
+    form: KeyForm
+    error: str | None = None
+    may_store: bool = False
+
+
+class KeyForms:
+    """Begins, fills in and ends key forms. `changed` is told of every end."""
+
+    def __init__(
+        self,
+        store: Store,
+        gatekeeper: Gatekeeper,
+        keys: Keys,
+        changed: Callable[[KeyForm], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._gatekeeper = gatekeeper
+        self._keys = keys
+        self._changed = changed
+        self._clock = clock
+
+    async def begin(
+        self, server: Server, owner: str, origin: Origin, variables: tuple[KeyVariable, ...]
+    ) -> tuple[KeyForm, str]:
+        """An open form for these variables, and a new ticket for it. The open one is handed out again.
+
+        Raises:
+            SignInError: somebody else has one open, or its key is being stored right now.
+        """
+        fields = tuple(KeyField(name=one.name, where=one.where) for one in variables)
+        slot = await self._store.sign_ins.slot(owner, server.name)
+        ticket = ""
+
+        async def open_again(before: KeyForm | None) -> KeyForm:
+            nonlocal ticket
+            form = self._reusable(before, origin, fields)
+            if form is None:
+                now = self._clock()
+                form = KeyForm(
+                    id=slot,
+                    server=server.name,
+                    owner=owner,
+                    status="started",
+                    origin=origin,
+                    created_at=now,
+                    expires_at=now + LIFETIME,
+                    version=before.version if before else 0,
+                    gate=Gate(),
+                    fields=fields,
+                )
+            form, ticket = self._gatekeeper.add_ticket(form)
+            return form
+
+        stored = await update(server.name, lambda: self.current(slot), open_again, self._store.key_forms.put_if)
+        if stored is None:
+            raise AssertionError("every edit above makes a form")
+        return stored, ticket
+
+    def _reusable(self, before: KeyForm | None, origin: Origin, fields: tuple[KeyField, ...]) -> KeyForm | None:
+        if before is None or before.status not in OPEN:
+            return None
+        if before.origin.principal != origin.principal:
+            raise SignInError(
+                f"Another account is entering a key for {before.server} right now.",
+                next_step=f"wait a few minutes, then /mcp key {before.server}",
+            )
+        if before.status in IN_FLIGHT:
+            raise _storing(before.server)
+        return msgspec.structs.replace(before, origin=origin) if before.fields == fields else None
+
+    async def current(self, slot: str) -> KeyForm | None:
+        """The latest form in the slot, with a death that nobody wrote down yet."""
+        form = await self._store.key_forms.get(slot)
+        if form is None or form.status not in OPEN:
+            return form
+        if form.status in IN_FLIGHT:
+            ends_at = (form.claimed_at or form.expires_at) + STALE_CLAIM
+            status: Status = "failed"
+            sentence = f"Storing the key for {form.server} was interrupted; it may be stored or not."
+        else:
+            ends_at = form.expires_at
+            status = "expired"
+            sentence = f"The link for the key of {form.server} has expired."
+        if self._clock() < ends_at:
+            return form
+        ended = await self._end(form, status, sentence, f"/mcp key {form.server}")
+        return ended or await self._store.key_forms.get(slot)
+
+    async def fill(self, form: KeyForm, browser: str, values: Mapping[str, str], *, untried: bool = False) -> Entry:
+        """Try what was typed, and store it. Once a form.
+
+        Args:
+            untried: the person's word that they be stored although they could not be tried.
+
+        Raises:
+            OtherBrowser, NotProven, NotAllowed: see `Gatekeeper.check_end`. AlreadyFinished: it was used before.
+            StoreError, Busy: it could not be written; the form is over.
+        """
+        if form.status != "confirmed":
+            raise AlreadyFinished("This form was used before.", next_step=f"/mcp key {form.server}")
+        await self._gatekeeper.check_end(form, browser)
+        empty = [field.name for field in form.fields if not values.get(field.name, "").strip()]
+        if empty:
+            return Entry(form, f"Nothing was entered for {', '.join(empty)}.")
+        given = {field.name: values[field.name] for field in form.fields}
+        by = form.origin.principal
+        wait = wait_to_try_key(self._keys.limits, by, form.server, self._keys.config.gateway)
+        if wait:
+            return Entry(form, too_often(wait))
+        try:
+            trial = await self._keys.try_keys(form.server, given, form.owner, by=by)
+        except (KeyInvalid, KeyMissing) as error:
+            return await self._again(form, str(error))
+        if trial.verdict is Verdict.REFUSED:
+            return await self._again(form, f"{form.server} refuses this key; nothing was stored.")
+        if trial.verdict is Verdict.UNREACHABLE and not untried:
+            sentence = f"The key could not be tried: {trial.detail} Nothing is stored yet."
+            return Entry(form, sentence, may_store=True)
+        # Asking the server takes its time, and people change.
+        await self._gatekeeper.check_end(form, browser)
+        return await self._stored(form, given, trial)
+
+    async def _stored(self, form: KeyForm, given: Mapping[str, str], trial: KeyTrial) -> Entry:
+        now = self._clock()
+        stored = await self._store.key_forms.put_if(stepped(form, "exchanging", now, claimed_at=now))
+        if stored is None:
+            # Sent twice, or cancelled meanwhile: what became of it counts.
+            return Entry(await self._gatekeeper.again(form))
+        try:
+            await self._keys.set_keys(form.server, given, form.owner, by=form.origin.principal)
+        except KeyInvalid as error:
+            back = await self._store.key_forms.put_if(stepped(stored, "confirmed", self._clock(), claimed_at=None))
+            return await self._again(back or stored, str(error))
+        except McpAuthError as error:
+            await self._end(stored, "failed", error.message, error.next_step)
+            raise
+        ended = await self._end(stored, "done", stored_sentence(form.server, trial), None)
+        return Entry(ended or stored)
+
+    async def _again(self, form: KeyForm, why: str) -> Entry:
+        """Nothing was stored: the same form once more, at most `TRIES` times."""
+        tries = form.tries + 1
+        if tries >= TRIES:
+            sentence = f"No working key was entered for {form.server} in {TRIES} tries."
+            ended = await self._end(form, "failed", sentence, f"/mcp key {form.server}")
+            return Entry(ended or form, why)
+        counted = await self._store.key_forms.put_if(msgspec.structs.replace(form, tries=tries))
+        return Entry(counted or await self._gatekeeper.again(form), why)
+
+    async def cancel(self, server: str, owner: str) -> bool:
+        """End the open form of (owner, server). False when there is none.
+
+        Raises:
+            SignInError: its key is being stored right now.
+        """
+        form = await self.current(await self._store.sign_ins.slot(owner, server))
+        if form is None or form.status not in OPEN:
+            return False
+        if form.status in IN_FLIGHT:
+            raise _storing(server)
+        return await self._end(form, "cancelled", f"The key form of {server} was cancelled.", None) is not None
+
+    async def _end(self, form: KeyForm, status: Status, outcome: str, next_step: str | None) -> KeyForm | None:
+        moved = stepped(form, status, self._clock(), outcome=outcome, next_step=next_step)
+        ended = await self._store.key_forms.put_if(moved)
+        if ended is not None:
+            self._changed(ended)
+        return ended
+
+
+def _storing(server: str) -> SignInError:
+    return SignInError(f"A key for {server} is being stored right now.", next_step=f"wait a moment, then /mcp {server}")
+
+
+def stored_sentence(server: str, trial: KeyTrial) -> str:
+    """What became of a stored key, in one sentence."""
+    if trial.verdict is Verdict.ACCEPTED:
+        return f"The key for {server} works and is stored."
+    return f"The key for {server} is stored, not verified. {trial.detail}"

@@ -1,0 +1,153 @@
+"""Which hosts belong together, what is refused because they do not, and which host a person is told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mcp_auth.errors import MixedEndpoints
+from mcp_auth.net.rules import NetworkRules
+from mcp_auth.net.sites import browser_host, check_endpoints, issued_elsewhere, site_of
+from mcp_auth.oauth.discovery import read_metadata
+from mcp_auth.records import Origin
+from tests.adapters.terminal.typed import Run
+from tests.browser import Browser
+from tests.homes import ME, open_auth, write_home
+from tests.servers.oauth import OAuthServer
+
+ANN = Origin(principal="telegram:100001", display_name="Ann")
+PUBLIC = "https://bot.example.com"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("https://login.example.com/a", "https://api.example.com:8443/t", True),
+        ("https://EXAMPLE.com", "https://example.com.", True),
+        ("https://bücher.example.de", "https://xn--bcher-kva.example.de", True),
+        ("https://accounts.google.com", "https://oauth2.googleapis.com", False),
+        # What many share is below a public suffix: each is a site of its own
+        ("https://ann.github.io", "https://bob.github.io", False),
+        ("https://ann.workers.dev", "https://bob.workers.dev", False),
+        ("https://a.co.uk", "https://b.co.uk", False),
+        ("https://x.a.co.uk", "https://a.co.uk", True),
+        ("https://co.uk", "https://a.co.uk", False),
+        # No registrable domain: the host itself
+        ("https://keycloak:8443", "https://keycloak:9443", True),
+        ("https://keycloak", "https://other", False),
+        ("https://10.0.0.5", "https://10.0.0.5:8443", True),
+        ("https://10.0.0.5", "https://11.0.0.5", False),
+        ("https://[2001:db8::1]", "https://[2001:db8:0::1]", True),
+        # On loopback the port tells one service from the next
+        ("http://127.0.0.1:7000/a", "http://127.0.0.1:7000/t", True),
+        ("http://127.0.0.1:7000", "http://127.0.0.1:7001", False),
+        ("http://localhost:7000", "http://127.0.0.1:7000", False),
+    ],
+)
+def test_a_site_is_a_registrable_domain(one: str, other: str, same: bool) -> None:
+    assert (site_of(one) == site_of(other)) is same
+
+
+# Where browser, code and name of an authorization server are, as real ones have it, and whether an answer can be
+# mixed up. Without the scheme; the last: whether `iss` is promised (RFC 9207).
+SHAPES = [
+    # issuer, authorization endpoint, token endpoint, iss, usable, the other hosts that are said
+    ("accounts.google.com", "accounts.google.com/o/oauth2/v2/auth", "oauth2.googleapis.com/token", False, True, True),
+    ("as.example", "as.example/authorize", "as.example/token", False, True, False),
+    ("as.example", "www.as.example/authorize", "api.as.example/token", False, True, False),
+    ("mcp.vendor.example", "login.idp.example/authorize", "login.idp.example/token", False, True, True),
+    ("mcp.vendor.example", "login.idp.example/authorize", "api.vendor.example/token", True, True, True),
+    ("mcp.vendor.example", "login.idp.example/authorize", "api.vendor.example/token", False, False, True),
+    ("evil.example", "accounts.google.com/o/oauth2/v2/auth", "evil.example/token", False, False, True),
+    ("evil.github.io", "good.github.io/authorize", "evil.github.io/token", False, False, True),
+    ("10.0.0.5", "10.0.0.6/authorize", "10.0.0.5/token", False, False, True),
+]
+
+
+@pytest.mark.parametrize(("issuer", "authorize", "token", "iss", "usable", "is_said"), SHAPES)
+def test_an_answer_that_could_be_mixed_up_is_refused_and_other_sites_are_said(
+    issuer: str, authorize: str, token: str, iss: bool, usable: bool, is_said: bool
+) -> None:
+    document = {
+        "issuer": f"https://{issuer}",
+        "authorization_endpoint": f"https://{authorize}",
+        "token_endpoint": f"https://{token}",
+        "authorization_response_iss_parameter_supported": iss,
+    }
+    metadata = read_metadata(document, NetworkRules.for_url("https://server.example/mcp"))
+
+    assert browser_host(metadata) == authorize.partition("/")[0]
+    assert bool(issued_elsewhere(metadata)) is is_said
+    if usable:
+        check_endpoints(metadata)
+        return
+    with pytest.raises(MixedEndpoints) as refused:
+        check_endpoints(metadata)
+    assert authorize.partition("/")[0] in refused.value.message
+
+
+def elsewhere(oauth: OAuthServer, other: OAuthServer, *, token: bool, iss: bool) -> None:
+    """The browser is sent to `other`; the tokens come from there too, or from `oauth`."""
+    oauth.knobs.metadata["authorization_endpoint"] = f"{other.origin}/authorize"
+    oauth.knobs.metadata["authorization_response_iss_parameter_supported"] = iss
+    if token:
+        oauth.knobs.metadata["token_endpoint"] = f"{other.origin}/token"
+
+
+def test_the_command_line_refuses_a_mix_up_and_registers_nothing(tmp_path: Path, oauth: OAuthServer, run: Run) -> None:
+    home = write_home(tmp_path, {"notes": {"url": oauth.url, "auth": "oauth"}})
+    with OAuthServer().running() as other:
+        elsewhere(oauth, other, token=False, iss=False)
+        done = run("--home", home, "auth", "notes", "--no-wait", "--no-browser")
+
+        assert done.code != 0
+        assert "different sites" in done.out + done.err
+        assert other.seen == []
+    assert oauth.requests("/register") == []
+
+
+@pytest.mark.parametrize(("token", "iss"), [(True, False), (False, True)])
+async def test_a_sign_in_over_several_sites_is_shown_on_every_page_and_recorded(
+    tmp_path: Path, oauth: OAuthServer, token: bool, iss: bool
+) -> None:
+    servers = {"notes": {"url": oauth.url, "auth": "oauth"}}
+    with OAuthServer().running() as other:
+        elsewhere(oauth, other, token=token, iss=iss)
+        oauth.knobs.metadata["authorization_endpoint"] = f"http://login.localhost:{other.port}/authorize"
+        if token:
+            oauth.knobs.metadata["token_endpoint"] = f"http://login.localhost:{other.port}/token"
+        async with (
+            open_auth(
+                tmp_path, servers, {"public_url": PUBLIC, "allow": ["telegram:100001"], "verify": "none"}
+            ) as auth,
+            Browser(auth.asgi_app()) as browser,
+        ):
+            started = await auth.sign_in("notes", "shared", ANN)
+            page = await browser.open(started.link)
+            way_out = await browser.press(page)
+
+    # The start page, where the browser goes, and where the access comes from
+    assert "login.localhost" in page.text
+    assert "access is issued by 127.0.0.1" in page.text
+    assert "On to login.localhost" in way_out.text
+    assert (started.host, started.issued_elsewhere) == ("login.localhost", ("127.0.0.1",))
+    begun = json.loads((tmp_path / "home" / "audit.jsonl").read_text().splitlines()[0])
+    assert begun["what"] == "sign_in_begun"
+    assert begun["hosts"] == ["login.localhost", "127.0.0.1"]
+
+
+async def test_a_sign_in_at_one_site_needs_no_such_line(tmp_path: Path, oauth: OAuthServer) -> None:
+    async with open_auth(tmp_path, {"notes": {"url": oauth.url, "auth": "oauth"}}) as auth:
+        started = await auth.sign_in("notes", "shared", ME, listen=False)
+        assert (started.host, started.issued_elsewhere) == ("127.0.0.1", ())
+    assert "hosts" not in (tmp_path / "home" / "audit.jsonl").read_text()
+
+
+def test_the_terminal_names_the_host_that_the_browser_goes_to(tmp_path: Path, oauth: OAuthServer, run: Run) -> None:
+    home = write_home(tmp_path, {"notes": {"url": oauth.url, "auth": "oauth"}})
+    oauth.knobs.metadata["authorization_endpoint"] = f"http://login.localhost:{oauth.port}/authorize"
+    done = run("--home", home, "auth", "notes", "--no-wait", "--no-browser")
+    assert "sign in at login.localhost (access is issued by 127.0.0.1)" in done.out
+    assert "at login.localhost, access from 127.0.0.1" in run("--home", home, "audit").out
