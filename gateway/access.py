@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 from gateway.invocations import LOCAL, Principal
 from mcp_auth.config.models import Config, GatewayOptions, Server
 from mcp_auth.config.people import is_per_user
 from mcp_auth.errors import NotAllowed
 from mcp_auth.records import SHARED
-
-
-class Action(StrEnum):
-    """`SEE`: status and help. `USE`: test. `CHANGE`: sign in, set a key, cancel, log out."""
-
-    SEE = "see"
-    USE = "use"
-    CHANGE = "change"
 
 
 def is_allowed(principal: Principal, gateway: GatewayOptions) -> bool:
@@ -32,12 +22,12 @@ def is_admin(principal: Principal, gateway: GatewayOptions) -> bool:
     return is_allowed(principal, gateway) and gateway.person_of(str(principal)) in admins
 
 
-def may(principal: Principal, action: Action, server: Server, config: Config) -> bool:
-    """Once several people are allowed, only admins change what a shared server holds."""
+def may_change(principal: Principal, server: Server, config: Config) -> bool:
+    """May they sign in, set a key, cancel and sign out here? Of several people only admins may at a shared server."""
     gateway = config.gateway
     if not is_allowed(principal, gateway):
         return False
-    if action is not Action.CHANGE or principal == LOCAL or is_per_user(server, gateway):
+    if principal == LOCAL or is_per_user(server, gateway):
         return True
     return len(gateway.persons) <= 1 or is_admin(principal, gateway)
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from gateway import access, grammar, incidents, sentences
-from gateway.access import Action
 from gateway.invocations import LOCAL, Abilities, Invocation, Principal
 from gateway.key_prompts import KeyPrompts
 from gateway.people import People
@@ -158,7 +157,7 @@ class Dispatcher:
         ask = _Ask(invocation, abilities)
         if isinstance(command, grammar.Key) and command.server and self._may_prompt(ask) and not self._has_forms(ask):
             server = self.config.servers[command.server]
-            if access.may(principal, Action.CHANGE, server, self.config):
+            if access.may_change(principal, server, self.config):
                 return Modal(command.server)
         form = self._form_for(command, principal) if abilities.modal else None
         if form is not None:
@@ -385,7 +384,7 @@ class Dispatcher:
     def _first_item(self, status: ServerStatus, *, named: bool, ask: _Ask) -> ChecklistItem:
         """What can be said before anything is asked: a key, a refusal, or that the link is on its way."""
         server = self.config.servers[status.name]
-        if not access.may(ask.principal, Action.CHANGE, server, self.config):
+        if not access.may_change(ask.principal, server, self.config):
             self._note_refusal(ask, "auth", status.name)
             return ChecklistItem(status.name, ItemState.FAILED, sentences.ONLY_ADMINS)
         if status.auth is AuthState.KEY_MISSING or (named and status.auth is AuthState.KEY_SET):
@@ -499,7 +498,7 @@ class Dispatcher:
 
     async def _cancel(self, command: grammar.Cancel, ask: _Ask) -> AsyncGenerator[Reply, None]:
         servers = [self.config.servers[command.server]] if command.server else list(self.config.servers.values())
-        mine = [server for server in servers if access.may(ask.principal, Action.CHANGE, server, self.config)]
+        mine = [server for server in servers if access.may_change(ask.principal, server, self.config)]
         if not mine:
             self._note_refusal(ask, "cancel", command.server)
             yield _say(sentences.ONLY_ADMINS if servers else sentences.CANCELLED_NONE, ok=False)
@@ -522,7 +521,7 @@ class Dispatcher:
 
     async def _logout(self, command: grammar.Logout, ask: _Ask) -> AsyncGenerator[Reply, None]:
         server = self.config.servers[command.server]
-        if not access.may(ask.principal, Action.CHANGE, server, self.config):
+        if not access.may_change(ask.principal, server, self.config):
             self._note_refusal(ask, "logout", server.name)
             yield _say(sentences.ONLY_ADMINS, ok=False)
             return
@@ -553,7 +552,7 @@ class Dispatcher:
         yield await self._key_reply(self.config.servers[name], ask)
 
     async def _key_reply(self, server: Server, ask: _Ask) -> Reply:
-        if not access.may(ask.principal, Action.CHANGE, server, self.config):
+        if not access.may_change(ask.principal, server, self.config):
             self._note_refusal(ask, "key", server.name)
             return _say(sentences.ONLY_ADMINS, ok=False)
         owner = self._owner(server, ask)

@@ -67,7 +67,6 @@ class Invocation:
     private: bool
     event_id: str
     display_name: str = ""
-    pressed: MessageRef | None = None
     # `--as PERSON` of the command line: act with this person's credentials. Only for cli:local.
     acting_for: str | None = None
 

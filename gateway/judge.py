@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from gateway import access
-from gateway.access import Action
 from gateway.invocations import LOCAL, Principal
 from gateway.people import People
 from mcp_auth.config.models import Config
@@ -37,7 +36,7 @@ class GatewayJudge:
 
     def _may(self, principal: Principal, server: str, owner: str) -> bool:
         entry = self._config.servers.get(server)
-        if entry is None or not access.may(principal, Action.CHANGE, entry, self._config):
+        if entry is None or not access.may_change(principal, entry, self._config):
             return False
         if principal == LOCAL:
             # The operator acts for anybody (`--as`).

@@ -30,10 +30,7 @@ def server_metadata(document: Mapping[str, Any]) -> ServerMetadata:
         registration_endpoint=text(document.get("registration_endpoint")),
         revocation_endpoint=text(document.get("revocation_endpoint")),
         scopes_supported=listed("scopes"),
-        response_types_supported=listed("response_types"),
-        grant_types_supported=listed("grant_types"),
         token_endpoint_auth_methods_supported=listed("token_endpoint_auth_methods"),
-        revocation_endpoint_auth_methods_supported=listed("revocation_endpoint_auth_methods"),
         code_challenge_methods_supported=listed("code_challenge_methods"),
         client_id_metadata_document_supported=_flag(document.get("client_id_metadata_document_supported")),
         authorization_response_iss_parameter_supported=_promise(

@@ -66,10 +66,7 @@ class ServerMetadata(Value, frozen=True):
     registration_endpoint: str | None = None
     revocation_endpoint: str | None = None
     scopes_supported: list[str] | None = None
-    response_types_supported: list[str] | None = None
-    grant_types_supported: list[str] | None = None
     token_endpoint_auth_methods_supported: list[str] | None = None
-    revocation_endpoint_auth_methods_supported: list[str] | None = None
     code_challenge_methods_supported: list[str] | None = None
     client_id_metadata_document_supported: bool | None = None
     authorization_response_iss_parameter_supported: bool | None = None
@@ -80,7 +77,7 @@ class ServerMetadata(Value, frozen=True):
 class Registration(Value, frozen=True):
     """Who we are at one issuer. `source` tells where the client id comes from."""
 
-    __secret__: ClassVar[frozenset[str]] = frozenset({"client_secret", "registration_access_token"})
+    __secret__: ClassVar[frozenset[str]] = frozenset({"client_secret"})
 
     client_id: str
     issuer: str
@@ -89,8 +86,6 @@ class Registration(Value, frozen=True):
     client_secret: str | None = None
     client_secret_expires_at: float | None = None
     token_endpoint_auth_method: str | None = None
-    registration_access_token: str | None = None
-    registration_client_uri: str | None = None
     # What a dynamic client was registered for; None: for nothing in particular.
     scope: str | None = None
     # When a sign-in with it last succeeded.
@@ -113,10 +108,9 @@ class Tokens(Value, frozen=True):
 
 
 class RefreshMark(Value, frozen=True):
-    """Written before a refresh token is sent: which one (SHA-256), when, and how often so far."""
+    """Written before a refresh token is sent: which one (SHA-256), and how often so far."""
 
     token_sha256: str
-    sent_at: float
     count: int = 1
 
 

@@ -161,9 +161,6 @@ class DiscordAdapter:
     async def take(self, interaction: discord.Interaction, text: str) -> None:
         """Answer an interaction for what would be typed after `/mcp`."""
         principal = Principal(PLATFORM, str(interaction.user.id))
-        pressed = None
-        if interaction.message is not None:
-            pressed = MessageRef(PLATFORM, {"message": str(interaction.message.id)})
         invocation = Invocation(
             principal=principal,
             chat=ChatRef(PLATFORM, {"interaction": str(interaction.id), "user": principal.user}),
@@ -171,7 +168,6 @@ class DiscordAdapter:
             private=True,
             event_id=str(interaction.id),
             display_name=interaction.user.display_name,
-            pressed=pressed,
         )
         decision = self._gateway.decide(invocation, self.capabilities.abilities)
         is_known = self._interactions.get(str(interaction.id)) is not None

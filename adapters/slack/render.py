@@ -21,7 +21,6 @@ from gateway.invocations import Principal
 from gateway.replies import Button, Reply, SecretPrompt, Text
 
 # https://docs.slack.dev/reference/block-kit: 50 blocks, 25 elements in `actions`, a button's text, URL and value.
-BLOCKS_MAX = 50
 BUTTONS_MAX = 100
 BUTTON_URL_MAX = 3000
 _IN_A_ROW = 25

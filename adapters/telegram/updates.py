@@ -11,7 +11,7 @@ from telegram.constants import ChatType
 
 from adapters import buttons
 from gateway import grammar, sentences
-from gateway.invocations import ChatRef, Invocation, MessageRef, Principal
+from gateway.invocations import ChatRef, Invocation, Principal
 
 PLATFORM = "telegram"
 
@@ -124,7 +124,6 @@ def press(query: CallbackQuery, text: str, servers: Sequence[str]) -> Invocation
         private=private,
         event_id=f"press/{query.id}",
         display_name=query.from_user.full_name,
-        pressed=MessageRef(PLATFORM, {**data, "message": where.message_id}) if where else None,
     )
 
 

@@ -265,9 +265,6 @@ class WhatsAppAdapter:
         else:
             # A server that is gone: the list shows what there is.
             text = buttons.unpack(update.data, self._gateway.names()) or "list"
-        pressed = None
-        if isinstance(update, CallbackButton | CallbackSelection) and update.reply_to_message is not None:
-            pressed = MessageRef(PLATFORM, {"id": update.reply_to_message.id})
         return Invocation(
             principal=principal,
             chat=_chat_of(update, principal),
@@ -276,7 +273,6 @@ class WhatsAppAdapter:
             private=not (isinstance(update, Message) and update.chat.type is ChatType.GROUP),
             event_id=update.id,
             display_name=update.from_user.name or "",
-            pressed=pressed,
         )
 
     async def _send_kept(self, update: Update) -> None:

@@ -250,7 +250,7 @@ class Refresher:
         sent_before = mark.count if mark is not None and mark.token_sha256 == sha256(refresh_token) else 0
         marked = await self._write(
             grant,
-            refresh_mark=RefreshMark(token_sha256=sha256(refresh_token), sent_at=self._clock(), count=sent_before + 1),
+            refresh_mark=RefreshMark(token_sha256=sha256(refresh_token), count=sent_before + 1),
         )
         try:
             answer = await request_tokens(

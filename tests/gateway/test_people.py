@@ -232,7 +232,7 @@ def test_a_denied_admin_is_none(team: Config) -> None:
     people.deny("telegram:1", LOCAL)
 
     assert not access.is_admin(ANN, people.config.gateway)
-    assert not access.may(ANN, access.Action.SEE, SHARED, people.config)
+    assert not access.is_allowed(ANN, people.config.gateway)
 
 
 def test_who_is_not_known_is_not_shut_out_by_a_slip_of_the_hand(team: Config) -> None:

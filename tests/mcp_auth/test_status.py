@@ -55,7 +55,7 @@ def grant(expires_in: float | None = 3600, refresh_token: str | None = "rt", **f
 
 
 def mark(count: int) -> RefreshMark:
-    return RefreshMark(token_sha256="0", sent_at=NOW, count=count)
+    return RefreshMark(token_sha256="0", count=count)
 
 
 def sign_in(status: Status = "started", expires_in: float = 300, url: str = URL, **fields: Any) -> SignIn:

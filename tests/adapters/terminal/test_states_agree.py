@@ -77,7 +77,7 @@ async def no_client(auth: McpAuth, oauth: OAuthServer) -> None:
 
 
 def lost_twice(tokens: Tokens) -> RefreshMark:
-    return RefreshMark(token_sha256=sha256(tokens.refresh_token or ""), sent_at=time.time(), count=2)
+    return RefreshMark(token_sha256=sha256(tokens.refresh_token or ""), count=2)
 
 
 @dataclass(frozen=True)

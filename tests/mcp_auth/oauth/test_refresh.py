@@ -323,7 +323,7 @@ async def test_after_a_crash_between_sending_and_storing_it_is_sent_once_more(
     async with granted(tmp_path, oauth, clock) as auth:
         grant = await grant_of(auth)
         token = (await tokens_of(auth)).refresh_token or ""
-        mark = RefreshMark(token_sha256=sha256(token), sent_at=clock())
+        mark = RefreshMark(token_sha256=sha256(token))
         await auth.store.grants.put_if(msgspec.structs.replace(grant, refresh_mark=mark))
         clock.ahead = 4000
         assert (await auth.access_token("notes")).startswith("at-")

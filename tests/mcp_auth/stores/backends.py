@@ -103,7 +103,7 @@ def full_grant(owner: str = "person:ann") -> Grant:
         reauthorization_now=True,
         registration_dead=True,
         step_up_scope="write",
-        refresh_mark=RefreshMark(token_sha256="0" * 64, sent_at=1.95e9, count=2),
+        refresh_mark=RefreshMark(token_sha256="0" * 64, count=2),
         refresh_not_before=1.96e9,
         refresh_failures=3,
         last_error="HTTP 503",
