@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from gateway.recent import Recent
+from gateway.bounded_dict import BoundedDict
 from gateway.replies import Audience, Reply, Text
 from mcp_auth.errors import StoreError, cannot_be_read
 from mcp_auth.records import Record, decode, encode
@@ -53,7 +53,7 @@ class Waiting:
     def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
         self._folder = folder
         self._clock = clock
-        self._answers: Recent[str, deque[Reply]] = Recent(_PEOPLE)
+        self._answers: BoundedDict[str, deque[Reply]] = BoundedDict(_PEOPLE)
 
     def add(self, to: str, reply: Reply, *, is_news: bool) -> None:
         """Keep `reply` for whoever is at the address `to`. The same thing is kept once."""

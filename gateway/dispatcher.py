@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from gateway import access, grammar, incidents, sentences
+from gateway.bounded_dict import BoundedDict
 from gateway.invocations import LOCAL, Abilities, Invocation, Principal
 from gateway.key_prompts import KeyPrompts
 from gateway.people import People
-from gateway.recent import Recent
 from gateway.replies import (
     Audience,
     Button,
@@ -137,7 +137,7 @@ class Dispatcher:
         self._strangers = strangers
         self._clock = clock
         self._prompts = KeyPrompts(auth, watcher.key_stored, clock)
-        self._events: Recent[tuple[str, str], None] = Recent(_EVENTS_KEPT)
+        self._events: BoundedDict[tuple[str, str], None] = BoundedDict(_EVENTS_KEPT)
 
     @property
     def config(self) -> Config:

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from gateway import incidents, sentences
+from gateway.bounded_dict import BoundedDict
 from gateway.invocations import ChatRef, Invocation, MessageRef, Principal
-from gateway.recent import Recent
 from gateway.replies import Audience, Button, Checklist, ChecklistItem, ItemState, Notice, Reply, Text
 from mcp_auth.config.models import GatewayOptions
 from mcp_auth.errors import McpAuthError, StoreError
@@ -114,7 +114,7 @@ class SignInWatcher:
         self._emit = emit
         self._clock = clock
         self._followed: dict[_Slot, _Followed] = {}
-        self._boards: Recent[tuple[str, str], Board] = Recent(_BOARDS_KEPT)
+        self._boards: BoundedDict[tuple[str, str], Board] = BoundedDict(_BOARDS_KEPT)
         self._answering: Counter[str] = Counter()
         self._told_dead: set[tuple[str, str]] = set()
         self._wake = asyncio.Event()

@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 from gateway import sentences
 from gateway.access import is_allowed
+from gateway.bounded_dict import BoundedDict
 from gateway.invocations import LOCAL, ChatRef, Invocation, Principal
 from gateway.people import People, is_name
-from gateway.recent import Recent
 from gateway.replies import Audience, Notice, Reply, Text
 from mcp_auth.errors import Busy, StoreError
 from mcp_auth.limits import STRANGERS, Limits
@@ -39,7 +39,7 @@ class Strangers:
         self._limits = limits
         self._emit = emit
         self._clock = clock
-        self._told: Recent[Principal, float] = Recent(_KEPT)
+        self._told: BoundedDict[Principal, float] = BoundedDict(_KEPT)
         # Where those who hold a code wait for word; as many as `People` lets wait.
         self._waiting: dict[Principal, ChatRef] = {}
 

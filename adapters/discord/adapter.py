@@ -45,9 +45,9 @@ from adapters.text import clean
 from adapters.waiting import Waiting
 from gateway import incidents, sentences
 from gateway.access import is_allowed
+from gateway.bounded_dict import BoundedDict
 from gateway.grammar import looks_like_redirect
 from gateway.invocations import ChatRef, Invocation, MessageRef, Principal
-from gateway.recent import Recent
 from gateway.replies import Deferred, Ignored, Notice, Reply, SecretPrompt, Text, TextModal
 from mcp_auth.errors import ConfigError, McpAuthError
 
@@ -91,7 +91,7 @@ class DiscordAdapter:
         self._interactions = Interactions(clock)
         self._client: discord.Client | None = None
         self._undo: list[Callable[[], object]] = []
-        self._prompts: Recent[str, SecretPrompt] = Recent(_PROMPTS_KEPT)
+        self._prompts: BoundedDict[str, SecretPrompt] = BoundedDict(_PROMPTS_KEPT)
         self._missed = Waiting(gateway.config.home / PLATFORM)
 
     # -- installing --------------------------------------------------------------------------

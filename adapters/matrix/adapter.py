@@ -31,8 +31,8 @@ from adapters.matrix.rooms import STATE_EVENTS, Rooms
 from adapters.matrix.syncing import SyncToken, sync_forever
 from adapters.tasks import NotSent, Tasks
 from gateway import access, grammar, sentences
+from gateway.bounded_dict import BoundedDict
 from gateway.invocations import ChatRef, Invocation, MessageRef, Principal
-from gateway.recent import Recent
 from gateway.replies import Deferred, Ignored, Notice, Reply, SecretPrompt, Text
 from mcp_auth.errors import ConfigError, Unreachable
 from mcp_auth.limits import Rate
@@ -84,7 +84,7 @@ class MatrixAdapter:
         self._client: AsyncClient | None = None
         self._rooms: Rooms | None = None
         self._questions: dict[tuple[str, str], _Question] = {}
-        self._told: Recent[str, float] = Recent(_REMEMBERED)
+        self._told: BoundedDict[str, float] = BoundedDict(_REMEMBERED)
         self._joined: dict[str, float] = {}
         self._visited: set[str] = set()
         self._alone = False

@@ -34,8 +34,8 @@ from adapters.slack.response_urls import SECONDS, Answer, Answers, ResponseUrl, 
 from adapters.slack.workspaces import SlackRefused, Workspaces, client_log, code_of, is_passing, retry_handlers
 from adapters.tasks import Tasks
 from gateway import sentences
+from gateway.bounded_dict import BoundedDict
 from gateway.invocations import Abilities, ChatRef, Invocation, MessageRef, Principal
-from gateway.recent import Recent
 from gateway.replies import Checklist, Ignored, ItemState, Notice, Reply, SecretPrompt, Text, TextModal
 
 if TYPE_CHECKING:
@@ -91,8 +91,8 @@ class SlackAdapter:
         self._words = frozenset({"mcp", self._command[1:].lower()})
         self._driver = Driver(gateway, self)
         self._answers = Answers()
-        self._direct_channels: Recent[tuple[Installation, Principal], str] = Recent(_KEPT)
-        self._submitted: Recent[str, None] = Recent(_KEPT)
+        self._direct_channels: BoundedDict[tuple[Installation, Principal], str] = BoundedDict(_KEPT)
+        self._submitted: BoundedDict[str, None] = BoundedDict(_KEPT)
         self._tasks = Tasks()
         self._installed: Workspaces | None = None
         self._undo: Callable[[], None] | None = None

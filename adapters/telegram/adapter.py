@@ -36,9 +36,9 @@ from adapters.telegram.render import BUTTON_URL_MAX, TEXT_MAX, Payload, render
 from adapters.telegram.sending import Sender, Sleep
 from adapters.telegram.updates import PLATFORM
 from gateway import sentences
+from gateway.bounded_dict import BoundedDict
 from gateway.grammar import looks_like_redirect
 from gateway.invocations import ChatRef, MessageRef, Principal
-from gateway.recent import Recent
 from gateway.replies import Button, Reply, SecretPrompt, Text
 from mcp_auth.errors import ConfigError, McpAuthError, Unreachable
 
@@ -86,7 +86,7 @@ class TelegramAdapter:
         self._driver = Driver(gateway, self)
         self._sender = Sender(sleep)
         self._questions = _Questions()
-        self._refused: Recent[int, float] = Recent(_REMEMBERED)
+        self._refused: BoundedDict[int, float] = BoundedDict(_REMEMBERED)
         self._tasks = Tasks(drain=_LAST_WORDS_SECONDS)
         self._application: AnyApplication | None = None
         self._alone = False
@@ -424,7 +424,7 @@ class _Questions:
 
     def __init__(self) -> None:
         self._open: dict[tuple[int, int], SecretPrompt] = {}
-        self._seen: Recent[tuple[int, int], None] = Recent(_REMEMBERED)
+        self._seen: BoundedDict[tuple[int, int], None] = BoundedDict(_REMEMBERED)
 
     def asked(self, message: Message, prompt: SecretPrompt) -> None:
         now = time.time()

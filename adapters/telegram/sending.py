@@ -13,7 +13,7 @@ from typing import TypeVar
 from telegram.error import BadRequest, ChatMigrated, NetworkError, RetryAfter, TelegramError
 from telegram.warnings import PTBDeprecationWarning
 
-from gateway.recent import Recent
+from gateway.bounded_dict import BoundedDict
 
 Sleep = Callable[[float], Awaitable[None]]
 T = TypeVar("T")
@@ -39,7 +39,7 @@ class Sender:
     def __init__(self, sleep: Sleep = asyncio.sleep, clock: Callable[[], float] = time.monotonic) -> None:
         self._sleep = sleep
         self._clock = clock
-        self._written: Recent[int, deque[float]] = Recent(_CHATS_KEPT)
+        self._written: BoundedDict[int, deque[float]] = BoundedDict(_CHATS_KEPT)
 
     async def call(self, chat: int, make: Callable[[int], Awaitable[T]]) -> T:
         """What `make(chat)` gives.

@@ -20,7 +20,7 @@ from pywa_async.types import Button, Section, SectionList, SectionRow, URLButton
 from adapters.tasks import NotSent
 from adapters.waiting import Waiting
 from adapters.whatsapp.render import Outgoing
-from gateway.recent import Recent
+from gateway.bounded_dict import BoundedDict
 from gateway.replies import Checklist, Reply
 
 _log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class Outbox:
         self._sleep = sleep
         # Set when WhatsApp says so of a message.
         self.token_refused = asyncio.Event()
-        self._watched: Recent[str, _Sent] = Recent(_WATCHED)
+        self._watched: BoundedDict[str, _Sent] = BoundedDict(_WATCHED)
 
     async def send(self, to: str, reply: Reply, messages: Sequence[Outgoing], *, is_news: bool = False) -> str:
         """Send `messages`, which show `reply`, one after the other. Returns the id of the last.

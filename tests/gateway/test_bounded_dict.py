@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from gateway.recent import Recent
+from gateway.bounded_dict import BoundedDict
 
 
 def test_one_more_than_there_is_room_for_forgets_the_oldest() -> None:
-    recent: Recent[str, int] = Recent(2)
+    recent: BoundedDict[str, int] = BoundedDict(2)
     recent["a"] = 1
     recent["b"] = 2
     recent["c"] = 3
@@ -12,7 +12,7 @@ def test_one_more_than_there_is_room_for_forgets_the_oldest() -> None:
 
 
 def test_what_is_set_again_counts_as_new() -> None:
-    recent: Recent[str, int] = Recent(2)
+    recent: BoundedDict[str, int] = BoundedDict(2)
     recent["a"] = 1
     recent["b"] = 2
     recent["a"] = 3
@@ -21,7 +21,7 @@ def test_what_is_set_again_counts_as_new() -> None:
 
 
 def test_a_default_is_an_entry_as_any_other() -> None:
-    recent: Recent[str, list[int]] = Recent(2)
+    recent: BoundedDict[str, list[int]] = BoundedDict(2)
     for key in ("a", "b", "c"):
         recent.setdefault(key, []).append(1)
     assert list(recent) == ["b", "c"]

@@ -9,7 +9,7 @@ Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 
-class Recent(OrderedDict[Key, Value]):
+class BoundedDict(OrderedDict[Key, Value]):
     """A dictionary of the entries that were set last.
 
     Args:
