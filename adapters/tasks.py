@@ -7,7 +7,7 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
-from gateway import incidents
+from gateway import error_reports
 from mcp_auth.errors import McpAuthError
 
 _log = logging.getLogger("adapters")
@@ -56,4 +56,4 @@ async def _guarded(work: Coroutine[Any, Any, object]) -> None:
     except McpAuthError as error:
         _log.warning("%s", error)
     except Exception as error:  # noqa: BLE001 - nobody awaits this task
-        incidents.note(error)
+        error_reports.note(error)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from gateway import access, grammar, incidents, sentences
+from gateway import access, error_reports, grammar, sentences
 from gateway.bounded_dict import BoundedDict
 from gateway.invocations import LOCAL, Abilities, Invocation, Principal
 from gateway.key_prompts import KeyPrompts
@@ -197,7 +197,7 @@ class Dispatcher:
         except McpAuthError as error:
             yield _say(self._told(error, invocation.principal), audience, ok=False)
         except Exception as error:  # noqa: BLE001 - every command answers, whatever happens below
-            yield _say(sentences.unexpected(incidents.note(error)), audience, ok=False)
+            yield _say(sentences.unexpected(error_reports.note(error)), audience, ok=False)
 
     async def _warning(self, invocation: Invocation) -> Reply | None:
         """For a stranger who sends a code that one of our pages shows: somebody forwarded them the link."""
@@ -226,7 +226,7 @@ class Dispatcher:
         except McpAuthError as error:
             return _say(self._told(error, principal), Audience.CALLER, ok=False)
         except Exception as error:  # noqa: BLE001 - the person waits for an answer
-            return _say(sentences.unexpected(incidents.note(error)), Audience.CALLER, ok=False)
+            return _say(sentences.unexpected(error_reports.note(error)), Audience.CALLER, ok=False)
 
     def _told(self, error: McpAuthError, principal: Principal) -> str:
         """A sentence for whoever asked. Which file is in trouble is told at the terminal, else in the log."""
@@ -435,7 +435,7 @@ class Dispatcher:
             board.set(ChecklistItem(name, ItemState.FAILED, sentences.TOO_LONG, command=again))
             return
         except Exception as error:  # noqa: BLE001 - the other servers keep their links
-            text = sentences.unexpected(incidents.note(error))
+            text = sentences.unexpected(error_reports.note(error))
             board.set(ChecklistItem(name, ItemState.FAILED, text, command=again))
             return
         finally:

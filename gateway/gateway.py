@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from gateway import incidents
+from gateway import error_reports
 from gateway.access import is_allowed
 from gateway.dispatcher import Dispatcher
 from gateway.grammar import looks_like_redirect
@@ -327,7 +327,7 @@ class _Subscription:
             try:
                 await self.callback(notice)
             except Exception as error:  # noqa: BLE001 - one platform's failure must not cost it the next notice
-                incidents.note(error)
+                error_reports.note(error)
 
 
 def _warm() -> None:

@@ -17,7 +17,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol
 
-from gateway import incidents, sentences
+from gateway import error_reports, sentences
 from gateway.gateway import Gateway
 from mcp_auth.config.models import Config
 from mcp_auth.errors import ConfigError, McpAuthError, StoreError
@@ -151,7 +151,7 @@ async def _supervise(name: str, make: MakePlatform) -> None:
         except McpAuthError as error:
             why = str(error)
         except Exception as error:  # noqa: BLE001 - one platform's failure must not stop the others
-            why = f"failed, reference {incidents.note(error)}"
+            why = f"failed, reference {error_reports.note(error)}"
         if time.monotonic() - started > _HEALTHY_SECONDS:
             pause = _FIRST_PAUSE
         _log.warning("platform %s: %s; started again in %.0f s", name, why, pause)

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from gateway import incidents, sentences
+from gateway import error_reports, sentences
 from gateway.bounded_dict import BoundedDict
 from gateway.invocations import ChatRef, Invocation, MessageRef, Principal
 from gateway.replies import Audience, Button, Checklist, ChecklistItem, ItemState, Notice, Reply, Text
@@ -295,7 +295,7 @@ class SignInWatcher:
         except McpAuthError as error:
             return _failed(record.server, sentences.error(error))
         except Exception as error:  # noqa: BLE001 - the chat must hear of the end, whatever happens here
-            return _failed(record.server, sentences.unexpected(incidents.note(error)))
+            return _failed(record.server, sentences.unexpected(error_reports.note(error)))
 
     async def _done(self, sign_in: SignIn) -> Outcome:
         server, owner, now = sign_in.server, sign_in.owner, self._clock()

@@ -43,7 +43,7 @@ from adapters.discord.render import CHOICE_MAX, CHOICES_MAX, CONTENT_MAX, URL_MA
 from adapters.marks import BAD
 from adapters.text import clean
 from adapters.waiting import Waiting
-from gateway import incidents, sentences
+from gateway import error_reports, sentences
 from gateway.access import is_allowed
 from gateway.bounded_dict import BoundedDict
 from gateway.grammar import looks_like_redirect
@@ -391,7 +391,7 @@ class DiscordAdapter:
             _log.warning(refused, principal, error.status, error.code, reference)
             await self._apologize(live, reference)
         except Exception as error:  # noqa: BLE001 - the person waits for an answer, whatever happens here
-            await self._apologize(live, incidents.note(error))
+            await self._apologize(live, error_reports.note(error))
 
     async def _apologize(self, live: Live | None, reference: str) -> None:
         if live is None:
