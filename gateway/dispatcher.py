@@ -16,6 +16,7 @@ from gateway import access, error_reports, grammar, sentences
 from gateway.bounded_dict import BoundedDict
 from gateway.invocations import LOCAL, Abilities, Invocation, Principal
 from gateway.key_prompts import KeyPrompts
+from gateway.pairing import Pairing
 from gateway.people import People
 from gateway.replies import (
     Audience,
@@ -35,7 +36,6 @@ from gateway.replies import (
     TextModal,
 )
 from gateway.sign_ins import Board, SignInWatcher, origin_of
-from gateway.strangers import Strangers
 from mcp_auth.audit import Event
 from mcp_auth.config.models import Config, Server
 from mcp_auth.errors import Busy, CodeRejected, McpAuthError, SignInError, StoreError, WrongPerson
@@ -128,7 +128,7 @@ class Dispatcher:
         auth: McpAuth,
         watcher: SignInWatcher,
         people: People,
-        strangers: Strangers,
+        strangers: Pairing,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._auth = auth

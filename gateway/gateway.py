@@ -19,11 +19,11 @@ from gateway.dispatcher import Dispatcher
 from gateway.grammar import looks_like_redirect
 from gateway.invocations import LOCAL, Abilities, Invocation, MessageRef, Principal
 from gateway.judge import GatewayJudge
+from gateway.pairing import Pairing
 from gateway.people import People
 from gateway.privacy import Privacy
 from gateway.replies import Audience, Decision, Notice, Reply
 from gateway.sign_ins import SignInWatcher
-from gateway.strangers import Strangers
 from mcp_auth.config.models import Config, Settings
 from mcp_auth.errors import ConfigError, McpAuthError, StoreError
 
@@ -60,7 +60,7 @@ class Gateway:
         auth.judge = GatewayJudge(self.people)
         self._privacy = Privacy(auth.config)
         self._watcher = SignInWatcher(auth, self._emit, clock)
-        self._strangers = Strangers(self.people, auth.limits, self._emit, clock)
+        self._strangers = Pairing(self.people, auth.limits, self._emit, clock)
         self._dispatcher = Dispatcher(auth, self._watcher, self.people, self._strangers, clock)
         self._people_watch: asyncio.Task[None] | None = None
         self._subscriptions: list[_Subscription] = []

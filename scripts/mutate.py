@@ -54,7 +54,7 @@ GROUPS = {
         "stores/updates",
     ],
     "who-may-what": [
-        *("limits", "gateway/access", "gateway/dispatcher", "gateway/people", "gateway/sign_ins", "gateway/strangers"),
+        *("limits", "gateway/access", "gateway/dispatcher", "gateway/people", "gateway/sign_ins", "gateway/pairing"),
     ],
 }
 # What may notice. The tests of the chats run through all of it, take long, and are about something else, but for a

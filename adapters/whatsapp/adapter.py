@@ -253,7 +253,7 @@ class WhatsAppAdapter:
         await self._driver.run_invocation(invocation)
 
     def _is_foreign(self, update: Update, principal: Principal) -> bool:
-        """A forwarded message keeps its buttons. Strangers are the gateway's to answer."""
+        """A forwarded message keeps its buttons. Pairing are the gateway's to answer."""
         if isinstance(update, Message) or not access.is_allowed(principal, self._gateway.config.gateway):
             return False
         return not buttons.is_for(update.data, principal)

@@ -21,7 +21,7 @@ _SECONDS = 60.0
 _KEPT = 10_000
 
 
-class Strangers:
+class Pairing:
     """Answers them, and tells the one who was let in.
 
     Args:
