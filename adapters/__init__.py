@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         hide_payloads,
         mask_tokens,
     )
-    from adapters.marks import (
+    from adapters.symbols import (
         BAD,
         GOOD,
         WARN,
@@ -69,9 +69,9 @@ _HOMES = {
     "lay_out": "adapters.layout",
     "hide_payloads": "adapters.log_filters",
     "mask_tokens": "adapters.log_filters",
-    "BAD": "adapters.marks",
-    "GOOD": "adapters.marks",
-    "WARN": "adapters.marks",
+    "BAD": "adapters.symbols",
+    "GOOD": "adapters.symbols",
+    "WARN": "adapters.symbols",
 }
 
 

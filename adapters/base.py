@@ -7,7 +7,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from adapters.marks import WARN
+from adapters.symbols import WARN
 from gateway import sentences
 from gateway.invocations import Abilities, ChatRef, Invocation, MessageRef, Principal
 from gateway.replies import Audience, Button, Notice, Reply, SecretPrompt, Text
@@ -43,7 +43,7 @@ class Capabilities:
 
 
 class Finding(NamedTuple):
-    """One line of `slash-mcp doctor`: a mark of `adapters.marks` (good, warn, bad), and a sentence with what to do."""
+    """One line of `slash-mcp doctor`: GOOD, WARN or BAD, and a sentence with what to do."""
 
     mark: str
     text: str

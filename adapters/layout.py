@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from adapters.marks import ITEM_MARK, TONE_MARK, mark_of
+from adapters.symbols import ITEM_MARK, TONE_MARK, mark_of
 from adapters.text import clean, cut, link_text, status_words
 from gateway import sentences
 from gateway.grammar import command_for

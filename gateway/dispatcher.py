@@ -128,13 +128,13 @@ class Dispatcher:
         auth: McpAuth,
         watcher: SignInWatcher,
         people: People,
-        strangers: Pairing,
+        pairing: Pairing,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._auth = auth
         self._watcher = watcher
         self._people = people
-        self._strangers = strangers
+        self._pairing = pairing
         self._clock = clock
         self._prompts = KeyPrompts(auth, watcher.key_stored, clock)
         self._events: BoundedDict[tuple[str, str], None] = BoundedDict(_EVENTS_KEPT)
@@ -150,7 +150,7 @@ class Dispatcher:
         if self._is_known_event(invocation):
             return Ignored()
         if not access.is_allowed(principal, self.config.gateway):
-            if self._strangers.is_silent(principal) and not isinstance(self._parse(invocation), _PROOFS):
+            if self._pairing.is_silent(principal) and not isinstance(self._parse(invocation), _PROOFS):
                 return Ignored()
             return Immediate(Audience.CALLER if invocation.private else Audience.CHAT)
         command = self._parse(invocation)
@@ -180,7 +180,7 @@ class Dispatcher:
         self._remember_event(invocation)
         self._people.refresh()
         if not access.is_allowed(invocation.principal, self.config.gateway):
-            reply = await self._warning(invocation) or await self._strangers.answer(invocation)
+            reply = await self._warning(invocation) or await self._pairing.answer(invocation)
             if reply is not None:
                 yield reply
             return
@@ -605,7 +605,7 @@ class Dispatcher:
             yield refusal
             return
         paired = await asyncio.to_thread(self._people.allow, command.code, ask.principal)
-        self._strangers.tell_allowed()
+        self._pairing.tell_allowed()
         yield _done(sentences.let_in(paired))
 
     async def _deny(self, command: grammar.Deny, ask: _Ask) -> AsyncGenerator[Reply, None]:

@@ -60,8 +60,8 @@ class Gateway:
         auth.judge = GatewayJudge(self.people)
         self._privacy = Privacy(auth.config)
         self._watcher = SignInWatcher(auth, self._emit, clock)
-        self._strangers = Pairing(self.people, auth.limits, self._emit, clock)
-        self._dispatcher = Dispatcher(auth, self._watcher, self.people, self._strangers, clock)
+        self._pairing = Pairing(self.people, auth.limits, self._emit, clock)
+        self._dispatcher = Dispatcher(auth, self._watcher, self.people, self._pairing, clock)
         self._people_watch: asyncio.Task[None] | None = None
         self._subscriptions: list[_Subscription] = []
         self._starting: asyncio.Lock | None = None
@@ -256,7 +256,7 @@ class Gateway:
         while True:
             await asyncio.sleep(_PEOPLE_SECONDS)
             self.people.refresh()
-            self._strangers.tell_allowed()
+            self._pairing.tell_allowed()
 
     def _emit(self, notice: Notice) -> None:
         private = notice.reply.audience is Audience.CALLER

@@ -40,7 +40,7 @@ from adapters.discord.interactions import (
 )
 from adapters.discord.options import DiscordOptions
 from adapters.discord.render import CHOICE_MAX, CHOICES_MAX, CONTENT_MAX, URL_MAX, render
-from adapters.marks import BAD
+from adapters.symbols import BAD
 from adapters.text import clean
 from adapters.waiting import Waiting
 from gateway import error_reports, sentences

@@ -17,7 +17,7 @@ from discord.http import Route
 from adapters.base import Finding
 from adapters.discord.interactions import WIRE
 from adapters.discord.options import DiscordOptions
-from adapters.marks import BAD, GOOD, WARN
+from adapters.symbols import BAD, GOOD, WARN
 from mcp_auth.errors import ConfigError, Unreachable
 
 _log = logging.getLogger(__name__)

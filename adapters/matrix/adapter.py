@@ -23,12 +23,12 @@ from adapters.base import (
     PrivateDeliveryUnavailable,
     nobody_served,
 )
-from adapters.marks import BAD, GOOD, WARN
 from adapters.matrix.calls import TOKEN_OVER, call, refused
 from adapters.matrix.options import MatrixOptions
 from adapters.matrix.render import TEXT_MAX, Rendered, render
 from adapters.matrix.rooms import STATE_EVENTS, Rooms
 from adapters.matrix.syncing import SyncToken, sync_forever
+from adapters.symbols import BAD, GOOD, WARN
 from adapters.tasks import NotSent, Tasks
 from gateway import access, grammar, sentences
 from gateway.bounded_dict import BoundedDict

@@ -21,9 +21,9 @@ from slack_sdk.web.async_slack_response import AsyncSlackResponse
 
 from adapters import log_filters
 from adapters.base import Finding
-from adapters.marks import BAD, GOOD
 from adapters.slack.incoming import PLATFORM
 from adapters.slack.workspaces import SlackRefused, client_log, code_of, is_passing, retry_handlers
+from adapters.symbols import BAD, GOOD
 from mcp_auth.errors import ConfigError, McpAuthError, Unreachable
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from adapters.base import (
     PrivateDeliveryUnavailable,
     nobody_served,
 )
-from adapters.marks import BAD, GOOD, WARN
+from adapters.symbols import BAD, GOOD, WARN
 from adapters.tasks import Tasks
 from adapters.telegram import receiving, updates
 from adapters.telegram.commands import register

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adapters.marks import ITEM_MARK, TONE_MARK
+from adapters.symbols import ITEM_MARK, TONE_MARK
 from adapters.terminal.table import Paint, server_list
 from adapters.text import clean, link_text, width, wrap
 from gateway.replies import (

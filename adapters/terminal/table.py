@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adapters.marks import BAD, GOOD, PLAIN, WAIT, WARN, mark_of
+from adapters.symbols import BAD, GOOD, PLAIN, WAIT, WARN, mark_of
 from adapters.text import clean, cut, status_words, width, wrap
 from gateway import sentences
 from mcp_auth.status import ServerStatus

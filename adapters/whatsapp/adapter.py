@@ -27,7 +27,7 @@ from starlette.routing import Route
 
 from adapters import buttons, log_filters
 from adapters.base import Capabilities, Driver, EditWindowClosed, Finding, NotSupported, nobody_served, remark
-from adapters.marks import BAD, GOOD, WARN
+from adapters.symbols import BAD, GOOD, WARN
 from adapters.tasks import NotSent, Tasks
 from adapters.waiting import Waiting
 from adapters.whatsapp.options import WhatsAppOptions
@@ -253,7 +253,7 @@ class WhatsAppAdapter:
         await self._driver.run_invocation(invocation)
 
     def _is_foreign(self, update: Update, principal: Principal) -> bool:
-        """A forwarded message keeps its buttons. Pairing are the gateway's to answer."""
+        """A forwarded message keeps its buttons. Strangers are the gateway's to answer."""
         if isinstance(update, Message) or not access.is_allowed(principal, self._gateway.config.gateway):
             return False
         return not buttons.is_for(update.data, principal)

@@ -16,8 +16,8 @@ from nio import AsyncClient, InviteMemberEvent, RoomMessageText
 from nio.responses import RoomCreateError
 from nio.rooms import MatrixInvitedRoom
 
-from adapters.marks import BAD, GOOD, WARN
 from adapters.matrix.adapter import MatrixAdapter
+from adapters.symbols import BAD, GOOD, WARN
 from adapters.testing import unreadable_address
 from gateway.gateway import Gateway
 from gateway.invocations import LOCAL, ChatRef, Principal

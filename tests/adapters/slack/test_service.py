@@ -14,10 +14,10 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 import httpx2
 import pytest
 
-from adapters.marks import BAD, GOOD
 from adapters.slack import service
 from adapters.slack.adapter import SlackAdapter
 from adapters.slack.options import SlackOptions
+from adapters.symbols import BAD, GOOD
 from gateway.gateway import Gateway
 from mcp_auth.errors import ConfigError, McpAuthError, Unreachable
 from tests.homes import write_home

@@ -14,7 +14,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from adapters.marks import BAD, GOOD, WARN
+from adapters.symbols import BAD, GOOD, WARN
 from adapters.telegram.adapter import TelegramAdapter
 from gateway.gateway import Gateway
 from gateway.serve import load_platforms, run_until

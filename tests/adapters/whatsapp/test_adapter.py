@@ -19,7 +19,7 @@ from pywa_async.types import Message
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from adapters.marks import BAD, GOOD, WARN
+from adapters.symbols import BAD, GOOD, WARN
 from adapters.whatsapp.adapter import WEBHOOK, WhatsAppAdapter
 from adapters.whatsapp.options import WhatsAppOptions
 from adapters.whatsapp.webhook import BODY_MAX, Webhook
