@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
 import msgspec
 
-from mcp_auth.masked import Masked
+from mcp_auth.redaction import Redacted
 
 if TYPE_CHECKING:
     from mcp_auth.errors import StoreError
@@ -45,7 +45,7 @@ def sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-class Record(Masked, msgspec.Struct, kw_only=True, omit_defaults=True):
+class Record(Redacted, msgspec.Struct, kw_only=True, omit_defaults=True):
     """Base of the stored records."""
 
     if TYPE_CHECKING:  # msgspec has it, and its stubs do not say so
@@ -53,7 +53,7 @@ class Record(Masked, msgspec.Struct, kw_only=True, omit_defaults=True):
         def __copy__(self) -> Self: ...
 
 
-class Value(Masked, msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
+class Value(Redacted, msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
     """Base of what stands inside records and never changes."""
 
 

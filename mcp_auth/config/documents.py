@@ -20,7 +20,7 @@ import msgspec
 import yaml
 
 from mcp_auth.errors import ConfigError, TooManyOpenFiles, is_out_of_descriptors
-from mcp_auth.masked import Masked
+from mcp_auth.redaction import Redacted
 from mcp_auth.small_files import FileTooLarge, NotRegularFile, read_small_file
 
 MAX_BYTES = 20_000_000
@@ -38,7 +38,7 @@ class Fault(msgspec.Struct, frozen=True):
     message: str
 
 
-class Document(Masked, msgspec.Struct, frozen=True):
+class Document(Redacted, msgspec.Struct, frozen=True):
     """One file as plain data: mappings with text keys, lists, text, numbers, booleans, None.
 
     `locate` tells the line (from 1) of the deepest part of a path that exists.

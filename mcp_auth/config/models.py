@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 
 from mcp_auth.errors import ConfigError
-from mcp_auth.masked import Masked
+from mcp_auth.redaction import Redacted
 
 Transport = Literal["http", "sse", "stdio"]
 
@@ -34,7 +34,7 @@ STORES = ("files",)
 STORE_CLAUSE = f"names a store that this version does not have; it must be {' or '.join(STORES)}."
 
 
-class Settings(Masked, msgspec.Struct, kw_only=True, frozen=True):
+class Settings(Redacted, msgspec.Struct, kw_only=True, frozen=True):
     """Base of the models; `repr` does not show the fields of `__secret__`."""
 
 

@@ -8,15 +8,15 @@ import mcp_auth.config.models
 import mcp_auth.records
 from gateway.people import Pending
 from mcp_auth.config.models import Server
-from mcp_auth.masked import Masked
 from mcp_auth.records import Connection, Gate, Grant, Origin, Registration, SignIn, Tokens
+from mcp_auth.redaction import Redacted
 
 MODULES = (mcp_auth.records, mcp_auth.config.models, gateway.people)
 KINDS = [
     kind
     for module in MODULES
     for kind in vars(module).values()
-    if isinstance(kind, type) and issubclass(kind, Masked) and issubclass(kind, msgspec.Struct)
+    if isinstance(kind, type) and issubclass(kind, Redacted) and issubclass(kind, msgspec.Struct)
 ]
 
 
@@ -43,7 +43,7 @@ def test_a_chat_s_reference_may_hold_a_response_url() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_what_is_called_a_secret_is_a_field(kind: type[Masked]) -> None:
+def test_what_is_called_a_secret_is_a_field(kind: type[Redacted]) -> None:
     assert kind.__secret__ <= set(kind.__struct_fields__)
 
 
@@ -60,5 +60,5 @@ def test_what_is_called_a_secret_is_a_field(kind: type[Masked]) -> None:
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
-def test_no_stored_secret_is_shown(kind: type[Masked], secrets: set[str]) -> None:
+def test_no_stored_secret_is_shown(kind: type[Redacted], secrets: set[str]) -> None:
     assert kind.__secret__ == secrets

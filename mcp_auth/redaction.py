@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 
-class Masked:
+class Redacted:
     """A `repr` that shows `***` for what `__secret__` names and for the query of a URL, which may hold a key."""
 
     __slots__ = ()
