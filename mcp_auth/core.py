@@ -81,7 +81,7 @@ if TYPE_CHECKING:
     from mcp_auth.net.http import Http
     from mcp_auth.oauth.challenge import BearerChallenge
     from mcp_auth.oauth.refresh import Refresher
-    from mcp_auth.oauth.refusals import Refusals
+    from mcp_auth.oauth.rejections import Rejections
     from mcp_auth.oauth.sign_in import SignIns, StartedSignIn
     from mcp_auth.stores.base import Store
     from mcp_auth.web.key_forms import Entry, KeyForms, StartedKeyForm
@@ -139,7 +139,7 @@ class McpAuth:
         self._http_client: Http | None = None
         self._sign_in_half: SignIns | None = None
         self._refresh_half: Refresher | None = None
-        self._grant_keeper: Refusals | None = None
+        self._grant_keeper: Rejections | None = None
         self._gatekeeper: Gatekeeper | None = None
         self._key_forms: KeyForms | None = None
         self._listeners: LoopbackListeners | None = None
@@ -1106,11 +1106,11 @@ class McpAuth:
             )
         return self._refresh_half
 
-    def _refusals(self) -> Refusals:
+    def _refusals(self) -> Rejections:
         if self._grant_keeper is None:
-            from mcp_auth.oauth.refusals import Refusals
+            from mcp_auth.oauth.rejections import Rejections
 
-            self._grant_keeper = Refusals(self.store, self._sign_ins(), self._look, self._tell, self._clock)
+            self._grant_keeper = Rejections(self.store, self._sign_ins(), self._look, self._tell, self._clock)
         return self._grant_keeper
 
     def _refreshed(self, kind: ChangeKind, owner: str, server: str) -> None:

@@ -42,7 +42,7 @@ GROUPS = {
             "oauth/discovery",
             "oauth/refresh",
         ),
-        *("oauth/refusals", "oauth/registration", "oauth/sign_in", "oauth/token_words", "oauth/tokens"),
+        *("oauth/rejections", "oauth/registration", "oauth/sign_in", "oauth/token_words", "oauth/tokens"),
     ],
     "proof": [
         *("links/gate", "links/tickets", "states", "web/endpoint", "web/key_forms", "web/loopback", "web/pages"),

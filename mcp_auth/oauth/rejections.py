@@ -26,7 +26,7 @@ class Look(Protocol):
     async def __call__(self, entry: Server, *, is_refused: bool) -> Connection: ...
 
 
-class Refusals:
+class Rejections:
     """Takes what servers answered. `tell` hears when only a person can help."""
 
     def __init__(
