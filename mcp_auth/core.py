@@ -54,7 +54,7 @@ from mcp_auth.links.tickets import connection_id, connection_ids, slot_of
 from mcp_auth.listing import owner_keys, places, statuses_of
 from mcp_auth.net import issuers
 from mcp_auth.net.rules import NetworkRules, is_loopback_url, with_ipv6_forms
-from mcp_auth.oauth.answers import Binding, CallbackAnswer, parse_paste, pasted_slot
+from mcp_auth.oauth.authorization import AuthorizationResponse, Binding, parse_paste, pasted_slot
 from mcp_auth.oauth.clients import client_correction
 from mcp_auth.probes import NoTurn, Probes
 from mcp_auth.records import SHARED, Connection, Grant, KeyForm, Linked, Origin, SignIn, check_owner
@@ -534,19 +534,19 @@ class McpAuth:
 
     async def sign_in_of_state(self, state: str) -> SignIn | None:
         """The sign-in behind a link of ours that may have sent the browser on with this `state`, else None."""
-        slot = CallbackAnswer(state=state).slot
+        slot = AuthorizationResponse(state=state).slot
         sign_in = await self.store.sign_ins.get(slot) if slot is not None else None
         return sign_in if sign_in is not None and sign_in.gate is not None else None
 
-    async def finish(self, answer: CallbackAnswer, binding: Binding) -> SignIn:
+    async def finish(self, answer: AuthorizationResponse, binding: Binding) -> SignIn:
         """The second half of a sign-in; see `SignIns.finish`."""
         return await self._sign_ins().finish(answer, binding)
 
-    async def ask_last(self, answer: CallbackAnswer, binding: Binding) -> tuple[SignIn, str | None]:
+    async def ask_last(self, answer: AuthorizationResponse, binding: Binding) -> tuple[SignIn, str | None]:
         """The last page of a browser without script; see `SignIns.ask_last`."""
         return await self._sign_ins().ask_last(answer, binding)
 
-    async def last_page(self, answer: CallbackAnswer, binding: Binding, secret: str) -> SignIn | None:
+    async def last_page(self, answer: AuthorizationResponse, binding: Binding, secret: str) -> SignIn | None:
         """The sign-in whose last page with this secret still counts; see `SignIns.last_page`."""
         return await self._sign_ins().last_page(answer, binding, secret)
 

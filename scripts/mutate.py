@@ -36,7 +36,7 @@ GROUPS = {
         *(
             "agent",
             "net/sites",
-            "oauth/answers",
+            "oauth/authorization",
             "oauth/challenge",
             "oauth/clients",
             "oauth/discovery",

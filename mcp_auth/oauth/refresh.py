@@ -37,7 +37,7 @@ from mcp_auth.net.resources import without_query_of
 from mcp_auth.net.rules import NetworkRules
 from mcp_auth.net.sites import host_of, site_of
 from mcp_auth.oauth.sign_in import LEASE_TTL, LEASE_WAIT, SignIns
-from mcp_auth.oauth.tokens import TokenAnswer, TokenError, request_tokens, unusable
+from mcp_auth.oauth.tokens import TokenError, TokenResponse, request_tokens, unusable
 from mcp_auth.records import NO_TROUBLE, Grant, RefreshMark, Registration, ServerMetadata, Tokens, sha256
 from mcp_auth.stores.base import Store
 
@@ -279,13 +279,13 @@ class Refresher:
             # Never sent either, nor will it be with this registration.
             failed, wait = await self._failed(marked, error.message, sent_before, refresh_refused=True)
             return self._kept(server, failed, wait, fallback)
-        if isinstance(answer, TokenAnswer):
+        if isinstance(answer, TokenResponse):
             return await self._renewed(server, marked, tokens, answer)
         return await self._answered(server, marked, tokens, answer, sent_before, fallback)
 
     async def _asked_again(
         self, server: Server, metadata: ServerMetadata, registration: Registration, form: dict[str, str]
-    ) -> TokenAnswer | TokenError:
+    ) -> TokenResponse | TokenError:
         return await request_tokens(
             self._http,
             self._rules(server),
@@ -330,7 +330,7 @@ class Refresher:
             return fallback
         raise await self._needs_person(server, failed, reason)
 
-    async def _renewed(self, server: Server, grant: Grant, old: Tokens, answer: TokenAnswer) -> str:
+    async def _renewed(self, server: Server, grant: Grant, old: Tokens, answer: TokenResponse) -> str:
         new = answer.tokens
         new = msgspec.structs.replace(
             new, refresh_token=new.refresh_token or old.refresh_token, scope=new.scope or old.scope

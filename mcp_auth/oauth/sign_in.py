@@ -43,7 +43,7 @@ from mcp_auth.net.http import Http
 from mcp_auth.net.resources import resource_of, without_query_of
 from mcp_auth.net.rules import NetworkRules, shown_host
 from mcp_auth.net.sites import browser_host, issued_elsewhere
-from mcp_auth.oauth.answers import Binding, CallbackAnswer
+from mcp_auth.oauth.authorization import AuthorizationResponse, Binding
 from mcp_auth.oauth.challenge import BearerChallenge
 from mcp_auth.oauth.discovery import Asked, ask, discover, is_warm
 from mcp_auth.oauth.registration import (
@@ -54,7 +54,7 @@ from mcp_auth.oauth.registration import (
     usable_dynamic_registration,
 )
 from mcp_auth.oauth.token_words import ENDS_REGISTRATION, as_word
-from mcp_auth.oauth.tokens import TOKEN_TIMEOUT, TokenAnswer, plain, request_tokens
+from mcp_auth.oauth.tokens import TOKEN_TIMEOUT, TokenResponse, plain, request_tokens
 from mcp_auth.oauth.vendors import authorize_params, scope_params
 from mcp_auth.records import (
     Check,
@@ -417,7 +417,7 @@ class SignIns:
 
     # -- the second half ---------------------------------------------------------------------
 
-    async def finish(self, answer: CallbackAnswer, binding: Binding) -> SignIn:
+    async def finish(self, answer: AuthorizationResponse, binding: Binding) -> SignIn:
         """Take the answer of the authorization server. Succeeds at most once for a sign-in.
 
         Behind a link of ours, its own browser gets an ended sign-in back as it is: a page may be loaded again.
@@ -454,7 +454,7 @@ class SignIns:
         task.add_done_callback(self._running.discard)
         return await asyncio.shield(task)
 
-    async def ask_last(self, answer: CallbackAnswer, binding: Binding) -> tuple[SignIn, str | None]:
+    async def ask_last(self, answer: AuthorizationResponse, binding: Binding) -> tuple[SignIn, str | None]:
         """The answer of the authorization server in a browser without script: the last page's one-time secret.
 
         None: it has ended, or is being exchanged.
@@ -469,7 +469,7 @@ class SignIns:
             raise CallbackRejected("The address holds no code.", next_step="begin again with /mcp auth")
         return await self._gatekeeper.ask_last(sign_in, answer.code, identity=binding.identity)
 
-    async def last_page(self, answer: CallbackAnswer, binding: Binding, secret: str) -> SignIn | None:
+    async def last_page(self, answer: AuthorizationResponse, binding: Binding, secret: str) -> SignIn | None:
         """The sign-in for its last page with this one-time secret, shown again. None: a newer one has to be made.
 
         Raises:
@@ -478,7 +478,7 @@ class SignIns:
         sign_in = await self._answered(answer, binding)
         return await self._gatekeeper.show_last_again(sign_in, answer.code or "", secret)
 
-    async def _answered(self, answer: CallbackAnswer, binding: Binding) -> SignIn:
+    async def _answered(self, answer: AuthorizationResponse, binding: Binding) -> SignIn:
         """The sign-in that this answer belongs to, in these hands. Behind a link of ours it may have ended."""
         sign_in = await self._find(answer, binding)
         if sign_in.gate is not None:
@@ -493,7 +493,7 @@ class SignIns:
         _check_issuer(sign_in, answer)
         return sign_in
 
-    async def _check_proven(self, sign_in: SignIn, answer: CallbackAnswer, binding: Binding) -> None:
+    async def _check_proven(self, sign_in: SignIn, answer: AuthorizationResponse, binding: Binding) -> None:
         if sign_in.gate is None:
             # No page of ours, so no proof was to be had: it was begun for one person, or the operator takes the risk.
             await self._gatekeeper.check_still(sign_in, may_be_unproven=self._config.gateway.allow_paste)
@@ -502,7 +502,7 @@ class SignIns:
         elif answer.error is None:
             await self._gatekeeper.check_end(sign_in, binding.browser)
 
-    async def _find(self, answer: CallbackAnswer, binding: Binding) -> SignIn:
+    async def _find(self, answer: AuthorizationResponse, binding: Binding) -> SignIn:
         if answer.state is None and answer.code is not None and binding.principal is not None:
             return await self._only_open(binding.principal)
         slot = answer.slot
@@ -532,7 +532,7 @@ class SignIns:
             )
         return fitting[0]
 
-    def _check_browser(self, sign_in: SignIn, answer: CallbackAnswer, binding: Binding) -> None:
+    def _check_browser(self, sign_in: SignIn, answer: AuthorizationResponse, binding: Binding) -> None:
         """A sign-in behind a link of ours: its own path, its own browser, and only once that one may go on."""
         if binding.principal is not None:
             raise CallbackRejected("This sign-in ends on its own page; there is nothing to paste.")
@@ -546,7 +546,7 @@ class SignIns:
         if sign_in.status in UNPROVEN:
             raise _unknown()
 
-    def _check_binding(self, sign_in: SignIn, answer: CallbackAnswer, binding: Binding) -> None:
+    def _check_binding(self, sign_in: SignIn, answer: AuthorizationResponse, binding: Binding) -> None:
         if binding.principal is not None and binding.principal != sign_in.origin.principal:
             raise WrongPerson(
                 "This sign-in was begun by somebody else; only that person can finish it.",
@@ -557,7 +557,7 @@ class SignIns:
         if answer.redirect_uri is not None and answer.redirect_uri.lower() != sign_in.redirect_uri.lower():
             raise CallbackRejected("The answer arrived at another address than the one that was registered.")
 
-    async def _refuse(self, sign_in: SignIn, answer: CallbackAnswer) -> NoReturn:
+    async def _refuse(self, sign_in: SignIn, answer: AuthorizationResponse) -> NoReturn:
         error = plain(answer.error or "", 60) or "error"
         said = plain(answer.error_description, 160) if answer.error_description else None
         denied = error == "access_denied"
@@ -620,7 +620,7 @@ class SignIns:
             ended = await self._step(sign_in, "done", outcome=f"Signed in to {sign_in.server}{who}.")
         return ended or sign_in
 
-    async def _request(self, server: Server, sign_in: SignIn, code: str) -> TokenAnswer:
+    async def _request(self, server: Server, sign_in: SignIn, code: str) -> TokenResponse:
         form = {
             "grant_type": "authorization_code",
             "code": code,
@@ -639,7 +639,7 @@ class SignIns:
             # It may be elsewhere by now.
             await self.expire_metadata(sign_in.server_url)
             raise TokenRequestFailed(f"The code could not be exchanged: {error.message}", next_step=again) from None
-        if isinstance(answer, TokenAnswer):
+        if isinstance(answer, TokenResponse):
             return answer
         await self._forget_if_dead(sign_in, answer.meaning == "registration", answer.error)
         if answer.meaning == "refused" and answer.status in (401, 403) and not answer.is_oauth:
@@ -649,7 +649,7 @@ class SignIns:
             await self.expire_metadata(sign_in.server_url)
         raise TokenRequestFailed(f"{host} did not give a token ({answer.sentence()}).", next_step=again)
 
-    async def _store_grant(self, sign_in: SignIn, answer: TokenAnswer) -> None:
+    async def _store_grant(self, sign_in: SignIn, answer: TokenResponse) -> None:
         now = self._clock()
         async with self._store.lease(sign_in.owner, sign_in.server, ttl=LEASE_TTL, wait=LEASE_WAIT):
             # Damaged since the link was made: kept beside the new one.
@@ -690,7 +690,7 @@ class SignIns:
                 self._store.grants.put_if,
             )
 
-    async def _keep_for_next(self, sign_in: SignIn, answer: TokenAnswer) -> None:
+    async def _keep_for_next(self, sign_in: SignIn, answer: TokenResponse) -> None:
         now = self._clock()
         try:
             await self.remember(sign_in.server_url, lambda connection: _keep(connection, sign_in, answer, now))
@@ -960,7 +960,7 @@ def _resource(server: Server, connection: Connection) -> str | None:
     return resource_of(server.url or "")
 
 
-def _check_issuer(sign_in: SignIn, answer: CallbackAnswer) -> None:
+def _check_issuer(sign_in: SignIn, answer: AuthorizationResponse) -> None:
     """RFC 9207 section 2.4, before anything of the answer is acted on or shown; raw strings, no normalisation."""
     if answer.iss is None:
         if sign_in.metadata.authorization_response_iss_parameter_supported:
@@ -978,7 +978,7 @@ def _check_issuer(sign_in: SignIn, answer: CallbackAnswer) -> None:
         )
 
 
-def _check_tenant(sign_in: SignIn, answer: TokenAnswer) -> None:
+def _check_tenant(sign_in: SignIn, answer: TokenResponse) -> None:
     """Where the issuer is a template (`oauth.issuer`), only the id token says who really issued the tokens.
 
     Raises:
@@ -1001,7 +1001,7 @@ def _check_tenant(sign_in: SignIn, answer: TokenAnswer) -> None:
     )
 
 
-def _keep(connection: Connection, sign_in: SignIn, answer: TokenAnswer, now: float) -> None:
+def _keep(connection: Connection, sign_in: SignIn, answer: TokenResponse, now: float) -> None:
     """After a success: the registration is worth keeping, and scopes that were not granted are not asked for again."""
     used = msgspec.structs.replace(sign_in.registration, worked_at=now, doubtful=False)
     # The configured secret stays in the configuration; only the binding to the issuer is remembered.

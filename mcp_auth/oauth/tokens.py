@@ -77,7 +77,7 @@ class TokenError:
 
 
 @dataclass(frozen=True, slots=True)
-class TokenAnswer:
+class TokenResponse:
     """Tokens, and what the `id_token` says of the account (for display only) and of its issuer."""
 
     tokens: Tokens
@@ -94,7 +94,7 @@ async def request_tokens(
     *,
     now: float,
     timeout: float = TOKEN_TIMEOUT,
-) -> TokenAnswer | TokenError:
+) -> TokenResponse | TokenError:
     """POST one token request (RFC 6749 sections 4.1.3 and 6) and read the answer.
 
     A refresh token is spent by the time of the answer. So new tokens in it are given back whatever else is wrong with
@@ -180,7 +180,7 @@ class _NoStorage:
         raise NotImplementedError("registrations are stored by mcp_auth.stores")
 
 
-def _read(answer: Answer, secrets: list[str], now: float, *, is_spent: bool) -> TokenAnswer | TokenError:
+def _read(answer: Answer, secrets: list[str], now: float, *, is_spent: bool) -> TokenResponse | TokenError:
     document = json_object(answer.body) or _form(answer.body) or {}
     holder = _holder(document)
     access_token = _token(holder.get("access_token"))
@@ -205,7 +205,7 @@ def _read(answer: Answer, secrets: list[str], now: float, *, is_spent: bool) -> 
         token_type=scheme or "Bearer",
     )
     claims = _claims(holder.get("id_token") or document.get("id_token"))
-    return TokenAnswer(tokens, _account(claims), claims["iss"] if isinstance(claims.get("iss"), str) else None)
+    return TokenResponse(tokens, _account(claims), claims["iss"] if isinstance(claims.get("iss"), str) else None)
 
 
 def _form(body: bytes) -> dict[str, Any] | None:

@@ -53,7 +53,7 @@ from mcp_auth.limits import AddressLimits
 from mcp_auth.links import tickets
 from mcp_auth.links.gate import Stage, again_for
 from mcp_auth.net.rules import is_loopback_url
-from mcp_auth.oauth.answers import Binding, CallbackAnswer, parse_query
+from mcp_auth.oauth.authorization import AuthorizationResponse, Binding, parse_query
 from mcp_auth.oauth.vendors import where_to_get_key
 from mcp_auth.records import KeptIn, KeyForm, Linked, SignIn, Visit, sha256
 from mcp_auth.states import OPEN
@@ -222,7 +222,7 @@ class Endpoint:
         except McpAuthError as error:
             return _rejected_page(error)
 
-    async def _arrived(self, request: Request, answer: CallbackAnswer) -> Page:
+    async def _arrived(self, request: Request, answer: AuthorizationResponse) -> Page:
         """A GET knows no browser with script: its shell brings the answer. Without script, a last page."""
         if answer.state is None and answer.code is None and answer.error is None:
             raise HTTPException(404)
@@ -242,14 +242,14 @@ class Endpoint:
             return await self._finish(answer, binding)
         return _how_it_stands(asked) if secret is None else self._last_page(asked, answer, secret)
 
-    async def _brought(self, answer: CallbackAnswer, given: Mapping[str, str]) -> Page:
+    async def _brought(self, answer: AuthorizationResponse, given: Mapping[str, str]) -> Page:
         """By the script of the browser that is bound."""
         sign_in = await self._sign_in_of(answer)
         secret = _posted_secret(given) if sign_in is not None and _is_scripted(sign_in) else None
         return await self._finish(answer, Binding(browser=secret))
 
     async def _finished_last(
-        self, request: Request, answer: CallbackAnswer, given: Mapping[str, str]
+        self, request: Request, answer: AuthorizationResponse, given: Mapping[str, str]
     ) -> Response | Page:
         """A last page was sent."""
         sign_in = await self._sign_in_of(answer)
@@ -266,7 +266,9 @@ class Endpoint:
         ticket = self._kept_ticket(request, sign_in)
         return page if ticket is None else RedirectResponse(f"{_path(self._public_url)}/a/{ticket}", 303)
 
-    def _last_page(self, sign_in: SignIn, answer: CallbackAnswer, secret: str, *, error: str | None = None) -> Page:
+    def _last_page(
+        self, sign_in: SignIn, answer: AuthorizationResponse, secret: str, *, error: str | None = None
+    ) -> Page:
         nonce = sign_in.gate.code_nonce if sign_in.gate is not None else None
         code = tickets.code_for(secret, nonce) if nonce is not None else None
         button = self._auth.confirm_link(sign_in.origin.principal, code) if code is not None else None
@@ -274,7 +276,7 @@ class Endpoint:
         sent = {name: value for name, value in hidden.items() if value is not None}
         return pages.last_page(sign_in, sent, code, button=button, error=error)
 
-    async def _finish(self, answer: CallbackAnswer, binding: Binding) -> Page:
+    async def _finish(self, answer: AuthorizationResponse, binding: Binding) -> Page:
         try:
             sign_in = await self._auth.finish(answer, binding)
         except _ENDS:
@@ -282,7 +284,7 @@ class Endpoint:
             sign_in = await self._auth.finish(answer, binding)
         return _how_it_stands(sign_in)
 
-    async def _sign_in_of(self, answer: CallbackAnswer) -> SignIn | None:
+    async def _sign_in_of(self, answer: AuthorizationResponse) -> SignIn | None:
         sign_in = await self._auth.sign_in_of_state(answer.state or "")
         if sign_in is None or sign_in.state is None or answer.state is None:
             return None

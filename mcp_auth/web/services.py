@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mcp_auth.config.models import Config
 from mcp_auth.limits import Limits
 from mcp_auth.links.gate import BrowserLogin, Gatekeeper
-from mcp_auth.oauth.answers import Binding, CallbackAnswer
+from mcp_auth.oauth.authorization import AuthorizationResponse, Binding
 from mcp_auth.records import KeyForm, SignIn
 from mcp_auth.stores.base import Store
 from mcp_auth.web.key_forms import Entry
@@ -57,11 +57,11 @@ class Services(Protocol):
 
     async def key_form_of_ticket(self, ticket: str) -> KeyForm | None: ...
 
-    async def finish(self, answer: CallbackAnswer, binding: Binding) -> SignIn: ...
+    async def finish(self, answer: AuthorizationResponse, binding: Binding) -> SignIn: ...
 
-    async def ask_last(self, answer: CallbackAnswer, binding: Binding) -> tuple[SignIn, str | None]: ...
+    async def ask_last(self, answer: AuthorizationResponse, binding: Binding) -> tuple[SignIn, str | None]: ...
 
-    async def last_page(self, answer: CallbackAnswer, binding: Binding, secret: str) -> SignIn | None: ...
+    async def last_page(self, answer: AuthorizationResponse, binding: Binding, secret: str) -> SignIn | None: ...
 
     async def fill_key_form(
         self, form: KeyForm, browser: str, values: Mapping[str, str], *, untried: bool = False

@@ -26,7 +26,7 @@ from mcp_auth.errors import (
     WrongIssuer,
     WrongPerson,
 )
-from mcp_auth.oauth.answers import Binding, CallbackAnswer
+from mcp_auth.oauth.authorization import AuthorizationResponse, Binding
 from mcp_auth.oauth.sign_in import STALE_CLAIM, previous_of
 from mcp_auth.records import Connection, ServerMetadata, SignIn, Tokens, encode
 from mcp_auth.status import AuthState
@@ -313,7 +313,7 @@ async def test_a_wrong_state_is_refused_and_the_right_answer_still_counts(
         }[change]
         base = redirect.partition("?")[0]
         with pytest.raises(UnknownSignIn):
-            await auth.finish(CallbackAnswer(**query, redirect_uri=base), Binding())
+            await auth.finish(AuthorizationResponse(**query, redirect_uri=base), Binding())
         assert oauth.requests("/token") == []
         assert (await auth.paste(redirect, ME.principal)).status == "done"
 
@@ -332,7 +332,7 @@ async def test_defect_9_a_wrong_state_does_not_show_the_expected_one(tmp_path: P
         state = query_of(await redirect_of(auth))["state"]
         wrong = state[:-1] + ("a" if state[-1] != "a" else "b")
         with pytest.raises(UnknownSignIn) as caught:
-            await auth.finish(CallbackAnswer(code="c0de", state=wrong, iss=oauth.issuer), Binding())
+            await auth.finish(AuthorizationResponse(code="c0de", state=wrong, iss=oauth.issuer), Binding())
     assert state not in str(caught.value) and wrong not in str(caught.value)
 
 

@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from mcp_auth.net.http import Answer
-from mcp_auth.oauth.tokens import TokenAnswer, TokenError, _read
+from mcp_auth.oauth.tokens import TokenError, TokenResponse, _read
 from tests.homes import open_auth, signed_in
 from tests.servers.oauth import OAuthServer
 
@@ -19,14 +19,14 @@ NOW = 1_000.0
 _HUNDRED_YEARS = 100 * 365 * 86_400
 
 
-def read(document: dict[str, Any], *, status: int = 200, sent: list[str] | None = None) -> TokenAnswer | TokenError:
+def read(document: dict[str, Any], *, status: int = 200, sent: list[str] | None = None) -> TokenResponse | TokenError:
     answer = Answer(status, httpx2.Headers(), json.dumps(document).encode(), "https://as.example/token")
     return _read(answer, sent or [], NOW, is_spent=False)
 
 
-def given(**members: Any) -> TokenAnswer:
+def given(**members: Any) -> TokenResponse:
     answer = read({"access_token": "at", **members})
-    assert isinstance(answer, TokenAnswer)
+    assert isinstance(answer, TokenResponse)
     return answer
 
 
@@ -78,7 +78,7 @@ def test_an_access_token_is_of_visible_ascii_and_a_refresh_token_is_kept_as_it_i
     token: object, taken: str | None, kept: str | None
 ) -> None:
     answer = read({"access_token": token})
-    assert (answer.tokens.access_token if isinstance(answer, TokenAnswer) else None) == taken
+    assert (answer.tokens.access_token if isinstance(answer, TokenResponse) else None) == taken
     assert given(refresh_token=token).tokens.refresh_token == kept
 
 
@@ -137,7 +137,7 @@ def test_an_endpoint_may_have_gone(status: int, gone: bool) -> None:
 
 
 def test_a_success_is_any_2xx_without_an_error() -> None:
-    assert isinstance(read({"access_token": "at"}, status=299), TokenAnswer)
+    assert isinstance(read({"access_token": "at"}, status=299), TokenResponse)
     for document, status in (({"access_token": "at"}, 300), ({"access_token": "at"}, 199), ({"error": "x"}, 200)):
         assert isinstance(read(document, status=status), TokenError)
     assert "no access token" in refused({"token": "x"}, status=200).sentence()

@@ -17,7 +17,7 @@ _STATE = re.compile(r"([0-9a-f]{32})\.[A-Za-z0-9_-]{43}")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class CallbackAnswer:
+class AuthorizationResponse:
     """The parameters that count (RFC 6749 section 4.1.2, RFC 9207). `redirect_uri`: where they arrived, no query.
 
     `repr` shows none of the values.
@@ -32,7 +32,7 @@ class CallbackAnswer:
 
     def __repr__(self) -> str:
         given = [name for name in self.__slots__ if getattr(self, name) is not None]
-        return f"CallbackAnswer({', '.join(given)})"
+        return f"AuthorizationResponse({', '.join(given)})"
 
     @property
     def slot(self) -> str | None:
@@ -61,7 +61,7 @@ def slot_of(state: str | None) -> str | None:
     return match.group(1) if match else None
 
 
-def parse_query(query: str, redirect_uri: str | None = None) -> CallbackAnswer:
+def parse_query(query: str, redirect_uri: str | None = None) -> AuthorizationResponse:
     """The answer in a query string.
 
     Raises:
@@ -82,7 +82,7 @@ def parse_query(query: str, redirect_uri: str | None = None) -> CallbackAnswer:
         values[name] = value
     if not _SENDABLE.fullmatch(values.get("code", "")):
         raise CallbackRejected("The code in that address holds characters that no code has.")
-    return CallbackAnswer(
+    return AuthorizationResponse(
         code=values.get("code") or None,
         state=values.get("state") or None,
         iss=values.get("iss"),
@@ -92,7 +92,7 @@ def parse_query(query: str, redirect_uri: str | None = None) -> CallbackAnswer:
     )
 
 
-def parse_paste(text: str) -> CallbackAnswer:
+def parse_paste(text: str) -> AuthorizationResponse:
     """What a person pastes: the whole address, its query, `code#state`, or the bare code.
 
     Raises:
@@ -113,9 +113,9 @@ def parse_paste(text: str) -> CallbackAnswer:
         return parse_query(query)
     code, hash_sign, state = text.partition("#")
     if hash_sign and _CODE.fullmatch(code) and slot_of(state):
-        return CallbackAnswer(code=code, state=state)
+        return AuthorizationResponse(code=code, state=state)
     if _CODE.fullmatch(text) and "://" not in text:
-        return CallbackAnswer(code=text)
+        return AuthorizationResponse(code=text)
     raise CallbackRejected(
         "That is not the address of the last page.",
         next_step="copy the whole address from the browser's address bar, from http to its end",

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_auth.errors import CallbackRejected
-from mcp_auth.oauth.answers import CallbackAnswer, parse_paste, parse_query, pasted_slot, slot_of
+from mcp_auth.oauth.authorization import AuthorizationResponse, parse_paste, parse_query, pasted_slot, slot_of
 
 SLOT = "0123456789abcdef" * 2
 STATE = f"{SLOT}.{'A' * 43}"
@@ -32,7 +32,7 @@ def test_pain_20_paste_accepts_every_shape(text: str) -> None:
 
 
 def test_pain_20_a_bare_code_is_a_code() -> None:
-    assert parse_paste("4/0AeaYSHB_x-1") == CallbackAnswer(code="4/0AeaYSHB_x-1")
+    assert parse_paste("4/0AeaYSHB_x-1") == AuthorizationResponse(code="4/0AeaYSHB_x-1")
 
 
 @pytest.mark.parametrize("text", ["", "  ", "two words", "a", "http://[bad/?code=1", "x" * 9000])
@@ -71,7 +71,7 @@ ANY = st.characters()
 def test_any_text_is_an_answer_or_a_clear_no(text: str) -> None:
     for parse in (parse_paste, parse_query):
         try:
-            assert isinstance(parse(text), CallbackAnswer)
+            assert isinstance(parse(text), AuthorizationResponse)
         except CallbackRejected as error:
             assert len(text.strip()) < 30 or text.strip() not in error.message
     pasted_slot(text)
@@ -87,7 +87,7 @@ def test_parameters_come_back_as_they_were_sent(code: str, iss: str) -> None:
         query = urlencode({"code": code, "state": STATE, "iss": iss}, quote_via=quote)
     except UnicodeEncodeError:
         return
-    assert parse_query(query) == CallbackAnswer(code=code, state=STATE, iss=iss)
+    assert parse_query(query) == AuthorizationResponse(code=code, state=STATE, iss=iss)
 
 
 @given(
