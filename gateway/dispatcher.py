@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from gateway import access, error_reports, grammar, sentences
+from gateway import error_reports, grammar, policy, sentences
 from gateway.bounded_dict import BoundedDict
 from gateway.invocations import LOCAL, Abilities, Invocation, Principal
 from gateway.key_prompts import KeyPrompts
@@ -149,7 +149,7 @@ class Dispatcher:
         principal = invocation.principal
         if self._is_known_event(invocation):
             return Ignored()
-        if not access.is_allowed(principal, self.config.gateway):
+        if not policy.is_allowed(principal, self.config.gateway):
             if self._pairing.is_silent(principal) and not isinstance(self._parse(invocation), _PROOFS):
                 return Ignored()
             return Immediate(Audience.CALLER if invocation.private else Audience.CHAT)
@@ -157,7 +157,7 @@ class Dispatcher:
         ask = _Ask(invocation, abilities)
         if isinstance(command, grammar.Key) and command.server and self._may_prompt(ask) and not self._has_forms(ask):
             server = self.config.servers[command.server]
-            if access.may_change(principal, server, self.config):
+            if policy.may_change(principal, server, self.config):
                 return Modal(command.server)
         form = self._form_for(command, principal) if abilities.modal else None
         if form is not None:
@@ -167,7 +167,7 @@ class Dispatcher:
 
     def _form_for(self, command: grammar.Command, principal: Principal) -> TextModal | None:
         gateway = self.config.gateway
-        if command == _BARE_PASTE and access.may_paste(principal, True, gateway):
+        if command == _BARE_PASTE and policy.may_paste(principal, True, gateway):
             return TextModal("paste")
         if command == _BARE_CONFIRM and gateway.public_url is not None:
             return TextModal("confirm")
@@ -179,7 +179,7 @@ class Dispatcher:
             return
         self._remember_event(invocation)
         self._people.refresh()
-        if not access.is_allowed(invocation.principal, self.config.gateway):
+        if not policy.is_allowed(invocation.principal, self.config.gateway):
             reply = await self._warning(invocation) or await self._pairing.answer(invocation)
             if reply is not None:
                 yield reply
@@ -219,7 +219,7 @@ class Dispatcher:
     async def submit_secret(self, principal: Principal, prompt_id: str, value: str) -> Reply:
         """The answer to a `SecretPrompt`. Never raises; says what became of it."""
         self._people.refresh()
-        if not access.is_allowed(principal, self.config.gateway):
+        if not policy.is_allowed(principal, self.config.gateway):
             return _say(sentences.NOT_SERVED, Audience.CALLER, ok=False)
         try:
             return await self._prompts.submit(principal, prompt_id, value)
@@ -384,7 +384,7 @@ class Dispatcher:
     def _first_item(self, status: ServerStatus, *, named: bool, ask: _Ask) -> ChecklistItem:
         """What can be said before anything is asked: a key, a refusal, or that the link is on its way."""
         server = self.config.servers[status.name]
-        if not access.may_change(ask.principal, server, self.config):
+        if not policy.may_change(ask.principal, server, self.config):
             self._note_refusal(ask, "auth", status.name)
             return ChecklistItem(status.name, ItemState.FAILED, sentences.ONLY_ADMINS)
         if status.auth is AuthState.KEY_MISSING or (named and status.auth is AuthState.KEY_SET):
@@ -396,7 +396,7 @@ class Dispatcher:
         if not oauth and not look:
             state = ItemState.FAILED if status.auth is AuthState.MISCONFIGURED else ItemState.DONE
             return ChecklistItem(status.name, state, sentences.nothing_to_do(status))
-        if not access.may_sign_in(ask.principal, self.config.gateway):
+        if not policy.may_sign_in(ask.principal, self.config.gateway):
             self._note_refusal(ask, "auth", status.name)
             return ChecklistItem(status.name, ItemState.FAILED, sentences.team_sign_in(status.name))
         wait = self._wait_to_begin(ask.principal, status)
@@ -462,12 +462,12 @@ class Dispatcher:
 
     async def _paste(self, command: grammar.Paste, ask: _Ask) -> AsyncGenerator[Reply, None]:
         gateway = self.config.gateway
-        if not access.may_paste(ask.principal, ask.invocation.private, gateway):
+        if not policy.may_paste(ask.principal, ask.invocation.private, gateway):
             self._note_refusal(ask, "paste")
-        if not access.may_paste(ask.principal, True, gateway):
+        if not policy.may_paste(ask.principal, True, gateway):
             yield _say(sentences.PASTE_OFF_TEAM, ok=False)
             return
-        if not access.may_paste(ask.principal, ask.invocation.private, gateway):
+        if not policy.may_paste(ask.principal, ask.invocation.private, gateway):
             yield _say(sentences.PASTE_PRIVATE, ok=False)
             return
         try:
@@ -498,7 +498,7 @@ class Dispatcher:
 
     async def _cancel(self, command: grammar.Cancel, ask: _Ask) -> AsyncGenerator[Reply, None]:
         servers = [self.config.servers[command.server]] if command.server else list(self.config.servers.values())
-        mine = [server for server in servers if access.may_change(ask.principal, server, self.config)]
+        mine = [server for server in servers if policy.may_change(ask.principal, server, self.config)]
         if not mine:
             self._note_refusal(ask, "cancel", command.server)
             yield _say(sentences.ONLY_ADMINS if servers else sentences.CANCELLED_NONE, ok=False)
@@ -521,7 +521,7 @@ class Dispatcher:
 
     async def _logout(self, command: grammar.Logout, ask: _Ask) -> AsyncGenerator[Reply, None]:
         server = self.config.servers[command.server]
-        if not access.may_change(ask.principal, server, self.config):
+        if not policy.may_change(ask.principal, server, self.config):
             self._note_refusal(ask, "logout", server.name)
             yield _say(sentences.ONLY_ADMINS, ok=False)
             return
@@ -552,7 +552,7 @@ class Dispatcher:
         yield await self._key_reply(self.config.servers[name], ask)
 
     async def _key_reply(self, server: Server, ask: _Ask) -> Reply:
-        if not access.may_change(ask.principal, server, self.config):
+        if not policy.may_change(ask.principal, server, self.config):
             self._note_refusal(ask, "key", server.name)
             return _say(sentences.ONLY_ADMINS, ok=False)
         owner = self._owner(server, ask)
@@ -589,7 +589,7 @@ class Dispatcher:
         return self.config.gateway.public_url is not None and ask.principal != LOCAL
 
     def _may_prompt(self, ask: _Ask) -> bool:
-        return ask.abilities.secret_input and access.secrets_in_chat(ask.principal, self.config.gateway)
+        return ask.abilities.secret_input and policy.secrets_in_chat(ask.principal, self.config.gateway)
 
     async def _key_exposed(self, command: grammar.KeyExposed, ask: _Ask) -> AsyncGenerator[Reply, None]:
         yield _say(sentences.key_exposed(command.server), ok=False)
@@ -628,7 +628,7 @@ class Dispatcher:
 
     def _refused_people(self, ask: _Ask, verb: str) -> Reply | None:
         """Only admins decide who is served, and in private: a code read by others is a code taken by others."""
-        if not access.is_admin(ask.principal, self.config.gateway):
+        if not policy.is_admin(ask.principal, self.config.gateway):
             self._note_refusal(ask, verb)
             return _say(sentences.PEOPLE_ONLY_ADMINS, Audience.CALLER, ok=False)
         if not ask.invocation.private:
@@ -638,7 +638,7 @@ class Dispatcher:
     # -- words -------------------------------------------------------------------------------
 
     async def _help(self, command: grammar.Help, ask: _Ask) -> AsyncGenerator[Reply, None]:
-        admin = access.is_admin(ask.principal, self.config.gateway)
+        admin = policy.is_admin(ask.principal, self.config.gateway)
         rows = (*sentences.HELP, *sentences.HELP_ADMIN) if admin else sentences.HELP
         yield Reply((Table(rows),), title=sentences.HELP_TITLE)
 
@@ -652,7 +652,7 @@ class Dispatcher:
         yield _say(sentences.whole_name(command.commands), ok=False)
 
     async def _argument_missing(self, command: grammar.ArgumentMissing, ask: _Ask) -> AsyncGenerator[Reply, None]:
-        if command == _BARE_PASTE and not access.may_paste(ask.principal, True, self.config.gateway):
+        if command == _BARE_PASTE and not policy.may_paste(ask.principal, True, self.config.gateway):
             yield _say(sentences.PASTE_OFF_TEAM, ok=False)
             return
         yield _say(sentences.argument_missing(command.verb, command.commands), ok=False)
@@ -663,7 +663,7 @@ class Dispatcher:
         return grammar.parse(invocation.text, list(self.config.servers))
 
     def _owner(self, server: Server, ask: _Ask) -> str:
-        return access.owner_for(ask.principal, server, self.config, ask.invocation.acting_for)
+        return policy.owner_for(ask.principal, server, self.config, ask.invocation.acting_for)
 
     def _note_refusal(self, ask: _Ask, verb: str, server: str | None = None) -> None:
         self._auth.audit.write(Event.COMMAND_REFUSED, who=ask.principal, server=server, outcome=verb)

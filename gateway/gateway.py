@@ -14,13 +14,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from gateway import error_reports
-from gateway.access import is_allowed
 from gateway.dispatcher import Dispatcher
 from gateway.grammar import looks_like_redirect
 from gateway.invocations import LOCAL, Abilities, Invocation, MessageRef, Principal
-from gateway.judge import GatewayJudge
 from gateway.pairing import Pairing
 from gateway.people import People
+from gateway.policy import GatewayPolicy, is_allowed
 from gateway.privacy import Privacy
 from gateway.replies import Audience, Decision, Notice, Reply
 from gateway.sign_ins import SignInWatcher
@@ -57,7 +56,7 @@ class Gateway:
         self.auth = auth
         self.people = People(auth.config, clock)
         self.people.check()
-        auth.judge = GatewayJudge(self.people)
+        auth.policy = GatewayPolicy(self.people)
         self._privacy = Privacy(auth.config)
         self._watcher = SignInWatcher(auth, self._emit, clock)
         self._pairing = Pairing(self.people, auth.limits, self._emit, clock)

@@ -147,8 +147,8 @@ class KeyPrompts:
 
     async def _check_allowed(self, pending: _Pending) -> None:
         """A question may be older than a change of who is in charge, or of who is one person."""
-        judgement = await self._auth.judge.judge(str(pending.principal), pending.server, pending.owner)
-        if not judgement.allowed:
+        decision = await self._auth.policy.decide(str(pending.principal), pending.server, pending.owner)
+        if not decision.allowed:
             raise NotAllowed(f"You may no longer set a key for {pending.server}; nothing was stored.")
 
     def _again(self, prompt_id: str, pending: _Pending, why: str) -> Reply:

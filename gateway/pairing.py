@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 
 from gateway import sentences
-from gateway.access import is_allowed
 from gateway.bounded_dict import BoundedDict
 from gateway.invocations import LOCAL, ChatRef, Invocation, Principal
 from gateway.people import People, is_name
+from gateway.policy import is_allowed
 from gateway.replies import Audience, Notice, Reply, Text
 from mcp_auth.errors import Busy, StoreError
 from mcp_auth.limits import STRANGERS, Limits

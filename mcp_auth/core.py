@@ -49,7 +49,7 @@ from mcp_auth.keys import (
     try_keys,
 )
 from mcp_auth.limits import Limits
-from mcp_auth.links.gate import ConfigJudge
+from mcp_auth.links.gate import ConfigPolicy
 from mcp_auth.links.tickets import connection_id, connection_ids, slot_of
 from mcp_auth.listing import owner_keys, places, statuses_of
 from mcp_auth.net import issuers
@@ -77,7 +77,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from mcp_auth.agent import ServerAuth
-    from mcp_auth.links.gate import BrowserLogin, Gatekeeper, Judge
+    from mcp_auth.links.gate import BrowserLogin, Gatekeeper, Policy
     from mcp_auth.net.http import Http
     from mcp_auth.oauth.challenge import BearerChallenge
     from mcp_auth.oauth.refresh import Refresher
@@ -131,7 +131,7 @@ class McpAuth:
         self._probes: Probes[tuple[list[str], int]] = Probes()
         # What the host of this package supplies: who may do what, who sits at a browser (the principal, or None),
         # and for a platform the link that carries a code into its chat.
-        self.judge: Judge = ConfigJudge(config.gateway)
+        self.policy: Policy = ConfigPolicy(config.gateway)
         self.verify_browser: Callable[[Request], Awaitable[str | None]] | None = None
         self.confirm_links: dict[str, Callable[[str], str]] = {}
         self.browser_logins: dict[str, BrowserLogin] = {}
@@ -381,11 +381,11 @@ class McpAuth:
 
     async def _check_unproven(self, entry: Server, owner: str, origin: Origin) -> None:
         """Refuse the authorization server's own link where it has to be proven who opens it: nothing there could."""
-        judgement = await self.judge.judge(origin.principal, entry.name, owner)
-        if not judgement.allowed:
+        decision = await self.policy.decide(origin.principal, entry.name, owner)
+        if not decision.allowed:
             raise NotAllowed(f"You may not sign {entry.name} in.")
         gateway = self.config.gateway
-        if not judgement.needs_page or gateway.allow_paste:
+        if not decision.needs_page or gateway.allow_paste:
             return
         if gateway.public_url is None:
             raise SignInError(
@@ -415,10 +415,10 @@ class McpAuth:
         from mcp_auth.oauth.sign_in import StartedSignIn
 
         origin = sign_in.origin
-        judgement = await self.judge.judge(origin.principal, sign_in.server, sign_in.owner)
-        if not judgement.allowed:
+        decision = await self.policy.decide(origin.principal, sign_in.server, sign_in.owner)
+        if not decision.allowed:
             raise NotAllowed(f"You may not sign {sign_in.server} in.")
-        self._check_method(judgement.needs_proof, origin)
+        self._check_method(decision.needs_proof, origin)
         listening = await self._serves_pages(listen)
         stored, ticket = await self.gatekeeper.issue_ticket(sign_in)
         return StartedSignIn(
@@ -427,7 +427,7 @@ class McpAuth:
             reused=reused,
             listening=listening,
             public=True,
-            needs_proof=judgement.needs_proof,
+            needs_proof=decision.needs_proof,
         )
 
     def _check_method(self, needs_proof: bool, origin: Origin) -> None:
@@ -626,7 +626,7 @@ class McpAuth:
 
             self._gatekeeper = Gatekeeper(
                 self.store,
-                lambda: self.judge,
+                lambda: self.policy,
                 self._release,
                 self._link_ended,
                 self._link_burned,
@@ -665,13 +665,13 @@ class McpAuth:
         public_url = self.config.gateway.public_url
         if public_url is None:
             raise ConfigError("A key form needs gateway.public_url.", key="gateway.public_url")
-        judgement = await self.judge.judge(origin.principal, server, check_owner(owner))
-        if not judgement.allowed:
+        decision = await self.policy.decide(origin.principal, server, check_owner(owner))
+        if not decision.allowed:
             raise NotAllowed(f"You may not set a key for {server}.")
-        self._check_method(judgement.needs_proof, origin)
+        self._check_method(decision.needs_proof, origin)
         await self._serves_pages(listen)
         form, ticket = await self._forms().begin(self._usable_entry(server), owner, origin, variables)
-        return StartedKeyForm(form, f"{public_url}/k/{ticket}", judgement.needs_proof)
+        return StartedKeyForm(form, f"{public_url}/k/{ticket}", decision.needs_proof)
 
     async def open_key_forms(self) -> list[KeyForm]:
         """Every open key form; the dead are written down on the way."""

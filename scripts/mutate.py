@@ -46,7 +46,7 @@ GROUPS = {
     ],
     "proof": [
         *("links/gate", "links/tickets", "states", "web/endpoint", "web/key_forms", "web/loopback", "web/pages"),
-        *("gateway/judge", "gateway/key_prompts"),
+        "gateway/key_prompts",
     ],
     "network": ["net/http", "net/rules"],
     "stores": [
@@ -54,7 +54,7 @@ GROUPS = {
         "stores/updates",
     ],
     "who-may-what": [
-        *("limits", "gateway/access", "gateway/dispatcher", "gateway/people", "gateway/sign_ins", "gateway/pairing"),
+        *("limits", "gateway/policy", "gateway/dispatcher", "gateway/people", "gateway/sign_ins", "gateway/pairing"),
     ],
 }
 # What may notice. The tests of the chats run through all of it, take long, and are about something else, but for a

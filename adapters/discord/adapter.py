@@ -44,10 +44,10 @@ from adapters.symbols import BAD
 from adapters.text import clean
 from adapters.waiting import Waiting
 from gateway import error_reports, sentences
-from gateway.access import is_allowed
 from gateway.bounded_dict import BoundedDict
 from gateway.grammar import looks_like_redirect
 from gateway.invocations import ChatRef, Invocation, MessageRef, Principal
+from gateway.policy import is_allowed
 from gateway.replies import Deferred, Ignored, Notice, Reply, SecretPrompt, Text, TextModal
 from mcp_auth.errors import ConfigError, McpAuthError
 

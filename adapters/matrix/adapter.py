@@ -30,7 +30,7 @@ from adapters.matrix.rooms import STATE_EVENTS, Rooms
 from adapters.matrix.syncing import SyncToken, sync_forever
 from adapters.symbols import BAD, GOOD, WARN
 from adapters.tasks import NotSent, Tasks
-from gateway import access, grammar, sentences
+from gateway import grammar, policy, sentences
 from gateway.bounded_dict import BoundedDict
 from gateway.invocations import ChatRef, Invocation, MessageRef, Principal
 from gateway.replies import Deferred, Ignored, Notice, Reply, SecretPrompt, Text
@@ -391,7 +391,7 @@ class MatrixAdapter:
             return
 
     def _is_allowed(self, user: str) -> bool:
-        return access.is_allowed(Principal(PLATFORM, user), self._gateway.config.gateway)
+        return policy.is_allowed(Principal(PLATFORM, user), self._gateway.config.gateway)
 
     def _was_told(self, room_id: str) -> bool:
         """Once an hour and room is enough."""

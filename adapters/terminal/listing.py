@@ -80,9 +80,9 @@ def owner_of(config: Config, name: str, options: Namespace) -> str:
     """
     if options.acting_for is None and not is_per_user(config.servers[name], config.gateway):
         return SHARED
-    from gateway.access import owner_for
     from gateway.invocations import LOCAL
     from gateway.people import People
+    from gateway.policy import owner_for
 
     people = People(config).ever_known if options.acting_for is not None else config
     return owner_for(LOCAL, config.servers[name], people, options.acting_for)

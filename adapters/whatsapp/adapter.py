@@ -34,7 +34,7 @@ from adapters.whatsapp.options import WhatsAppOptions
 from adapters.whatsapp.outbox import REFUSED, Outbox, is_temporary, reason
 from adapters.whatsapp.render import TEXT_MAX, URL_MAX, render
 from adapters.whatsapp.webhook import Webhook
-from gateway import access, grammar, sentences
+from gateway import grammar, policy, sentences
 from gateway.invocations import ChatRef, Invocation, MessageRef, Principal
 from gateway.replies import Deferred, Notice, Reply, SecretPrompt, Text
 from mcp_auth.config.models import GatewayOptions
@@ -254,7 +254,7 @@ class WhatsAppAdapter:
 
     def _is_foreign(self, update: Update, principal: Principal) -> bool:
         """A forwarded message keeps its buttons. Strangers are the gateway's to answer."""
-        if isinstance(update, Message) or not access.is_allowed(principal, self._gateway.config.gateway):
+        if isinstance(update, Message) or not policy.is_allowed(principal, self._gateway.config.gateway):
             return False
         return not buttons.is_for(update.data, principal)
 
@@ -281,7 +281,7 @@ class WhatsAppAdapter:
         principal = principal_of(user, self._gateway.config.gateway)
         addresses = dict.fromkeys((user.bsuid, user.wa_id, user.preferred_id, principal.user))
         news, answers = self._waiting.take(*filter(None, addresses))
-        if not (news or answers) or not access.is_allowed(principal, self._gateway.config.gateway):
+        if not (news or answers) or not policy.is_allowed(principal, self._gateway.config.gateway):
             return
         # Without the beginning of one that was late already.
         blocks = (block for reply in (*news, *answers) for block in reply.blocks if block != _SENT_LATE)
@@ -373,7 +373,7 @@ def principal_of(user: User, gateway: GatewayOptions) -> Principal:
     A number can be given to somebody else one day, and a person may hide it; the id is the person's own.
     """
     known = [Principal(PLATFORM, one) for one in (user.bsuid, user.wa_id) if one]
-    return next((one for one in known if access.is_allowed(one, gateway)), known[0])
+    return next((one for one in known if policy.is_allowed(one, gateway)), known[0])
 
 
 def _chat_of(update: Update, principal: Principal) -> ChatRef:

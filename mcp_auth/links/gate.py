@@ -45,7 +45,7 @@ L = TypeVar("L", bound=Linked)
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class PolicyDecision:
     """`allowed`: this principal may still do this.
 
     `needs_proof`: behind a link of the public endpoint, only with the same-person proof. `needs_page`: only there; an
@@ -57,10 +57,10 @@ class Judgement:
     needs_page: bool = False
 
 
-class Judge(Protocol):
+class Policy(Protocol):
     """Who may do what. The host of this package supplies it; asked when a link is made, opened, and at the end."""
 
-    async def judge(self, principal: str, server: str, owner: str) -> Judgement: ...
+    async def decide(self, principal: str, server: str, owner: str) -> PolicyDecision: ...
 
     def is_same_person(self, principal: str, other: str) -> bool:
         """Whether an identity proven in the browser is the person who asked in the chat."""
@@ -89,15 +89,15 @@ class BrowserLogin(Protocol):
         ...
 
 
-class ConfigJudge:
-    """The judge where nobody supplies one: whoever began may finish, with the proof that `gateway.verify` asks for."""
+class ConfigPolicy:
+    """The policy where nobody supplies one: whoever began may finish, with the proof that `gateway.verify` asks for."""
 
     def __init__(self, gateway: GatewayOptions) -> None:
         self._gateway = gateway
 
-    async def judge(self, principal: str, server: str, owner: str) -> Judgement:
+    async def decide(self, principal: str, server: str, owner: str) -> PolicyDecision:
         people = len(self._gateway.persons)
-        return Judgement(
+        return PolicyDecision(
             needs_proof=needs_proof(self._gateway, people), needs_page=needs_page(principal, self._gateway, people)
         )
 
@@ -138,7 +138,7 @@ class Gatekeeper:
     """Opens links for one browser each, and takes the codes.
 
     Args:
-        judge: asked anew each time.
+        policy: asked anew each time.
         release: called with a record whose browser may go on, before it is stored as `confirmed`.
         changed: told of every record that ended here.
         burned: told of every record that ended because it was in somebody else's hands, and in whose.
@@ -149,7 +149,7 @@ class Gatekeeper:
     def __init__(
         self,
         store: Store,
-        judge: Callable[[], Judge],
+        policy: Callable[[], Policy],
         release: Callable[[Linked], Awaitable[Linked]],
         changed: Callable[[Linked], None],
         burned: Callable[[Linked, str], None],
@@ -158,7 +158,7 @@ class Gatekeeper:
         codes: Callable[[], bool] = lambda: True,
     ) -> None:
         self._store = store
-        self._judge = judge
+        self._policy = policy
         self._release = release
         self._changed = changed
         self._told_burned = burned
@@ -199,10 +199,10 @@ class Gatekeeper:
             is_bound_anew = stage is Stage.START
             if not is_bound_anew and not (stage is Stage.CODE and identity is not None):
                 return None
-            judgement = await self._judged(record)
-            if identity is not None and not self._judge().is_same_person(record.origin.principal, identity):
+            decision = await self._decide(record)
+            if identity is not None and not self._policy().is_same_person(record.origin.principal, identity):
                 raise await self._burned(record, identity)
-            if judgement.needs_proof and identity is None and not self._codes() and not logins:
+            if decision.needs_proof and identity is None and not self._codes() and not logins:
                 raise NotProven("Sign in to the application itself first, in this browser.")
             gate = _gate(record)
             if is_bound_anew:
@@ -210,7 +210,7 @@ class Gatekeeper:
                 gate = self._with_code(gate, browser) if self._codes() and is_early else gate
             proof: Any = "browser" if identity is not None and is_early else None
             opened = stepped(record, "opened", self._clock(), gate=msgspec.structs.replace(gate, proof=proof))
-            may_go_on = proof is not None or not judgement.needs_proof or not is_early
+            may_go_on = proof is not None or not decision.needs_proof or not is_early
             return await self._released(opened) if may_go_on else opened
 
         stored = await self._update(record, bind)
@@ -252,23 +252,23 @@ class Gatekeeper:
             nonlocal secret
             if sign_in.status not in RELEASED:
                 raise UnknownSignIn("This sign-in waits for no answer.", next_step=again_for(sign_in))
-            judgement = await self._judged(sign_in)
-            if identity is not None and not self._judge().is_same_person(sign_in.origin.principal, identity):
+            decision = await self._decide(sign_in)
+            if identity is not None and not self._policy().is_same_person(sign_in.origin.principal, identity):
                 raise await self._burned(sign_in, identity)
-            if judgement.needs_proof and identity is None and not self._codes():
+            if decision.needs_proof and identity is None and not self._codes():
                 raise NotProven("Sign in to the application itself first, in this browser, and load this page again.")
             secret = tickets.new_secret()
             gate = msgspec.structs.replace(
                 _voided(_gate(sign_in)), answer=tickets.last_page(secret, code), proof=None, code_nonce=None
             )
-            if judgement.needs_proof and identity is None:
+            if decision.needs_proof and identity is None:
                 gate = self._with_code(gate, secret)
             return stepped(sign_in, "answered", self._clock(), gate=gate)
 
         return await self._update(sign_in, ask), secret
 
     async def check_last(self, sign_in: SignIn, code: str, secret: str | None, identity: str | None) -> None:
-        """Judge a last page that was sent: is it the newest, may it still be done, and was it proven whose it is?
+        """Policy a last page that was sent: is it the newest, may it still be done, and was it proven whose it is?
 
         Raises:
             CallbackRejected: a newer one counts. NotConfirmedYet: the code has not been sent; nothing was changed.
@@ -279,10 +279,10 @@ class Gatekeeper:
             raise CallbackRejected(
                 "This page no longer counts: a newer one took its place.", next_step="go on there, or begin again"
             )
-        judgement = await self._judged(sign_in)
-        if identity is not None and not self._judge().is_same_person(sign_in.origin.principal, identity):
+        decision = await self._decide(sign_in)
+        if identity is not None and not self._policy().is_same_person(sign_in.origin.principal, identity):
             raise await self._burned(sign_in, identity)
-        if judgement.needs_proof and identity is None and gate.proof is None:
+        if decision.needs_proof and identity is None and gate.proof is None:
             raise NotConfirmedYet("The code of this page has not been sent in the chat yet.")
 
     async def show_last_again(self, sign_in: SignIn, code: str, secret: str) -> SignIn | None:
@@ -376,7 +376,7 @@ class Gatekeeper:
             await self._check_nobody_elses(code, principal, await self._open())
 
     async def check_end(self, record: Linked, browser: str | None) -> None:
-        """Judge once more, at the end: the right browser, an allowed person, and the proof if one is needed by now.
+        """Policy once more, at the end: the right browser, an allowed person, and the proof if one is needed by now.
 
         Raises:
             OtherBrowser, NotAllowed, NotProven. The last two end the record.
@@ -387,13 +387,13 @@ class Gatekeeper:
         await self.check_still(record, may_be_unproven=gate.proof is not None)
 
     async def check_still(self, record: Linked, *, may_be_unproven: bool) -> None:
-        """Judge once more, at the end: an allowed person, and the proof if one is needed by now.
+        """Policy once more, at the end: an allowed person, and the proof if one is needed by now.
 
         Raises:
             NotAllowed, NotProven. Both end the record.
         """
-        judgement = await self._judged(record)
-        needs_proof = judgement.needs_page if record.gate is None else judgement.needs_proof
+        decision = await self._decide(record)
+        needs_proof = decision.needs_page if record.gate is None else decision.needs_proof
         if needs_proof and not may_be_unproven:
             sentence = "By now it has to be proven who sits at the browser, so this was not finished."
             await self.end(record, sentence, f"/mcp auth {record.server}")
@@ -480,10 +480,10 @@ class Gatekeeper:
 
     # -- inside ------------------------------------------------------------------------------
 
-    async def _judged(self, record: Linked) -> Judgement:
-        judgement = await self._judge().judge(record.origin.principal, record.server, record.owner)
-        if judgement.allowed:
-            return judgement
+    async def _decide(self, record: Linked) -> PolicyDecision:
+        decision = await self._policy().decide(record.origin.principal, record.server, record.owner)
+        if decision.allowed:
+            return decision
         sentence = f"The person who asked may no longer do this at {record.server}; nothing was finished."
         await self.end(record, sentence, None)
         raise NotAllowed(sentence)
@@ -524,7 +524,7 @@ class Gatekeeper:
             asked, shown = record.origin.principal, tickets.is_same(code, _gate(record).code)
             if asked == principal or not (shown or _is_voided(code, record)):
                 continue
-            if self._judge().is_same_person(asked, principal):
+            if self._policy().is_same_person(asked, principal):
                 # Nobody else's hands: only another of the same person's.
                 name, place = asked_by(asked, "")
                 raise CodeRejected(
@@ -570,7 +570,7 @@ class Gatekeeper:
                 raise _no_page()
             if self._clock() >= gate.code_expires_at:
                 raise _too_old()
-            await self._judged(record)
+            await self._decide(record)
             gate = msgspec.structs.replace(gate, proof="code", code=None, code_nonce=None)
             proven = msgspec.structs.replace(record, gate=gate)
             # A last page goes on when its button is pressed.

@@ -81,7 +81,7 @@ async def test_the_second_person_allowed_while_the_key_is_typed(tmp_path: Path, 
 
 
 async def test_removed_while_the_server_is_asked_about_the_key(tmp_path: Path, oauth: OAuthServer) -> None:
-    """The last judgement is right before the key is stored."""
+    """The last decision is right before the key is stored."""
     async with public_gateway(tmp_path, api(oauth), identity="per_user") as gateway, Browser() as browser:
         form = await browser.press(await browser.open(await key_link_of(Chat(gateway, ANN))))
         asked = gateway.auth.try_keys

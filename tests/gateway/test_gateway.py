@@ -108,7 +108,7 @@ def test_every_public_name_can_be_imported() -> None:
 def test_importing_the_words_and_the_grammar_is_cheap() -> None:
     """The command line uses them for every listing."""
     program = (
-        "import sys, gateway, gateway.grammar, gateway.access, gateway.people, gateway.replies, gateway.sentences\n"
+        "import sys, gateway, gateway.grammar, gateway.policy, gateway.people, gateway.replies, gateway.sentences\n"
         "heavy = ('asyncio', 'mcp', 'httpx2', 'starlette', 'filelock', 'pydantic', 'limits')\n"
         "print([m for m in heavy if m in sys.modules])"
     )

@@ -215,15 +215,15 @@ async def test_a_key_that_cannot_be_kept_is_asked_for_again_where_another_one_co
 async def test_who_may_no_longer_stores_nothing_although_the_question_is_open(
     tmp_path: Path, oauth: OAuthServer
 ) -> None:
-    class Judge:
-        async def judge(self, *who: str) -> Any:
-            from mcp_auth.links.gate import Judgement
+    class Policy:
+        async def decide(self, *who: str) -> Any:
+            from mcp_auth.links.gate import PolicyDecision
 
-            return Judgement(allowed=False)
+            return PolicyDecision(allowed=False)
 
     async with asking(tmp_path, oauth) as on:
         prompt = on.ask()
-        on.auth.judge = Judge()  # type: ignore[assignment]
+        on.auth.policy = Policy()  # type: ignore[assignment]
         with pytest.raises(NotAllowed):
             await on.answer(prompt)
         assert (on.kept(), on.stored, oauth.seen) == ({}, [], [])

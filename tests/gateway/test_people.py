@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway import access
+from gateway import policy
 from gateway.invocations import LOCAL, Principal
 from gateway.people import CODE_SECONDS, PENDING_PER_PLATFORM, People, is_name
 from mcp_auth.config.models import Config, Server
@@ -23,7 +23,7 @@ OWN = Server(name="mail", url="https://mail.example/mcp", auth="oauth", identity
 
 
 def served(people: People, principal: Principal) -> bool:
-    return access.is_allowed(principal, people.config.gateway)
+    return policy.is_allowed(principal, people.config.gateway)
 
 
 @pytest.fixture
@@ -231,8 +231,8 @@ def test_a_denied_admin_is_none(team: Config) -> None:
 
     people.deny("telegram:1", LOCAL)
 
-    assert not access.is_admin(ANN, people.config.gateway)
-    assert not access.is_allowed(ANN, people.config.gateway)
+    assert not policy.is_admin(ANN, people.config.gateway)
+    assert not policy.is_allowed(ANN, people.config.gateway)
 
 
 def test_who_is_not_known_is_not_shut_out_by_a_slip_of_the_hand(team: Config) -> None:

@@ -13,7 +13,7 @@ from mcp_auth.audit import Event
 from mcp_auth.config.models import GatewayOptions
 from mcp_auth.errors import CodeRejected, WrongPerson
 from mcp_auth.links import tickets
-from mcp_auth.links.gate import _TICKETS_KEPT, ConfigJudge, needs_page, needs_proof
+from mcp_auth.links.gate import _TICKETS_KEPT, ConfigPolicy, needs_page, needs_proof
 from mcp_auth.records import Origin, Visit, sha256
 from tests.browser import Browser
 from tests.homes import open_auth
@@ -54,11 +54,11 @@ def test_an_authorization_servers_own_link_is_for_one_person_and_for_the_operato
 
 async def test_without_a_gateway_the_people_of_the_configuration_count() -> None:
     people = {"ann": ("telegram:1", "discord:1")}
-    alone = ConfigJudge(GatewayOptions(allow=("telegram:1", "discord:1"), people=people))
-    two = ConfigJudge(GatewayOptions(allow=("telegram:1", "discord:1")))
-    assert (await alone.judge("telegram:1", "notes", "shared")).needs_proof
-    assert not (await alone.judge("telegram:1", "notes", "shared")).needs_page
-    assert (await two.judge("telegram:1", "notes", "shared")).needs_page
+    alone = ConfigPolicy(GatewayOptions(allow=("telegram:1", "discord:1"), people=people))
+    two = ConfigPolicy(GatewayOptions(allow=("telegram:1", "discord:1")))
+    assert (await alone.decide("telegram:1", "notes", "shared")).needs_proof
+    assert not (await alone.decide("telegram:1", "notes", "shared")).needs_page
+    assert (await two.decide("telegram:1", "notes", "shared")).needs_page
     assert two.is_same_person("telegram:1", "telegram:1")
     assert not two.is_same_person("telegram:1", "discord:1")
 

@@ -1,11 +1,16 @@
-"""Who is served, who may do what, and whose credentials are meant. Pure functions over the configuration."""
+"""Who is served, who may do what, with whose credentials, and who must prove it.
+
+Pure functions over the configuration, and what of them `mcp_auth` asks for (`mcp_auth.links.gate.Policy`).
+"""
 
 from __future__ import annotations
 
 from gateway.invocations import LOCAL, Principal
+from gateway.people import People
 from mcp_auth.config.models import Config, GatewayOptions, Server
 from mcp_auth.config.people import is_per_user
 from mcp_auth.errors import NotAllowed
+from mcp_auth.links.gate import PolicyDecision, needs_page, needs_proof
 from mcp_auth.records import SHARED
 
 
@@ -83,3 +88,41 @@ def _acting(principal: Principal, gateway: GatewayOptions, acting_for: str | Non
         "There is nobody of this name in gateway.people or gateway.allow.",
         next_step="name a person of gateway.people, or an allowed principal such as telegram:123456789",
     )
+
+
+class GatewayPolicy:
+    """Judges by the rules of this module, as they are at this moment."""
+
+    def __init__(self, people: People) -> None:
+        self._people = people
+
+    @property
+    def _config(self) -> Config:
+        return self._people.config
+
+    async def decide(self, principal: str, server: str, owner: str) -> PolicyDecision:
+        self._people.refresh()
+        gateway = self._config.gateway
+        people = len(gateway.persons)
+        return PolicyDecision(
+            allowed=self._may(Principal.parse(principal), server, owner),
+            needs_proof=needs_proof(gateway, people),
+            needs_page=needs_page(principal, gateway, people),
+        )
+
+    def is_same_person(self, principal: str, other: str) -> bool:
+        gateway = self._config.gateway
+        return gateway.person_of(principal) == gateway.person_of(other)
+
+    def _may(self, principal: Principal, server: str, owner: str) -> bool:
+        entry = self._config.servers.get(server)
+        if entry is None or not may_change(principal, entry, self._config):
+            return False
+        if principal == LOCAL:
+            # The operator acts for anybody (`--as`).
+            return True
+        try:
+            # Whose credentials these are may have changed with `people` and `identity`.
+            return owner_for(principal, entry, self._config) == owner
+        except NotAllowed:
+            return False

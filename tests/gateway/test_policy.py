@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway import access
+from gateway import policy
 from gateway.invocations import LOCAL, Principal
 from mcp_auth.config.models import Config, GatewayOptions, Server
 from mcp_auth.errors import NotAllowed
@@ -32,15 +32,15 @@ TEAM = config(
 
 
 def test_nobody_but_the_operator_is_served_by_default() -> None:
-    assert access.is_allowed(LOCAL, GatewayOptions())
-    assert not access.is_allowed(ANN, GatewayOptions())
-    assert not access.is_allowed(Principal("cli", "somebody"), config(allow=("cli:somebody",)).gateway)
+    assert policy.is_allowed(LOCAL, GatewayOptions())
+    assert not policy.is_allowed(ANN, GatewayOptions())
+    assert not policy.is_allowed(Principal("cli", "somebody"), config(allow=("cli:somebody",)).gateway)
 
 
 def test_only_listed_principals_are_served() -> None:
-    assert access.is_allowed(ANN, ALONE.gateway)
-    assert not access.is_allowed(BOB, ALONE.gateway)
-    assert not access.is_allowed(Principal("slack", "1"), ALONE.gateway)
+    assert policy.is_allowed(ANN, ALONE.gateway)
+    assert not policy.is_allowed(BOB, ALONE.gateway)
+    assert not policy.is_allowed(Principal("slack", "1"), ALONE.gateway)
 
 
 def test_people_join_principals_to_one_person() -> None:
@@ -55,43 +55,43 @@ def test_the_operator_is_not_counted_as_a_person() -> None:
 
 
 def test_one_person_changes_everything() -> None:
-    assert access.may_change(ANN, SHARED_SERVER, ONE_WITH_TWO_ACCOUNTS)
-    assert access.may_change(ANN_DISCORD, SHARED_SERVER, ONE_WITH_TWO_ACCOUNTS)
+    assert policy.may_change(ANN, SHARED_SERVER, ONE_WITH_TWO_ACCOUNTS)
+    assert policy.may_change(ANN_DISCORD, SHARED_SERVER, ONE_WITH_TWO_ACCOUNTS)
 
 
 def test_in_a_team_only_admins_change_shared_servers() -> None:
-    assert access.may_change(ANN, SHARED_SERVER, TEAM)
-    assert access.may_change(ANN_DISCORD, SHARED_SERVER, TEAM), "the same person as the admin"
-    assert access.may_change(LOCAL, SHARED_SERVER, TEAM)
-    assert not access.may_change(BOB, SHARED_SERVER, TEAM)
-    assert access.is_allowed(BOB, TEAM.gateway)
-    assert access.may_change(BOB, OWN_SERVER, TEAM)
+    assert policy.may_change(ANN, SHARED_SERVER, TEAM)
+    assert policy.may_change(ANN_DISCORD, SHARED_SERVER, TEAM), "the same person as the admin"
+    assert policy.may_change(LOCAL, SHARED_SERVER, TEAM)
+    assert not policy.may_change(BOB, SHARED_SERVER, TEAM)
+    assert policy.is_allowed(BOB, TEAM.gateway)
+    assert policy.may_change(BOB, OWN_SERVER, TEAM)
 
 
 def test_a_stranger_may_not_even_see() -> None:
-    assert not access.is_allowed(Principal("telegram", "666"), TEAM.gateway)
+    assert not policy.is_allowed(Principal("telegram", "666"), TEAM.gateway)
 
 
 def test_sign_in_from_a_chat_is_off_for_several_people() -> None:
-    assert access.may_sign_in(ANN, ONE_WITH_TWO_ACCOUNTS.gateway)
-    assert not access.may_sign_in(ANN, TEAM.gateway)
-    assert access.may_sign_in(LOCAL, TEAM.gateway)
-    assert access.may_sign_in(ANN, config(allow=("telegram:1", "telegram:2"), allow_paste=True).gateway)
+    assert policy.may_sign_in(ANN, ONE_WITH_TWO_ACCOUNTS.gateway)
+    assert not policy.may_sign_in(ANN, TEAM.gateway)
+    assert policy.may_sign_in(LOCAL, TEAM.gateway)
+    assert policy.may_sign_in(ANN, config(allow=("telegram:1", "telegram:2"), allow_paste=True).gateway)
 
 
 def test_paste_is_for_private_chats_of_the_only_person() -> None:
-    assert access.may_paste(ANN, True, ALONE.gateway)
-    assert not access.may_paste(ANN, False, ALONE.gateway)
-    assert not access.may_paste(ANN, True, TEAM.gateway)
-    assert access.may_paste(ANN, True, config(allow=("telegram:1", "telegram:2"), allow_paste=True).gateway)
-    assert access.may_paste(LOCAL, True, TEAM.gateway)
+    assert policy.may_paste(ANN, True, ALONE.gateway)
+    assert not policy.may_paste(ANN, False, ALONE.gateway)
+    assert not policy.may_paste(ANN, True, TEAM.gateway)
+    assert policy.may_paste(ANN, True, config(allow=("telegram:1", "telegram:2"), allow_paste=True).gateway)
+    assert policy.may_paste(LOCAL, True, TEAM.gateway)
 
 
 def test_secrets_in_chat_are_off_unless_the_platform_says_true() -> None:
-    assert access.secrets_in_chat(LOCAL, GatewayOptions())
-    assert not access.secrets_in_chat(ANN, ALONE.gateway)
-    assert not access.secrets_in_chat(ANN, config(platforms={"telegram": {"secrets_in_chat": "false"}}).gateway)
-    assert access.secrets_in_chat(ANN, config(platforms={"telegram": {"secrets_in_chat": True}}).gateway)
+    assert policy.secrets_in_chat(LOCAL, GatewayOptions())
+    assert not policy.secrets_in_chat(ANN, ALONE.gateway)
+    assert not policy.secrets_in_chat(ANN, config(platforms={"telegram": {"secrets_in_chat": "false"}}).gateway)
+    assert policy.secrets_in_chat(ANN, config(platforms={"telegram": {"secrets_in_chat": True}}).gateway)
 
 
 @pytest.mark.parametrize(
@@ -106,28 +106,28 @@ def test_secrets_in_chat_are_off_unless_the_platform_says_true() -> None:
     ],
 )
 def test_whose_credentials(principal: Principal, server: Server, owner: str) -> None:
-    assert access.owner_for(principal, server, TEAM) == owner
+    assert policy.owner_for(principal, server, TEAM) == owner
 
 
 def test_a_server_may_override_the_identity_of_the_gateway() -> None:
     everybody_for_themselves = config(allow=("telegram:1",), identity="per_user")
     shared = Server(name="shared", url="https://s.example/mcp", identity="shared")
 
-    assert access.owner_for(ANN, SHARED_SERVER, everybody_for_themselves) == "principal:telegram:1"
-    assert access.owner_for(ANN, shared, everybody_for_themselves) == "shared"
+    assert policy.owner_for(ANN, SHARED_SERVER, everybody_for_themselves) == "principal:telegram:1"
+    assert policy.owner_for(ANN, shared, everybody_for_themselves) == "shared"
 
 
 def test_the_operator_acts_for_a_person() -> None:
-    assert access.owner_for(LOCAL, OWN_SERVER, TEAM, acting_for="ann") == "person:ann"
-    assert access.owner_for(LOCAL, OWN_SERVER, TEAM, acting_for="telegram:2") == "principal:telegram:2"
-    assert access.owner_for(LOCAL, SHARED_SERVER, TEAM, acting_for="ann") == "shared"
+    assert policy.owner_for(LOCAL, OWN_SERVER, TEAM, acting_for="ann") == "person:ann"
+    assert policy.owner_for(LOCAL, OWN_SERVER, TEAM, acting_for="telegram:2") == "principal:telegram:2"
+    assert policy.owner_for(LOCAL, SHARED_SERVER, TEAM, acting_for="ann") == "shared"
 
 
 def test_nobody_else_acts_for_a_person_and_unknown_people_are_refused() -> None:
     with pytest.raises(NotAllowed):
-        access.owner_for(BOB, OWN_SERVER, TEAM, acting_for="ann")
+        policy.owner_for(BOB, OWN_SERVER, TEAM, acting_for="ann")
     with pytest.raises(NotAllowed) as refused:
-        access.owner_for(LOCAL, OWN_SERVER, TEAM, acting_for="telegram:999")
+        policy.owner_for(LOCAL, OWN_SERVER, TEAM, acting_for="telegram:999")
     assert "999" not in str(refused.value)
 
 

@@ -1,4 +1,4 @@
-"""What the core asks the gateway about people, at the moment it asks."""
+"""What the core asks of the policy, at the moment it asks."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from gateway.invocations import LOCAL
-from gateway.judge import GatewayJudge
 from gateway.people import People
+from gateway.policy import GatewayPolicy
 from mcp_auth.config.models import Config, Server
 from tests.gateway.chat import configure
 
@@ -43,7 +43,7 @@ def team(home: Path) -> Config:
 def test_two_accounts_are_one_person_where_the_operator_says_so(
     tmp_path: Path, one: str, other: str, same: bool
 ) -> None:
-    assert GatewayJudge(People(team(tmp_path))).is_same_person(one, other) is same
+    assert GatewayPolicy(People(team(tmp_path))).is_same_person(one, other) is same
 
 
 @pytest.mark.parametrize(
@@ -68,21 +68,21 @@ def test_two_accounts_are_one_person_where_the_operator_says_so(
 async def test_a_sign_in_is_finished_by_whoever_may_begin_it_for_that_owner(
     tmp_path: Path, who: str, server: str, owner: str, allowed: bool
 ) -> None:
-    judgement = await GatewayJudge(People(team(tmp_path))).judge(who, server, owner)
-    assert judgement.allowed is allowed
-    assert judgement.needs_proof
+    decision = await GatewayPolicy(People(team(tmp_path))).decide(who, server, owner)
+    assert decision.allowed is allowed
+    assert decision.needs_proof
     # Nobody else sits at the operator's own loopback link.
-    assert judgement.needs_page is (who != str(LOCAL))
+    assert decision.needs_page is (who != str(LOCAL))
 
 
 async def test_people_are_judged_as_they_are_at_this_moment(tmp_path: Path) -> None:
     server = Server(name="notes", url="https://notes.example/mcp", auth="oauth")
     config = configure(tmp_path, server, allow=(ANN,), admins=("telegram:9",))
-    judge = GatewayJudge(People(config))
-    assert (await judge.judge(ANN, "notes", "shared")).needs_page is False
+    policy = GatewayPolicy(People(config))
+    assert (await policy.decide(ANN, "notes", "shared")).needs_page is False
     # Another process lets Bob in, and then shuts Ann out
     People(config).allow(BOB, LOCAL)
-    asked = await judge.judge(ANN, "notes", "shared")
+    asked = await policy.decide(ANN, "notes", "shared")
     assert (asked.needs_page, asked.allowed) == (True, False), "shared servers are the admins' by now"
     People(config).deny(ANN, LOCAL)
-    assert (await judge.judge(ANN, "notes", "shared")).allowed is False
+    assert (await policy.decide(ANN, "notes", "shared")).allowed is False
