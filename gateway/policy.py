@@ -1,6 +1,6 @@
 """Who is served, who may do what, with whose credentials, and who must prove it.
 
-Pure functions over the configuration, and what of them `mcp_auth` asks for (`mcp_auth.links.gate.Policy`).
+Pure functions over the configuration, and what of them `mcp_auth` asks for (`mcp_auth.links.policy.Policy`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from gateway.people import People
 from mcp_auth.config.models import Config, GatewayOptions, Server
 from mcp_auth.config.people import is_per_user
 from mcp_auth.errors import NotAllowed
-from mcp_auth.links.gate import PolicyDecision, needs_page, needs_proof
+from mcp_auth.links.policy import PolicyDecision, needs_page, needs_proof
 from mcp_auth.records import SHARED
 
 

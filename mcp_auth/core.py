@@ -49,7 +49,7 @@ from mcp_auth.keys import (
     try_keys,
 )
 from mcp_auth.limits import Limits
-from mcp_auth.links.gate import ConfigPolicy
+from mcp_auth.links.policy import ConfigPolicy
 from mcp_auth.links.tickets import connection_id, connection_ids, slot_of
 from mcp_auth.listing import owner_keys, places, statuses_of
 from mcp_auth.net import issuers
@@ -77,7 +77,8 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from mcp_auth.agent import ServerAuth
-    from mcp_auth.links.gate import BrowserLogin, Gatekeeper, Policy
+    from mcp_auth.links.gate import BrowserLogin, Gatekeeper
+    from mcp_auth.links.policy import Policy
     from mcp_auth.net.http import Http
     from mcp_auth.oauth.challenge import BearerChallenge
     from mcp_auth.oauth.refresh import Refresher

@@ -12,13 +12,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol, TypeVar, cast
 
 import msgspec
 
-from mcp_auth.config.models import GatewayOptions
 from mcp_auth.errors import (
     CallbackRejected,
     CodeRejected,
@@ -30,6 +28,7 @@ from mcp_auth.errors import (
     WrongPerson,
 )
 from mcp_auth.links import tickets
+from mcp_auth.links.policy import Policy, PolicyDecision
 from mcp_auth.records import Gate, KeptIn, KeyForm, Linked, SignIn, Visit, sha256
 from mcp_auth.requester import asked_by
 from mcp_auth.states import CONTINUED, IN_FLIGHT, OPEN, RELEASED, SHOWS_CODE, UNPROVEN, stepped
@@ -42,29 +41,6 @@ _TICKETS_KEPT = 5
 _VOIDED_KEPT = 16
 
 L = TypeVar("L", bound=Linked)
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyDecision:
-    """`allowed`: this principal may still do this.
-
-    `needs_proof`: behind a link of the public endpoint, only with the same-person proof. `needs_page`: only there; an
-    authorization server's own link (loopback mode) has no page that could ask for it.
-    """
-
-    allowed: bool = True
-    needs_proof: bool = False
-    needs_page: bool = False
-
-
-class Policy(Protocol):
-    """Who may do what. The host of this package supplies it; asked when a link is made, opened, and at the end."""
-
-    async def decide(self, principal: str, server: str, owner: str) -> PolicyDecision: ...
-
-    def is_same_person(self, principal: str, other: str) -> bool:
-        """Whether an identity proven in the browser is the person who asked in the chat."""
-        ...
 
 
 class BrowserLogin(Protocol):
@@ -87,41 +63,6 @@ class BrowserLogin(Protocol):
     def principal(self, answer: Mapping[str, str]) -> str | None:
         """Whose account it is; None when the answer is forged or old."""
         ...
-
-
-class ConfigPolicy:
-    """The policy where nobody supplies one: whoever began may finish, with the proof that `gateway.verify` asks for."""
-
-    def __init__(self, gateway: GatewayOptions) -> None:
-        self._gateway = gateway
-
-    async def decide(self, principal: str, server: str, owner: str) -> PolicyDecision:
-        people = len(self._gateway.persons)
-        return PolicyDecision(
-            needs_proof=needs_proof(self._gateway, people), needs_page=needs_page(principal, self._gateway, people)
-        )
-
-    def is_same_person(self, principal: str, other: str) -> bool:
-        return principal == other
-
-
-def needs_proof(gateway: GatewayOptions, people: int) -> bool:
-    """Whether it has to be proven who sits at the browser behind a link of ours, while so many people are allowed.
-
-    However few may ask, anybody can be sent a link. `none` is for one person who says so: it refuses to start with
-    more, and when somebody is added later it counts as `auto`.
-    """
-    return gateway.verify != "none" or people > 1
-
-
-def needs_page(principal: str, gateway: GatewayOptions, people: int) -> bool:
-    """Whether an authorization server's own link is no way for `principal`: nothing there could ask for the proof.
-
-    The operator at the terminal sits in front of it.
-    """
-    if principal.startswith("cli:"):
-        return False
-    return gateway.verify in ("code", "browser") or people > 1
 
 
 class Stage(StrEnum):

@@ -217,7 +217,7 @@ async def test_who_may_no_longer_stores_nothing_although_the_question_is_open(
 ) -> None:
     class Policy:
         async def decide(self, *who: str) -> Any:
-            from mcp_auth.links.gate import PolicyDecision
+            from mcp_auth.links.policy import PolicyDecision
 
             return PolicyDecision(allowed=False)
 

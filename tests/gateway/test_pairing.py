@@ -118,7 +118,7 @@ async def test_attack_a_flood_of_strangers_costs_little_memory_and_few_messages(
         assert (team.home / "people.json").stat().st_size < 2000
         assert await Chat(gateway, BOB).say("help"), "the people who are served are answered"
         assert await Chat(gateway, Principal("discord", "7")).say(""), "and so are strangers elsewhere"
-        assert len(gateway._strangers._told) <= 25
+        assert len(gateway._pairing._told) <= 25
         assert len(list(gateway.auth.audit.lines())) == 4, "the requests that were taken"
         advance_limits(61)
         assert await late.say("")

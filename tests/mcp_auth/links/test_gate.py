@@ -13,7 +13,8 @@ from mcp_auth.audit import Event
 from mcp_auth.config.models import GatewayOptions
 from mcp_auth.errors import CodeRejected, WrongPerson
 from mcp_auth.links import tickets
-from mcp_auth.links.gate import _TICKETS_KEPT, ConfigPolicy, needs_page, needs_proof
+from mcp_auth.links.gate import _TICKETS_KEPT
+from mcp_auth.links.policy import ConfigPolicy, needs_page, needs_proof
 from mcp_auth.records import Origin, Visit, sha256
 from tests.browser import Browser
 from tests.homes import open_auth
