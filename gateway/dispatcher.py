@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from gateway import error_reports, grammar, policy, sentences
 from gateway.bounded_dict import BoundedDict
+from gateway.commands import help_rows, spec_of
 from gateway.invocations import LOCAL, Abilities, Invocation, Principal
 from gateway.key_prompts import KeyPrompts
 from gateway.pairing import Pairing
@@ -42,7 +43,6 @@ from mcp_auth.errors import Busy, CodeRejected, McpAuthError, SignInError, Store
 from mcp_auth.limits import (
     CODES,
     COMMANDS,
-    CONFIRMS,
     SERVER_SIGN_INS,
     SERVER_SIGN_INS_EACH,
     SIGN_INS,
@@ -74,33 +74,7 @@ _BEGIN_SECONDS = 60.0
 _EVENTS_KEPT = 10_000
 
 _USABLE = frozenset({AuthState.SIGNED_IN, AuthState.KEY_SET, AuthState.NONE_NEEDED})
-_PEOPLE = (grammar.Allow, grammar.Deny, grammar.ShowPeople)
-_PRIVATE = (
-    grammar.Detail,
-    grammar.Auth,
-    grammar.Key,
-    grammar.KeyStoreAnyway,
-    grammar.Paste,
-    grammar.Confirm,
-    grammar.ReviewCode,
-    grammar.Test,
-    *_PEOPLE,
-)
-# What carries a code: tried a few times, not guessed.
-_CODES = (grammar.Allow, grammar.Deny, grammar.Paste)
-# The code of a page, typed or brought by its button.
-_PROOFS = (grammar.Confirm, grammar.ReviewCode)
 _BARE_PASTE, _BARE_CONFIRM = grammar.ArgumentMissing("paste"), grammar.ArgumentMissing("confirm")
-_SLOW = (
-    grammar.Auth,
-    grammar.Paste,
-    grammar.Confirm,
-    grammar.ReviewCode,
-    grammar.Test,
-    grammar.Logout,
-    grammar.Cancel,
-    grammar.KeyStoreAnyway,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +124,7 @@ class Dispatcher:
         if self._is_known_event(invocation):
             return Ignored()
         if not policy.is_allowed(principal, self.config.gateway):
-            if self._pairing.is_silent(principal) and not isinstance(self._parse(invocation), _PROOFS):
+            if self._pairing.is_silent(principal) and not spec_of(self._parse(invocation)).is_proof:
                 return Ignored()
             return Immediate(Audience.CALLER if invocation.private else Audience.CHAT)
         command = self._parse(invocation)
@@ -162,8 +136,8 @@ class Dispatcher:
         form = self._form_for(command, principal) if abilities.modal else None
         if form is not None:
             return form
-        audience = Audience.CALLER if isinstance(command, _PRIVATE) else Audience.CHAT
-        return Deferred(audience) if isinstance(command, _SLOW) else Immediate(audience)
+        spec = spec_of(command)
+        return Deferred(spec.audience) if spec.slow else Immediate(spec.audience)
 
     def _form_for(self, command: grammar.Command, principal: Principal) -> TextModal | None:
         gateway = self.config.gateway
@@ -185,7 +159,7 @@ class Dispatcher:
                 yield reply
             return
         command = self._parse(invocation)
-        audience = Audience.CALLER if isinstance(command, _PRIVATE) else Audience.CHAT
+        audience = spec_of(command).audience
         wait = self._wait(command, invocation.principal)
         if wait:
             yield _say(too_often(wait), audience, ok=False)
@@ -202,7 +176,7 @@ class Dispatcher:
     async def _warning(self, invocation: Invocation) -> Reply | None:
         """For a stranger who sends a code that one of our pages shows: somebody forwarded them the link."""
         command, principal = self._parse(invocation), str(invocation.principal)
-        if not isinstance(command, _PROOFS) or self._auth.limits.take(CODES, principal):
+        if not isinstance(command, grammar.Confirm | grammar.ReviewCode) or self._auth.limits.take(CODES, principal):
             return None
         try:
             await self._auth.gatekeeper.burn(command.code, principal)
@@ -639,8 +613,7 @@ class Dispatcher:
 
     async def _help(self, command: grammar.Help, ask: _Ask) -> AsyncGenerator[Reply, None]:
         admin = policy.is_admin(ask.principal, self.config.gateway)
-        rows = (*sentences.HELP, *sentences.HELP_ADMIN) if admin else sentences.HELP
-        yield Reply((Table(rows),), title=sentences.HELP_TITLE)
+        yield Reply((Table(help_rows(admin=admin)),), title=sentences.HELP_TITLE)
 
     async def _suggestion(self, command: grammar.Suggestion, ask: _Ask) -> AsyncGenerator[Reply, None]:
         yield _choices(sentences.suggestion(command.commands), command.commands)
@@ -674,11 +647,8 @@ class Dispatcher:
             return 0.0
         limits, person = self._auth.limits, self._counted_as(principal)
         wait = limits.take(COMMANDS, person)
-        if isinstance(command, _CODES):
-            wait = wait or limits.take(CODES, person)
-        if isinstance(command, _PROOFS):
-            wait = wait or limits.take(CONFIRMS, person)
-        return wait
+        limit = spec_of(command).limit
+        return wait or limits.take(limit, person) if limit is not None else wait
 
     def _wait_to_begin(self, principal: Principal, status: ServerStatus) -> float:
         if principal == LOCAL:

@@ -17,43 +17,6 @@ if TYPE_CHECKING:
 
 TITLE = "MCP Servers"
 HELP_TITLE = "What /mcp can do"
-HELP: tuple[tuple[str, str], ...] = (
-    ("/mcp", "every server and its status"),
-    ("/mcp SERVER", "one server in detail"),
-    ("/mcp auth", "sign in wherever it is needed"),
-    ("/mcp auth SERVER", "sign in to one server, or do it again"),
-    ("/mcp key SERVER", "enter an API key"),
-    ("/mcp paste ADDRESS", "finish a sign-in with the address of its last page"),
-    ("/mcp confirm CODE", "show that the page with this code is yours"),
-    ("/mcp cancel [SERVER]", "end open sign-ins"),
-    ("/mcp logout SERVER", "revoke and delete a sign-in"),
-    ("/mcp test SERVER", "connect and list the tools"),
-    ("/mcp help", "this list"),
-)
-HELP_ADMIN: tuple[tuple[str, str], ...] = (
-    ("/mcp people", "who is served, and who asks to be"),
-    ("/mcp allow CODE", "let in the person who was given this code"),
-    ("/mcp deny WHO", "shut somebody out"),
-)
-
-SUBCOMMANDS = {
-    "status": "Every server and its status, or one in detail",
-    "auth": "Sign in wherever it is needed, or to one server again",
-    "key": "Enter an API key",
-    "paste": "Finish a sign-in with the address of its last page",
-    "confirm": "Prove that it is you who signs in, with the code of the page",
-    "cancel": "End open sign-ins",
-    "logout": "Revoke and delete a sign-in",
-    "test": "Connect and list the tools",
-    "help": "What /mcp can do",
-    "people": "Who is served, and who asks to be (for admins)",
-    "allow": "Let in the person who was given this code (for admins)",
-    "deny": "Shut somebody out (for admins)",
-}
-OPTION_SERVER = "The server's name"
-OPTION_CODE = "The code that the page shows"
-OPTION_REQUEST = "The code that the person was given"
-OPTION_WHO = "discord:USER_ID, another principal, or the code of a request"
 
 NO_SERVERS = (
     "No MCP servers are configured. Add one under mcp_servers in the configuration, or with: slash-mcp add NAME URL"

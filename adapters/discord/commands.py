@@ -1,18 +1,18 @@
-"""The slash command `/mcp` with its subcommands. It knows names and options; what they do is the adapter's."""
+"""The slash command `/mcp` with its subcommands, made from `gateway.commands`. What they do is the adapter's."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import discord
 from discord import app_commands
 
 from gateway import sentences
+from gateway.commands import CommandSpec, shown
 
 Take = Callable[[discord.Interaction, str], Awaitable[None]]
 Choices = Callable[[discord.Interaction, str], list[app_commands.Choice[str]]]
-
-_SAYS = sentences.SUBCOMMANDS
 
 
 class McpCommands(app_commands.Group):
@@ -30,71 +30,42 @@ class McpCommands(app_commands.Group):
             allowed_installs=app_commands.AppInstallationType(guild=True, user=True),
             allowed_contexts=app_commands.AppCommandContext(guild=True, dm_channel=True, private_channel=True),
         )
-        self._take = take
-        self._choices = choices
 
-    async def _offer(self, interaction: discord.Interaction, current: str) -> list[app_commands.Choice[str]]:
-        return self._choices(interaction, current)
+        async def offer(interaction: discord.Interaction, current: str) -> list[app_commands.Choice[str]]:
+            return choices(interaction, current)
 
-    @app_commands.command(description=_SAYS["status"])
-    @app_commands.describe(server=sentences.OPTION_SERVER)
-    @app_commands.autocomplete(server=_offer)
-    async def status(self, interaction: discord.Interaction, server: str = "") -> None:
-        await self._take(interaction, f"status {server}")
+        for spec in shown():
+            subcommand: app_commands.Command[Any, ..., None] = app_commands.Command(
+                name=spec.verb or "", description=spec.menu, callback=_callback(spec, take)
+            )
+            if spec.option is not None and spec.option.name == "server":
+                subcommand.autocomplete("server")(offer)
+            self.add_command(subcommand)
 
-    @app_commands.command(description=_SAYS["auth"])
-    @app_commands.describe(server=sentences.OPTION_SERVER)
-    @app_commands.autocomplete(server=_offer)
-    async def auth(self, interaction: discord.Interaction, server: str = "") -> None:
-        await self._take(interaction, f"auth {server}")
 
-    @app_commands.command(description=_SAYS["key"])
-    @app_commands.describe(server=sentences.OPTION_SERVER)
-    @app_commands.autocomplete(server=_offer)
-    async def key(self, interaction: discord.Interaction, server: str = "") -> None:
-        await self._take(interaction, f"key {server}")
+def _callback(spec: CommandSpec, take: Take) -> Any:
+    """discord.py reads the options off the signature, so there is one for each that a command may have."""
+    verb, option = spec.verb, spec.option
 
-    @app_commands.command(description=_SAYS["paste"])
-    async def paste(self, interaction: discord.Interaction) -> None:
-        await self._take(interaction, "paste")
+    async def bare(interaction: discord.Interaction) -> None:
+        await take(interaction, f"{verb}")
 
-    @app_commands.command(description=_SAYS["confirm"])
-    @app_commands.describe(code=sentences.OPTION_CODE)
-    async def confirm(self, interaction: discord.Interaction, code: str) -> None:
-        await self._take(interaction, f"confirm {code}")
+    async def any_server(interaction: discord.Interaction, server: str = "") -> None:
+        await take(interaction, f"{verb} {server}")
 
-    @app_commands.command(description=_SAYS["cancel"])
-    @app_commands.describe(server=sentences.OPTION_SERVER)
-    @app_commands.autocomplete(server=_offer)
-    async def cancel(self, interaction: discord.Interaction, server: str = "") -> None:
-        await self._take(interaction, f"cancel {server}")
+    async def one_server(interaction: discord.Interaction, server: str) -> None:
+        await take(interaction, f"{verb} {server}")
 
-    @app_commands.command(description=_SAYS["logout"])
-    @app_commands.describe(server=sentences.OPTION_SERVER)
-    @app_commands.autocomplete(server=_offer)
-    async def logout(self, interaction: discord.Interaction, server: str) -> None:
-        await self._take(interaction, f"logout {server}")
+    async def one_code(interaction: discord.Interaction, code: str) -> None:
+        await take(interaction, f"{verb} {code}")
 
-    @app_commands.command(description=_SAYS["test"])
-    @app_commands.describe(server=sentences.OPTION_SERVER)
-    @app_commands.autocomplete(server=_offer)
-    async def test(self, interaction: discord.Interaction, server: str) -> None:
-        await self._take(interaction, f"test {server}")
+    async def one_person(interaction: discord.Interaction, who: str) -> None:
+        await take(interaction, f"{verb} {who}")
 
-    @app_commands.command(description=_SAYS["people"])
-    async def people(self, interaction: discord.Interaction) -> None:
-        await self._take(interaction, "people")
-
-    @app_commands.command(description=_SAYS["allow"])
-    @app_commands.describe(code=sentences.OPTION_REQUEST)
-    async def allow(self, interaction: discord.Interaction, code: str) -> None:
-        await self._take(interaction, f"allow {code}")
-
-    @app_commands.command(description=_SAYS["deny"])
-    @app_commands.describe(who=sentences.OPTION_WHO)
-    async def deny(self, interaction: discord.Interaction, who: str) -> None:
-        await self._take(interaction, f"deny {who}")
-
-    @app_commands.command(description=_SAYS["help"])
-    async def help(self, interaction: discord.Interaction) -> None:
-        await self._take(interaction, "help")
+    if option is None:
+        return bare
+    if option.name == "server":
+        callback: Any = one_server if option.required else any_server
+    else:
+        callback = one_code if option.name == "code" else one_person
+    return app_commands.describe(**{option.name: option.description})(callback)

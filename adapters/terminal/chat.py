@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from adapters.terminal.adapter import TerminalAdapter
 from adapters.terminal.screen import LINE_MAX
+from gateway.commands import Option, shown
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
 
     from gateway.gateway import Gateway
 
-_VERBS = ("auth", "key", "paste", "cancel", "logout", "test", "status", "people", "allow", "deny", "help")
-_OTHER_WORDS = ("/mcp", "list", "login", "confirm")
+_OTHER_WORDS = ("/mcp", "list", "login")
 _ENDS = frozenset({"exit", "quit", "/exit", "/quit"})
 
 
@@ -97,11 +97,16 @@ async def read_lines(stream: TextIO) -> AsyncIterator[str]:
         yield line
 
 
+def _verbs() -> dict[str, Option | None]:
+    """What may be typed, and what stands after it."""
+    return {spec.verb: spec.option for spec in shown() if spec.verb is not None}
+
+
 def _session(gateway: Gateway) -> PromptSession[str]:
     from prompt_toolkit import PromptSession
 
     return PromptSession(
-        history=_history(gateway.config.home / "chat-history", {*_VERBS, *_OTHER_WORDS, *gateway.names()}),
+        history=_history(gateway.config.home / "chat-history", {*_verbs(), *_OTHER_WORDS, *gateway.names()}),
         completer=_completer(gateway.names()),
         complete_while_typing=False,
     )
@@ -127,8 +132,9 @@ def _completer(names: Iterable[str]) -> Completer:
     from prompt_toolkit.completion import NestedCompleter
 
     servers = dict.fromkeys(names)
-    after: dict[str, dict[str, None] | None] = dict.fromkeys(_VERBS, servers)
-    after |= dict.fromkeys(("paste", "people", "allow", "deny", "help"))
+    after = {
+        verb: servers if option is not None and option.name == "server" else None for verb, option in _verbs().items()
+    }
     return NestedCompleter.from_nested_dict({"/mcp": {**servers, **after}, **after})
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from adapters.discord.render import render
 from gateway import sentences
+from gateway.commands import help_rows
 from gateway.invocations import Principal
 from gateway.replies import (
     Button,
@@ -119,7 +120,7 @@ def test_a_checklist_has_a_link_button_a_key_button_and_another_try() -> None:
 
 
 def test_help_shows_what_discord_lets_people_type() -> None:
-    content = show(Reply((Table(sentences.HELP),), title=sentences.HELP_TITLE))["content"]
+    content = show(Reply((Table(help_rows(admin=False)),), title=sentences.HELP_TITLE))["content"]
     assert "`/mcp status`  every server" in content
     assert "`/mcp status SERVER`" in content
     assert "`/mcp paste`  finish" in content

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from adapters.matrix.render import Rendered, render
 from gateway import sentences
+from gateway.commands import help_rows
 from gateway.replies import Button, Checklist, ChecklistItem, ItemState, Reply, ServerDetail, ServerList, Table, Text
 from mcp_auth.status import AuthState, ServerStatus
 from tests.platforms.synapse import _message
@@ -106,7 +107,7 @@ def test_commands_are_named_as_clients_let_them_through_and_addresses_stay() -> 
 
 
 def test_help_is_commands_in_code() -> None:
-    message = shown(Reply((Table(sentences.HELP),), title=sentences.HELP_TITLE))
+    message = shown(Reply((Table(help_rows(admin=False)),), title=sentences.HELP_TITLE))
 
     assert message.body.startswith("What !mcp can do\n\n!mcp  every server and its status\n")
     assert "<code>!mcp auth SERVER</code>&nbsp;&nbsp;sign in to one server" in message.html

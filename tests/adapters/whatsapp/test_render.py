@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from adapters.whatsapp.outbox import _tappable
 from adapters.whatsapp.render import BODY_MAX, LINK_MAX, TEXT_MAX, URL_MAX, Link, Outgoing, escape, render
 from gateway import sentences
+from gateway.commands import help_rows
 from gateway.replies import Button, Checklist, ChecklistItem, ItemState, Reply, ServerDetail, ServerList, Table, Text
 from mcp_auth.status import AuthState, ServerStatus
 from tests.platforms.whatsapp import as_read, check_message
@@ -212,7 +213,7 @@ def test_a_detail_has_bold_labels_and_one_button() -> None:
 
 
 def test_help_is_commands_in_code() -> None:
-    (message,) = shown(Reply((Table(sentences.HELP),), title=sentences.HELP_TITLE))
+    (message,) = shown(Reply((Table(help_rows(admin=False)),), title=sentences.HELP_TITLE))
 
     assert message.body.startswith("*What /mcp can do*\n\n`/mcp`  every server and its status\n")
 
