@@ -16,13 +16,16 @@ _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\
 
 def clean(text: str, limit: int = 2000) -> str:
     """`text` on one line without control, formatting and bidirectional characters, at most `limit` characters."""
-    shown = "".join(" " if c in "\t\n\r" else c for c in text if c in "\t\n\r" or _is_shown(c))
-    shown = " ".join(shown.split(" "))
+    shown = text
+    if not (text.isascii() and text.isprintable()):
+        shown = "".join(" " if c in "\t\n\r" else c for c in text if c in "\t\n\r" or _is_shown(c))
     return shown if len(shown) <= limit else f"{shown[: limit - 3]}..."
 
 
 def width(text: str) -> int:
     """How many columns `text` takes in a terminal: wide characters two, combining marks none."""
+    if text.isascii():
+        return len(text)
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 

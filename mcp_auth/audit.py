@@ -229,7 +229,9 @@ def _name(value: object) -> str | None:
     """A name on one printable line, bounded, without a URL's query. JSON would escape the rest; readers may not."""
     if value is None:
         return None
-    text = "".join(c if c.isprintable() else "?" for c in str(value)[:_TEXT_LENGTH])
+    text = str(value)[:_TEXT_LENGTH]
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else "?" for c in text)
     return text.partition("?")[0] if "://" in text else text
 
 

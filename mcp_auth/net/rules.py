@@ -234,4 +234,6 @@ def with_ipv6_forms(networks: Iterable[str]) -> list[str]:
 
 def shown_host(host: str) -> str:
     """A host name fit for a sentence: printable ASCII, at most 100 characters."""
-    return "".join(c if c.isascii() and c.isprintable() else "?" for c in host)[:100] or "the host"
+    if not (host.isascii() and host.isprintable()):
+        host = "".join(c if c.isascii() and c.isprintable() else "?" for c in host)
+    return host[:100] or "the host"

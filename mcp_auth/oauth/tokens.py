@@ -367,7 +367,7 @@ def plain(text: str, limit: int) -> str | None:
 def _token(value: object) -> str | None:
     """A token that can stand in a header (RFC 6750 section 2.1: visible ASCII only), without blanks around it."""
     token = value.strip() if isinstance(value, str) else ""
-    return token if token and all(33 <= ord(c) <= 126 for c in token) else None
+    return token if token and token.isascii() and token.isprintable() and " " not in token else None
 
 
 def _refresh_token(value: object) -> str | None:
