@@ -1,7 +1,7 @@
 """`python bench/hops.py`: through how much of our code one sign-in goes, counted with `sys.setprofile`.
 
-The real gateway, the terminal's adapter and the demo's servers in one process; what belongs to the demo is not counted. A
-call is one of Python code in `adapters`, `gateway` or `mcp_auth`, each resumption of a coroutine included.
+The real gateway, the terminal's adapter and the demo's servers, in one process; what belongs to the demo is not
+counted. A call is one of Python code in `adapters`, `gateway` or `mcp_auth`, each resumption of a coroutine included.
 """
 
 from __future__ import annotations
