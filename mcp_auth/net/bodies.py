@@ -11,7 +11,7 @@ import asyncio
 import re
 import time
 import zlib
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 
 import httpx2
 
@@ -50,13 +50,16 @@ class BoundedAnswers(httpx2.AsyncBaseTransport):
         *,
         message_max: int = MAX_MESSAGE,
         total_max: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._inner = inner
         self._name = name
         self._message_max = message_max
         self._values_max = message_max // _BYTES_FOR_A_VALUE
-        self._left = total_max
-        self._resumed_at = -_RESUME_SECONDS
+        self._left = self._total_max = total_max
+        self._clock, self._sleep = clock, sleep
+        self._resumed_at: float | None = None
         self.trouble: Unreachable | None = None
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -78,10 +81,11 @@ class BoundedAnswers(httpx2.AsyncBaseTransport):
         await self._inner.aclose()
 
     async def _wait_to_resume(self) -> None:
-        wait = self._resumed_at + _RESUME_SECONDS - time.monotonic()
-        if wait > 0:
-            await asyncio.sleep(wait)
-        self._resumed_at = time.monotonic()
+        if self._resumed_at is not None:
+            wait = self._resumed_at + _RESUME_SECONDS - self._clock()
+            if wait > 0:
+                await self._sleep(wait)
+        self._resumed_at = self._clock()
 
     async def _whole(self, stream: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
         """One message: handed on when it is complete and known to be small enough."""
@@ -101,7 +105,7 @@ class BoundedAnswers(httpx2.AsyncBaseTransport):
     async def _events(self, stream: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
         """A stream of events: each handed on when it is complete."""
         held = bytearray()
-        room, counted_at = float(_EVENTS_AT_ONCE), time.monotonic()
+        room, counted_at = float(_EVENTS_AT_ONCE), self._clock()
         async for piece in stream:
             self._spend(len(piece))
             # The end of an event may be torn across two pieces.
@@ -113,11 +117,11 @@ class BoundedAnswers(httpx2.AsyncBaseTransport):
                 del held[:end]
                 self._check_events(batch)
                 yield batch
-                now = time.monotonic()
+                now = self._clock()
                 room = min(_EVENTS_AT_ONCE, room + (now - counted_at) * _EVENTS_A_SECOND) - _count_events(batch)
                 counted_at = now
                 if room < 0:
-                    await asyncio.sleep(-room / _EVENTS_A_SECOND)
+                    await self._sleep(-room / _EVENTS_A_SECOND)
             if len(held) > self._message_max:
                 raise self._too_large()
         if held:
@@ -142,18 +146,25 @@ class BoundedAnswers(httpx2.AsyncBaseTransport):
         return _most_values(b"".join(plain.split(b'"')[::2])) > self._values_max
 
     def _spend(self, size: int) -> None:
-        if self._left is None:
+        if self._left is None or self._total_max is None:
             return
         self._left -= size
         if self._left < 0:
-            raise self._too_large()
+            raise self._too_much(f"{_megabytes(self._total_max)} in all")
 
     def _too_large(self) -> _TooLarge:
+        return self._too_much(f"{_megabytes(self._message_max)}, or too many values, at once")
+
+    def _too_much(self, what: str) -> _TooLarge:
         self.trouble = Unreachable(
-            f"{self._name} sent more than {self._message_max // 2**20 or 1} MB, or too many values, at once.",
+            f"{self._name} sent more than {what}.",
             next_step="if it has to, raise gateway.network.max_body_mb",
         )
         return _TooLarge("the answer is too large")
+
+
+def _megabytes(size: int) -> str:
+    return f"{size // 2**20 or 1} MB"
 
 
 class _Stream(httpx2.AsyncByteStream):

@@ -38,6 +38,8 @@ _CLOUD_METADATA = frozenset(
 _CLOUD_METADATA_NAMES = frozenset({"metadata.google.internal", "metadata.goog", "metadata", "instance-data"})
 # Beside `localhost` and what ends in it: what the hosts files of distributions call loopback.
 _LOOPBACK_NAMES = frozenset({"localhost.localdomain", "localhost4", "localhost6", "ip6-localhost", "ip6-loopback"})
+# Labels of letters, digits, hyphens and, as is found in private networks, low lines.
+_HOST_NAME = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 # All that is given out to the world (RFC 4291). What `is_global` takes for it besides leads inside where it leads
 # anywhere: site-local fec0::/10, IPv4 behind :: and ::ffff:0:0:0/96, a network's own translator at 64:ff9b:1::/48.
@@ -86,7 +88,7 @@ class NetworkRules(msgspec.Struct, frozen=True):
         `credentials`: OAuth travels on it, so plain http is for loopback only (RFC 9700, MCP authorization).
 
         Raises:
-            AddressRefused: any other scheme, a user name in it, or no host.
+            AddressRefused: any other scheme, a user name in it, no host, or one that a browser takes for another.
         """
         try:
             parts = urlsplit(url)
@@ -96,6 +98,8 @@ class NetworkRules(msgspec.Struct, frozen=True):
         host = (parts.hostname or "").lower()
         if not host or parts.username is not None:
             raise AddressRefused("The server names a URL without a host, or with a user name in it.")
+        if ascii_host(host) is None:
+            raise AddressRefused(f"The server names a host that browsers read in their own way: {shown_host(host)}.")
         if parts.scheme == "https":
             return parts
         own = (host, port) == (self.host, self.port)
@@ -145,9 +149,48 @@ class NetworkRules(msgspec.Struct, frozen=True):
         name = host.strip("[]").lower().rstrip(".")
         if name in _CLOUD_METADATA_NAMES:
             raise AddressRefused(f"{shown_host(host)} is a cloud metadata service; it is never contacted.")
-        address = "127.0.0.1" if is_loopback_host(name) or name in _LOOPBACK_NAMES else literal_address(name)
+        address = _spelled_address(name)
         if address is not None:
             self.check_address(name, port or (443 if scheme == "https" else 80), address)
+
+
+def ascii_host(host: str) -> str | None:
+    r"""The host that browsers and our own client go to, in ASCII and without a dot at its end; None: they may differ.
+
+    Browsers take `https://as.example\.evil.example` to as.example, `%2E` for a dot, and letters by UTS 46. Who reads by
+    RFC 3986 takes the first for a name below evil.example.
+    """
+    if ":" in host:
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            return None
+        return host
+    if not host.isascii():
+        import idna
+
+        try:
+            host = idna.encode(host, uts46=True).decode()
+        except idna.IDNAError:
+            return None
+    host = host.lower()
+    return host.rstrip(".") if _HOST_NAME.fullmatch(host) else None
+
+
+def leads_here(host: str) -> bool:
+    """Whether a browser that is sent to `host` ends at its own machine, in any spelling."""
+    address = _spelled_address(ascii_host(host) or host)
+    if address is None:
+        return False
+    ip = effective_address(address)
+    return ip.is_loopback or ip.is_unspecified
+
+
+def _spelled_address(name: str) -> str | None:
+    """The address that a name stands for without a look-up. `name`: in lower case, without a dot at its end."""
+    if is_loopback_host(name) or name in _LOOPBACK_NAMES:
+        return "127.0.0.1"
+    return literal_address(name)
 
 
 def literal_address(host: str) -> str | None:

@@ -6,13 +6,12 @@ are one; `ann.github.io` and `bob.github.io` are two.
 
 from __future__ import annotations
 
-import ipaddress
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from mcp_auth.errors import MixedEndpoints
-from mcp_auth.net.rules import is_loopback_host, port_of, shown_host
+from mcp_auth.net.rules import ascii_host, is_loopback_host, literal_address, port_of, shown_host
 from mcp_auth.records import ServerMetadata
 
 if TYPE_CHECKING:
@@ -26,7 +25,10 @@ def site_of(url: str) -> str:
     On loopback the port tells one service from the next.
     """
     parts = urlsplit(url)
-    host = _ascii(parts.hostname or "")
+    given = (parts.hostname or "").lower()
+    host = ascii_host(given)
+    if host is None:
+        return given
     if is_loopback_host(host):
         return f"{host}:{port_of(parts)}"
     return _registrable(host)
@@ -69,25 +71,13 @@ def check_endpoints(metadata: ServerMetadata) -> None:
 
 def host_of(url: str) -> str:
     """The host of a URL, fit for a sentence: what is no ASCII as a browser sends it (`xn--...`)."""
-    return shown_host(_ascii(urlsplit(url).hostname or ""))
-
-
-def _ascii(host: str) -> str:
-    host = host.rstrip(".").lower()
-    if host.isascii():
-        return host
-    try:
-        return host.encode("idna").decode()
-    except UnicodeError:
-        return host
+    host = urlsplit(url).hostname or ""
+    return shown_host(ascii_host(host) or host)
 
 
 @lru_cache(maxsize=1024)
 def _registrable(host: str) -> str:
-    try:
-        return str(ipaddress.ip_address(host))
-    except ValueError:
-        return _suffixes().privatesuffix(host) or host
+    return literal_address(host) or _suffixes().privatesuffix(host) or host
 
 
 @cache

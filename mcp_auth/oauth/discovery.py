@@ -32,7 +32,7 @@ from mcp_auth.net.http import REQUEST_TIMEOUT, Answer, Http, LostAnswer
 from mcp_auth.net.issuers import fits, is_template
 from mcp_auth.net.issuers import is_same as issuers_are_same
 from mcp_auth.net.responses import Seen, shown_url
-from mcp_auth.net.rules import NetworkRules, is_loopback_host, joined
+from mcp_auth.net.rules import NetworkRules, joined, leads_here
 from mcp_auth.net.sites import check_endpoints, host_of, site_of
 from mcp_auth.oauth.challenge import BearerChallenge, bearer_challenge
 from mcp_auth.oauth.server_json import json_object
@@ -533,7 +533,7 @@ def read_metadata(document: dict[str, Any], rules: NetworkRules) -> ServerMetada
 
 def _check_endpoint(endpoint: str, rules: NetworkRules) -> None:
     host = rules.check_url(endpoint, credentials=True).hostname or ""
-    if is_loopback_host(host) and not rules.on_loopback and host not in rules.allow_names:
+    if leads_here(host) and not rules.on_loopback and host not in rules.allow_names:
         # The person's browser opens the first of these; nobody else's server may aim it at this machine.
         raise DiscoveryFailed(
             "The authorization server's metadata points to this machine itself, so it is not used.",

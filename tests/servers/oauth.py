@@ -92,6 +92,8 @@ class Knobs:
     open_methods: tuple[str, ...] = ()  # JSON-RPC methods that need no token
     api_key: str | None = None
     mcp_answers: list[Response] = field(default_factory=list)
+    # Results of `tools/list`, one for each question, before `tools` is the answer.
+    tool_pages: list[dict[str, Any]] = field(default_factory=list)
     mcp_gate: threading.Event | None = None  # answers wait until it is set
     mcp_delay: float = 0.0  # answers take at least so many seconds
     need_scope: str | None = None  # 403 insufficient_scope without it
@@ -375,7 +377,8 @@ class OAuthServer:
                 "serverInfo": {"name": "test", "version": "1"},
             }
         elif method == "tools/list":
-            result = {"tools": [{"name": name, "inputSchema": {"type": "object"}} for name in knobs.tools]}
+            tools = [{"name": name, "inputSchema": {"type": "object"}} for name in knobs.tools]
+            result = knobs.tool_pages.pop(0) if knobs.tool_pages else {"tools": tools}
         elif method == "tools/call":
             result = {"content": [{"type": "text", "text": "done"}]}
         elif method == "ping":

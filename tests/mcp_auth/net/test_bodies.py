@@ -9,6 +9,7 @@ import json
 import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -16,7 +17,9 @@ from starlette.responses import Response
 
 from mcp_auth.errors import Unreachable
 from mcp_auth.net.bodies import BoundedAnswers, decoded
-from tests.homes import open_auth
+from mcp_auth.status import ConnectionState
+from tests.adapters.terminal.typed import Run
+from tests.homes import open_auth, write_home
 from tests.patience import PATIENCE
 from tests.servers.oauth import OAuthServer
 
@@ -136,3 +139,104 @@ async def test_attack_a_session_takes_no_message_without_measure(tmp_path: Path,
         with pytest.raises(Unreachable, match=r"sent more than 1 MB.*max_body_mb"):
             async with asyncio.timeout(PATIENCE), auth.session("notes") as client:
                 await client.list_tools()
+
+
+def many_pages() -> list[dict[str, Any]]:
+    """Lists of tools, each small enough, together more than one message may have."""
+    tool = {"description": "x" * (MB // 2), "inputSchema": {"type": "object"}}
+    pages: list[dict[str, Any]] = [{"tools": [{"name": f"t{at}", **tool}], "nextCursor": str(at)} for at in range(4)]
+    return [*pages, {"tools": []}]
+
+
+async def test_attack_a_probe_takes_no_more_in_all_than_one_message_may_have(
+    tmp_path: Path, oauth: OAuthServer
+) -> None:
+    """Where there is always one more page, only a measure of all of them ends it. A session may go on for weeks."""
+    oauth.knobs.protected, oauth.knobs.prm_path = False, None
+    servers = {"notes": {"url": oauth.url, "headers": {"X-Key": "1"}}}
+    async with open_auth(tmp_path, servers, {"network": {"max_body_mb": 1}}) as auth:
+        oauth.knobs.tool_pages = many_pages()
+        found = await auth.probe("notes", timeout=PATIENCE)
+        assert found.state is ConnectionState.UNREACHABLE
+        assert "notes sent more than 1 MB in all" in (found.detail or "")
+        assert oauth.knobs.tool_pages
+
+        oauth.knobs.tool_pages = many_pages()
+        async with asyncio.timeout(PATIENCE), auth.session("notes") as client:
+            cursors = [(await client.list_tools()).next_cursor for _ in range(5)]
+        assert cursors == ["0", "1", "2", "3", None]
+
+
+def test_attack_the_command_line_takes_no_more_of_a_server_either(tmp_path: Path, oauth: OAuthServer, run: Run) -> None:
+    oauth.knobs.protected, oauth.knobs.prm_path = False, None
+    servers = {"notes": {"url": oauth.url, "headers": {"X-Key": "1"}}}
+    home = write_home(tmp_path, servers, {"network": {"max_body_mb": 1}})
+    oauth.knobs.tool_pages = many_pages()
+    done = run("--home", home, "test", "notes")
+    assert done.code != 0
+    assert "notes sent more than 1 MB in all" in done.out + done.err
+
+
+class Hours:
+    """A clock that only sleeping moves."""
+
+    def __init__(self) -> None:
+        self.now = 5.0
+        self.slept: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+def streaming(hours: Hours, body: bytes, size: int = 1_000) -> BoundedAnswers:
+    async def handle(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=pieces(body, size))
+
+    return BoundedAnswers(httpx2.MockTransport(handle), "notes", message_max=MB, clock=hours, sleep=hours.sleep)
+
+
+@pytest.mark.parametrize("event", [b"data:\n\n", b"\n\n", b": x\n\n", b"data: x\r\r", b"event: x\r\n\r\n"])
+async def test_attack_a_stream_of_events_without_an_end_is_read_no_faster_than_a_thousand_a_second(
+    event: bytes,
+) -> None:
+    hours, count = Hours(), 30_000
+    async with (
+        httpx2.AsyncClient(transport=streaming(hours, event * count)) as client,
+        client.stream("GET", "https://notes.test/mcp") as response,
+    ):
+        assert b"".join([piece async for piece in response.aiter_bytes()]) == event * count
+    # Ten thousand come at once, the other twenty thousand a thousand a second.
+    assert 19 <= sum(hours.slept) <= 21
+
+
+async def test_events_that_come_slowly_wait_for_nothing() -> None:
+    hours = Hours()
+
+    async def slow() -> AsyncIterator[bytes]:
+        for _ in range(60):
+            hours.now += 1
+            yield b"data: x\n\n" * 900
+
+    def handle(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=slow())
+
+    transport = BoundedAnswers(httpx2.MockTransport(handle), "notes", clock=hours, sleep=hours.sleep)
+    async with httpx2.AsyncClient(transport=transport) as client:
+        assert len((await client.get("https://notes.test/mcp")).content) == 60 * 900 * 9
+    assert hours.slept == []
+
+
+async def test_attack_a_stream_that_breaks_off_is_taken_up_again_once_a_second() -> None:
+    hours = Hours()
+    async with httpx2.AsyncClient(transport=streaming(hours, b"id: 1\nretry: 0\n\n")) as client:
+        for _ in range(10):
+            await client.get("https://notes.test/mcp", headers={"Last-Event-ID": "1"})
+        await client.get("https://notes.test/mcp")
+        assert sum(hours.slept) == 9
+        hours.now += 60
+        await client.get("https://notes.test/mcp", headers={"Last-Event-ID": "1"})
+        assert sum(hours.slept) == 9

@@ -210,3 +210,42 @@ def test_networks_of_ipv4_are_known_in_the_form_of_a_listener_on_ipv6_too() -> N
         *("10.0.0.0/8", "192.0.2.1/32", "fd00::/64"),
         *("::ffff:10.0.0.0/104", "::ffff:192.0.2.1/128"),
     ]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://good.example\\.evil.example/",
+        "https://good.example\\@evil.example/",
+        "https://good.example%2f.evil.example/",
+        "https://good%2Eexample/",
+        "https://good.example;evil.example/",
+        "https://good.example .evil.example/",
+        "https://good.example'.evil.example/",
+        "https://good..example/",
+        "https://.good.example/",
+        "https://good.example../",
+        "https://a\u200db.example/",
+    ],
+)
+def test_a_host_that_a_browser_takes_for_another_is_none(url: str) -> None:
+    for rules in (PUBLIC, LAN, LOCAL):
+        with pytest.raises(AddressRefused):
+            rules.check_url(url, credentials=True)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://mcp.example.com./x\\y",
+        "https://MCP.example.com:8443/",
+        "https://my_service:8443/",
+        "https://bücher.example/",
+        "https://xn--bcher-kva.example/",
+        "https://[2001:db8::1]:8443/",
+        "https://[fe80::1%25eth0]/",
+        "https://10.0.0.5/",
+    ],
+)
+def test_a_host_that_everybody_reads_alike_is_one(url: str) -> None:
+    assert PUBLIC.check_url(url, credentials=True).hostname

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mcp_auth.errors import MixedEndpoints
+from mcp_auth.errors import DiscoveryFailed, MixedEndpoints
 from mcp_auth.net.rules import NetworkRules
 from mcp_auth.net.sites import browser_host, check_endpoints, issued_elsewhere, site_of
 from mcp_auth.oauth.discovery import read_metadata
@@ -28,22 +28,41 @@ PUBLIC = "https://bot.example.com"
         ("https://EXAMPLE.com", "https://example.com.", True),
         ("https://bücher.example.de", "https://xn--bcher-kva.example.de", True),
         ("https://accounts.google.com", "https://oauth2.googleapis.com", False),
+        # Letters as browsers read them (UTS 46), not as IDNA 2003 did: these are two domains of two owners
+        ("https://straße.example", "https://strasse.example", False),
+        ("https://straße.example", "https://xn--strae-oqa.example", True),
+        ("https://βόλος.example", "https://βόλοσ.example", False),
+        ("https://login\u3002example\u3002com", "https://example.com", True),
+        ("https://\uff25XAMPLE.com", "https://example.com", True),
+        # A browser goes to the first name of these, or nowhere
+        ("https://good.example\\.evil.example", "https://evil.example", False),
+        ("https://good.example%2F.evil.example", "https://evil.example", False),
+        ("https://good%2Eevil.example", "https://evil.example", False),
         # What many share is below a public suffix: each is a site of its own
         ("https://ann.github.io", "https://bob.github.io", False),
         ("https://ann.workers.dev", "https://bob.workers.dev", False),
         ("https://a.co.uk", "https://b.co.uk", False),
         ("https://x.a.co.uk", "https://a.co.uk", True),
         ("https://co.uk", "https://a.co.uk", False),
+        ("https://github.io", "https://ann.github.io", False),
+        ("https://ann.github.io.", "https://ann.github.io:8443", True),
+        ("https://ann.s3.amazonaws.com", "https://bob.s3.amazonaws.com", False),
+        ("https://city.kobe.jp", "https://other.kobe.jp", False),
         # No registrable domain: the host itself
         ("https://keycloak:8443", "https://keycloak:9443", True),
         ("https://keycloak", "https://other", False),
         ("https://10.0.0.5", "https://10.0.0.5:8443", True),
         ("https://10.0.0.5", "https://11.0.0.5", False),
+        ("https://10.5", "https://10.0.0.5", True),
+        ("https://12.10.5", "https://13.10.5", False),
+        ("https://a.unknown-suffix", "https://b.unknown-suffix", False),
         ("https://[2001:db8::1]", "https://[2001:db8:0::1]", True),
         # On loopback the port tells one service from the next
         ("http://127.0.0.1:7000/a", "http://127.0.0.1:7000/t", True),
         ("http://127.0.0.1:7000", "http://127.0.0.1:7001", False),
         ("http://localhost:7000", "http://127.0.0.1:7000", False),
+        ("http://localhost.:7000", "http://localhost:7000", True),
+        ("http://ann.localhost:7000", "http://bob.localhost:7000", False),
     ],
 )
 def test_a_site_is_a_registrable_domain(one: str, other: str, same: bool) -> None:
@@ -106,6 +125,54 @@ def test_the_command_line_refuses_a_mix_up_and_registers_nothing(tmp_path: Path,
         assert "different sites" in done.out + done.err
         assert other.seen == []
     assert oauth.requests("/register") == []
+
+
+# Authorization endpoints of one hostile authorization server, https://evil.example/token, and what is said of them.
+ELSEWHERE_TO_BROWSERS = [
+    ("https://good.example\\authorize\\.evil.example/", "browsers read in their own way"),
+    ("https://good.example%5C.evil.example/authorize", "browsers read in their own way"),
+    ("https://good.example%2F.evil.example/authorize", "browsers read in their own way"),
+    ("https://good.example .evil.example/authorize", "browsers read in their own way"),
+    ("https://good.example;.evil.example/authorize", "browsers read in their own way"),
+    ("https://good..evil.example/authorize", "browsers read in their own way"),
+    ("https://localhost/authorize", "different sites"),
+    ("https://good.example/authorize", "different sites"),
+]
+
+
+@pytest.mark.parametrize(("authorize", "said"), ELSEWHERE_TO_BROWSERS)
+def test_the_command_line_sends_no_browser_to_a_host_that_it_reads_differently(
+    tmp_path: Path, oauth: OAuthServer, run: Run, authorize: str, said: str
+) -> None:
+    home = write_home(tmp_path, {"notes": {"url": oauth.url, "auth": "oauth"}})
+    oauth.knobs.metadata["authorization_endpoint"] = authorize
+    oauth.knobs.metadata["token_endpoint"] = "https://evil.example/token"
+    oauth.knobs.metadata["authorization_response_iss_parameter_supported"] = False
+    done = run("--home", home, "auth", "notes", "--no-wait", "--no-browser")
+
+    assert done.code != 0
+    assert said in done.out + done.err
+    assert oauth.requests("/register") == []
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("localhost", "localhost.", "x.localhost", "ip6-localhost", "127.0.0.1", "127.1", "0x7f.1", "2130706433"),
+        *("\uff11\uff12\uff17.0.0.1", "\u24dbocalhost", "[::1]", "[::]", "[::ffff:127.0.0.1]", "0.0.0.0.", "0"),
+    ],
+)
+@pytest.mark.parametrize("member", ["authorization_endpoint", "token_endpoint"])
+def test_metadata_from_the_network_aims_no_browser_at_this_machine(host: str, member: str) -> None:
+    document = {
+        "issuer": "https://evil.example",
+        "authorization_endpoint": "https://evil.example/authorize",
+        "token_endpoint": "https://evil.example/token",
+        member: f"https://{host}/x",
+    }
+    with pytest.raises(DiscoveryFailed, match="this machine itself"):
+        read_metadata(document, NetworkRules.for_url("https://server.example/mcp"))
+    read_metadata(document, NetworkRules.for_url("http://127.0.0.1:9000/mcp"))
 
 
 @pytest.mark.parametrize(("token", "iss"), [(True, False), (False, True)])
