@@ -23,6 +23,7 @@ from gateway.policy import GatewayPolicy, is_allowed
 from gateway.privacy import Privacy
 from gateway.replies import Audience, Decision, Notice, Reply
 from gateway.sign_ins import SignInWatcher
+from mcp_auth.config.load import load
 from mcp_auth.config.models import Config, Settings
 from mcp_auth.errors import ConfigError, McpAuthError, StoreError
 
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from mcp_auth.core import McpAuth
-    from mcp_auth.links.gate import BrowserLogin
+    from mcp_auth.links.logins import BrowserLogin
+    from mcp_auth.stores.base import Store
 
 _log = logging.getLogger("gateway")
 _WARM = ("mcp.client.auth", "mcp.client.streamable_http", "httpx2")
@@ -45,19 +46,24 @@ class Gateway:
     """Answers `/mcp`. Starts with `async with`, or by itself with the first invocation.
 
     Args:
-        auth: the half that knows servers and sign-ins; closed together with the gateway.
+        config: a loaded configuration; `from_config` reads one.
+        store: where grants are kept, instead of the files of the home.
 
     Raises:
         ConfigError: the configuration is not made for as many people as are let in.
         StoreError: the file of those people is damaged.
     """
 
-    def __init__(self, auth: McpAuth, *, clock: Callable[[], float] = time.time) -> None:
-        self.auth = auth
-        self.people = People(auth.config, clock)
+    def __init__(self, config: Config, *, store: Store | None = None, clock: Callable[[], float] = time.time) -> None:
+        from mcp_auth.core import McpAuth
+
+        self.people = People(config, clock)
         self.people.check()
-        auth.policy = GatewayPolicy(self.people)
-        self._privacy = Privacy(auth.config)
+        policy = GatewayPolicy(self.people)
+        # Knows servers and sign-ins; closed together with the gateway.
+        self.auth = McpAuth.open(config, store=store, policy=policy, clock=clock)
+        auth = self.auth
+        self._privacy = Privacy(config)
         self._watcher = SignInWatcher(auth, self._emit, clock)
         self._pairing = Pairing(self.people, auth.limits, self._emit, clock)
         self._dispatcher = Dispatcher(auth, self._watcher, self.people, self._pairing, clock)
@@ -75,9 +81,7 @@ class Gateway:
             ConfigError: the file cannot be read, or its `gateway:` section is wrong.
             StoreError: the file of the people who were let in is damaged.
         """
-        from mcp_auth.core import McpAuth
-
-        return cls(McpAuth.open(config, home=home))
+        return cls(config if isinstance(config, Config) else load(config, home))
 
     @property
     def config(self) -> Config:
@@ -115,11 +119,11 @@ class Gateway:
             principal = await verify(request)
             return None if principal is None else str(principal)
 
-        self.auth.verify_browser = identity
+        self.auth.logins.verify_by(identity)
 
     def verify_by_login(self, platform: str, login: BrowserLogin) -> None:
         """Offer this platform's own login on the page, beside the code or instead of it (`gateway.verify`)."""
-        self.auth.browser_logins[platform] = login
+        self.auth.logins.add(platform, login)
 
     def carry_codes(self, platform: str, link: Callable[[str], str]) -> None:
         """Let the page's button carry its code into this platform's chat: `link(code)` is what the button opens.
@@ -127,7 +131,7 @@ class Gateway:
         The platform's adapter turns what arrives there into `review-code CODE`, in private: it says what the code is
         for, and has a button that confirms. A link can be sent to anybody, so opening one confirms nothing.
         """
-        self.auth.confirm_links[platform] = link
+        self.auth.logins.carry_codes(platform, link)
 
     def mount(self, path: str, app: ASGIApp) -> str:
         """Serve `app` below `path` of the endpoint, e.g. `/hooks/whatsapp`. Returns its public URL.

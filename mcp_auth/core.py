@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -49,6 +49,7 @@ from mcp_auth.keys import (
     try_keys,
 )
 from mcp_auth.limits import Limits
+from mcp_auth.links.logins import Logins
 from mcp_auth.links.policy import ConfigPolicy
 from mcp_auth.links.tickets import connection_id, connection_ids, slot_of
 from mcp_auth.listing import owner_keys, places, statuses_of
@@ -73,11 +74,10 @@ from mcp_auth.stores.updates import AlwaysChanging, update
 if TYPE_CHECKING:
     import httpx2
     from mcp import Client
-    from starlette.requests import Request
     from starlette.types import ASGIApp
 
     from mcp_auth.agent import ServerAuth
-    from mcp_auth.links.gate import BrowserLogin, Gatekeeper
+    from mcp_auth.links.gate import Gatekeeper
     from mcp_auth.links.policy import Policy
     from mcp_auth.net.http import Http
     from mcp_auth.oauth.challenge import BearerChallenge
@@ -116,6 +116,8 @@ class McpAuth:
         config: Config,
         store: Store,
         *,
+        policy: Policy | None = None,
+        logins: Logins | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -130,12 +132,8 @@ class McpAuth:
         self._rules_by_server: dict[str, NetworkRules] = {}
         self._changes = Changes(self.audit)
         self._probes: Probes[tuple[list[str], int]] = Probes()
-        # What the host of this package supplies: who may do what, who sits at a browser (the principal, or None),
-        # and for a platform the link that carries a code into its chat.
-        self.policy: Policy = ConfigPolicy(config.gateway)
-        self.verify_browser: Callable[[Request], Awaitable[str | None]] | None = None
-        self.confirm_links: dict[str, Callable[[str], str]] = {}
-        self.browser_logins: dict[str, BrowserLogin] = {}
+        self.policy = policy or ConfigPolicy(config.gateway)
+        self.logins = logins or Logins(config.gateway)
         self._woken = asyncio.Event()
         self._http_client: Http | None = None
         self._sign_in_half: SignIns | None = None
@@ -155,16 +153,22 @@ class McpAuth:
         *,
         home: str | Path | None = None,
         store: Store | None = None,
+        policy: Policy | None = None,
+        logins: Logins | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> McpAuth:
         """Open a configuration: a loaded one, a path, or the default of `home`.
 
+        Args:
+            policy: who may do what, and who must prove it; left out, whoever began may finish.
+            logins: how people can prove who sits at a browser, beside the code.
+
         Raises:
             ConfigError: it cannot be used.
         """
         loaded = config if isinstance(config, Config) else load(config, home)
-        return cls(loaded, store or _store_for(loaded), clock=clock, monotonic=monotonic)
+        return cls(loaded, store or _store_for(loaded), policy=policy, logins=logins, clock=clock, monotonic=monotonic)
 
     async def __aenter__(self) -> Self:
         return self
@@ -435,7 +439,7 @@ class McpAuth:
         """Refuse at once what could never be proven."""
         if not needs_proof or self.config.gateway.verify != "browser":
             return
-        if self.verify_browser is None and self.browser_login(origin.principal) is None:
+        if not self.logins.knows_browsers and self.logins.login_for(origin.principal) is None:
             raise SignInError(
                 "gateway.verify is browser, and nothing here can tell who sits at a browser.",
                 next_step="set gateway.verify: auto, or give the gateway a verify_browser",
@@ -627,7 +631,7 @@ class McpAuth:
 
             self._gatekeeper = Gatekeeper(
                 self.store,
-                lambda: self.policy,
+                self.policy,
                 self._release,
                 self._link_ended,
                 self._link_burned,
@@ -702,32 +706,6 @@ class McpAuth:
     ) -> Entry:
         """Try and store what was typed; see `KeyForms.fill`."""
         return await self._forms().fill(form, browser, values, untried=untried)
-
-    @property
-    def knows_browsers(self) -> bool:
-        """Whether a host application says who sits at a browser."""
-        return self.verify_browser is not None
-
-    async def identity(self, request: Request) -> str | None:
-        """The principal who is proven to sit at this browser, or None.
-
-        A neighbour on the same host can plant the host application's session, too: it counts only for the operator
-        who asks for it with `gateway.verify: browser`.
-        """
-        if self.verify_browser is None or self.config.gateway.verify != "browser":
-            return None
-        return await self.verify_browser(request)
-
-    def confirm_link(self, principal: str, code: str) -> str | None:
-        """The link that carries a code into the chat of this principal's platform, where there is one."""
-        make = self.confirm_links.get(principal.partition(":")[0])
-        return make(code) if make is not None else None
-
-    def browser_login(self, principal: str) -> BrowserLogin | None:
-        """The login that this principal's platform offers, unless `gateway.verify` wants the code."""
-        if self.config.gateway.verify == "code":
-            return None
-        return self.browser_logins.get(principal.partition(":")[0])
 
     async def client_document(self, connection: str) -> dict[str, Any] | None:
         """The client ID metadata document of a connection where it is who we are, else None."""

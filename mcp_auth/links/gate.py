@@ -11,9 +11,9 @@ of anything: it is asked for on the last page, in that response alone, just befo
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from enum import StrEnum
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import msgspec
 
@@ -43,28 +43,6 @@ _VOIDED_KEPT = 16
 L = TypeVar("L", bound=Linked)
 
 
-class BrowserLogin(Protocol):
-    """A platform's own login, with which a person proves in the browser which of its accounts they have."""
-
-    @property
-    def label(self) -> str:
-        """What stands on the button."""
-        ...
-
-    @property
-    def fields(self) -> frozenset[str]:
-        """The parameters with which the platform sends the browser back."""
-        ...
-
-    def start(self, return_to: str) -> str:
-        """Where the browser goes to log in, and is sent back from to `return_to`."""
-        ...
-
-    def principal(self, answer: Mapping[str, str]) -> str | None:
-        """Whose account it is; None when the answer is forged or old."""
-        ...
-
-
 class Stage(StrEnum):
     """What a browser with a good ticket is shown."""
 
@@ -79,7 +57,7 @@ class Gatekeeper:
     """Opens links for one browser each, and takes the codes.
 
     Args:
-        policy: asked anew each time.
+        policy: asked when a link is opened, and at its end.
         release: called with a record whose browser may go on, before it is stored as `confirmed`.
         changed: told of every record that ended here.
         burned: told of every record that ended because it was in somebody else's hands, and in whose.
@@ -90,7 +68,7 @@ class Gatekeeper:
     def __init__(
         self,
         store: Store,
-        policy: Callable[[], Policy],
+        policy: Policy,
         release: Callable[[Linked], Awaitable[Linked]],
         changed: Callable[[Linked], None],
         burned: Callable[[Linked, str], None],
@@ -141,7 +119,7 @@ class Gatekeeper:
             if not is_bound_anew and not (stage is Stage.CODE and identity is not None):
                 return None
             decision = await self._decide(record)
-            if identity is not None and not self._policy().is_same_person(record.origin.principal, identity):
+            if identity is not None and not self._policy.is_same_person(record.origin.principal, identity):
                 raise await self._burned(record, identity)
             if decision.needs_proof and identity is None and not self._codes() and not logins:
                 raise NotProven("Sign in to the application itself first, in this browser.")
@@ -194,7 +172,7 @@ class Gatekeeper:
             if sign_in.status not in RELEASED:
                 raise UnknownSignIn("This sign-in waits for no answer.", next_step=again_for(sign_in))
             decision = await self._decide(sign_in)
-            if identity is not None and not self._policy().is_same_person(sign_in.origin.principal, identity):
+            if identity is not None and not self._policy.is_same_person(sign_in.origin.principal, identity):
                 raise await self._burned(sign_in, identity)
             if decision.needs_proof and identity is None and not self._codes():
                 raise NotProven("Sign in to the application itself first, in this browser, and load this page again.")
@@ -221,7 +199,7 @@ class Gatekeeper:
                 "This page no longer counts: a newer one took its place.", next_step="go on there, or begin again"
             )
         decision = await self._decide(sign_in)
-        if identity is not None and not self._policy().is_same_person(sign_in.origin.principal, identity):
+        if identity is not None and not self._policy.is_same_person(sign_in.origin.principal, identity):
             raise await self._burned(sign_in, identity)
         if decision.needs_proof and identity is None and gate.proof is None:
             raise NotConfirmedYet("The code of this page has not been sent in the chat yet.")
@@ -422,7 +400,7 @@ class Gatekeeper:
     # -- inside ------------------------------------------------------------------------------
 
     async def _decide(self, record: Linked) -> PolicyDecision:
-        decision = await self._policy().decide(record.origin.principal, record.server, record.owner)
+        decision = await self._policy.decide(record.origin.principal, record.server, record.owner)
         if decision.allowed:
             return decision
         sentence = f"The person who asked may no longer do this at {record.server}; nothing was finished."
@@ -465,7 +443,7 @@ class Gatekeeper:
             asked, shown = record.origin.principal, tickets.is_same(code, _gate(record).code)
             if asked == principal or not (shown or _is_voided(code, record)):
                 continue
-            if self._policy().is_same_person(asked, principal):
+            if self._policy.is_same_person(asked, principal):
                 # Nobody else's hands: only another of the same person's.
                 name, place = asked_by(asked, "")
                 raise CodeRejected(

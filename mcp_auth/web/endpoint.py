@@ -229,7 +229,9 @@ class Endpoint:
         sign_in = await self._sign_in_of(answer)
         if sign_in is not None and _is_scripted(sign_in):
             return pages.shell_page(sign_in, "answer")
-        binding = Binding(browser=self._kept_cookie(request, sign_in), identity=await self._auth.identity(request))
+        binding = Binding(
+            browser=self._kept_cookie(request, sign_in), identity=await self._auth.logins.identity(request)
+        )
         if sign_in is None or answer.code is None or answer.error is not None:
             return await self._finish(answer, binding)
         shown_before = request.query_params.get("last")
@@ -255,7 +257,7 @@ class Endpoint:
         sign_in = await self._sign_in_of(answer)
         secret = given.get("last") or ""
         binding = Binding(
-            browser=self._kept_cookie(request, sign_in), last=secret, identity=await self._auth.identity(request)
+            browser=self._kept_cookie(request, sign_in), last=secret, identity=await self._auth.logins.identity(request)
         )
         try:
             page = await self._finish(answer, binding)
@@ -271,7 +273,7 @@ class Endpoint:
     ) -> Page:
         nonce = sign_in.gate.code_nonce if sign_in.gate is not None else None
         code = tickets.code_for(secret, nonce) if nonce is not None else None
-        button = self._auth.confirm_link(sign_in.origin.principal, code) if code is not None else None
+        button = self._auth.logins.link_for(sign_in.origin.principal, code) if code is not None else None
         hidden = {"code": answer.code, "state": answer.state, "iss": answer.iss, "last": secret}
         sent = {name: value for name, value in hidden.items() if value is not None}
         return pages.last_page(sign_in, sent, code, button=button, error=error)
@@ -417,7 +419,7 @@ class Endpoint:
         kept_in: KeptIn = "cookie" if isinstance(record, SignIn) else "forms"
         if given.get("kept") == "storage":
             kept_in = "storage"
-        identity, visit = await self._auth.identity(request), self._visit(request)
+        identity, visit = await self._auth.logins.identity(request), self._visit(request)
         opened = await self._open(record, ticket, secret, kept_in, identity, visit)
         if kept_in == "forms":
             return self._show(request, opened, self._auth.gatekeeper.stage(opened, ticket, secret), secret)
@@ -435,7 +437,7 @@ class Endpoint:
         visit: Visit | None = None,
     ) -> SignIn | KeyForm:
         uses_code = self._auth.config.gateway.verify != "browser"
-        if not uses_code and kept_in != "storage" and not self._auth.knows_browsers:
+        if not uses_code and kept_in != "storage" and not self._auth.logins.knows_browsers:
             raise NotProven(texts.NEEDS_SCRIPT)
         return await self._auth.gatekeeper.open(
             record,
@@ -443,7 +445,7 @@ class Endpoint:
             secret,
             kept_in,
             identity=identity,
-            logins=kept_in == "storage" and self._auth.browser_login(record.origin.principal) is not None,
+            logins=kept_in == "storage" and self._auth.logins.login_for(record.origin.principal) is not None,
             visit=visit,
         )
 
@@ -477,7 +479,7 @@ class Endpoint:
         record: SignIn | KeyForm | None = await find(ticket)
         if record is None:
             raise HTTPException(404)
-        login = self._auth.browser_login(record.origin.principal)
+        login = self._auth.logins.login_for(record.origin.principal)
         if login is None or not _is_scripted(record):
             raise HTTPException(404)
         if request.method != "POST":
@@ -533,14 +535,14 @@ class Endpoint:
             code,
             now,
             uses_code=uses_code,
-            button=self._auth.confirm_link(record.origin.principal, code) if code is not None else None,
+            button=self._auth.logins.link_for(record.origin.principal, code) if code is not None else None,
             login=self._login_link(request, record, secret) if _is_scripted(record) else None,
             carried=self._carried(request, record, secret),
         )
 
     def _login_link(self, request: Request, record: SignIn | KeyForm, secret: str) -> tuple[str, str] | None:
         """What the button of the platform's login says, and where it leads."""
-        login = self._auth.browser_login(record.origin.principal)
+        login = self._auth.logins.login_for(record.origin.principal)
         if login is None:
             return None
         kind = "k" if isinstance(record, KeyForm) else "a"

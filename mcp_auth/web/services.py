@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from mcp_auth.config.models import Config
 from mcp_auth.limits import Limits
-from mcp_auth.links.gate import BrowserLogin, Gatekeeper
+from mcp_auth.links.gate import Gatekeeper
+from mcp_auth.links.logins import Logins
 from mcp_auth.oauth.authorization import AuthorizationResponse, Binding
 from mcp_auth.records import KeyForm, SignIn
 from mcp_auth.stores.base import Store
 from mcp_auth.web.key_forms import Entry
-
-if TYPE_CHECKING:
-    from starlette.requests import Request
 
 
 class Services(Protocol):
@@ -31,24 +29,10 @@ class Services(Protocol):
     def gatekeeper(self) -> Gatekeeper: ...
 
     @property
-    def knows_browsers(self) -> bool:
-        """Whether a host application says who sits at a browser."""
-        ...
+    def logins(self) -> Logins: ...
 
     def now(self) -> float:
         """Seconds since the epoch, by the clock that the records follow."""
-        ...
-
-    async def identity(self, request: Request) -> str | None:
-        """The principal who is proven to sit at this browser, or None."""
-        ...
-
-    def confirm_link(self, principal: str, code: str) -> str | None:
-        """The link that carries a code into the chat of this principal's platform, where there is one."""
-        ...
-
-    def browser_login(self, principal: str) -> BrowserLogin | None:
-        """The login that this principal's platform offers."""
         ...
 
     async def sign_in_of_ticket(self, ticket: str) -> SignIn | None: ...

@@ -11,7 +11,6 @@ from gateway.gateway import Gateway
 from gateway.invocations import LOCAL, Abilities, ChatRef, Invocation, MessageRef, Principal
 from gateway.replies import Checklist, ChecklistItem, Notice, Reply, SecretPrompt, ServerList, Table, Text
 from mcp_auth.config.models import CallbackOptions, Config, GatewayOptions, Server
-from mcp_auth.core import McpAuth
 from mcp_auth.stores.base import Store
 from mcp_auth.stores.memory import MemoryStore
 from tests.patience import PATIENCE
@@ -28,7 +27,7 @@ def configure(home: Path, *servers: Server, **gateway: Any) -> Config:
 
 
 def open_gateway(config: Config, store: Store | None = None, **auth: Any) -> Gateway:
-    return Gateway(McpAuth.open(config, store=store or MemoryStore(), **auth), **auth)
+    return Gateway(config, store=store or MemoryStore(), **auth)
 
 
 class Chat:

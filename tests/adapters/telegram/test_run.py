@@ -96,7 +96,7 @@ class TestPolling:
         async with start_bot({"login": login}) as bot:
             ada.start()
             await ada.message("What /mcp can do")
-            assert ("telegram" in bot.gateway.auth.browser_logins) is login
+            assert (bot.gateway.auth.logins.login_for("telegram:1") is not None) is login
 
     async def test_whatever_a_person_writes_is_answered(self, start_bot: StartBot, ada: Person, ops: Group) -> None:
         async with start_bot():
