@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse
 
 from gateway.gateway import Gateway
-from mcp_auth.web import guards, loopback
+from mcp_auth.web import endpoint, guards, loopback
 from tests.attacks.scene import api, notes, stored
 from tests.browser import Browser
 from tests.gateway.chat import Chat
@@ -76,14 +78,32 @@ async def test_a_body_that_is_no_text(tmp_path: Path, oauth: OAuthServer, body: 
         assert (await browser.request("POST", link, content=body, headers=FORM)).status in (400, 403)
 
 
-async def test_slow_body(tmp_path: Path, oauth: OAuthServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guards, "BODY_SECONDS", 0.2)
+@asynccontextmanager
+async def dripping(writer: asyncio.StreamWriter, drop: bytes) -> AsyncIterator[None]:
+    async def drip() -> None:
+        while True:
+            writer.write(drop)
+            await asyncio.sleep(0.02)
+
+    task = asyncio.create_task(drip())
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+@pytest.mark.parametrize("drops", [b"", b"x"], ids=["stops", "drips"])
+async def test_slow_body(tmp_path: Path, oauth: OAuthServer, monkeypatch: pytest.MonkeyPatch, drops: bytes) -> None:
+    monkeypatch.setattr(endpoint, "BODY_SECONDS", 1.0)
+    # Only the deadline of the body is left: bytes that come do not put it off.
+    monkeypatch.setattr(loopback, "REQUEST_SECONDS", 10 * PATIENCE)
     async with public_gateway(tmp_path, notes(oauth)) as gateway, Browser() as browser:
         link = await link_of(Chat(gateway, ANN))
         reader, writer = await connect(gateway)
-        head = f"POST {urlsplit(link).path} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
+        head = f"POST {urlsplit(link).path} HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n"
         writer.write(f"{head}Content-Type: application/x-www-form-urlencoded\r\n\r\nform=".encode())
-        answer = await asyncio.wait_for(reader.readuntil(b"\r\n"), PATIENCE)
+        async with dripping(writer, drops):
+            answer = await asyncio.wait_for(reader.readuntil(b"\r\n"), PATIENCE)
         assert b" 408 " in answer
         writer.close()
         assert (await browser.open(link)).status == 200
@@ -146,11 +166,13 @@ async def test_smuggled_and_broken_requests(tmp_path: Path, oauth: OAuthServer) 
             writer.close()
 
 
+@pytest.mark.parametrize("drops", [b"", b"x"], ids=["stops", "drips"])
 async def test_a_slow_body_for_a_platforms_webhook_is_given_up(
-    tmp_path: Path, oauth: OAuthServer, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, oauth: OAuthServer, monkeypatch: pytest.MonkeyPatch, drops: bytes
 ) -> None:
     """A webhook reads the whole body before it can check who signed it."""
-    monkeypatch.setattr(guards, "BODY_SECONDS", 0.3)
+    monkeypatch.setattr(guards, "BODY_SECONDS", 1.0)
+    monkeypatch.setattr(loopback, "REQUEST_SECONDS", 10 * PATIENCE)
     ends: list[str] = []
 
     async def webhook(scope: Any, receive: Any, send: Any) -> None:
@@ -161,16 +183,17 @@ async def test_a_slow_body_for_a_platforms_webhook_is_given_up(
             await PlainTextResponse("", 400)(scope, receive, send)
             return
         ends.append(body.decode())
-        # Long after the body, as those do that answer when their work is done
-        await asyncio.sleep(0.4)
+        # Longer than a body may take, as those do that answer when their work is done
+        await asyncio.sleep(1.2)
         await PlainTextResponse("done")(scope, receive, send)
 
     async with public_gateway(tmp_path, notes(oauth)) as gateway:
         gateway.mount("/hooks/test", webhook)
         await gateway.auth.listen()
-        for sent, status in ((b"four", b" 200 "), (b"fo", b" 400 ")):
+        for length, drop, status in ((4, b"", b" 200 "), (60_000, drops, b" 400 ")):
             reader, writer = await connect(gateway)
-            writer.write(b"POST /hooks/test HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n" + sent)
-            assert status in await asyncio.wait_for(reader.readuntil(b"\r\n"), PATIENCE)
+            writer.write(f"POST /hooks/test HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\nfour".encode())
+            async with dripping(writer, drop):
+                assert status in await asyncio.wait_for(reader.readuntil(b"\r\n"), PATIENCE)
             writer.close()
     assert ends == ["four", "gave up"]
