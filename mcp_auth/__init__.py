@@ -24,10 +24,7 @@ if TYPE_CHECKING:
         Settings,
         ToolFilter,
     )
-    from mcp_auth.core import (
-        LogoutResult,
-        McpAuth,
-    )
+    from mcp_auth.core import McpAuth
     from mcp_auth.errors import (
         AddressRefused,
         AlreadyFinished,
@@ -77,6 +74,7 @@ if TYPE_CHECKING:
         KeyVariable,
         Verdict,
     )
+    from mcp_auth.oauth.revocation import LogoutResult
     from mcp_auth.oauth.sign_in import StartedSignIn
     from mcp_auth.records import (
         SHARED,
@@ -181,7 +179,7 @@ _HOMES = {
     "Settings": "mcp_auth.config.models",
     "ToolFilter": "mcp_auth.config.models",
     "load": "mcp_auth.config.load",
-    "LogoutResult": "mcp_auth.core",
+    "LogoutResult": "mcp_auth.oauth.revocation",
     "McpAuth": "mcp_auth.core",
     "StartedKeyForm": "mcp_auth.web.key_forms",
     "KeyTrial": "mcp_auth.keys",

@@ -51,10 +51,9 @@ from mcp_auth.keys import (
 from mcp_auth.limits import Limits
 from mcp_auth.links.logins import Logins
 from mcp_auth.links.policy import ConfigPolicy
-from mcp_auth.links.tickets import connection_id, connection_ids, slot_of
+from mcp_auth.links.tickets import connection_ids, slot_of
 from mcp_auth.listing import owner_keys, places, statuses_of
-from mcp_auth.net import issuers
-from mcp_auth.net.rules import NetworkRules, is_loopback_url, with_ipv6_forms
+from mcp_auth.net.rules import NetworkRules, with_ipv6_forms
 from mcp_auth.oauth.authorization import AuthorizationResponse, Binding, parse_paste, pasted_slot
 from mcp_auth.oauth.clients import client_correction
 from mcp_auth.probes import NoTurn, Probes
@@ -69,7 +68,6 @@ from mcp_auth.status import (
     needs_a_look,
     uses_oauth,
 )
-from mcp_auth.stores.updates import AlwaysChanging, update
 
 if TYPE_CHECKING:
     import httpx2
@@ -83,10 +81,12 @@ if TYPE_CHECKING:
     from mcp_auth.oauth.challenge import BearerChallenge
     from mcp_auth.oauth.refresh import Refresher
     from mcp_auth.oauth.rejections import Rejections
+    from mcp_auth.oauth.revocation import LogoutResult
     from mcp_auth.oauth.sign_in import SignIns, StartedSignIn
     from mcp_auth.stores.base import Store
     from mcp_auth.web.key_forms import Entry, KeyForms, StartedKeyForm
     from mcp_auth.web.loopback import LoopbackListeners
+    from mcp_auth.web.ways import Reception, Way
 
 logger = logging.getLogger(__name__)
 Options = TypeVar("Options", bound=Settings)
@@ -94,15 +94,6 @@ Options = TypeVar("Options", bound=Settings)
 PROBE_TIMEOUT = 10.0
 TEST_TIMEOUT = 30.0
 _POLL = 0.3
-
-
-@dataclass(frozen=True, slots=True)
-class LogoutResult:
-    """`revoked`: the authorization server said so; False: it did not; None: it offers no revocation."""
-
-    deleted: bool
-    revoked: bool | None
-    detail: str
 
 
 class McpAuth:
@@ -142,8 +133,7 @@ class McpAuth:
         self._gatekeeper: Gatekeeper | None = None
         self._key_forms: KeyForms | None = None
         self._listeners: LoopbackListeners | None = None
-        # Somebody else's server serves our pages, so that none of ours has to.
-        self._is_mounted = False
+        self._received_by: Reception | None = None
         self._mounts: dict[str, ASGIApp] = {}
 
     @classmethod
@@ -340,120 +330,33 @@ class McpAuth:
         Raises:
             UnknownServer; NotAllowed: the server takes no sign-in; PortBusy; Unreachable; SignInError and its children.
         """
-        from mcp_auth.oauth.sign_in import StartedSignIn
-
         entry = self._usable_entry(server)
         check_owner(owner)
         await self._check_wants_sign_in(entry)
-        sign_ins = self._sign_ins()
-        gated = self._is_gated(entry, origin)
-        if not gated:
-            await self._check_unproven(entry, owner, origin)
+        sign_ins, way = self._sign_ins(), self._way(entry, origin)
+        await way.check(entry, owner, origin)
         open_one = await sign_ins.reusable(entry, owner, origin)
-        if open_one is not None and not fresh and gated and open_one.gate is not None:
-            return await self._linked(open_one, listen, reused=True)
-        if open_one is not None and not fresh and not gated and open_one.authorization_url is not None:
-            listening = await self._listens(open_one.redirect_uri, listen)
-            return StartedSignIn(open_one, open_one.authorization_url, reused=True, listening=listening)
+        if open_one is not None and not fresh and way.has_link(open_one):
+            return await way.link(open_one, listen, reused=True)
         if open_one is not None:
             await sign_ins.cancel(server, owner, by_us=True)
         connection = await sign_ins.connection(entry, fresh=fresh)
         await self.store.grants.set_damaged_aside(owner, server)
         grant = await self._grant(entry, owner)
-        if gated:
-            redirect_uri = self._public_redirect(entry, connection)
-            started = await sign_ins.begin(
-                entry, owner, origin, connection, redirect_uri, grant=grant, fresh=fresh, gated=True
-            )
-            linked = await self._linked(started, listen)
-            self._tell(Change("sign_in_begun", server, owner, linked.sign_in, by=origin.principal))
-            return linked
-        redirect_uri, listening = await self._redirect(entry, connection, listen)
-        started = await sign_ins.begin(entry, owner, origin, connection, redirect_uri, grant=grant, fresh=fresh)
-        if started.authorization_url is None:
-            raise SignInError(f"The sign-in to {server} ended at once.", next_step=f"/mcp auth {server}")
-        self._tell(Change("sign_in_begun", server, owner, started, by=origin.principal))
-        return StartedSignIn(started, started.authorization_url, listening=listening)
-
-    def _is_gated(self, entry: Server, origin: Origin) -> bool:
-        """Whether the link is to be our own page. A client registered by hand has one redirect URI: the public one."""
-        public_url, redirect_uri = self.config.gateway.public_url, entry.oauth.redirect_uri
-        if public_url is None:
-            return False
-        if redirect_uri is not None:
-            return redirect_uri.startswith(f"{public_url}/")
-        return not origin.principal.startswith("cli:") or entry.oauth.client_id is not None
-
-    async def _check_unproven(self, entry: Server, owner: str, origin: Origin) -> None:
-        """Refuse the authorization server's own link where it has to be proven who opens it: nothing there could."""
-        decision = await self.policy.decide(origin.principal, entry.name, owner)
-        if not decision.allowed:
-            raise NotAllowed(f"You may not sign {entry.name} in.")
-        gateway = self.config.gateway
-        if not decision.needs_page or gateway.allow_paste:
-            return
-        if gateway.public_url is None:
-            raise SignInError(
-                "It has to be proven who opens the link, and without gateway.public_url there is no page to do so on.",
-                next_step=f"set gateway.public_url, or `slash-mcp auth {entry.name}` on the host",
-            )
-        raise SignInError(
-            f"It has to be proven who opens the link, and the redirect URI of {entry.name} does not lead to our pages.",
-            next_step="remove oauth.redirect_uri, and register the address that /mcp auth says then",
+        redirect_uri = await way.redirect_uri(entry, connection, listen)
+        begun = await sign_ins.begin(
+            entry, owner, origin, connection, redirect_uri, grant=grant, fresh=fresh, gated=way.is_gated
         )
+        started = await way.link(begun, listen)
+        self._tell(Change("sign_in_begun", server, owner, started.sign_in, by=origin.principal))
+        return started
 
-    def _public_redirect(self, entry: Server, connection: Connection) -> str:
-        if entry.oauth.redirect_uri is not None:
-            return entry.oauth.redirect_uri
-        if connection.metadata is None:
-            raise ValueError("the connection must have been looked up")
-        url, issuer = entry.url or "", connection.metadata.issuer
-        callback = f"{self.config.gateway.public_url}/callback"
-        registered = {one.redirect_uri for one in connection.registrations if issuers.is_same(one.issuer, issuer)}
-        for earlier in connection_ids(url, issuer):
-            if f"{callback}/{earlier}" in registered:
-                return f"{callback}/{earlier}"
-        return f"{callback}/{connection_id(url, issuer)}"
+    def _way(self, entry: Server, origin: Origin) -> Way:
+        from mcp_auth.web.ways import DirectWay, PublicWay, is_public
 
-    async def _linked(self, sign_in: SignIn, listen: bool, *, reused: bool = False) -> StartedSignIn:
-        """A new link to the page of an open sign-in; earlier ones work until one is opened."""
-        from mcp_auth.oauth.sign_in import StartedSignIn
-
-        origin = sign_in.origin
-        decision = await self.policy.decide(origin.principal, sign_in.server, sign_in.owner)
-        if not decision.allowed:
-            raise NotAllowed(f"You may not sign {sign_in.server} in.")
-        self._check_method(decision.needs_proof, origin)
-        listening = await self._serves_pages(listen)
-        stored, ticket = await self.gatekeeper.issue_ticket(sign_in)
-        return StartedSignIn(
-            stored,
-            f"{self.config.gateway.public_url}/a/{ticket}",
-            reused=reused,
-            listening=listening,
-            public=True,
-            needs_proof=decision.needs_proof,
-        )
-
-    def _check_method(self, needs_proof: bool, origin: Origin) -> None:
-        """Refuse at once what could never be proven."""
-        if not needs_proof or self.config.gateway.verify != "browser":
-            return
-        if not self.logins.knows_browsers and self.logins.login_for(origin.principal) is None:
-            raise SignInError(
-                "gateway.verify is browser, and nothing here can tell who sits at a browser.",
-                next_step="set gateway.verify: auto, or give the gateway a verify_browser",
-            )
-
-    async def _serves_pages(self, listen: bool) -> bool:
-        """Whether our pages are served: by the application around us, by a process of this home, or from now on."""
-        if self._is_mounted:
-            return True
-        callback = self.config.gateway.callback
-        if not listen:
-            return self._callback_endpoint().is_listened_to(callback.port)
-        await self._callback_endpoint().listen(callback.host, callback.port)
-        return True
+        if is_public(self.config, entry, origin):
+            return PublicWay(self.config, self.policy, self.logins, self.gatekeeper, self._reception())
+        return DirectWay(self.config, self.policy, self._reception())
 
     async def _check_wants_sign_in(self, entry: Server) -> None:
         connection = await self.store.connections.get(entry.url) if entry.url is not None else None
@@ -467,64 +370,14 @@ class McpAuth:
             raise NotAllowed(f"{entry.name} uses an API key, not a sign-in.", next_step=f"/mcp key {entry.name}")
         raise NotAllowed(f"{entry.name} needs no sign-in.", next_step=f"/mcp test {entry.name}")
 
-    async def _redirect(self, entry: Server, connection: Connection, listen: bool) -> tuple[str, bool]:
-        """The redirect URI for a new sign-in, and whether it is listened to.
-
-        A configured URI, and one of an earlier registration, are used verbatim. A port that another
-        program has is given up for a free one where the client can be registered anew.
-
-        Raises:
-            PortBusy: the client is registered for a port that cannot be had.
-        """
-        options = entry.oauth
-        if options.redirect_uri is not None:
-            return options.redirect_uri, await self._listens(options.redirect_uri, listen)
-        wished = self._wished_redirect(entry, connection)
-        movable = options.client_id is None and options.redirect_port is None
-        try:
-            return wished, await self._listens(wished, listen)
-        except PortBusy:
-            if not movable:
-                raise PortBusy(
-                    f"The port of {wished} belongs to another program, and the client of {entry.name} "
-                    "is registered for it.",
-                    next_step="stop that program, or register another port and set oauth.redirect_port",
-                ) from None
-        endpoint = self._callback_endpoint()
-        port = await endpoint.listen(self.config.gateway.callback.host, 0)
-        return f"http://{options.redirect_host or '127.0.0.1'}:{port}/callback", True
-
-    def _wished_redirect(self, entry: Server, connection: Connection) -> str:
-        options = entry.oauth
-        issuer = connection.metadata.issuer if connection.metadata is not None else None
-        if options.client_id is None and options.redirect_port is None and options.redirect_host is None:
-            for registration in reversed(connection.registrations):
-                known = registration.source == "dynamic" and issuers.is_same(registration.issuer, issuer)
-                if known and is_loopback_url(registration.redirect_uri):
-                    return registration.redirect_uri
-        port = options.redirect_port or self.config.gateway.callback.port
-        return f"http://{options.redirect_host or '127.0.0.1'}:{port}/callback"
-
-    async def _listens(self, redirect_uri: str, listen: bool) -> bool:
-        """Whether a redirect to this URI is received, by us or by another process of this home."""
-        if not is_loopback_url(redirect_uri):
-            return False
-        parts = urlsplit(redirect_uri)
-        port = parts.port or 80
-        endpoint = self._callback_endpoint()
-        if not listen:
-            return endpoint.is_listened_to(port)
-        await endpoint.listen(self.config.gateway.callback.host, port, parts.path or "/")
-        return True
-
     async def resume(self) -> None:
         """After a restart: listen again for the redirects of every open sign-in. A port that is gone is logged."""
         for sign_in in await self._sign_ins().open():
             try:
                 if sign_in.gate is not None:
-                    await self._serves_pages(True)
+                    await self._reception().serves_pages(True)
                 else:
-                    await self._listens(sign_in.redirect_uri, True)
+                    await self._reception().hears(sign_in.redirect_uri, True)
             except PortBusy as error:
                 logger.warning("the redirect of %s must be pasted: %s", sign_in.server, error.message)
 
@@ -534,8 +387,7 @@ class McpAuth:
         Raises:
             PortBusy: another program has it.
         """
-        callback = self.config.gateway.callback
-        return await self._callback_endpoint().listen(callback.host, callback.port if port is None else port)
+        return await self._reception().listen(self.config.gateway.callback.port if port is None else port)
 
     async def sign_in_of_state(self, state: str) -> SignIn | None:
         """The sign-in behind a link of ours that may have sent the browser on with this `state`, else None."""
@@ -666,6 +518,7 @@ class McpAuth:
             NotAllowed, PortBusy; ConfigError: no `gateway.public_url`; SignInError: somebody else has one open.
         """
         from mcp_auth.web.key_forms import StartedKeyForm
+        from mcp_auth.web.ways import check_method
 
         public_url = self.config.gateway.public_url
         if public_url is None:
@@ -673,8 +526,8 @@ class McpAuth:
         decision = await self.policy.decide(origin.principal, server, check_owner(owner))
         if not decision.allowed:
             raise NotAllowed(f"You may not set a key for {server}.")
-        self._check_method(decision.needs_proof, origin)
-        await self._serves_pages(listen)
+        check_method(decision, self.config, self.logins, origin.principal)
+        await self._reception().serves_pages(listen)
         form, ticket = await self._forms().begin(self._usable_entry(server), owner, origin, variables)
         return StartedKeyForm(form, f"{public_url}/k/{ticket}", decision.needs_proof)
 
@@ -844,89 +697,11 @@ class McpAuth:
 
         `by`: the principal who asks, for the audit log.
         """
-        from mcp_auth.oauth.sign_in import LEASE_TTL, LEASE_WAIT
+        from mcp_auth.oauth.revocation import SignOut
 
         entry = self._entry(server)
-        await self._sign_ins().cancel(server, check_owner(owner))
-        # A client that nobody knows any more is not met again.
-        await self._sign_ins().forget_dynamic_registrations(entry.url or "")
-        async with self.store.lease(owner, server, ttl=LEASE_TTL, wait=LEASE_WAIT):
-            was_damaged = await self.store.grants.set_damaged_aside(owner, server)
-            grant = await self.store.grants.get(owner, server, entry.url or "")
-            if was_damaged and grant is None:
-                return LogoutResult(
-                    True,
-                    None,
-                    f"{server} is signed out here. What was stored of it was damaged, so nothing could be revoked: end "
-                    "it at the authorization server too.",
-                )
-            if grant is None or grant.tokens is None:
-                return LogoutResult(False, None, f"{server} was not signed in.")
-            revoked = await self._revoke(entry, grant)
-            is_gone = await self._delete(grant)
-        if not is_gone:
-            done = "is revoked at the authorization server, and yet it" if revoked else "is not signed out: its grant"
-            sentence = f"{server} {done} is still stored here, because another program changes it all the time."
-            return LogoutResult(False, revoked, f"{sentence} Next: /mcp logout {server}")
-        self._tell(Change("signed_out", server, owner, by=by))
-        if revoked:
-            return LogoutResult(True, True, f"{server} is signed out: revoked at the authorization server and deleted.")
-        why = "offers no revocation" if revoked is None else "did not confirm the revocation"
-        return LogoutResult(
-            True, revoked, f"{server} is signed out here: deleted. The authorization server {why}, so end it there too."
-        )
-
-    async def _revoke(self, entry: Server, grant: Grant) -> bool | None:
-        from mcp_auth.oauth.tokens import revoke_token
-
-        registration, tokens = grant.registration, grant.tokens
-        url = grant.metadata.revocation_endpoint if grant.metadata is not None else None
-        if url is None or registration is None or tokens is None:
-            return None
-        pairs = [(tokens.refresh_token, "refresh_token"), (tokens.access_token, "access_token")]
-        done = True
-        for token, hint in pairs:
-            if token is None:
-                continue
-            try:
-                done &= await revoke_token(self._http(), self._rules(entry), url, registration, token, hint)
-            except McpAuthError as error:
-                logger.warning("%s could not be revoked: %s", grant.server, error.message)
-                return False
-        return done
-
-    async def _delete(self, grant: Grant) -> bool:
-        """Delete the grant but for its keys. False: its tokens are still stored."""
-
-        async def stored() -> Grant | None:
-            return await self.store.grants.get(grant.owner, grant.server, grant.server_url)
-
-        async def bare(current: Grant | None) -> Grant | None:
-            if current is None or current.tokens is None:
-                return None
-            # The API keys of the same owner are not part of the sign-in.
-            return Grant(
-                server=current.server,
-                owner=current.owner,
-                server_url=current.server_url,
-                version=current.version,
-                keys=current.keys,
-            )
-
-        async def write(bare: Grant) -> Grant | None:
-            if bare.keys:
-                await self.store.grants.put_if(bare)
-            else:
-                await self.store.grants.delete_if(bare)
-            # What is stored counts, and not what the store said.
-            current = await stored()
-            return bare if current is None or current.tokens is None else None
-
-        try:
-            await update(grant.server, stored, bare, write)
-        except AlwaysChanging:
-            return False
-        return True
+        sign_out = SignOut(self.store, self._http(), self._rules, self._sign_ins(), self._tell)
+        return await sign_out.sign_out(entry, check_owner(owner), by=by)
 
     # -- API keys ----------------------------------------------------------------------------
 
@@ -1107,6 +882,13 @@ class McpAuth:
             )
         return self._listeners
 
+    def _reception(self) -> Reception:
+        if self._received_by is None:
+            from mcp_auth.web.ways import Reception
+
+            self._received_by = Reception(self.config, self._callback_endpoint)
+        return self._received_by
+
     def asgi_app(self, prefix: str = "") -> ASGIApp:
         """The endpoint as an ASGI application, to be mounted in somebody else's. See `mcp_auth.web.endpoint`.
 
@@ -1124,7 +906,7 @@ class McpAuth:
                 key="gateway.public_url",
                 next_step="set gateway.public_url to the address under which the application is reached",
             )
-        self._is_mounted = True
+        self._reception().is_mounted = True
         return self._proxied(Endpoint(self, prefix=prefix, mounts=self._mounts))
 
     def _proxied(self, app: ASGIApp) -> ASGIApp:
