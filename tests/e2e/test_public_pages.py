@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Route
 from starlette.responses import PlainTextResponse
 
 from adapters.telegram.login import TelegramLogin
@@ -185,6 +185,32 @@ def test_a_person_walks_every_page_of_a_sign_in(
     assert [cookie["name"] for cookie in context.cookies() if not cookie["name"].endswith("-form")] == []
     background.run(call_a_tool(gateway))
     assert walker.errors == []
+
+
+def test_an_answer_that_does_not_get_through_is_not_lost_when_the_page_is_loaded_again(
+    chromium: Browser, background: Background, tmp_path: Path, oauth: OAuthServer
+) -> None:
+    gateway = gateway_for(background, tmp_path / "home", oauth, Clock(), verify="none")
+    walker = Walker(chromium, "phone", True, pictures(tmp_path))
+    page = walker.page(walker.browser())
+
+    def refuse(route: Route) -> None:
+        if route.request.method == "POST":
+            route.abort()
+        else:
+            route.continue_()
+
+    page.route("**/callback/**", refuse)
+    link = background.run(link_of(background.run(named(gateway))))
+    page.goto(link)
+    page.get_by_role("button", name="Continue").click()
+    page.locator("#trouble:not([hidden])").wait_for()
+    # The code is in the address for as long as nobody has taken it.
+    assert "/callback/" in page.url and "code=" in page.url
+    page.unroute("**/callback/**")
+    page.reload()
+    page.get_by_role("heading", name="notes is connected").wait_for()
+    assert page.url == link
 
 
 @pytest.mark.parametrize("size", list(SIZES))
