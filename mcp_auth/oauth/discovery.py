@@ -262,9 +262,9 @@ async def _document_for(
 ) -> dict[str, Any]:
     """The metadata that may speak for this server (RFC 9728 section 3.3).
 
-    It names the server's own URL, or what `oauth.resource` says. Anybody with a path of their own on a host could say
-    that they speak for a path above: that counts only when the well-known address made of that very path says so
-    too, and then it is that document which counts.
+    It names the server's own URL, or what `oauth.resource` says where that is set. Anybody with a path of their own on
+    a host could say that they speak for a path above: that counts only when the well-known address made of that very
+    path says so too, and then it is that document which counts.
     """
     resource, wanted = text(document.get("resource")), _wanted_resource(server)
     if resource is None:
@@ -272,11 +272,12 @@ async def _document_for(
             "The server's protected resource metadata names no resource.",
             next_step="report it to whoever runs the server",
         )
-    own = server.url or ""
-    if any(resources.is_same(resource, one) for one in (wanted, own, resources.resource_of(own))):
+    # `oauth.resource` is what must match where it is set; else both spellings of the URL, with its query and without.
+    is_set = isinstance(server.oauth.resource, str)
+    if any(resources.is_same(resource, one) for one in ((wanted,) if is_set else (wanted, server.url or ""))):
         return document
     if not resources.is_above(resource, wanted):
-        raise _other_resource(resource, wanted)
+        raise _other_resource(resource, wanted, is_set=is_set)
     parent = resources.well_known_of(resource)
     if parent == found_at:
         return document
@@ -291,7 +292,7 @@ async def _document_for(
         or not resources.is_same(named, resource)
         or not texts(said.get("authorization_servers"))
     ):
-        raise _other_resource(resource, wanted)
+        raise _other_resource(resource, wanted, is_set=is_set)
     # In the spelling of the server itself, which may differ by a slash.
     return {**said, "resource": resource}
 
@@ -301,11 +302,15 @@ def _wanted_resource(server: Server) -> str:
     return configured if isinstance(configured, str) else resources.resource_of(server.url or "")
 
 
-def _other_resource(resource: str, wanted: str) -> ResourceMismatch:
+def _other_resource(resource: str, wanted: str, *, is_set: bool) -> ResourceMismatch:
+    """`is_set`: `wanted` is what `oauth.resource` says."""
+    instead = (
+        f"set oauth.resource to {_named(resource)}, or take it out" if is_set else f"put {_named(resource)} as url"
+    )
     return ResourceMismatch(
         f"The server's metadata speaks for {_named(resource)} and not for {_named(wanted)} (RFC 9728 section 3.3), "
         "so it is not used.",
-        next_step=f"if that is where the server is, put {_named(resource)} as url; else report it to whoever runs it",
+        next_step=f"if that is where the server is, {instead}; else report it to whoever runs it",
     )
 
 

@@ -431,6 +431,13 @@ BAD = [
         said=("https://127.0.0.1/mcp", "{url}"),
     ),
     Shape(
+        "own-url-where-another-is-configured",
+        prm={"resource": "{url}"},
+        oauth={"resource": "api://notes"},
+        refused=ResourceMismatch,
+        said=("{url}", "api://notes", "oauth.resource"),
+    ),
+    Shape(
         "configured-resource-of-others",
         prm={"resource": "api://other"},
         oauth={"resource": "api://notes"},
