@@ -22,6 +22,7 @@ from mcp_auth.errors import (
     RegistrationRefused,
     ResourceMismatch,
     TokenRequestFailed,
+    WrongIssuer,
 )
 from mcp_auth.links.tickets import connection_id
 from mcp_auth.records import Origin, Registration
@@ -825,3 +826,15 @@ async def test_a_secret_that_ends_at_no_time_at_all_is_used_again(
         await signed_in(auth)
         await signed_in(auth)
     assert len(oauth.requests("/register")) == 1
+
+
+@pytest.mark.parametrize("promise", [True, "true", " YES ", 1, 0.5, ["x"], {"a": 0}], ids=str)
+async def test_attack_an_odd_promise_of_iss_does_not_fail_open(
+    tmp_path: Path, oauth: OAuthServer, promise: object
+) -> None:
+    oauth.knobs.metadata["authorization_response_iss_parameter_supported"] = promise
+    oauth.knobs.iss = "missing"
+    async with opened(tmp_path, oauth, {}) as auth:
+        with pytest.raises(WrongIssuer):
+            await signed_in(auth)
+    assert oauth.requests("/token") == []
