@@ -305,7 +305,7 @@ async def test_a_refresh_that_dies_twice_after_sending_is_not_sent_a_third_time(
 
 _REFRESH = """
 import asyncio, sys
-from mcp_auth import McpAuth, key_forms
+from mcp_auth import McpAuth
 asyncio.run(McpAuth.open(home=sys.argv[1]).access_token("notes"))
 """
 

@@ -13,13 +13,17 @@ pytestmark = pytest.mark.service
 ROOT = Path(__file__).parents[2]
 
 
-def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+# pip downloads, unpacks and compiles thirty packages: the longest that any test waits for.
+INSTALLED = 8 * PATIENCE
+
+
+def run(*command: str | Path, cwd: Path, timeout: float = PATIENCE) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=timeout,
         stdin=subprocess.DEVNULL,
     )
 
@@ -41,8 +45,9 @@ def test_the_demo_works_from_an_installed_wheel(tmp_path: Path) -> None:
     wheel = next(tmp_path.glob("slash_mcp-*.whl"))
     assert run(sys.executable, "-m", "venv", tmp_path / "venv", cwd=tmp_path).returncode == 0
     python = tmp_path / "venv" / "bin" / "python"
+    lock = ROOT / "requirements-runtime.lock"
     locked = run(
-        python, "-m", "pip", "install", "-q", "--require-hashes", "-r", ROOT / "requirements-runtime.lock", cwd=tmp_path
+        *(python, "-m", "pip", "install", "-q", "--require-hashes", "-r", lock), cwd=tmp_path, timeout=INSTALLED
     )
     assert locked.returncode == 0, locked.stderr
     assert run(python, "-m", "pip", "install", "-q", "--no-deps", wheel, cwd=tmp_path).returncode == 0
