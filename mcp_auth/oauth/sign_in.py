@@ -852,7 +852,7 @@ def choose_scope(
     top (SEP-2350); never beyond a pinned `oauth.scope`. `offline_access` is added only where the authorization server
     lists it.
     """
-    if step_up is not None and step_up.tokens is not None and not is_pinned(server):
+    if step_up is not None and step_up.tokens is not None:
         chosen = f"{step_up.tokens.scope or ''} {step_up.step_up_scope or ''}".split()
     elif server.oauth.scope is not None:
         chosen = server.oauth.scope.split()

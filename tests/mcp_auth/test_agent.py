@@ -268,6 +268,27 @@ async def test_a_pinned_scope_is_a_ceiling(tmp_path: Path, oauth: OAuthServer) -
         assert started.sign_in.scope == "read"
 
 
+async def test_a_ceiling_that_came_later_holds_for_what_was_asked_before_it(tmp_path: Path, oauth: OAuthServer) -> None:
+    # Given a server that asked for more while the operator allowed it
+    servers = entry(oauth)
+    servers["notes"]["oauth"] = {"scope": "read", "step_up": True}
+    async with open_auth(tmp_path, servers) as auth:
+        await signed_in(auth)
+        oauth.knobs.need_scope = "admin"
+        with pytest.raises(ReauthorizationNeeded):
+            async with auth.session("notes") as client:
+                await client.list_tools()
+
+    # When the operator takes that back
+    servers["notes"]["oauth"] = {"scope": "read"}
+    async with open_auth(tmp_path, servers) as auth:
+        started = await auth.sign_in("notes", "shared", ME, listen=False)
+
+    # Then the next sign-in asks for what is allowed
+    assert started.sign_in.scope == "read"
+    assert started.sign_in.step_up_scope is None
+
+
 async def test_step_up_lifts_the_ceiling(tmp_path: Path, oauth: OAuthServer) -> None:
     servers = entry(oauth)
     servers["notes"]["oauth"] = {"scope": "read", "step_up": True}
