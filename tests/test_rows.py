@@ -1,7 +1,6 @@
 """Every duty, defect and pain that the product answers has a test that bears its name, and that runs.
 
-Left out until the public endpoint exists: our own client ID metadata document, its pages, and the
-same-person proof (pain 3 is answered by a refusal until then).
+`docs/duties.md` lists them for people.
 """
 
 from __future__ import annotations
@@ -102,3 +101,22 @@ def test_every_defect_of_the_sdk_has_a_test(number: int) -> None:
 @pytest.mark.parametrize("number", range(1, 25))
 def test_every_pain_has_a_test(number: int) -> None:
     assert any(re.search(rf"pain_{number}(_|$)", name) for name in names())
+
+
+PAGE = TESTS.parent / "docs" / "duties.md"
+_HELD_BY = re.compile(r"\[`(test_\w+)`\]\(\.\./(tests/[\w/]+\.py)\)")
+
+
+def test_every_test_that_the_page_names_is_where_the_page_says() -> None:
+    named = _HELD_BY.findall(PAGE.read_text(encoding="utf-8"))
+    assert len(named) > 80
+    for name, file in named:
+        source = (TESTS.parent / file).read_text(encoding="utf-8")
+        assert re.search(rf"\bdef {name}\(", source), f"{name} is not in {file}"
+
+
+def test_every_test_of_a_row_is_on_the_page() -> None:
+    named = {name for name, _ in _HELD_BY.findall(PAGE.read_text(encoding="utf-8"))}
+    assert [
+        name for name in sorted(names()) if re.search(r"test_duty_|defect_\d|pain_\d", name) and name not in named
+    ] == []
