@@ -59,10 +59,8 @@ class Gateway:
 
         self.people = People(config, clock)
         self.people.check()
-        policy = GatewayPolicy(self.people)
         # Knows servers and sign-ins; closed together with the gateway.
-        self.auth = McpAuth.open(config, store=store, policy=policy, clock=clock)
-        auth = self.auth
+        self.auth = auth = McpAuth.open(config, store=store, policy=GatewayPolicy(self.people), clock=clock)
         self._privacy = Privacy(config)
         self._watcher = SignInWatcher(auth, self._emit, clock)
         self._pairing = Pairing(self.people, auth.limits, self._emit, clock)

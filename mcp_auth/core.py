@@ -129,7 +129,7 @@ class McpAuth:
         self._http_client: Http | None = None
         self._sign_in_half: SignIns | None = None
         self._refresh_half: Refresher | None = None
-        self._grant_keeper: Rejections | None = None
+        self._rejected: Rejections | None = None
         self._gatekeeper: Gatekeeper | None = None
         self._key_forms: KeyForms | None = None
         self._listeners: LoopbackListeners | None = None
@@ -265,7 +265,7 @@ class McpAuth:
                 cursor = page.next_cursor
                 if cursor is None or len(names) > 10_000:
                     break
-        await self._refusals().worked(entry, owner)
+        await self._rejections().worked(entry, owner)
         return names, round((time.perf_counter() - started) * 1000)
 
     async def look(self, server: str) -> bool:
@@ -860,12 +860,12 @@ class McpAuth:
             )
         return self._refresh_half
 
-    def _refusals(self) -> Rejections:
-        if self._grant_keeper is None:
+    def _rejections(self) -> Rejections:
+        if self._rejected is None:
             from mcp_auth.oauth.rejections import Rejections
 
-            self._grant_keeper = Rejections(self.store, self._sign_ins(), self._look, self._tell, self._clock)
-        return self._grant_keeper
+            self._rejected = Rejections(self.store, self._sign_ins(), self._look, self._tell, self._clock)
+        return self._rejected
 
     def _refreshed(self, kind: ChangeKind, owner: str, server: str) -> None:
         self._tell(Change(kind, server, owner))
@@ -997,10 +997,10 @@ class _OwnerCredentials:
         return core._monotonic() - last.monotonic < _LOOK_EVERY and 0 <= core._clock() - last.at < _LOOK_EVERY
 
     async def refused(self, status: int, challenge: BearerChallenge | None, sent: str | None) -> McpAuthError:
-        return await self._core._refusals().refused(self._entry, self._owner, status, challenge, sent)
+        return await self._core._rejections().refused(self._entry, self._owner, status, challenge, sent)
 
     async def worked(self, sent: str) -> None:
-        await self._core._refusals().worked(self._entry, self._owner, sent.removeprefix("Bearer "))
+        await self._core._rejections().worked(self._entry, self._owner, sent.removeprefix("Bearer "))
 
 
 def _store_for(config: Config) -> Store:
