@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mcp_auth.lazy import attribute
+
 if TYPE_CHECKING:
     from gateway.gateway import Gateway
     from gateway.invocations import (
@@ -86,10 +88,4 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    value: object = getattr(import_module(_HOMES.get(name, "gateway.replies")), name)
-    globals()[name] = value
-    return value
+    return attribute(__name__, name, __all__, _HOMES, "gateway.replies")

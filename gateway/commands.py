@@ -177,9 +177,9 @@ def spec_of(command: grammar.Command) -> CommandSpec:
     return _BY_KIND[type(command)]
 
 
-def shown(*, admin: bool = True) -> Iterator[CommandSpec]:
-    """What a person may type, in the order of menus. `admin`: with what only admins may use."""
-    return (spec for spec in SPECS if spec.verb is not None and (admin or not spec.admins))
+def shown() -> Iterator[CommandSpec]:
+    """What a person may type, in the order of menus."""
+    return (spec for spec in SPECS if spec.verb is not None)
 
 
 def help_rows(*, admin: bool) -> tuple[tuple[str, str], ...]:
