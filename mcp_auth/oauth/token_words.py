@@ -99,7 +99,7 @@ NO_ERROR = frozenset({"", "0", "false", "no_error", "none", "null", "ok", "succe
 # makes it: RFC 6749 (`error`), Supabase (`error_code`), HubSpot (`status`, `category`), RFC 9457 (`type`).
 CODE_MEMBERS = ("error", "errors", "code", "error_code", "errorcode", "type", "status", "category", "reason")
 # Where it is said in a sentence; one that is nothing but a word from above counts as that word.
-TEXT_MEMBERS = (*("error_description", "error_message", "error_summary", "message", "msg", "detail", "title"),)
+TEXT_MEMBERS = ("error_description", "error_message", "error_summary", "message", "msg", "detail", "title")
 
 # What says nothing in a sentence: `The refresh token has been revoked.` is `refresh_token_revoked`.
 _FILLERS = frozenset({"a", "an", "the", "this", "your", "is", "was", "has", "been", "provided", "given"})
