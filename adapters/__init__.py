@@ -13,7 +13,6 @@ from mcp_auth.lazy import attribute
 if TYPE_CHECKING:
     from adapters.base import (
         Adapter,
-        Capabilities,
         Driver,
         EditWindowClosed,
         Finding,
@@ -46,7 +45,6 @@ __all__ = [
     "GOOD",
     "WARN",
     "Adapter",
-    "Capabilities",
     "Driver",
     "EditWindowClosed",
     "Finding",

@@ -9,37 +9,13 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from adapters.symbols import WARN
 from gateway import sentences
-from gateway.invocations import Abilities, ChatRef, Invocation, MessageRef, Principal
+from gateway.invocations import Capabilities, ChatRef, Invocation, MessageRef, Principal
 from gateway.replies import Audience, Button, Notice, Reply, SecretPrompt, Text
 
 if TYPE_CHECKING:
     from gateway.gateway import Gateway
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Capabilities:
-    """What a platform can do; the gateway and the driver ask, never guess.
-
-    `edit_window`: seconds during which a message can be edited; None: for ever; 0: never.
-    Lengths are in characters.
-    """
-
-    platform: str
-    edit_window: float | None = 0
-    ephemeral: bool = False
-    modal: bool = False
-    secret_input: bool = False
-    text_max: int = 4096
-    button_url_max: int = 2048
-    columns: int | None = None
-
-    @property
-    def abilities(self) -> Abilities:
-        lasting = self.edit_window is None
-        edits = lasting or bool(self.edit_window)
-        return Abilities(edits=edits, secret_input=self.secret_input, modal=self.modal, lasting_edits=lasting)
 
 
 class Finding(NamedTuple):
@@ -121,7 +97,7 @@ class Driver:
         """
         shown: _Shown | None = None
         ok = True
-        async with aclosing(self._gateway.handle(invocation, self._adapter.capabilities.abilities)) as replies:
+        async with aclosing(self._gateway.handle(invocation, self._adapter.capabilities)) as replies:
             async for reply in replies:
                 ok = reply.ok
                 if reply.prompt is not None and await self._asked(reply.prompt, trigger):

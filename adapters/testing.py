@@ -27,13 +27,12 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 import yaml
 
-from adapters.base import Capabilities
 from adapters.ports import free_port
 from gateway.demo.authorization_server import ACCOUNT
 from gateway.demo.browser import Browser, Page, answer_consent, press
 from gateway.demo.run import KEY_VARIABLE, Demo
 from gateway.gateway import Gateway
-from gateway.invocations import LOCAL, Principal
+from gateway.invocations import LOCAL, Capabilities, Principal
 from gateway.people import People
 from mcp_auth.config.load import load
 from mcp_auth.records import SHARED

@@ -14,8 +14,8 @@ import json
 import time
 from typing import Any
 
-from adapters import BAD, GOOD, Capabilities, Driver, Finding, NotSupported, fit, lay_out
-from gateway import ChatRef, Gateway, Invocation, MessageRef, Principal, Reply, SecretPrompt
+from adapters import BAD, GOOD, Driver, Finding, NotSupported, fit, lay_out
+from gateway import Capabilities, ChatRef, Gateway, Invocation, MessageRef, Principal, Reply, SecretPrompt
 from mcp_auth import Settings
 
 PLATFORM = "lines"
@@ -42,7 +42,7 @@ class LinesAdapter:
         self._ids = itertools.count(time.time_ns())
         self._writer: asyncio.StreamWriter | None = None
         self._answers: set[asyncio.Task[None]] = set()
-        self.capabilities = Capabilities(PLATFORM, edit_window=None, text_max=8000)
+        self.capabilities = Capabilities(edit_window=None, text_max=8000)
 
     async def run(self) -> None:
         reader, self._writer = await asyncio.open_connection(self._options.host, self._options.port)

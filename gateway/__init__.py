@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from gateway.gateway import Gateway
     from gateway.invocations import (
         LOCAL,
-        Abilities,
+        Capabilities,
         ChatRef,
         Invocation,
         MessageRef,
@@ -47,10 +47,10 @@ if TYPE_CHECKING:
 __distribution__ = "slash-mcp"
 __all__ = [
     "LOCAL",
-    "Abilities",
     "Audience",
     "Block",
     "Button",
+    "Capabilities",
     "ChatRef",
     "Checklist",
     "ChecklistItem",
@@ -79,7 +79,7 @@ _HOMES = {
     "Platform": "gateway.serve",
     "Gateway": "gateway.gateway",
     "LOCAL": "gateway.invocations",
-    "Abilities": "gateway.invocations",
+    "Capabilities": "gateway.invocations",
     "ChatRef": "gateway.invocations",
     "Invocation": "gateway.invocations",
     "MessageRef": "gateway.invocations",

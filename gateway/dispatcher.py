@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from gateway import error_reports, grammar, policy, sentences
 from gateway.bounded_dict import BoundedDict
 from gateway.commands import help_rows, spec_of
-from gateway.invocations import LOCAL, Abilities, Invocation, Principal
+from gateway.invocations import LOCAL, Capabilities, Invocation, Principal
 from gateway.key_prompts import KeyPrompts
 from gateway.pairing import Pairing
 from gateway.people import People
@@ -82,7 +82,7 @@ class _Ask:
     """An invocation with what can be done with its answer."""
 
     invocation: Invocation
-    abilities: Abilities
+    capabilities: Capabilities
 
     @property
     def principal(self) -> Principal:
@@ -118,7 +118,7 @@ class Dispatcher:
         """With the people of this moment."""
         return self._people.config
 
-    def decide(self, invocation: Invocation, abilities: Abilities) -> Decision:
+    def decide(self, invocation: Invocation, capabilities: Capabilities) -> Decision:
         """What a platform has to do before the first reply is there. Pure; from memory."""
         principal = invocation.principal
         if self._is_known_event(invocation):
@@ -128,12 +128,12 @@ class Dispatcher:
                 return Ignored()
             return Immediate(Audience.CALLER if invocation.private else Audience.CHAT)
         command = self._parse(invocation)
-        ask = _Ask(invocation, abilities)
+        ask = _Ask(invocation, capabilities)
         if isinstance(command, grammar.Key) and command.server and self._may_prompt(ask) and not self._has_forms(ask):
             server = self.config.servers[command.server]
             if policy.may_change(principal, server, self.config):
                 return Modal(command.server)
-        form = self._form_for(command, principal) if abilities.modal else None
+        form = self._form_for(command, principal) if capabilities.modal else None
         if form is not None:
             return form
         spec = spec_of(command)
@@ -147,7 +147,7 @@ class Dispatcher:
             return TextModal("confirm")
         return None
 
-    async def handle(self, invocation: Invocation, abilities: Abilities) -> AsyncGenerator[Reply, None]:
+    async def handle(self, invocation: Invocation, capabilities: Capabilities) -> AsyncGenerator[Reply, None]:
         """The replies, each replacing the one before. None for duplicates and for strangers who were told already."""
         if self._is_known_event(invocation):
             return
@@ -165,7 +165,7 @@ class Dispatcher:
             yield _say(too_often(wait), audience, ok=False)
             return
         try:
-            async with aclosing(_ANSWERS[type(command)](self, command, _Ask(invocation, abilities))) as replies:
+            async with aclosing(_ANSWERS[type(command)](self, command, _Ask(invocation, capabilities))) as replies:
                 async for reply in replies:
                     yield reply
         except McpAuthError as error:
@@ -218,7 +218,7 @@ class Dispatcher:
 
     async def _list(self, command: grammar.ListServers, ask: _Ask) -> AsyncGenerator[Reply, None]:
         statuses = await self._statuses(ask)
-        to_probe = [status.name for status in statuses if self._is_probed(status)] if ask.abilities.edits else []
+        to_probe = [status.name for status in statuses if self._is_probed(status)] if ask.capabilities.edits else []
         yield self._list_reply(statuses, ask, final=not to_probe)
         if not to_probe:
             return
@@ -281,7 +281,7 @@ class Dispatcher:
     async def _detail(self, command: grammar.Detail, ask: _Ask) -> AsyncGenerator[Reply, None]:
         owner = self._owner(self.config.servers[command.server], ask)
         status = await self._auth.status(command.server, owner)
-        live = ask.abilities.edits and self._is_probed(status)
+        live = ask.capabilities.edits and self._is_probed(status)
         yield self._detail_reply(status, final=not live)
         if not live:
             return
@@ -317,13 +317,13 @@ class Dispatcher:
             board.set(item)
             if item.state is ItemState.PREPARING:
                 to_begin.append(status.name)
-        if ask.abilities.edits:
+        if ask.capabilities.edits:
             self._watcher.keep(board)
             if to_begin:
                 yield board.reply(final=False)
         async with aclosing(self._begin_all(to_begin, board, ask)) as steps:
             async for _ in steps:
-                if ask.abilities.edits:
+                if ask.capabilities.edits:
                     yield board.reply(final=False)
         yield board.reply()
 
@@ -399,7 +399,7 @@ class Dispatcher:
         try:
             async with asyncio.timeout(_BEGIN_SECONDS):
                 owner = self._owner(self.config.servers[name], ask)
-                origin = origin_of(ask.invocation, board if ask.abilities.lasting_edits else None)
+                origin = origin_of(ask.invocation, board if ask.capabilities.lasting_edits else None)
                 started = await self._auth.sign_in(name, owner, origin)
                 is_reused = started.reused
         except McpAuthError as error:
@@ -422,15 +422,15 @@ class Dispatcher:
             listening=started.listening,
             public=started.public,
             needs_proof=started.needs_proof,
-            form=ask.abilities.modal,
+            form=ask.capabilities.modal,
         )
-        if ask.abilities.modal:
+        if ask.capabilities.modal:
             verb = "confirm" if started.public else "paste"
             board.button = Button(sentences.BUTTON_FORMS[verb], command=verb)
         text = sentences.link_ready(started.expires_at, self._clock(), started.host, started.issued_elsewhere)
         item = ChecklistItem(name, ItemState.LINK, text, link=started.link, expires_at=started.expires_at)
         board.set(item)
-        self._watcher.follow(started.sign_in, board if ask.abilities.edits else None)
+        self._watcher.follow(started.sign_in, board if ask.capabilities.edits else None)
 
     # -- finishing and ending ----------------------------------------------------------------
 
@@ -505,7 +505,7 @@ class Dispatcher:
 
     async def _test(self, command: grammar.Test, ask: _Ask) -> AsyncGenerator[Reply, None]:
         server = self.config.servers[command.server]
-        if ask.abilities.edits:
+        if ask.capabilities.edits:
             yield _say(sentences.testing(server.name), Audience.CALLER, final=False)
         owner = self._owner(server, ask)
         connection = await self._auth.test(server.name, owner)
@@ -541,7 +541,7 @@ class Dispatcher:
         if self._has_forms(ask):
             return await self._key_form(server, owner, wanted, ask)
         if not self._may_prompt(ask):
-            in_chat = ask.abilities.secret_input
+            in_chat = ask.capabilities.secret_input
             return _say(sentences.key_ways(server.name, ask.principal.platform, in_chat=in_chat), ok=False)
         return self._prompts.ask(ask.principal, server.name, owner, wanted)
 
@@ -563,7 +563,7 @@ class Dispatcher:
         return self.config.gateway.public_url is not None and ask.principal != LOCAL
 
     def _may_prompt(self, ask: _Ask) -> bool:
-        return ask.abilities.secret_input and policy.secrets_in_chat(ask.principal, self.config.gateway)
+        return ask.capabilities.secret_input and policy.secrets_in_chat(ask.principal, self.config.gateway)
 
     async def _key_exposed(self, command: grammar.KeyExposed, ask: _Ask) -> AsyncGenerator[Reply, None]:
         yield _say(sentences.key_exposed(command.server), ok=False)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 from gateway import error_reports
 from gateway.dispatcher import Dispatcher
 from gateway.grammar import looks_like_redirect
-from gateway.invocations import LOCAL, Abilities, Invocation, MessageRef, Principal
+from gateway.invocations import LOCAL, Capabilities, Invocation, MessageRef, Principal
 from gateway.pairing import Pairing
 from gateway.people import People
 from gateway.policy import GatewayPolicy, is_allowed
@@ -194,16 +194,18 @@ class Gateway:
         await asyncio.gather(*(subscription.stop() for subscription in self._subscriptions))
         await self.auth.close()
 
-    async def handle(self, invocation: Invocation, abilities: Abilities | None = None) -> AsyncGenerator[Reply, None]:
+    async def handle(
+        self, invocation: Invocation, capabilities: Capabilities | None = None
+    ) -> AsyncGenerator[Reply, None]:
         """The replies to one invocation: the first at once, from local state; each later one replaces it."""
         await self.start(warm=False)
-        async with aclosing(self._dispatcher.handle(invocation, abilities or Abilities())) as replies:
+        async with aclosing(self._dispatcher.handle(invocation, capabilities or Capabilities())) as replies:
             async for reply in replies:
                 yield reply if invocation.principal == LOCAL else self._privacy.reply(reply)
 
-    def decide(self, invocation: Invocation, abilities: Abilities | None = None) -> Decision:
+    def decide(self, invocation: Invocation, capabilities: Capabilities | None = None) -> Decision:
         """What the platform has to do first. Pure, from memory."""
-        return self._dispatcher.decide(invocation, abilities or Abilities())
+        return self._dispatcher.decide(invocation, capabilities or Capabilities())
 
     async def submit_secret(self, principal: Principal, prompt_id: str, value: str) -> Reply:
         """The answer to a `SecretPrompt`, from the platform's own secret input."""

@@ -72,16 +72,28 @@ class Invocation:
 
 
 @dataclass(frozen=True, slots=True)
-class Abilities:
-    """What the place that asked can do with an answer. Without them: one final reply, and no secret is asked for.
+class Capabilities:
+    """What the place that asked can do with an answer; the gateway and the driver ask, never guess.
 
-    `edits`: an earlier reply can be replaced, so live results may follow. `secret_input`: an input of the
-    platform's own that shows the secret to nobody (hidden terminal input, modal). `lasting_edits`: a later process
-    can replace it too, and what it needs for that is no credential. `modal`: a form that takes a pasted address or a
-    code too, and what the person writes next to the answer may be read by others.
+    Without any: one final reply, and no secret is asked for. `edit_window`: seconds during which a message can be
+    replaced, so that live results may follow; None: for ever, by a later process too, and what it needs for that is
+    no credential; 0: never. `ephemeral`: every answer is seen by one person alone. `modal`: a form that takes a pasted
+    address or a code too, and what the person writes next to the answer may be read by others. `secret_input`: an
+    input of the platform's own that shows the secret to nobody (hidden terminal input, modal). Lengths are in
+    characters.
     """
 
-    edits: bool = False
-    secret_input: bool = False
-    lasting_edits: bool = False
+    edit_window: float | None = 0
+    ephemeral: bool = False
     modal: bool = False
+    secret_input: bool = False
+    text_max: int = 4096
+    button_url_max: int = 2048
+
+    @property
+    def edits(self) -> bool:
+        return self.edit_window is None or self.edit_window > 0
+
+    @property
+    def lasting_edits(self) -> bool:
+        return self.edit_window is None

@@ -15,7 +15,6 @@ from discord import app_commands
 
 from adapters import buttons, log_filters
 from adapters.base import (
-    Capabilities,
     Driver,
     EditWindowClosed,
     Finding,
@@ -46,7 +45,7 @@ from adapters.waiting import Waiting
 from gateway import error_reports, sentences
 from gateway.bounded_dict import BoundedDict
 from gateway.grammar import looks_like_redirect
-from gateway.invocations import ChatRef, Invocation, MessageRef, Principal
+from gateway.invocations import Capabilities, ChatRef, Invocation, MessageRef, Principal
 from gateway.policy import is_allowed
 from gateway.replies import Deferred, Ignored, Notice, Reply, SecretPrompt, Text, TextModal
 from mcp_auth.errors import ConfigError, McpAuthError
@@ -73,7 +72,6 @@ class DiscordAdapter:
 
     # Ephemeral answers exist for interactions, which are private chats here; a text in a channel has none.
     capabilities = Capabilities(
-        PLATFORM,
         edit_window=TOKEN_SECONDS,
         modal=True,
         secret_input=True,
@@ -169,7 +167,7 @@ class DiscordAdapter:
             event_id=str(interaction.id),
             display_name=interaction.user.display_name,
         )
-        decision = self._gateway.decide(invocation, self.capabilities.abilities)
+        decision = self._gateway.decide(invocation, self.capabilities)
         is_known = self._interactions.get(str(interaction.id)) is not None
         if isinstance(decision, Ignored) or is_known or interaction.user.bot:
             return

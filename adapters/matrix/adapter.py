@@ -14,15 +14,7 @@ from nio import AsyncClient, AsyncClientConfig, InviteMemberEvent, MatrixRoom, M
 from nio.responses import JoinResponse, RoomRedactResponse, RoomSendResponse, WhoamiError, WhoamiResponse
 
 from adapters import log_filters
-from adapters.base import (
-    Capabilities,
-    Driver,
-    EditWindowClosed,
-    Finding,
-    NotSupported,
-    PrivateDeliveryUnavailable,
-    nobody_served,
-)
+from adapters.base import Driver, EditWindowClosed, Finding, NotSupported, PrivateDeliveryUnavailable, nobody_served
 from adapters.matrix.calls import TOKEN_OVER, call, refused
 from adapters.matrix.options import MatrixOptions
 from adapters.matrix.render import TEXT_MAX, Rendered, render
@@ -32,7 +24,7 @@ from adapters.symbols import BAD, GOOD, WARN
 from adapters.tasks import NotSent, Tasks
 from gateway import grammar, policy, sentences
 from gateway.bounded_dict import BoundedDict
-from gateway.invocations import ChatRef, Invocation, MessageRef, Principal
+from gateway.invocations import Capabilities, ChatRef, Invocation, MessageRef, Principal
 from gateway.replies import Deferred, Ignored, Notice, Reply, SecretPrompt, Text
 from mcp_auth.errors import ConfigError, Unreachable
 from mcp_auth.limits import Rate
@@ -93,7 +85,7 @@ class MatrixAdapter:
     @property
     def capabilities(self) -> Capabilities:
         """A host's other callbacks hear every message, so a secret is asked for in our own process only."""
-        return Capabilities(PLATFORM, edit_window=None, secret_input=self._alone, text_max=TEXT_MAX, button_url_max=0)
+        return Capabilities(edit_window=None, secret_input=self._alone, text_max=TEXT_MAX, button_url_max=0)
 
     # -- the two ways to run -----------------------------------------------------------------
 
@@ -290,7 +282,7 @@ class MatrixAdapter:
             place["thread"] = _relation(event).get("event_id")
         name = room.user_name(event.sender) or event.sender
         invocation = Invocation(principal, ChatRef(PLATFORM, place), text, False, event.event_id, name)
-        decision = self._gateway.decide(invocation, self.capabilities.abilities)
+        decision = self._gateway.decide(invocation, self.capabilities)
         if isinstance(decision, Ignored):
             return
         if isinstance(decision, Deferred):
@@ -358,7 +350,7 @@ class MatrixAdapter:
             _server_of(stranger) != _server_of(self._nio.user_id)
             or room.room_id in self._visited
             or self._gateway.people.is_denied(principal)
-            or isinstance(self._gateway.decide(invocation, self.capabilities.abilities), Ignored)
+            or isinstance(self._gateway.decide(invocation, self.capabilities), Ignored)
             or self._gateway.auth.limits.take(_VISITS_EACH, stranger)
             or self._gateway.auth.limits.take(_VISITS, PLATFORM)
         ):

@@ -18,15 +18,7 @@ from slack_sdk.errors import SlackApiError
 from slack_sdk.webhook.async_client import AsyncWebhookClient
 
 from adapters import buttons, log_filters
-from adapters.base import (
-    Capabilities,
-    Driver,
-    EditWindowClosed,
-    Finding,
-    NotSupported,
-    PrivateDeliveryUnavailable,
-    remark,
-)
+from adapters.base import Driver, EditWindowClosed, Finding, NotSupported, PrivateDeliveryUnavailable, remark
 from adapters.slack import incoming, render, service
 from adapters.slack.incoming import PLATFORM, Installation
 from adapters.slack.options import SlackOptions
@@ -35,7 +27,7 @@ from adapters.slack.workspaces import SlackRefused, Workspaces, client_log, code
 from adapters.tasks import Tasks
 from gateway import sentences
 from gateway.bounded_dict import BoundedDict
-from gateway.invocations import Abilities, ChatRef, Invocation, MessageRef, Principal
+from gateway.invocations import Capabilities, ChatRef, Invocation, MessageRef, Principal
 from gateway.replies import Checklist, Ignored, ItemState, Notice, Reply, SecretPrompt, Text, TextModal
 
 if TYPE_CHECKING:
@@ -97,7 +89,6 @@ class SlackAdapter:
         self._installed: Workspaces | None = None
         self._undo: Callable[[], None] | None = None
         self.capabilities = Capabilities(
-            PLATFORM,
             edit_window=None,
             modal=True,
             secret_input=True,
@@ -251,7 +242,7 @@ class SlackAdapter:
         await self._run(invocation, Trigger(body["trigger_id"], installation))
 
     async def _run(self, invocation: Invocation, trigger: Trigger | None) -> None:
-        decision = self._gateway.decide(invocation, self.capabilities.abilities)
+        decision = self._gateway.decide(invocation, self.capabilities)
         if isinstance(decision, Ignored):
             return
         try:
@@ -316,7 +307,7 @@ class SlackAdapter:
         """The last reply to a command from a modal, which only this person sees."""
         invocation = Invocation(principal, ChatRef(PLATFORM), text, True, f"view:{trigger}")
         last = remark(sentences.BUTTON_OVER)
-        async for reply in self._gateway.handle(invocation, Abilities()):
+        async for reply in self._gateway.handle(invocation, Capabilities()):
             last = reply
         return last
 

@@ -16,15 +16,7 @@ from telegram.ext import Application, ApplicationHandlerStop, TypeHandler
 from telegram.request import HTTPXRequest
 
 from adapters import buttons, log_filters
-from adapters.base import (
-    Capabilities,
-    Driver,
-    EditWindowClosed,
-    Finding,
-    NotSupported,
-    PrivateDeliveryUnavailable,
-    nobody_served,
-)
+from adapters.base import Driver, EditWindowClosed, Finding, NotSupported, PrivateDeliveryUnavailable, nobody_served
 from adapters.symbols import BAD, GOOD, WARN
 from adapters.tasks import Tasks
 from adapters.telegram import receiving, updates
@@ -38,7 +30,7 @@ from adapters.telegram.updates import PLATFORM
 from gateway import sentences
 from gateway.bounded_dict import BoundedDict
 from gateway.grammar import looks_like_redirect
-from gateway.invocations import ChatRef, MessageRef, Principal
+from gateway.invocations import Capabilities, ChatRef, MessageRef, Principal
 from gateway.replies import Button, Reply, SecretPrompt, Text
 from mcp_auth.errors import ConfigError, McpAuthError, Unreachable
 
@@ -68,9 +60,7 @@ class TelegramAdapter:
         sleep: waits that many seconds.
     """
 
-    capabilities = Capabilities(
-        PLATFORM,
-        # Telegram sets no end to editing a bot's own messages.
+    capabilities = Capabilities(  # Telegram sets no end to editing a bot's own messages.
         edit_window=None,
         secret_input=True,
         text_max=TEXT_MAX,

@@ -7,11 +7,11 @@ import sys
 import time
 from typing import TYPE_CHECKING, TextIO
 
-from adapters.base import Capabilities, Driver, EditWindowClosed
+from adapters.base import Driver, EditWindowClosed
 from adapters.terminal.qr import qr_code
 from adapters.terminal.render import render
 from adapters.terminal.screen import columns, is_colored
-from gateway.invocations import LOCAL, ChatRef, Invocation, MessageRef, Principal
+from gateway.invocations import LOCAL, Capabilities, ChatRef, Invocation, MessageRef, Principal
 from gateway.replies import Checklist, ItemState, Reply, SecretPrompt, Text
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class TerminalAdapter:
         self._driver = Driver(gateway, self)
         # What is printed stays: a terminal's lines are not edited. Where no echo can be off, the secret input is a
         # command of its own, and `ask_secret` names it.
-        self.capabilities = Capabilities(PLATFORM, edit_window=0, secret_input=True)
+        self.capabilities = Capabilities(edit_window=0, secret_input=True)
 
     def install(self) -> Callable[[], None]:
         """Print the gateway's notices as they happen. Returns the undo."""

@@ -26,7 +26,7 @@ from pywa_async.types.message_status import MessageStatusType
 from starlette.routing import Route
 
 from adapters import buttons, log_filters
-from adapters.base import Capabilities, Driver, EditWindowClosed, Finding, NotSupported, nobody_served, remark
+from adapters.base import Driver, EditWindowClosed, Finding, NotSupported, nobody_served, remark
 from adapters.symbols import BAD, GOOD, WARN
 from adapters.tasks import NotSent, Tasks
 from adapters.waiting import Waiting
@@ -35,7 +35,7 @@ from adapters.whatsapp.outbox import REFUSED, Outbox, is_temporary, reason
 from adapters.whatsapp.render import TEXT_MAX, URL_MAX, render
 from adapters.whatsapp.webhook import Webhook
 from gateway import grammar, policy, sentences
-from gateway.invocations import ChatRef, Invocation, MessageRef, Principal
+from gateway.invocations import Capabilities, ChatRef, Invocation, MessageRef, Principal
 from gateway.replies import Deferred, Notice, Reply, SecretPrompt, Text
 from mcp_auth.config.models import GatewayOptions
 from mcp_auth.errors import ConfigError
@@ -89,9 +89,7 @@ class WhatsAppAdapter:
         self._undo: Callable[[], None] | None = None
         self._tasks = Tasks()
         # Every answer goes to the one person, so nothing is ever said in public ("ephemeral").
-        self.capabilities = Capabilities(
-            PLATFORM, edit_window=0, ephemeral=True, text_max=TEXT_MAX, button_url_max=URL_MAX
-        )
+        self.capabilities = Capabilities(edit_window=0, ephemeral=True, text_max=TEXT_MAX, button_url_max=URL_MAX)
 
     # -- the two ways to run -----------------------------------------------------------------
 
@@ -248,7 +246,7 @@ class WhatsAppAdapter:
         if self._is_foreign(update, invocation.principal):
             await self.reply(invocation.chat, remark(sentences.BUTTON_NOT_YOURS))
             return
-        if isinstance(self._gateway.decide(invocation, self.capabilities.abilities), Deferred):
+        if isinstance(self._gateway.decide(invocation, self.capabilities), Deferred):
             self._tasks.start(_show_typing(client, update.id))
         await self._driver.run_invocation(invocation)
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from adapters.base import Capabilities, Driver, EditWindowClosed, NotSupported, PrivateDeliveryUnavailable
-from gateway.invocations import Abilities, ChatRef, Invocation, MessageRef, Principal
+from adapters.base import Driver, EditWindowClosed, NotSupported, PrivateDeliveryUnavailable
+from gateway.invocations import Capabilities, ChatRef, Invocation, MessageRef, Principal
 from gateway.replies import Audience, Notice, Reply, SecretPrompt, Text
 
 ADA = Principal("memory", "ada")
@@ -21,7 +21,7 @@ LINK = "https://as.example/authorize?state=abc"
 class Platform:
     """Rooms and direct messages in two lists. The knobs are what real platforms refuse."""
 
-    capabilities: Capabilities = field(default_factory=lambda: Capabilities("memory", edit_window=None))
+    capabilities: Capabilities = field(default_factory=lambda: Capabilities(edit_window=None))
     reachable: bool = True
     editable: bool = True
     has_secret_input: bool = False
@@ -64,7 +64,7 @@ class Answers:
     placed: list[dict[str, Any]] = field(default_factory=list)
     closed: bool = False
 
-    async def handle(self, invocation: Invocation, abilities: Abilities) -> AsyncGenerator[Reply, None]:
+    async def handle(self, invocation: Invocation, capabilities: Capabilities) -> AsyncGenerator[Reply, None]:
         try:
             for reply in self.replies:
                 yield reply
@@ -106,7 +106,7 @@ async def test_what_is_for_the_caller_goes_to_the_caller_and_the_room_reads_the_
 
 
 async def test_an_ephemeral_answer_needs_no_summary() -> None:
-    platform = Platform(Capabilities("memory", edit_window=None, ephemeral=True))
+    platform = Platform(Capabilities(edit_window=None, ephemeral=True))
     await drive(platform, for_caller(LINK, summary="Sent you 1 link in private."))
     assert (platform.direct, platform.room) == ([LINK], [])
 

@@ -48,7 +48,7 @@ async def test_display_names_are_shown_as_text(tmp_path: Path, oauth: OAuthServe
         chat = Chat(gateway, ANN)
         asked: Invocation = chat.invocation("auth notes", display_name=name)
         last = None
-        async for reply in gateway.handle(asked, chat.abilities):
+        async for reply in gateway.handle(asked, chat.capabilities):
             last = reply
         assert last is not None
         start = await browser.open(item(last, "notes").link or "")

@@ -19,10 +19,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from adapters.base import Capabilities, Driver, NotSupported
+from adapters.base import Driver, NotSupported
 from adapters.terminal import render
 from gateway.gateway import Gateway
-from gateway.invocations import LOCAL, ChatRef, Invocation, MessageRef, Principal
+from gateway.invocations import LOCAL, Capabilities, ChatRef, Invocation, MessageRef, Principal
 from gateway.replies import Notice, Reply, SecretPrompt
 from mcp_auth import Change
 from mcp_auth.records import Origin
@@ -34,7 +34,7 @@ OUT = Path(sys.argv[1])
 class Platform:
     """A chat room and a direct line to everybody in it. Messages are rendered as the terminal renders them."""
 
-    capabilities = Capabilities("cli", edit_window=None, secret_input=True)
+    capabilities = Capabilities(edit_window=None, secret_input=True)
 
     def __init__(self) -> None:
         self.public: list[str] = []

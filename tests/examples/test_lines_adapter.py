@@ -12,12 +12,11 @@ from typing import Any
 
 import pytest
 
-from adapters.base import Capabilities
 from adapters.ports import free_port
 from adapters.testing import AdapterContract, Harness, SeenMessage
 from examples.lines_adapter import LinesAdapter
 from gateway.gateway import Gateway
-from gateway.invocations import Principal
+from gateway.invocations import Capabilities, Principal
 
 ROOT = Path(__file__).parents[2]
 

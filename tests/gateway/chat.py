@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.gateway import Gateway
-from gateway.invocations import LOCAL, Abilities, ChatRef, Invocation, MessageRef, Principal
+from gateway.invocations import LOCAL, Capabilities, ChatRef, Invocation, MessageRef, Principal
 from gateway.replies import Checklist, ChecklistItem, Notice, Reply, SecretPrompt, ServerList, Table, Text
 from mcp_auth.config.models import CallbackOptions, Config, GatewayOptions, Server
 from mcp_auth.stores.base import Store
@@ -17,7 +17,7 @@ from tests.patience import PATIENCE
 from tests.ports import free_port
 
 TELEGRAM = Principal("telegram", "1")
-FULL = Abilities(edits=True, secret_input=True)
+FULL = Capabilities(edit_window=900, secret_input=True)
 _events = itertools.count(1)
 
 
@@ -34,12 +34,12 @@ class Chat:
     """`say` returns every reply; `notices` collects what comes later."""
 
     def __init__(
-        self, gateway: Gateway, principal: Principal = LOCAL, *, private: bool = True, abilities: Abilities = FULL
+        self, gateway: Gateway, principal: Principal = LOCAL, *, private: bool = True, capabilities: Capabilities = FULL
     ) -> None:
         self.gateway = gateway
         self.principal = principal
         self.private = private
-        self.abilities = abilities
+        self.capabilities = capabilities
         self.display_name = ""
         self.notices: list[Notice] = []
         self._arrived = asyncio.Event()
@@ -48,7 +48,7 @@ class Chat:
     async def say(self, text: str, **changes: Any) -> list[Reply]:
         invocation = self.invocation(text, **changes)
         replies = []
-        async for reply in self.gateway.handle(invocation, self.abilities):
+        async for reply in self.gateway.handle(invocation, self.capabilities):
             replies.append(reply)
             self.gateway.delivered(invocation, MessageRef(self.principal.platform, {"id": invocation.event_id}))
         return replies

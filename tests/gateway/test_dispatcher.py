@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from adapters.testing import unreadable_address
-from gateway.invocations import Abilities, Principal
+from gateway.invocations import Capabilities, Principal
 from gateway.replies import Audience, Deferred, Ignored, Immediate, ItemState, Modal, ServerList, Table, TextModal
 from mcp_auth.config.models import Server
 from mcp_auth.status import AuthState, ConnectionState
@@ -130,7 +130,7 @@ async def test_the_list_comes_at_once_and_is_replaced_by_live_results(tmp_path: 
 
 async def test_without_edits_there_is_one_reply_from_local_state(tmp_path: Path) -> None:
     async with open_gateway(configure(tmp_path, Server(name="open", url=DEAD_URL))) as gateway:
-        replies = await Chat(gateway, abilities=Abilities()).say("")
+        replies = await Chat(gateway, capabilities=Capabilities()).say("")
 
         assert [reply.final for reply in replies] == [True]
         assert "not_checked" in words(replies[0])
@@ -352,13 +352,13 @@ async def test_paste_is_off_for_several_people(tmp_path: Path) -> None:
 
 
 async def test_a_form_for_the_address_is_offered_to_whoever_may_paste(tmp_path: Path) -> None:
-    form = Abilities(edits=True, modal=True)
+    form = Capabilities(edit_window=900, modal=True)
     alone = open_gateway(configure(tmp_path, sign_in_server(), allow=("telegram:1",)))
     several = {"allow": ("telegram:1", "telegram:2"), "identity": "per_user"}
     team = open_gateway(configure(tmp_path, sign_in_server(), **several))
 
-    bare = Chat(alone, TELEGRAM, abilities=form).invocation("paste")
-    (refused,) = await Chat(team, TELEGRAM, abilities=form).say("paste")
+    bare = Chat(alone, TELEGRAM, capabilities=form).invocation("paste")
+    (refused,) = await Chat(team, TELEGRAM, capabilities=form).say("paste")
 
     assert alone.decide(bare, form) == TextModal("paste")
     assert alone.decide(bare, FULL) == Immediate(Audience.CHAT)
@@ -369,12 +369,12 @@ async def test_a_form_for_the_address_is_offered_to_whoever_may_paste(tmp_path: 
 
 
 async def test_a_form_for_the_code_is_offered_where_pages_show_codes(tmp_path: Path) -> None:
-    form = Abilities(edits=True, modal=True)
+    form = Capabilities(edit_window=900, modal=True)
     public = open_gateway(
         configure(tmp_path, sign_in_server(), allow=("telegram:1",), public_url="https://bot.example.com")
     )
     loopback = open_gateway(configure(tmp_path, sign_in_server(), allow=("telegram:1",)))
-    bare = Chat(public, TELEGRAM, abilities=form).invocation("confirm")
+    bare = Chat(public, TELEGRAM, capabilities=form).invocation("confirm")
 
     assert public.decide(bare, form) == TextModal("confirm")
     assert loopback.decide(bare, form) == Immediate(Audience.CHAT)
@@ -630,7 +630,7 @@ async def test_what_is_for_one_person_is_said_to_that_one_and_what_went_wrong_is
     weather = Server(name="weather", url="http://127.0.0.1:9/w", headers={"Authorization": "Bearer ${WEATHER_KEY}"})
     people: dict[str, Any] = {"allow": ("telegram:1", "telegram:2"), "admins": ("telegram:1",)}
     async with open_gateway(configure(tmp_path, sign_in_server(), weather, **people)) as gateway:
-        (reply,) = await Chat(gateway, who, private=private, abilities=Abilities()).say(typed)
+        (reply,) = await Chat(gateway, who, private=private, capabilities=Capabilities()).say(typed)
 
     assert said in words(reply)
     assert reply.audience is (Audience.CALLER if alone else Audience.CHAT)

@@ -11,7 +11,7 @@ import pytest
 
 from adapters.layout import lay_out
 from adapters.telegram.login import TelegramLogin
-from gateway.invocations import Abilities, Principal
+from gateway.invocations import Capabilities, Principal
 from gateway.replies import Audience, ItemState
 from gateway.sentences import happened
 from mcp_auth.audit import Event
@@ -185,18 +185,18 @@ async def test_after_a_restart_the_page_goes_on_and_the_checklist_offers_a_new_l
     tmp_path: Path, oauth: OAuthServer
 ) -> None:
     """Of a link only the hash is stored, so an edited checklist cannot repeat it: it says what is true instead."""
-    lasting = Abilities(edits=True, secret_input=True, lasting_edits=True)
+    lasting = Capabilities(edit_window=None, secret_input=True)
     store, port = MemoryStore(), free_port()
     options: dict[str, Any] = {"callback": CallbackOptions(port=port), "public_url": f"http://127.0.0.1:{port}"}
     options["verify"] = "none"
     config = configure(tmp_path, notes(oauth), named(oauth, "mail"), named(oauth, "wiki"), allow=(str(ANN),), **options)
     async with Browser() as browser, Browser() as other:
         async with open_gateway(config, store) as first:
-            begun = (await Chat(first, ANN, abilities=lasting).say("auth"))[-1]
+            begun = (await Chat(first, ANN, capabilities=lasting).say("auth"))[-1]
             start = await browser.open(item(begun, "mail").link or "")
         async with open_gateway(config, store) as second:
             await second.auth.listen()
-            chat = Chat(second, ANN, abilities=lasting)
+            chat = Chat(second, ANN, capabilities=lasting)
             await browser.sign_in(item(begun, "notes").link or "")
             edit = (await chat.edit("notes: signed in")).reply
 
@@ -300,7 +300,7 @@ class TestAnnouncements:
             ann = Chat(gateway, ANN)
             operator = Chat(gateway)
             invocation = replace(operator.invocation("auth notes"), acting_for=str(ANN))
-            last = [reply async for reply in gateway.handle(invocation, operator.abilities)][-1]
+            last = [reply async for reply in gateway.handle(invocation, operator.capabilities)][-1]
             redirect = await asyncio.to_thread(authorize, item(last, "notes").link or "")
             async with Browser() as browser:
                 await browser.open(redirect)

@@ -14,7 +14,7 @@ import pytest
 
 from gateway import sign_ins
 from gateway.gateway import Gateway
-from gateway.invocations import Abilities, MessageRef
+from gateway.invocations import Capabilities, MessageRef
 from gateway.replies import Audience, ItemState
 from mcp_auth.config.models import Config, OAuthOptions, Server
 from mcp_auth.errors import StoreError
@@ -170,7 +170,7 @@ async def test_no_edit_overtakes_a_reply_that_is_still_on_its_way(tmp_path: Path
         chat = Chat(gateway)
         invocation = chat.invocation("auth")
         message = MessageRef("cli", {"id": 1})
-        async for reply in gateway.handle(invocation, chat.abilities):
+        async for reply in gateway.handle(invocation, chat.capabilities):
             if reply.final:
                 # The platform is slow to show the link, and the person finishes it from another message.
                 await gateway.auth.paste(await open_link(item(reply, "notes").link or ""), "cli:local")
@@ -308,17 +308,17 @@ async def test_a_new_gateway_takes_over_the_sign_ins_that_are_open(tmp_path: Pat
 
 
 async def test_a_new_gateway_edits_the_checklist_of_the_one_before(tmp_path: Path, notes: NotesServer) -> None:
-    lasting = Abilities(edits=True, secret_input=True, lasting_edits=True)
+    lasting = Capabilities(edit_window=None, secret_input=True)
     keyed = Server(name="weather", url=notes.url, headers={"Authorization": "Bearer ${WEATHER_KEY}"})
     mail = Server(name="mail", url=notes.url, auth="oauth")
     config = config_for(tmp_path, notes)
     config = msgspec.structs.replace(config, servers={**config.servers, "mail": mail, "weather": keyed})
     first = open_gateway(config, FileStore(tmp_path))
     async with first:
-        begun = (await Chat(first, TELEGRAM, abilities=lasting).say("auth"))[-1]
+        begun = (await Chat(first, TELEGRAM, capabilities=lasting).say("auth"))[-1]
 
     async with open_gateway(config, FileStore(tmp_path)) as second:
-        chat = Chat(second, TELEGRAM, abilities=lasting)
+        chat = Chat(second, TELEGRAM, capabilities=lasting)
         link = item(begun, "notes").link
         assert link is not None
         await chat.say(await open_link(link))
@@ -445,7 +445,7 @@ async def test_without_edits_one_reply_carries_the_link_and_notices_still_come(
     tmp_path: Path, notes: NotesServer
 ) -> None:
     async with open_gateway(config_for(tmp_path, notes)) as gateway:
-        chat = Chat(gateway, abilities=Abilities())
+        chat = Chat(gateway, capabilities=Capabilities())
 
         (reply,) = await chat.say("auth")
         await open_page(await open_link(item(reply, "notes").link or ""))
@@ -492,15 +492,15 @@ async def test_an_admin_who_asked_where_others_read_is_told_the_rest_in_private(
 async def test_a_new_gateway_edits_a_checklist_whoever_else_is_signing_in_without_one(
     tmp_path: Path, notes: NotesServer
 ) -> None:
-    lasting = Abilities(edits=True, secret_input=True, lasting_edits=True)
+    lasting = Capabilities(edit_window=None, secret_input=True)
     mail = Server(name="mail", url=notes.url, auth="oauth")
     config, store = config_for(tmp_path, notes), MemoryStore()
     config = msgspec.structs.replace(config, servers={**config.servers, "mail": mail})
     async with open_gateway(config, store) as first:
         # The one without a checklist is the first of the store
-        await Chat(first, TELEGRAM, abilities=Abilities()).say("auth mail")
-        link = item((await Chat(first, TELEGRAM, abilities=lasting).say("auth notes"))[-1], "notes").link
+        await Chat(first, TELEGRAM, capabilities=Capabilities()).say("auth mail")
+        link = item((await Chat(first, TELEGRAM, capabilities=lasting).say("auth notes"))[-1], "notes").link
     async with open_gateway(config, store) as second:
-        chat = Chat(second, TELEGRAM, abilities=lasting)
+        chat = Chat(second, TELEGRAM, capabilities=lasting)
         await chat.say(await open_link(link or ""))
         assert item((await chat.edit("notes: signed in")).reply, "notes").state is ItemState.DONE

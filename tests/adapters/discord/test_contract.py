@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 
-from adapters.base import Capabilities
 from adapters.discord import DiscordAdapter
 from adapters.discord.interactions import TOKEN_SECONDS
 from adapters.testing import ANN, BOB, EVE, AdapterContract, Harness, SeenButton, SeenMessage
 from gateway.gateway import Gateway
-from gateway.invocations import Principal
+from gateway.invocations import Capabilities, Principal
 from tests.platforms.discord import DiscordServer, Interaction, Message, User
 from tests.platforms.discord_markdown import shown
 

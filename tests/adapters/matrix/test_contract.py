@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from adapters.base import Capabilities
 from adapters.matrix.adapter import MatrixAdapter
 from adapters.testing import ANN, BOB, EVE, AdapterContract, Harness, SeenMessage
 from gateway.gateway import Gateway
-from gateway.invocations import Principal
+from gateway.invocations import Capabilities, Principal
 from tests.patience import PATIENCE
 from tests.platforms.synapse import Homeserver, Member, Message
 

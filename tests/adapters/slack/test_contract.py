@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
-from adapters.base import Capabilities
 from adapters.slack.adapter import SlackAdapter
 from adapters.slack.response_urls import SECONDS
 from adapters.testing import ANN, BOB, EVE, AdapterContract, Harness, SeenButton, SeenMessage
 from gateway.gateway import Gateway
-from gateway.invocations import Principal
+from gateway.invocations import Capabilities, Principal
 from tests.platforms.slack import Message, Slack, User
 
 pytestmark = pytest.mark.service

@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from adapters.base import Capabilities
 from adapters.telegram.adapter import TelegramAdapter
 from adapters.testing import ANN, BOB, EVE, AdapterContract, Harness, SeenButton, SeenMessage
 from gateway.gateway import Gateway
-from gateway.invocations import Principal
+from gateway.invocations import Capabilities, Principal
 from tests.platforms.telegram import BotApi, Chat, Message
 
 

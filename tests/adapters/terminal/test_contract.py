@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from adapters.base import Capabilities
 from adapters.terminal.adapter import TerminalAdapter
 from adapters.testing import AdapterContract, Harness, SeenMessage
 from gateway.gateway import Gateway
-from gateway.invocations import LOCAL, Principal
+from gateway.invocations import LOCAL, Capabilities, Principal
 
 
 class Screen(io.StringIO):

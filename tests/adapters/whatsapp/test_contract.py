@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 from starlette.applications import Starlette
 
-from adapters.base import Capabilities
 from adapters.testing import ANN, BOB, EVE, AdapterContract, Harness, SeenButton, SeenMessage
 from adapters.whatsapp.adapter import WEBHOOK, WhatsAppAdapter
 from gateway.gateway import Gateway
-from gateway.invocations import Principal
+from gateway.invocations import Capabilities, Principal
 from tests.platforms.whatsapp import CloudApi, Person, Sent, as_read, listening, serving
 from tests.ports import free_port
 
