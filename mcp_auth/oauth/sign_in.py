@@ -1003,7 +1003,12 @@ def _check_tenant(sign_in: SignIn, answer: TokenResponse) -> None:
 
 def _keep(connection: Connection, sign_in: SignIn, answer: TokenResponse, now: float) -> None:
     """After a success: the registration is worth keeping, and scopes that were not granted are not asked for again."""
-    used = msgspec.structs.replace(sign_in.registration, worked_at=now, doubtful=False)
+    last = connection.registrations[-1:]
+    worked_at = last[0].worked_at if last and last[0].client_id == sign_in.registration.client_id else None
+    if worked_at is None or worked_at < sign_in.created_at:
+        # Else it is known to work since this sign-in began: of many that end together, the first one notes it.
+        worked_at = now
+    used = msgspec.structs.replace(sign_in.registration, worked_at=worked_at, doubtful=False)
     # The configured secret stays in the configuration; only the binding to the issuer is remembered.
     kept = msgspec.structs.replace(used, client_secret=None) if used.source == "configured" else used
     _keep_registration(connection, kept)

@@ -98,6 +98,19 @@ async def test_a_client_with_which_another_sign_in_worked_since_is_not_doubted(
         assert (await client_of(auth), registered(oauth)) == (first, 1)
 
 
+async def test_of_sign_ins_that_end_together_the_first_one_notes_that_the_client_works(
+    tmp_path: Path, oauth: OAuthServer, clock: Clock
+) -> None:
+    async with granted(tmp_path, oauth, clock) as auth:
+        links = [await link_of(auth, owner=f"person:p{number}") for number in range(3)]
+        versions = []
+        for link in links:
+            clock.ahead += 1
+            await auth.paste(await asyncio.to_thread(authorize, link), ME.principal)
+            versions.append((await known(auth)).version)
+        assert versions == [versions[0]] * 3
+
+
 async def test_a_success_afterwards_ends_the_doubt(tmp_path: Path, oauth: OAuthServer, clock: Clock) -> None:
     async with granted(tmp_path, oauth, clock) as auth:
         # Given a link of somebody else's that is open already, with the same client
