@@ -1,6 +1,6 @@
 """The program `slash-mcp`: starts quickly, and leaves quickly.
 
-The command line itself is `adapters.terminal.cli`. It is loaded by name, after a look at whose `adapters` and `gateway`
+The command line itself is `adapters.cli.cli`. It is loaded by name, after a look at whose `adapters` and `gateway`
 these are: other distributions have packages of these names, and the last one that was installed has the file.
 """
 
@@ -25,7 +25,7 @@ def main() -> NoReturn:
     # Modules that load make objects and no garbage.
     gc.disable()
     _load_msgspec()
-    cli = import_module("adapters.terminal.cli")
+    cli = import_module("adapters.cli.cli")
     gc.enable()
     code: int = cli.main()
     if "asyncio" in sys.modules:

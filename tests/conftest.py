@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from adapters.terminal.cli import main
+from adapters.cli.cli import main
 from mcp_auth.limits import Limits
-from tests.adapters.terminal.typed import Done, Run
+from tests.adapters.cli.typed import Done, Run
 from tests.servers.oauth import OAuthServer
 
 # Without kept bytecode every run would rewrite each test's assertions again, and each process that a test starts would
@@ -25,7 +25,7 @@ sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # The command line, what serves, and the scripts that people run.
 _PROGRAM = re.compile(
-    r"(^|-m )adapters\.terminal\b|\bslash-mcp$|gateway\.serve|\b(examples|scripts)/\w+|\bchromium\b|\bnode$"
+    r"(^|-m )adapters\.cli\b|\bslash-mcp$|gateway\.serve|\b(examples|scripts)/\w+|\bchromium\b|\bnode$"
 )
 # Half of a worker's start was the collector looking through modules that stay.
 gc.disable()

@@ -17,6 +17,9 @@ import pytest
 import yaml
 from telegram.ext import Application
 
+from adapters.cli.auth import PROBE_TIMEOUT
+from adapters.cli.cli import _COMMANDS, _parser
+from adapters.cli.listing import _PROBES_SECONDS
 from adapters.discord.interactions import TOKEN_SECONDS
 from adapters.discord.options import DiscordOptions
 from adapters.discord.render import URL_MAX
@@ -29,9 +32,6 @@ from adapters.telegram.adapter import GROUP
 from adapters.telegram.login import _MAX_AGE
 from adapters.telegram.options import TelegramOptions
 from adapters.telegram.sending import _BURST, _BURST_SECONDS, _LONGEST_PAUSE, _TRIES
-from adapters.terminal.auth import PROBE_TIMEOUT
-from adapters.terminal.cli import _COMMANDS, _parser
-from adapters.terminal.listing import _PROBES_SECONDS
 from adapters.waiting import _DAYS, _PER_PERSON
 from adapters.whatsapp.options import WhatsAppOptions
 from adapters.whatsapp.render import LINKS_MAX
@@ -52,7 +52,7 @@ from mcp_auth.records import ServerMetadata
 from mcp_auth.web.endpoint import _MAX_BODY as FORM_BODY
 from mcp_auth.web.guards import HOOK_BODY
 from mcp_auth.web.loopback import CONNECTIONS_OF_ONE, REQUEST_SECONDS
-from tests.adapters.terminal.typed import Run
+from tests.adapters.cli.typed import Run
 from tests.homes import write_home
 from tests.ports import free_port
 from tests.servers.oauth import OAuthServer, authorize

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters.terminal.cli import _parser
+from adapters.cli.cli import _parser
 from gateway import grammar
 
 ROOT = Path(__file__).parents[1]

@@ -103,7 +103,7 @@ def test_examples_and_guides_use_public_names_only(source: str) -> None:
     [
         "import mcp_auth, gateway, adapters",
         "from gateway import Gateway; from adapters import Driver; from mcp_auth import McpAuth",
-        "import gateway.serve, adapters.terminal.cli, adapters.telegram",
+        "import gateway.serve, adapters.cli.cli, adapters.telegram",
     ],
 )
 def test_the_demo_and_the_contract_cost_nobody_else_anything(code: str) -> None:

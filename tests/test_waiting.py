@@ -42,7 +42,7 @@ PAUSES = {
 }
 
 # A bound that has to be reached, and what is seen when something ends too early.
-EARLY = {("adapters/terminal/test_streams.py", 1.0): "a process that was told to ignore a signal"}
+EARLY = {("adapters/cli/test_streams.py", 1.0): "a process that was told to ignore a signal"}
 
 
 def sources() -> list[Path]:

@@ -1,1 +1,1 @@
-"""The terminal: `slash-mcp` and its chat."""
+"""The terminal as a chat: replies as plain text, and what is known of the screen."""

@@ -16,7 +16,7 @@ from typing import Any
 from tests.patience import PATIENCE
 
 ROOT = Path(__file__).parents[2]
-COMMAND = [sys.executable, "-m", "adapters.terminal"]
+COMMAND = [sys.executable, "-m", "adapters.cli"]
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -29,7 +29,7 @@ def run(*command: str | Path, cwd: Path, timeout: float = PATIENCE) -> subproces
 
 
 def test_the_demo_plays_the_whole_story(tmp_path: Path) -> None:
-    done = run(sys.executable, "-m", "adapters.terminal", "demo", "--script", cwd=ROOT)
+    done = run(sys.executable, "-m", "adapters.cli", "demo", "--script", cwd=ROOT)
     assert done.returncode == 0, done.stderr
     for line in ("notes is signed in", "whoami: ada@example.com", "revoked at the authorization server"):
         assert line in done.stdout

@@ -19,7 +19,7 @@ from mcp_auth.errors import StoreError
 from mcp_auth.records import grant_key
 from mcp_auth.status import AuthState
 from mcp_auth.stores.files import FileStore
-from tests.adapters.terminal.typed import Run
+from tests.adapters.cli.typed import Run
 from tests.homes import ME, signed_in, write_home
 from tests.patience import PATIENCE
 from tests.servers.oauth import OAuthServer, authorize

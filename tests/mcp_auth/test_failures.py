@@ -17,7 +17,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from mcp_auth import McpAuth
 from mcp_auth.errors import ServerRefused, Unreachable
 from mcp_auth.net.responses import Seen, retry_after, shown_url
-from tests.adapters.terminal.typed import Run
+from tests.adapters.cli.typed import Run
 from tests.homes import ME, open_auth, signed_in, write_home
 from tests.ports import free_port
 from tests.servers.oauth import OAuthServer

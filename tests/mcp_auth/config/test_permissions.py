@@ -14,7 +14,7 @@ from mcp_auth.config import permissions as permissions_module
 from mcp_auth.config.env_file import write
 from mcp_auth.config.permissions import INSECURE_HOME, check_home
 from mcp_auth.errors import ConfigError
-from tests.adapters.terminal.typed import Run
+from tests.adapters.cli.typed import Run
 from tests.homes import write_home
 
 SERVERS = {"notes": {"url": "https://mcp.example.com/mcp"}}

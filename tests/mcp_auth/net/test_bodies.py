@@ -18,7 +18,7 @@ from starlette.responses import Response
 from mcp_auth.errors import Unreachable
 from mcp_auth.net.bodies import BoundedAnswers, decoded
 from mcp_auth.status import ConnectionState
-from tests.adapters.terminal.typed import Run
+from tests.adapters.cli.typed import Run
 from tests.homes import open_auth, write_home
 from tests.patience import PATIENCE
 from tests.servers.oauth import OAuthServer

@@ -240,7 +240,7 @@ def test_a_timeout_holds_with_a_real_name_server_that_is_silent(tmp_path: Path) 
     with silent_name_server() as address:
         # Two and a half minutes for one look-up.
         resolver.write_text(f"nameserver {address}\noptions timeout:30 attempts:5\n")
-        inside = f'mount --bind {resolver} /etc/resolv.conf && exec "$0" -m adapters.terminal "$@"'
+        inside = f'mount --bind {resolver} /etc/resolv.conf && exec "$0" -m adapters.cli "$@"'
         command = ["unshare", "-m", "sh", "-c", inside, sys.executable, "--home", str(home)]
         possible = subprocess.run([*command[:3], "-c", f"mount --bind {resolver} /etc/resolv.conf"], check=False)
         if possible.returncode != 0:

@@ -12,7 +12,7 @@ from mcp_auth.net.rules import NetworkRules
 from mcp_auth.net.sites import browser_host, check_endpoints, issued_elsewhere, site_of
 from mcp_auth.oauth.discovery import read_metadata
 from mcp_auth.records import Origin
-from tests.adapters.terminal.typed import Run
+from tests.adapters.cli.typed import Run
 from tests.browser import Browser
 from tests.homes import ME, open_auth, write_home
 from tests.servers.oauth import OAuthServer

@@ -14,7 +14,7 @@ from prompt_toolkit.application import create_app_session, get_app_session
 from prompt_toolkit.input import PipeInput, create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
-from adapters.terminal.chat import chat, read_lines
+from adapters.cli.chat import chat, read_lines
 from gateway.gateway import Gateway
 from tests.homes import write_home
 from tests.patience import PATIENCE

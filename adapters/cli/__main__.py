@@ -1,4 +1,4 @@
-"""`python -m adapters.terminal` is `slash-mcp`."""
+"""`python -m adapters.cli` is `slash-mcp`."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def _run(arguments: Sequence[str]) -> int:
     if command == "help":
         print(_parser().format_help(), end="")
         return OK
-    run = getattr(import_module(f"adapters.terminal.{_COMMANDS[command][0]}"), f"run_{command}")
+    run = getattr(import_module(f"adapters.cli.{_COMMANDS[command][0]}"), f"run_{command}")
     with insecure_home(options.insecure_home):
         code: int = run(options)
     return code

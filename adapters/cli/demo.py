@@ -9,9 +9,9 @@ import tempfile
 from argparse import Namespace
 from pathlib import Path
 
+from adapters.cli.chat import chat
+from adapters.cli.cli import FAILED, OK
 from adapters.terminal.adapter import TerminalAdapter
-from adapters.terminal.chat import chat
-from adapters.terminal.cli import FAILED, OK
 from adapters.terminal.screen import say
 from gateway.demo.browser import press
 from gateway.demo.run import Demo

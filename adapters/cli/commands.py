@@ -8,8 +8,8 @@ import time
 from argparse import Namespace
 from getpass import getpass
 
-from adapters.terminal.cli import FAILED, OK, USAGE, for_shell
-from adapters.terminal.listing import find_server, owner_of, shell_command
+from adapters.cli.cli import FAILED, OK, USAGE, for_shell
+from adapters.cli.listing import find_server, owner_of, shell_command
 from adapters.terminal.screen import Progress, as_json_text, read_line, say
 from adapters.text import clean
 from gateway.invocations import LOCAL
@@ -162,7 +162,7 @@ def run_test(options: Namespace) -> int:
 
 
 def run_chat(options: Namespace) -> int:
-    from adapters.terminal.chat import chat
+    from adapters.cli.chat import chat
     from gateway.gateway import Gateway
 
     if sys.stdin.isatty() and sys.stdout.isatty():

@@ -24,7 +24,7 @@ import pytest
 import yaml
 
 from mcp_auth import McpAuth
-from tests.adapters.terminal.typed import Run
+from tests.adapters.cli.typed import Run
 from tests.browser import Browser
 from tests.e2e.processes import heed_interrupts
 from tests.homes import signed_in, write_home
@@ -34,7 +34,7 @@ from tests.servers.oauth import OAuthServer, authorize, visit
 from tests.servers.threads import loopback_socket, serving
 
 ROOT = Path(__file__).parents[3]
-COMMAND = [sys.executable, "-m", "adapters.terminal"]
+COMMAND = [sys.executable, "-m", "adapters.cli"]
 
 
 @pytest.fixture
@@ -723,7 +723,7 @@ class TestExitCodes:
         [("paste", "<&-"), ("key weather", "<&-"), ("chat", "<&-"), ("auth --timeout 0", "<&-"), ("list", ">&- 2>&-")],
     )
     def test_closed_streams_end_no_command_in_a_traceback(self, key_home: Path, command: str, closed: str) -> None:
-        line = f'exec "$0" -m adapters.terminal.cli --home "$1" {command} {closed}'
+        line = f'exec "$0" -m adapters.cli.cli --home "$1" {command} {closed}'
         done = subprocess.run(
             ["sh", "-c", line, sys.executable, str(key_home)], cwd=ROOT, capture_output=True, timeout=PATIENCE
         )
@@ -758,7 +758,7 @@ class TestExitCodes:
         assert (done.code, done.out) == (0, f"slash-mcp {version('slash-mcp')}\n")
 
     def test_an_error_goes_to_standard_error_with_shell_commands_and_whole_addresses(self) -> None:
-        from adapters.terminal.cli import for_shell
+        from adapters.cli.cli import for_shell
 
         assert (
             for_shell("https://a.example/mcp answers. Next: /mcp auth notes")

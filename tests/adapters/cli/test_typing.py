@@ -22,9 +22,9 @@ import pytest
 from pexpect.fdpexpect import fdspawn
 from starlette.responses import PlainTextResponse
 
-from adapters.terminal.cli import main
+from adapters.cli.cli import main
 from mcp_auth import McpAuth
-from tests.adapters.terminal.typed import Run
+from tests.adapters.cli.typed import Run
 from tests.browser import Browser
 from tests.homes import ME, write_home
 from tests.patience import PATIENCE
@@ -312,7 +312,7 @@ def test_a_timeout_bounds_the_trial_of_the_new_access_too(
 ) -> None:
     ahead = [0.0]
     clock = SimpleNamespace(time=time.time, monotonic=lambda: time.monotonic() + ahead[0])
-    monkeypatch.setattr("adapters.terminal.auth.time", clock)
+    monkeypatch.setattr("adapters.cli.auth.time", clock)
     exchanged, tried = threading.Event(), threading.Event()
     oauth.knobs.token_gate = exchanged
 

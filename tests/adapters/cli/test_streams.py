@@ -13,7 +13,7 @@ from typing import IO
 
 import pytest
 
-from adapters.terminal.cli import _COMMANDS, main
+from adapters.cli.cli import _COMMANDS, main
 from tests.homes import write_home
 from tests.patience import PATIENCE
 from tests.servers.oauth import OAuthServer
@@ -184,7 +184,7 @@ def _code(home: Path, line: str, monkeypatch: pytest.MonkeyPatch) -> int:
 )
 @pytest.mark.parametrize("line", ["--help", "list", "auth notes --no-wait", "test notes", "nonsense", "doctor", "chat"])
 def test_as_a_shell_has_it(home: Path, line: str, redirected: str) -> None:
-    command = f'"$0" -m adapters.terminal --home "$1" {line} {redirected}'
+    command = f'"$0" -m adapters.cli --home "$1" {line} {redirected}'
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command, sys.executable, str(home)],
         cwd=ROOT,
@@ -205,7 +205,7 @@ def test_serve_ends_in_order_by_each_signal(home: Path, number: signal.Signals, 
         signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    command = [sys.executable, "-m", "adapters.terminal", "--home", str(home), "serve", "--port", "0"]
+    command = [sys.executable, "-m", "adapters.cli", "--home", str(home), "serve", "--port", "0"]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=ignore) as serving:
         assert serving.stderr is not None
         try:

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from mcp_auth import McpAuth
 from mcp_auth.records import RefreshMark, Tokens, sha256
-from tests.adapters.terminal.typed import Run
+from tests.adapters.cli.typed import Run
 from tests.homes import ME, signed_in, write_home
 from tests.servers.oauth import OAuthServer
 

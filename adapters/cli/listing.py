@@ -67,7 +67,7 @@ def chosen(config: Config, options: Namespace) -> list[ServerStatus]:
 
 
 def _warn(text: str) -> None:
-    from adapters.terminal.cli import for_shell
+    from adapters.cli.cli import for_shell
 
     print(f"slash-mcp: {for_shell(sentence(text))}", file=sys.stderr)
 

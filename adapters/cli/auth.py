@@ -13,9 +13,9 @@ from argparse import Namespace
 from dataclasses import dataclass, field
 from typing import Any
 
-from adapters.terminal.chat import read_lines
-from adapters.terminal.cli import FAILED, OK, complain, for_shell
-from adapters.terminal.listing import find_server, owner_of
+from adapters.cli.chat import read_lines
+from adapters.cli.cli import FAILED, OK, complain, for_shell
+from adapters.cli.listing import find_server, owner_of
 from adapters.terminal.qr import qr_code
 from adapters.terminal.screen import Progress, as_json_text, is_colored, say
 from adapters.text import link_text

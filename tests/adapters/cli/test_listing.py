@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from adapters.terminal import listing
-from adapters.terminal.cli import main
+from adapters.cli import listing
+from adapters.cli.cli import main
 from tests.homes import write_home
 from tests.servers.oauth import OAuthServer
 

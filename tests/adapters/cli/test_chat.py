@@ -14,14 +14,14 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from tests.adapters.terminal.typed import Done, Run
+from tests.adapters.cli.typed import Done, Run
 from tests.homes import write_home
 from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.servers.oauth import OAuthServer, authorize, visit
 
 ROOT = Path(__file__).parents[3]
-COMMAND = ["-m", "adapters.terminal"]
+COMMAND = ["-m", "adapters.cli"]
 KEY = "right-key-of-weather"
 # The prompt shows the cursor last.
 READY = "\x1b[?25h"

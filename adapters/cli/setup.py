@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from adapters.terminal.cli import OK
-from adapters.terminal.listing import shell_command
+from adapters.cli.cli import OK
+from adapters.cli.listing import shell_command
 from adapters.terminal.screen import Progress, say
 from mcp_auth.config.load import find_home, load
 from mcp_auth.config.models import Config, Server, is_name

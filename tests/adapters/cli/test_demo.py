@@ -10,7 +10,7 @@ from gateway.demo.browser import press
 from gateway.demo.run import Demo
 from gateway.gateway import Gateway
 from mcp_auth.status import AuthState
-from tests.adapters.terminal.typed import Run
+from tests.adapters.cli.typed import Run
 from tests.homes import ME
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters.terminal.cli import main
+from adapters.cli.cli import main
 from gateway.invocations import Principal
 from gateway.people import People
 from mcp_auth.config.load import load

@@ -11,7 +11,7 @@ from datetime import datetime
 
 import msgspec
 
-from adapters.terminal.cli import OK
+from adapters.cli.cli import OK
 from adapters.terminal.screen import escaped
 from adapters.text import clean, width
 from gateway.sentences import happened

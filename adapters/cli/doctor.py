@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from adapters.base import Finding
+from adapters.cli.cli import FAILED, OK, for_shell, insecure_home
+from adapters.cli.listing import owner_of
 from adapters.symbols import BAD, GOOD, WARN, mark_of
-from adapters.terminal.cli import FAILED, OK, for_shell, insecure_home
-from adapters.terminal.listing import owner_of
 from adapters.terminal.screen import Progress, say
 from adapters.text import clean
 from gateway.people import People, Standing

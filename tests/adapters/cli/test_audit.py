@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters.terminal.cli import main
+from adapters.cli.cli import main
 from mcp_auth.audit import Audit, Event
 from tests.homes import write_home
 

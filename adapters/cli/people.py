@@ -7,7 +7,7 @@ import time
 from argparse import Namespace
 from dataclasses import asdict
 
-from adapters.terminal.cli import OK, for_shell
+from adapters.cli.cli import OK, for_shell
 from adapters.terminal.render import render
 from adapters.terminal.screen import as_json_text, columns, say
 from gateway import sentences

@@ -1,0 +1,1 @@
+"""The program `slash-mcp`: its commands, as text or JSON."""
