@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from gateway import grammar
+from gateway import commands, grammar
 from gateway.invocations import Principal
 
 _PREFIX = "mcp"
@@ -28,7 +28,7 @@ def pack(command: str, owner: Principal, servers: Sequence[str]) -> str:
     verb, _, rest = command.partition(" ")
     argument = rest
     for name in servers:
-        if command == grammar.detail_for(name):
+        if command == commands.detail_for(name):
             verb, rest = "status", name
         if rest and rest in (name, grammar.quote(name)):
             argument = _tag(name, 8)

@@ -1,4 +1,4 @@
-"""Typed text -> Command. Pure and total: every text gives a command, none raises.
+"""Words -> Command: what stands behind each verb, read by `gateway.commands.parse`. Pure and total.
 
 A command never carries words that it did not understand: they may be a secret or a link, and whoever
 answers could repeat them.
@@ -174,35 +174,15 @@ Command = (
 )
 
 
-def parse(text: str, servers: Sequence[str]) -> Command:
-    """What stood after `/mcp` (a leading `/mcp`, `/mcp@botname` or `!mcp` is taken off) as a command.
-
-    Args:
-        servers: the configured names. Matched case-insensitively and by unique beginning.
-    """
-    text = _PREFIX.sub("", text[:_ADDRESS_MAX].strip(), count=1).strip()
-    if not text:
-        return ListServers()
-    if looks_like_redirect(text):
-        return Paste(_unwrap(text))
-    first, rest = _split_first(text)
-    if _fold(first) != "paste":
-        first, rest = _split_first(text[:_LINE_MAX])
-    parse_rest = _VERBS.get(_fold(first))
-    if parse_rest is not None:
-        return parse_rest(rest, servers)
-    return _server_or_suggestion(text, first, rest, servers)
-
-
 def after_prefix(text: str) -> str | None:
     """What stands after `/mcp`, `!mcp` or `/mcp@botname`. None: the text begins with none of them."""
-    found = _PREFIX.match(text.strip())
+    found = PREFIX.match(text.strip())
     return text.strip()[found.end() :].strip() if found else None
 
 
 def looks_like_redirect(text: str) -> bool:
     """Is this whole text an http(s) URL with an authorization answer in its query?"""
-    text = _unwrap(text[:_ADDRESS_MAX].strip())
+    text = unwrap(text[:ADDRESS_MAX].strip())
     if any(c.isspace() for c in text):
         return False
     try:
@@ -220,14 +200,7 @@ def command_for(verb: str, server: str | None = None) -> str:
     return f"{verb} {quote(server)}"
 
 
-def detail_for(server: str) -> str:
-    """The shortest command for one server's detail: its name, or `status NAME` when the name reads as a verb."""
-    if _fold(server.split(maxsplit=1)[0] if server.split() else "") in _VERBS or _PREFIX.match(server):
-        return command_for("status", server)
-    return quote(server)
-
-
-def _close_matches(word: str, choices: Iterable[str], *, n: int, cutoff: float) -> list[str]:
+def close_matches(word: str, choices: Iterable[str], *, n: int, cutoff: float) -> list[str]:
     from difflib import get_close_matches
 
     return get_close_matches(word, choices, n=n, cutoff=cutoff)
@@ -239,52 +212,22 @@ def quote(server: str) -> str:
     return f"'{server}'" if '"' in server else f'"{server}"'
 
 
-_PREFIX = re.compile(r"\A[/!]mcp(?:@\w{1,64})?(?=\s|$)", re.IGNORECASE)
+PREFIX = re.compile(r"\A[/!]mcp(?:@\w{1,64})?(?=\s|$)", re.IGNORECASE)
 _WORD = re.compile(
     r'"(?P<double>[^"]*)(?:"|$)|\'(?P<single>[^\']*)(?:\'|$)|[“„](?P<curly>[^“”]*)(?:[“”]|$)|(?P<bare>\S+)'
 )
 _PROMPT_ID = re.compile(r"[A-Za-z0-9_-]{8,32}")
 # Names and verbs have room in it many times; what is compared with every name is not to be as long as one likes.
-_LINE_MAX = 1_000
+LINE_MAX = 1_000
 # An authorization server's answer may be longer; what is cut here is still too long for one.
-_ADDRESS_MAX = 10_000
+ADDRESS_MAX = 10_000
 # Shorter words without a similar name are taken for a typing error, not for a secret.
 _SECRET_LENGTH = 12
 # In shorter names one slip is too much of the whole to say what was meant.
 _SLIP_LENGTH = 3
 
 
-def _server_or_suggestion(text: str, first: str, rest: str, servers: Sequence[str]) -> Command:
-    found = _find(text, servers)
-    if len(found) == 1:
-        return Detail(found[0])
-    if found:
-        return Ambiguous(tuple(detail_for(name) for name in found))
-    named = _find(first, servers)
-    verb = _fold(rest)
-    if len(named) == 1 and verb in _TAKES_SERVER:
-        return Suggestion((command_for(verb, named[0]),))
-    return Suggestion(_nearest(first, rest, servers))
-
-
-def _nearest(first: str, rest: str, servers: Sequence[str]) -> tuple[str, ...]:
-    commands: dict[str, str] = {_fold(name): detail_for(name) for name in servers}
-    commands |= {verb: verb for verb in _SHOWN_VERBS}
-    # A long word is no misspelt name, and comparing it would cost quadratic time.
-    words = [word for word in (_fold(first[:200]), _fold(f"{first} {rest}"[:200])) if word]
-    close = {match: None for match in commands if any(_is_one_slip(word, match) for word in words)}
-    if not close:
-        close = {match: None for word in words for match in _close_matches(word, commands, n=2, cutoff=0.6)}
-    if not close and words:
-        close = {match: None for match in commands if len(words[0]) > 1 and match.startswith(words[0])}
-    argument = _find(rest, servers) if rest else []
-    return tuple(
-        command_for(commands[match], argument[0]) if match in _TAKES_SERVER and len(argument) == 1 else commands[match]
-        for match in list(close)[:3]
-    )
-
-
-def _is_one_slip(typed: str, meant: str) -> bool:
+def is_one_slip(typed: str, meant: str) -> bool:
     """One letter is wrong, missing or too many, or two neighbours are swapped: nothing else was meant then."""
     if len(meant) < _SLIP_LENGTH:
         return False
@@ -295,35 +238,56 @@ def _is_one_slip(typed: str, meant: str) -> bool:
     return wrong or missing or extra or swapped
 
 
-def _status(rest: str, servers: Sequence[str]) -> Command:
-    return _one_server(rest, servers, "status", Detail) if rest else ListServers()
+Parse = Callable[[str, Sequence[str]], Command]
+"""What stands behind a verb, and the configured servers, as a command."""
 
 
-def _auth(rest: str, servers: Sequence[str]) -> Command:
+def takes_nothing(make: Callable[[], Command]) -> Parse:
+    return lambda rest, servers: make()
+
+
+def takes_text(verb: str, make: Callable[[str], Command]) -> Parse:
+    return lambda rest, servers: make(rest) if rest else ArgumentMissing(verb)
+
+
+def takes_server(
+    verb: str, make: Callable[[str], Command], *, without: Command | None = None, whole: bool = False
+) -> Parse:
+    """`without`: what the verb alone is; None: it needs a server. `whole`: the beginning of a name is not enough."""
+
+    def read(rest: str, servers: Sequence[str]) -> Command:
+        if not rest:
+            return without or ArgumentMissing(verb, tuple(command_for(verb, name) for name in servers))
+        return _read_server(rest, servers, verb, make, whole=whole)
+
+    return read
+
+
+def read_auth(rest: str, servers: Sequence[str]) -> Command:
     if not rest:
         return Auth()
-    whole = _find(rest, servers)
+    whole = find(rest, servers)
     if len(whole) == 1:
         return Auth((whole[0],))
     chosen: dict[str, None] = {}
     for word in _words(rest):
-        command = _one_server(word, servers, "auth", lambda name: Auth((name,)))
+        command = _read_server(word, servers, "auth", lambda name: Auth((name,)))
         if not isinstance(command, Auth):
             return command
         chosen[command.servers[0]] = None
     return Auth(tuple(chosen)) if chosen else Auth()
 
 
-def _key(rest: str, servers: Sequence[str]) -> Command:
+def read_key(rest: str, servers: Sequence[str]) -> Command:
     if not rest:
         return Key()
-    found = _find(rest, servers)
+    found = find(rest, servers)
     if len(found) == 1:
         return Key(found[0])
     if found:
         return Ambiguous(tuple(command_for("key", name) for name in found))
-    first, more = _split_first(rest)
-    named = _find(first, servers)
+    first, more = split_first(rest)
+    named = find(first, servers)
     if more:
         return KeyExposed(named[0] if len(named) == 1 else None)
     close = close_servers(first, servers)
@@ -332,107 +296,37 @@ def _key(rest: str, servers: Sequence[str]) -> Command:
     return Suggestion(tuple(command_for("key", name) for name in close))
 
 
-def _key_store(rest: str, servers: Sequence[str]) -> Command:
+def read_key_store(rest: str, servers: Sequence[str]) -> Command:
     return KeyStoreAnyway(rest) if _PROMPT_ID.fullmatch(rest) else Suggestion(("key",))
 
 
-def _paste(rest: str, servers: Sequence[str]) -> Command:
-    return Paste(_unwrap(rest)) if rest else ArgumentMissing("paste")
+def read_paste(rest: str, servers: Sequence[str]) -> Command:
+    return Paste(unwrap(rest)) if rest else ArgumentMissing("paste")
 
 
-def _confirm(rest: str, servers: Sequence[str]) -> Command:
-    return Confirm(rest) if rest else ArgumentMissing("confirm")
-
-
-def _review(rest: str, servers: Sequence[str]) -> Command:
-    return ReviewCode(rest) if rest else ArgumentMissing("confirm")
-
-
-def _cancel(rest: str, servers: Sequence[str]) -> Command:
-    return _whole_name(rest, servers, "cancel", Cancel) if rest else Cancel()
-
-
-def _logout(rest: str, servers: Sequence[str]) -> Command:
-    if not rest:
-        return ArgumentMissing("logout", tuple(command_for("logout", name) for name in servers))
-    return _whole_name(rest, servers, "logout", Logout)
-
-
-def _test(rest: str, servers: Sequence[str]) -> Command:
-    if not rest:
-        return ArgumentMissing("test", tuple(command_for("test", name) for name in servers))
-    return _one_server(rest, servers, "test", Test)
-
-
-def _allow(rest: str, servers: Sequence[str]) -> Command:
-    return Allow(rest) if rest else ArgumentMissing("allow")
-
-
-def _deny(rest: str, servers: Sequence[str]) -> Command:
-    return Deny(rest) if rest else ArgumentMissing("deny")
-
-
-def _people(rest: str, servers: Sequence[str]) -> Command:
-    return ShowPeople()
-
-
-def _help(rest: str, servers: Sequence[str]) -> Command:
-    return Help()
-
-
-_VERBS: dict[str, Callable[[str, Sequence[str]], Command]] = {
-    "list": _status,
-    "status": _status,
-    "auth": _auth,
-    "login": _auth,
-    "key": _key,
-    "key-store": _key_store,
-    "paste": _paste,
-    "confirm": _confirm,
-    "review-code": _review,
-    "cancel": _cancel,
-    "logout": _logout,
-    "test": _test,
-    "allow": _allow,
-    "deny": _deny,
-    "people": _people,
-    "help": _help,
-}
-# Two are for buttons and links only.
-_SHOWN_VERBS = tuple(verb for verb in _VERBS if verb not in ("key-store", "review-code"))
-_TAKES_SERVER = frozenset({"status", "list", "auth", "login", "key", "cancel", "logout", "test"})
-
-
-def _one_server(rest: str, servers: Sequence[str], verb: str, make: Callable[[str], Command]) -> Command:
-    found = _find(rest, servers)
+def _read_server(
+    rest: str, servers: Sequence[str], verb: str, make: Callable[[str], Command], *, whole: bool = False
+) -> Command:
+    found = find(rest, servers, by_beginning=not whole)
     if len(found) == 1:
         return make(found[0])
-    if found:
-        return Ambiguous(tuple(command_for(verb, name) for name in found))
+    several = tuple(command_for(verb, name) for name in (find(rest, servers) if whole else found))
+    if several:
+        return WholeNameNeeded(several) if whole else Ambiguous(several)
     return Suggestion(tuple(command_for(verb, name) for name in close_servers(rest, servers)))
 
 
-def _whole_name(rest: str, servers: Sequence[str], verb: str, make: Callable[[str], Command]) -> Command:
-    whole = _find(rest, servers, by_beginning=False)
-    if len(whole) == 1:
-        return make(whole[0])
-    begins = _find(rest, servers)
-    if begins:
-        return WholeNameNeeded(tuple(command_for(verb, name) for name in begins))
-    return Suggestion(tuple(command_for(verb, name) for name in close_servers(rest, servers)))
-
-
-def _find(text: str, servers: Sequence[str], *, by_beginning: bool = True) -> list[str]:
+def find(text: str, servers: Sequence[str], *, by_beginning: bool = True) -> list[str]:
     """All servers that `text` (quoted or not) may mean; exact spelling beats case, whole beats beginning."""
     words = _words(text)
     for candidate in dict.fromkeys((text, words[0] if len(words) == 1 else text)):
         if candidate in servers:
             return [candidate]
-        wanted = _fold(candidate)
-        whole = [name for name in servers if _fold(name) == wanted]
+        wanted = fold(candidate)
+        whole = [name for name in servers if fold(name) == wanted]
         if whole:
             return whole
-        begins = [name for name in servers if wanted and _fold(name).startswith(wanted)] if by_beginning else []
+        begins = [name for name in servers if wanted and fold(name).startswith(wanted)] if by_beginning else []
         if begins:
             return begins
     return []
@@ -440,9 +334,9 @@ def _find(text: str, servers: Sequence[str], *, by_beginning: bool = True) -> li
 
 def close_servers(text: str, servers: Sequence[str]) -> list[str]:
     """Which servers may have been meant, best first, at most three."""
-    names = {_fold(name): name for name in servers}
-    wanted = _fold(text[:200])
-    return [names[match] for match in _close_matches(wanted, names, n=3, cutoff=0.5)]
+    names = {fold(name): name for name in servers}
+    wanted = fold(text[:200])
+    return [names[match] for match in close_matches(wanted, names, n=3, cutoff=0.5)]
 
 
 def _words(text: str) -> list[str]:
@@ -452,7 +346,7 @@ def _words(text: str) -> list[str]:
     ]
 
 
-def _split_first(text: str) -> tuple[str, str]:
+def split_first(text: str) -> tuple[str, str]:
     match = _WORD.match(text)
     if match is None:
         return text, ""
@@ -460,10 +354,10 @@ def _split_first(text: str) -> tuple[str, str]:
     return first, text[match.end() :].strip()
 
 
-def _fold(text: str) -> str:
+def fold(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split()).casefold()
 
 
-def _unwrap(text: str) -> str:
+def unwrap(text: str) -> str:
     # Slack and mail programs put links into angle brackets.
     return text[1:-1] if text.startswith("<") and text.endswith(">") else text

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from gateway import sentences
 from gateway.invocations import Principal
-from gateway.replies import Audience, Button, Reply, SecretPrompt, Text
+from gateway.replies import Audience, Button, Reply, SecretPrompt, Text, done, say
 from mcp_auth.errors import KeyInvalid, NotAllowed
 from mcp_auth.limits import too_often, wait_to_try_key
 
@@ -74,11 +74,11 @@ class KeyPrompts:
         self._forget_old()
         pending = self._open.get(prompt_id)
         if pending is None or pending.awaiting_word:
-            return _say(sentences.PROMPT_OVER, ok=False)
+            return say(sentences.PROMPT_OVER, Audience.CALLER, ok=False)
         if pending.principal != principal:
-            return _say(sentences.PROMPT_NOT_YOURS, ok=False)
+            return say(sentences.PROMPT_NOT_YOURS, Audience.CALLER, ok=False)
         if pending.busy:
-            return _say(sentences.PROMPT_BUSY, ok=False)
+            return say(sentences.PROMPT_BUSY, Audience.CALLER, ok=False)
         pending.busy = True
         try:
             return await self._take(prompt_id, pending, value)
@@ -94,12 +94,12 @@ class KeyPrompts:
         self._forget_old()
         pending = self._open.get(prompt_id)
         if pending is None or not pending.awaiting_word:
-            return _say(sentences.PROMPT_OVER, ok=False)
+            return say(sentences.PROMPT_OVER, Audience.CALLER, ok=False)
         if pending.principal != principal:
-            return _say(sentences.PROMPT_NOT_YOURS, ok=False)
+            return say(sentences.PROMPT_NOT_YOURS, Audience.CALLER, ok=False)
         del self._open[prompt_id]
         await self._store(pending)
-        return _say(sentences.key_stored(pending.server, verified=False), ok=True)
+        return done(sentences.key_stored(pending.server, verified=False))
 
     def close(self) -> None:
         self._open.clear()
@@ -135,10 +135,10 @@ class KeyPrompts:
         await self._store(pending)
         self._open.pop(prompt_id, None)
         if trial.verdict is Verdict.NO_DIFFERENCE:
-            return _say(sentences.key_no_difference(pending.server), ok=True)
+            return done(sentences.key_no_difference(pending.server))
         if trial.verdict is Verdict.NOT_TRIED:
-            return _say(sentences.key_not_tried(pending.server, trial.detail), ok=True)
-        return _say(sentences.key_stored(pending.server, verified=True), ok=True)
+            return done(sentences.key_not_tried(pending.server, trial.detail))
+        return done(sentences.key_stored(pending.server, verified=True))
 
     async def _store(self, pending: _Pending) -> None:
         await self._check_allowed(pending)
@@ -157,7 +157,7 @@ class KeyPrompts:
         pending.values.clear()
         if pending.tries >= TRIES:
             self._open.pop(prompt_id, None)
-            return _say(f"{why} {sentences.key_ask_again(pending.server)}", ok=False)
+            return say(f"{why} {sentences.key_ask_again(pending.server)}", Audience.CALLER, ok=False)
         prompt = self._prompt(prompt_id, pending)
         return Reply(
             (Text(why, tone="bad"), *prompt.blocks), audience=Audience.CALLER, summary=prompt.summary, ok=False
@@ -195,8 +195,3 @@ class KeyPrompts:
             del self._open[prompt_id]
         while len(self._open) > _OPEN_AT_MOST:
             del self._open[next(iter(self._open))]
-
-
-def _say(text: str, *, ok: bool) -> Reply:
-    shown = Text(text, tone="good" if ok else "warning")
-    return Reply((shown,), audience=Audience.CALLER, summary=sentences.PRIVATE_ANSWER, ok=ok)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
+from gateway import sentences
 from gateway.invocations import ChatRef, MessageRef, Principal
 from mcp_auth.status import ServerStatus
 
@@ -120,6 +121,17 @@ class Reply:
     def prompt(self) -> SecretPrompt | None:
         """The key that it asks for."""
         return next((block for block in self.blocks if isinstance(block, SecretPrompt)), None)
+
+
+def say(text: str, audience: Audience = Audience.CHAT, *, ok: bool = True, final: bool = True) -> Reply:
+    """One sentence."""
+    summary = sentences.PRIVATE_ANSWER if audience is Audience.CALLER else None
+    return Reply((Text(text, "plain" if ok else "warning"),), audience=audience, final=final, summary=summary, ok=ok)
+
+
+def done(text: str) -> Reply:
+    """What the person wanted has happened."""
+    return Reply((Text(text, "good"),), audience=Audience.CALLER, summary=sentences.PRIVATE_ANSWER)
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,7 @@ GROUPS = {
     ],
     "who-may-what": [
         *("limits", "gateway/policy", "gateway/dispatcher", "gateway/people", "gateway/sign_ins", "gateway/pairing"),
+        *("gateway/handlers/finish", "gateway/handlers/keys", "gateway/handlers/people", "gateway/handlers/sign_in"),
     ],
 }
 # What may notice. The tests of the chats run through all of it, take long, and are about something else, but for a

@@ -12,6 +12,7 @@ import pytest
 
 from adapters.cli.cli import _parser
 from gateway import grammar
+from gateway.commands import parse
 
 ROOT = Path(__file__).parents[1]
 # A command ends with its sentence, or where prose goes on.
@@ -79,8 +80,8 @@ def _filled(words: list[str]) -> list[str]:
 def test_a_chat_takes_it(command: str) -> None:
     verb, *rest = _filled(command.split()[1:])
     # Prose may go on behind it.
-    read = grammar.parse(" ".join([verb, *rest[:1]]), ["notes"])
-    alone = grammar.parse(verb, ["notes"])
+    read = parse(" ".join([verb, *rest[:1]]), ["notes"])
+    alone = parse(verb, ["notes"])
     assert not isinstance(read, grammar.Suggestion) or not isinstance(alone, grammar.Suggestion), COMMANDS[command]
 
 

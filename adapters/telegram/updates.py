@@ -10,7 +10,7 @@ from telegram import CallbackQuery, Message, User
 from telegram.constants import ChatType
 
 from adapters import buttons
-from gateway import grammar, sentences
+from gateway import commands, grammar, sentences
 from gateway.invocations import ChatRef, Invocation, Principal
 
 PLATFORM = "telegram"
@@ -50,7 +50,7 @@ def deep_link(bot: str, payload: str) -> str:
 
 def start_payload(text: str, servers: Sequence[str]) -> str:
     """The payload of a deep link that asks again for `text`: at most 64 of `A-Za-z0-9_-`."""
-    asked = grammar.parse(text, servers)
+    asked = commands.parse(text, servers)
     if not isinstance(asked, _LINKED):
         return "mcp"
     verb = {grammar.Auth: "auth", grammar.Key: "key", grammar.Detail: "status", grammar.Test: "test"}[type(asked)]
@@ -69,7 +69,7 @@ def command_of(payload: str, servers: Sequence[str]) -> str:
     _, _, rest = payload.partition("-")
     verb, _, argument = rest.partition("-")
     asked = buttons.unpack(f"mcp:{verb}:{argument}:", servers) or ""
-    return asked if isinstance(grammar.parse(asked, servers), _LINKED) else ""
+    return asked if isinstance(commands.parse(asked, servers), _LINKED) else ""
 
 
 def is_private(message: Message) -> bool:

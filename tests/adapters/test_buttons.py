@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.buttons import is_for, is_ours, pack, pack_prompt, prompt_of, unpack
-from gateway import grammar
+from gateway import commands, grammar
 from gateway.invocations import Principal
 
 ANN = Principal("telegram", "1")
@@ -29,7 +29,7 @@ def test_a_command_comes_back_as_it_was(verb: str, name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
 def test_a_servers_detail_comes_back_as_status(name: str) -> None:
-    data = pack(grammar.detail_for(name), ANN, NAMES)
+    data = pack(commands.detail_for(name), ANN, NAMES)
 
     assert name not in data
     assert unpack(data, NAMES) == grammar.command_for("status", name)
@@ -39,7 +39,7 @@ def test_a_verb_stays_a_verb_although_a_server_has_its_name() -> None:
     names = ("auth", "notes")
 
     assert unpack(pack("auth", ANN, names), names) == "auth"
-    assert unpack(pack(grammar.detail_for("auth"), ANN, names), names) == "status auth"
+    assert unpack(pack(commands.detail_for("auth"), ANN, names), names) == "status auth"
 
 
 def test_a_prompt_is_told_from_a_command() -> None:

@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 
 from gateway import grammar
-from gateway.commands import SPECS, CommandSpec, help_rows, shown, spec_of
+from gateway.commands import SPECS, CommandSpec, help_rows, parse, shown, spec_of
 from gateway.replies import Audience
 from mcp_auth.limits import CODES, CONFIRMS
 
@@ -35,7 +35,7 @@ def test_what_the_help_shows_is_what_the_grammar_reads(row: tuple[str, str]) -> 
     typed = row[0]
     for word, argument in ARGUMENTS.items():
         typed = typed.replace(word, argument)
-    command = grammar.parse(typed, SERVERS)
+    command = parse(typed, SERVERS)
     assert row in spec_of(command).help
 
 
@@ -43,12 +43,12 @@ def test_what_the_help_shows_is_what_the_grammar_reads(row: tuple[str, str]) -> 
 def test_a_verb_of_the_menus_is_one_of_the_grammar(spec: CommandSpec) -> None:
     argument = {"server": "notes", "code": "ACDE-FGHJ", "who": "telegram:2"}
     typed = f"{spec.verb} {argument[spec.option.name]}" if spec.option is not None else f"{spec.verb}"
-    command = grammar.parse(typed, SERVERS)
+    command = parse(typed, SERVERS)
     # Its address is typed into a form of its own.
     expected = grammar.ArgumentMissing if spec.kind is grammar.Paste else spec.kind
     assert type(command) is expected
     if spec.option is not None and not spec.option.required:
-        assert not isinstance(grammar.parse(f"{spec.verb}", SERVERS), grammar.ArgumentMissing)
+        assert not isinstance(parse(f"{spec.verb}", SERVERS), grammar.ArgumentMissing)
 
 
 def test_only_admins_read_of_what_only_admins_may_do() -> None:

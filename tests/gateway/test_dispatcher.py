@@ -194,8 +194,8 @@ async def test_a_server_that_takes_only_a_key_is_never_listed_as_open(tmp_path: 
 
 async def test_the_list_hangs_on_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given a server that accepts and never answers, the list is final when its time is over."""
-    monkeypatch.setattr("gateway.dispatcher.PROBES_SECONDS", 0.4)
-    monkeypatch.setattr("gateway.dispatcher._FIRST_RESULTS_SECONDS", 0.1)
+    monkeypatch.setattr("gateway.handlers.listing.PROBES_SECONDS", 0.4)
+    monkeypatch.setattr("gateway.handlers.listing._FIRST_RESULTS_SECONDS", 0.1)
     silent = await asyncio.start_server(lambda reader, writer: asyncio.sleep(30), "127.0.0.1", 0)
     port = silent.sockets[0].getsockname()[1]
     async with open_gateway(configure(tmp_path, Server(name="slow", url=f"http://127.0.0.1:{port}/mcp"))) as gateway:

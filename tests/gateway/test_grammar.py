@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import grammar
+from gateway.commands import VERBS, detail_for, parse
 from gateway.grammar import (
     Allow,
     Ambiguous,
@@ -30,8 +31,6 @@ from gateway.grammar import (
     Test,
     WholeNameNeeded,
     command_for,
-    detail_for,
-    parse,
 )
 
 SERVERS = ["supabase", "my-api", "GitHub", "gitlab", "status", "people", "My Notes"]
@@ -206,7 +205,7 @@ def test_no_text_raises(text: str, servers: list[str]) -> None:
     assert isinstance(parse(text, servers), grammar.Command)
 
 
-@given(st.sampled_from(sorted(grammar._VERBS)), st.text(max_size=60), NAMES)
+@given(st.sampled_from(sorted(VERBS)), st.text(max_size=60), NAMES)
 def test_no_argument_raises(verb: str, text: str, servers: list[str]) -> None:
     assert isinstance(parse(f"{verb} {text}", servers), grammar.Command)
 
@@ -223,7 +222,7 @@ def test_a_typed_secret_is_never_in_the_command(secret: str, server: str) -> Non
     assert secret not in repr(parse(f"key {command_for('', server).strip()} {secret}", SERVERS))
 
 
-@given(st.lists(st.sampled_from(sorted({*grammar._VERBS, "/mcp", "!mcp", *SERVERS, '"', "<", "?"})), max_size=5), TYPED)
+@given(st.lists(st.sampled_from(sorted({*VERBS, "/mcp", "!mcp", *SERVERS, '"', "<", "?"})), max_size=5), TYPED)
 def test_words_that_mean_something_never_raise_together(words: list[str], text: str) -> None:
     assert isinstance(parse(" ".join([*words, text]), SERVERS), grammar.Command)
 

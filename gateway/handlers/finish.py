@@ -1,0 +1,75 @@
+"""What ends something: `/mcp paste`, `confirm`, `cancel` and `logout`, and the codes that a page's button brings."""
+
+from __future__ import annotations
+
+from gateway import grammar, sentences
+from gateway.replies import Audience, Button, Reply, Text, done, say
+from gateway.request import Request
+from mcp_auth.errors import SignInError, WrongPerson
+from mcp_auth.links.gate import goes_on_by_itself
+from mcp_auth.links.tickets import typed_code
+from mcp_auth.records import KeyForm
+
+
+async def paste(command: grammar.Paste, request: Request) -> Reply:
+    may_here = request.may_paste(private=request.invocation.private)
+    if not may_here:
+        request.note_refusal("paste")
+        may_anywhere = request.may_paste(private=True)
+        return say(sentences.PASTE_PRIVATE if may_anywhere else sentences.PASTE_OFF_TEAM, ok=False)
+    watcher = request.services.watcher
+    try:
+        async with watcher.answering(request.principal):
+            outcome = await watcher.settle(await request.auth.paste(command.text, str(request.principal)))
+    except WrongPerson:
+        request.note_refusal("paste")
+        raise
+    return done(outcome.text) if outcome.ok else say(outcome.text, Audience.CALLER, ok=False)
+
+
+async def confirm(command: grammar.Confirm, request: Request) -> Reply:
+    if request.config.gateway.public_url is None:
+        return say(sentences.CONFIRM_NOT_NEEDED)
+    principal, private = str(request.principal), request.invocation.private
+    async with request.services.watcher.answering(request.principal):
+        record = await request.auth.confirm(command.code, principal, private=private)
+    return done(sentences.confirmed(record.server, by_itself=goes_on_by_itself(record)))
+
+
+async def review(command: grammar.ReviewCode, request: Request) -> Reply:
+    """Anybody can send somebody a link that brings a code here: what it is for is said, and one button confirms."""
+    record = await request.auth.review(command.code, str(request.principal), private=request.invocation.private)
+    visit = record.gate.visit if record.gate is not None else None
+    text = sentences.review(record.server, isinstance(record, KeyForm), visit, request.services.clock())
+    button = Button(sentences.BUTTON_CONFIRM, command=f"confirm {typed_code(command.code) or ''}")
+    return Reply((Text(text),), (button,), Audience.CALLER, summary=sentences.PRIVATE_ANSWER)
+
+
+async def cancel(command: grammar.Cancel, request: Request) -> Reply:
+    servers = [command.server] if command.server else list(request.config.servers)
+    mine = [name for name in servers if request.may_change(name)]
+    if not mine:
+        request.note_refusal("cancel", command.server)
+        return say(sentences.ONLY_ADMINS if servers else sentences.CANCELLED_NONE, ok=False)
+    cancelled, too_late = [], []
+    async with request.services.watcher.answering(request.principal):
+        for name in mine:
+            try:
+                owner = request.owner(name)
+                form = await request.auth.cancel_key_form(name, owner)
+                if await request.auth.cancel(name, owner) or form:
+                    cancelled.append(name)
+            except SignInError as error:
+                too_late.append(sentences.error(error))
+    said = [sentences.cancelled(cancelled)] if cancelled else []
+    return say("\n".join([*said, *too_late]) or sentences.CANCELLED_NONE, ok=not too_late)
+
+
+async def logout(command: grammar.Logout, request: Request) -> Reply:
+    name = command.server
+    if not request.may_change(name):
+        request.note_refusal("logout", name)
+        return say(sentences.ONLY_ADMINS, ok=False)
+    async with request.services.watcher.answering(request.principal):
+        result = await request.auth.logout(name, request.owner(name), by=str(request.principal))
+    return say(result.detail, ok=result.deleted)
