@@ -18,6 +18,7 @@ from gateway.people import People
 from gateway.replies import Audience, Decision, Deferred, Ignored, Immediate, Modal, Reply, TextModal, say
 from gateway.request import Request, Services
 from gateway.sign_ins import SignInWatcher
+from gateway.surfaces import with_next
 from mcp_auth.config.models import Config
 from mcp_auth.errors import Busy, CodeRejected, McpAuthError, StoreError, WrongPerson
 from mcp_auth.limits import CODES, COMMANDS, too_often
@@ -129,7 +130,7 @@ class Dispatcher:
             return say(error.message, Audience.CALLER, ok=False)
         except CodeRejected as error:
             # An account of somebody who is allowed with another one.
-            return say(str(error), Audience.CALLER, ok=False)
+            return say(sentences.error(error), Audience.CALLER, ok=False)
         except (StoreError, Busy) as error:
             # A stranger is told nothing of this machine.
             _log.error("a stranger's code could not be looked at: %s", error.code)
@@ -166,7 +167,7 @@ def _wait(spec: CommandSpec, request: Request) -> float:
 def _explain(error: McpAuthError, principal: Principal) -> str:
     """A sentence for whoever asked. Which file is in trouble is told at the terminal, else in the log."""
     if principal == LOCAL:
-        return str(error)
+        return with_next(error.text, error.next_step)
     if isinstance(error, StoreError):
         _log.error("%s", error)
     return sentences.error(error)

@@ -23,9 +23,11 @@ from gateway.policy import GatewayPolicy, is_allowed
 from gateway.privacy import Privacy
 from gateway.replies import Audience, Decision, Notice, Reply
 from gateway.sign_ins import SignInWatcher
+from gateway.surfaces import in_chat
 from mcp_auth.config.load import load
 from mcp_auth.config.models import Config, Settings
 from mcp_auth.errors import ConfigError, McpAuthError, StoreError
+from mcp_auth.links.logins import Logins
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -60,7 +62,9 @@ class Gateway:
         self.people = People(config, clock)
         self.people.check()
         # Knows servers and sign-ins; closed together with the gateway.
-        self.auth = auth = McpAuth.open(config, store=store, policy=GatewayPolicy(self.people), clock=clock)
+        self.auth = auth = McpAuth.open(
+            config, store=store, policy=GatewayPolicy(self.people), logins=Logins(config.gateway, in_chat), clock=clock
+        )
         self._privacy = Privacy(config)
         self._watcher = SignInWatcher(auth, self._emit, clock)
         self._pairing = Pairing(self.people, auth.limits, self._emit, clock)

@@ -22,6 +22,7 @@ from mcp_auth.config.models import Config
 from mcp_auth.config.people import people_problem
 from mcp_auth.errors import ConfigError, NotAllowed, StoreError, WrongCode, cannot_be_read
 from mcp_auth.links import tickets
+from mcp_auth.outcome import Next
 from mcp_auth.records import Record, Value, decode, encode, sha256
 from mcp_auth.small_files import read_small_file
 from mcp_auth.stores.durable import locked, replace_file
@@ -293,11 +294,11 @@ class People:
         configured = self._configured.gateway.allow
         known = {*configured, *(one.principal for one in record.paired), *(one.principal for one in record.pending)}
         if name not in known:
-            raise WrongCode("Nobody is known by this name or code.", next_step="slash-mcp people")
+            raise WrongCode("Nobody is known by this name or code.", next_step=Next("people", on_host=True))
         if by != LOCAL and name in configured:
             raise NotAllowed(
                 "This account stands in gateway.allow, so only the operator shuts it out.",
-                next_step=f"slash-mcp deny {name}",
+                next_step=Next("deny", arguments=(name,), on_host=True),
             )
         record.paired = [one for one in record.paired if one.principal != name]
         record.pending = [one for one in record.pending if one.principal != name]
@@ -340,7 +341,8 @@ class People:
             raise cannot_be_read(self._path, error) from None
         except ValueError:
             raise StoreError(
-                f"{self._path} is damaged.", next_step="move it away, then let people in again with slash-mcp allow"
+                f"{self._path} is damaged.",
+                next_step=Next("allow", on_host=True, around="move it away, then let people in again with {}"),
             ) from None
         return (found.st_ino, found.st_mtime_ns, found.st_size), record
 
@@ -379,9 +381,9 @@ def _checked(text: str) -> str:
     try:
         principal = Principal.parse(text.strip())
     except ValueError as error:
-        raise NotAllowed(f"That is no principal: {error}.", next_step="slash-mcp people") from None
+        raise NotAllowed(f"That is no principal: {error}.", next_step=Next("people", on_host=True)) from None
     if principal.platform == LOCAL.platform or len(str(principal)) > _PRINCIPAL_LENGTH:
-        raise NotAllowed("That is no account of a chat platform.", next_step="slash-mcp people")
+        raise NotAllowed("That is no account of a chat platform.", next_step=Next("people", on_host=True))
     return str(principal)
 
 

@@ -11,6 +11,7 @@ from mcp_auth.config.models import Config, GatewayOptions, Server
 from mcp_auth.config.people import is_per_user
 from mcp_auth.errors import NotAllowed
 from mcp_auth.links.policy import PolicyDecision, needs_page, needs_proof
+from mcp_auth.outcome import Next
 from mcp_auth.records import SHARED
 
 
@@ -79,7 +80,7 @@ def _acting(principal: Principal, gateway: GatewayOptions, acting_for: str | Non
     if acting_for is None:
         return gateway.person_of(str(principal))
     if principal != LOCAL:
-        raise NotAllowed("Only the operator at the terminal can act for somebody else.", next_step="/mcp")
+        raise NotAllowed("Only the operator at the terminal can act for somebody else.", next_step=Next("list"))
     if acting_for in gateway.people:
         return f"person:{acting_for}"
     if acting_for in gateway.allow:

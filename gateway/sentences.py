@@ -7,7 +7,9 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mcp_auth.errors import McpAuthError, StoreError, with_next_step
+from gateway.surfaces import in_chat, with_next
+from mcp_auth.errors import McpAuthError, StoreError
+from mcp_auth.outcome import Outcome
 from mcp_auth.records import Grant, Visit
 from mcp_auth.status import AuthState, ConnectionState, ConnectionStatus, ServerStatus
 
@@ -158,7 +160,7 @@ def command(text: str) -> str:
 
 def error(problem: McpAuthError) -> str:
     """One sentence and what to do next. Which file it was is the operator's to know."""
-    return STORE_TROUBLE if isinstance(problem, StoreError) else str(problem)
+    return STORE_TROUBLE if isinstance(problem, StoreError) else with_next(problem.text, problem.next_step)
 
 
 def unexpected(reference: str) -> str:
@@ -224,9 +226,8 @@ def not_renewable(status: ServerStatus, now: float) -> str:
 
 def in_trouble(statuses: Sequence[ServerStatus], now: float) -> str:
     """Signed in, and nothing that a new sign-in would help: one line a server."""
-    return "\n".join(
-        f"{one.name}: {auth_state(one, now)}. Next: {command(one.next or '')}" for one in statuses if one.not_renewable
-    )
+    troubled = (one for one in statuses if one.not_renewable)
+    return "\n".join(with_next(f"{one.name}: {auth_state(one, now)}", one.next) for one in troubled)
 
 
 def connection_state(connection: ConnectionStatus) -> str:
@@ -252,7 +253,7 @@ def facts(status: ServerStatus, now: float) -> tuple[tuple[str, str], ...]:
         ("Access until", _until(status, now)),
         ("Variables", ", ".join(status.variables) or None),
         ("Last error", status.last_error),
-        ("Next", command(status.next) if status.next else None),
+        ("Next", in_chat(status.next) if status.next else None),
     ]
     return tuple((label, value) for label, value in rows if value)
 
@@ -267,7 +268,7 @@ def testing(server: str) -> str:
 
 def renewal_trouble(status: ServerStatus, now: float) -> str:
     """For a server that works, and will not for ever."""
-    return f"It is {auth_state(status, now)}. Next: {command(status.next or '')}"
+    return with_next(f"It is {auth_state(status, now)}", status.next)
 
 
 def tested(status: ServerStatus, connection: ConnectionStatus) -> str:
@@ -280,8 +281,8 @@ def tested(status: ServerStatus, connection: ConnectionStatus) -> str:
         return f"{server}: connected{took}, {tools(len(names))}{f': {shown}' if shown else ''}{renew}"
     why = f" ({_bare(server, connection.detail)})" if connection.detail else ""
     # Without a sign-in or a key, testing again would not help; where the access cannot be renewed for now, it may.
-    helps = status.next and (not status.next.startswith("test ") or status.not_renewable)
-    act = f". Next: {command(status.next)}" if status.next and helps else ""
+    helps = status.next and (status.next.verb != "test" or status.not_renewable)
+    act = f". Next: {in_chat(status.next)}" if status.next and helps else ""
     if status.auth in (AuthState.DISABLED, AuthState.MISCONFIGURED):
         return f"{server} {nothing_to_do(status)}"
     return f"{server}: {connection.state.value.replace('_', ' ')}{why}{act}"
@@ -390,13 +391,12 @@ def no_refresh_token(server: str, expires_at: float, now: float) -> str:
 
 def refused_after_sign_in(server: str, connection: ConnectionStatus) -> str:
     why = f" ({_bare(server, connection.detail)})" if connection.detail else ""
-    return f"{server}: the sign-in was finished, but the server refuses it{why}. Next: /mcp auth {server}"
+    return f"{server}: the sign-in was finished, but the server refuses it{why}."
 
 
-def sign_in_ended(server: str, outcome: str | None, next_step: str | None) -> str:
-    sentence = outcome or f"The sign-in to {server} failed."
-    named = sentence if server in sentence else f"{server}: {sentence}"
-    return with_next_step(named, next_step)
+def sign_in_ended(server: str, end: Outcome | None) -> str:
+    end = end or Outcome("failed", f"The sign-in to {server} failed.")
+    return with_next(end.text, end.next_step)
 
 
 def public_end(server: str, *, ok: bool, cancelled: bool = False) -> str:

@@ -20,9 +20,11 @@ from gateway import error_reports, sentences
 from gateway.bounded_dict import BoundedDict
 from gateway.invocations import ChatRef, Invocation, MessageRef, Principal
 from gateway.replies import Audience, Button, Checklist, ChecklistItem, ItemState, Notice, Reply, Text
+from gateway.surfaces import with_next
 from mcp_auth.config.models import GatewayOptions
 from mcp_auth.errors import McpAuthError, StoreError
 from mcp_auth.net.sites import browser_host, issued_elsewhere
+from mcp_auth.outcome import Next
 from mcp_auth.records import SHARED, KeyForm, Linked, Origin, SignIn
 from mcp_auth.states import OPEN
 from mcp_auth.status import ConnectionState
@@ -301,7 +303,7 @@ class SignInWatcher:
         server, owner, now = sign_in.server, sign_in.owner, self._clock()
         connection = await self._auth.confirm_works(server, owner)
         if connection.state is ConnectionState.REFUSED:
-            return _failed(server, sentences.refused_after_sign_in(server, connection))
+            return _failed(server, with_next(sentences.refused_after_sign_in(server, connection), Next("auth", server)))
         status = await self._auth.status(server, owner)
         text = sentences.signed_in(server, status, connection, now)
         line = text.removeprefix(f"{server}: ")
@@ -465,11 +467,11 @@ def _not_done(record: SignIn | KeyForm) -> Outcome:
     if record.status == "cancelled":
         text = sentences.public_end(server, ok=False, cancelled=True)
         return Outcome(server, ItemState.CANCELLED, text, text, sentences.CANCELLED, False)
-    return _failed(server, sentences.sign_in_ended(server, record.outcome, record.next_step))
+    return _failed(server, sentences.sign_in_ended(server, record.result))
 
 
 def _key_done(form: KeyForm) -> Outcome:
-    text = sentences.key_form_done(form.server, form.outcome)
+    text = sentences.key_form_done(form.server, form.result.sentence if form.result else None)
     public = sentences.public_key(form.server)
     return Outcome(form.server, ItemState.DONE, text, public, sentences.KEY_STORED, True)
 

@@ -28,6 +28,7 @@ from mcp_auth.net.http import USER_AGENT, what_helps, why_unreachable
 from mcp_auth.net.responses import Seen
 from mcp_auth.oauth.challenge import BearerChallenge, bearer_challenge
 from mcp_auth.oauth.server_json import json_object
+from mcp_auth.outcome import Next
 
 if TYPE_CHECKING:
     from mcp import Client
@@ -329,13 +330,11 @@ def _as_ours(server: Server, auth: ServerAuth | None, seen: Seen | None, error: 
 def _explained(server: Server, seen: Seen) -> McpAuthError:
     """The error behind the last answer, which was none of MCP."""
     if seen.status in (401, 403) and server.headers:
-        return ServerRefused(
-            f"{server.name} refused the key (HTTP {seen.status}).", next_step=f"/mcp key {server.name}"
-        )
+        return ServerRefused(f"{server.name} refused the key (HTTP {seen.status}).", next_step=Next("key", server.name))
     said, todo = seen.words()
     if seen.status in (401, 403):
-        return ServerRefused(f"{server.name}: {said}.", next_step=todo or f"/mcp {server.name}")
-    return Unreachable(f"{server.name}: {said}.", next_step=todo)
+        return ServerRefused(f"{said}.", server=server.name, next_step=todo or Next("list", server.name))
+    return Unreachable(f"{said}.", server=server.name, next_step=todo)
 
 
 def _leaves(error: BaseException) -> list[BaseException]:

@@ -56,6 +56,7 @@ from mcp_auth.listing import owner_keys, places, statuses_of
 from mcp_auth.net.rules import NetworkRules, with_ipv6_forms
 from mcp_auth.oauth.authorization import AuthorizationResponse, Binding, parse_paste, pasted_slot
 from mcp_auth.oauth.clients import client_correction
+from mcp_auth.outcome import Next, Outcome
 from mcp_auth.probes import NoTurn, Probes
 from mcp_auth.records import SHARED, Connection, Grant, KeyForm, Linked, Origin, SignIn, check_owner
 from mcp_auth.states import OPEN, WAITING, stepped
@@ -367,8 +368,8 @@ class McpAuth:
         if connection is not None and connection.trouble is not None:
             raise NotAllowed(f"{entry.name} cannot be signed in to: {connection.trouble}.", next_step=GIVE_CREDENTIAL)
         if key_variables(entry, self._variables, None):
-            raise NotAllowed(f"{entry.name} uses an API key, not a sign-in.", next_step=f"/mcp key {entry.name}")
-        raise NotAllowed(f"{entry.name} needs no sign-in.", next_step=f"/mcp test {entry.name}")
+            raise NotAllowed(f"{entry.name} uses an API key, not a sign-in.", next_step=Next("key", entry.name))
+        raise NotAllowed(f"{entry.name} needs no sign-in.", next_step=Next("test", entry.name))
 
     async def resume(self) -> None:
         """After a restart: listen again for the redirects of every open sign-in. A port that is gone is logged."""
@@ -435,8 +436,8 @@ class McpAuth:
             if current is None or current.created_at != sign_in.created_at:
                 if sign_in.status not in WAITING:
                     return sign_in
-                sentence = f"A newer sign-in to {sign_in.server} took its place."
-                return stepped(sign_in, "cancelled", self._clock(), outcome=sentence)
+                end = Outcome("cancelled", f"A newer sign-in to {sign_in.server} took its place.")
+                return stepped(sign_in, "cancelled", self._clock(), end=end)
             left = deadline - time.monotonic()
             if current.status not in OPEN or left <= 0:
                 return current
@@ -784,7 +785,7 @@ class McpAuth:
     def _entry(self, name: str) -> Server:
         entry = self.config.servers.get(name)
         if entry is None:
-            raise UnknownServer("There is no such server in the configuration.", next_step="/mcp")
+            raise UnknownServer("There is no such server in the configuration.", next_step=Next("list"))
         return entry
 
     def _usable_entry(self, name: str) -> Server:
@@ -1012,7 +1013,7 @@ def _store_for(config: Config) -> Store:
 
 def _what_and_now(error: McpAuthError) -> str:
     """What was seen, and what to do where that is no command: the line around it names one already."""
-    if error.next_step is None or error.next_step.startswith("/mcp"):
+    if not isinstance(error.next_step, str):
         return error.message
     return f"{error.message.rstrip('.')}; {error.next_step}"
 

@@ -8,30 +8,39 @@ from __future__ import annotations
 import errno
 from typing import ClassVar
 
+from mcp_auth.outcome import Next, Outcome, Step
+
 
 class McpAuthError(Exception):
     """Root of all errors raised on purpose.
 
     Args:
         message: one sentence for the person: what happened and why. Never a secret, never a link.
-        next_step: what to do now, as a command (`/mcp auth github`) or a short sentence. Left out: the class's own.
+        server: whose matter it is, where the message does not name it.
+        next_step: what to do now, a command or a short instruction. Left out: the class's own.
     """
 
     code: ClassVar[str] = "error"
-    usual_next_step: ClassVar[str | None] = None
+    usual_next_step: ClassVar[Step | None] = None
 
-    def __init__(self, message: str, *, next_step: str | None = None) -> None:
+    def __init__(self, message: str, *, server: str | None = None, next_step: Step | None = None) -> None:
         super().__init__(message)
         self.message = message
+        self.server = server
         self.next_step = next_step or self.usual_next_step
 
+    @property
+    def outcome(self) -> Outcome:
+        return Outcome(self.code, self.message, self.server, self.next_step)
+
+    @property
+    def text(self) -> str:
+        """The message, with the server's name."""
+        return self.outcome.text
+
     def __str__(self) -> str:
-        return with_next_step(self.message, self.next_step)
-
-
-def with_next_step(text: str, next_step: str | None) -> str:
-    """A sentence, and what to do next."""
-    return f"{sentence(text)} Next: {next_step}" if next_step else sentence(text)
+        """For logs and embedding programs: a command stands in it without the name of a program."""
+        return f"{sentence(self.text)} Next: {self.next_step}" if self.next_step else sentence(self.text)
 
 
 def sentence(text: str) -> str:
@@ -43,7 +52,7 @@ class ConfigError(McpAuthError):
     """A configuration that cannot be used. Names file, line (from 1) and key where known."""
 
     code = "configuration"
-    usual_next_step = "correct the configuration, then: slash-mcp doctor"
+    usual_next_step = Next("doctor", around="correct the configuration, then: {}")
 
     def __init__(
         self,
@@ -52,7 +61,7 @@ class ConfigError(McpAuthError):
         file: str | None = None,
         line: int | None = None,
         key: str | None = None,
-        next_step: str | None = None,
+        next_step: Step | None = None,
     ) -> None:
         where = ":".join(str(part) for part in (file, line) if part is not None)
         text = f"{where}: {message}" if where else message
@@ -88,7 +97,7 @@ class StoreError(McpAuthError):
     """The store could not be read or written (a full disk, a damaged file, missing rights)."""
 
     code = "store"
-    usual_next_step = "slash-mcp doctor"
+    usual_next_step = Next("doctor")
 
 
 class RecordDamaged(StoreError):
@@ -211,7 +220,7 @@ class ClientRegistrationNeeded(SignInError):
 
     code = "client_registration_needed"
 
-    def __init__(self, message: str, *, redirect_uri: str, next_step: str | None = None) -> None:
+    def __init__(self, message: str, *, redirect_uri: str, next_step: Step | None = None) -> None:
         super().__init__(message, next_step=next_step)
         self.redirect_uri = redirect_uri
 
@@ -326,7 +335,7 @@ class RefreshUnavailable(CredentialsNeeded):
 
     code = "refresh_unavailable"
 
-    def __init__(self, message: str, *, retry_after: float, next_step: str | None = None) -> None:
+    def __init__(self, message: str, *, retry_after: float, next_step: Step | None = None) -> None:
         super().__init__(message, next_step=next_step)
         self.retry_after = retry_after
 
@@ -336,7 +345,7 @@ class KeyMissing(CredentialsNeeded):
 
     code = "key_missing"
 
-    def __init__(self, message: str, *, variables: tuple[str, ...], next_step: str | None = None) -> None:
+    def __init__(self, message: str, *, variables: tuple[str, ...], next_step: Step | None = None) -> None:
         super().__init__(message, next_step=next_step)
         self.variables = variables
 

@@ -15,6 +15,7 @@ from mcp_auth.config.models import Config, Server
 from mcp_auth.config.people import accounts_of, reused_name
 from mcp_auth.config.variables import Variables, references
 from mcp_auth.errors import KeyInvalid, KeyMissing, Unreachable
+from mcp_auth.outcome import Next
 from mcp_auth.records import SHARED, Grant
 from mcp_auth.stores.updates import update
 
@@ -79,7 +80,7 @@ def resolved_headers(server: Server, variables: Variables, keys: Mapping[str, st
         raise KeyMissing(
             f"{server.name} needs a value for {', '.join(missing)}.",
             variables=missing,
-            next_step=f"/mcp key {server.name}",
+            next_step=Next("key", server.name),
         )
     headers = {name: variables.resolve(template, keys=keys) for name, template in server.headers.items()}
     for name, value in headers.items():

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
 import msgspec
 
+from mcp_auth.outcome import Outcome
 from mcp_auth.redaction import Redacted
 
 if TYPE_CHECKING:
@@ -278,9 +279,19 @@ class Linked(Record, kw_only=True):
     # When it became `exchanging`; a claim that is old belongs to a process that died.
     claimed_at: float | None = None
     ended_at: float | None = None
-    # One sentence for the chat and the page, and the next command.
+    # How it ended; None too where a sign-in ended well.
+    end: Outcome | None = None
+    # The same as versions before wrote it: a sentence, and the next command. Read, and not written any more.
     outcome: str | None = None
     next_step: str | None = None
+
+    @property
+    def result(self) -> Outcome | None:
+        """How it ended, also as it was written before."""
+        if self.end is not None or self.outcome is None:
+            return self.end
+        server = None if self.server in self.outcome else self.server
+        return Outcome(self.status, self.outcome, server, self.next_step)
 
 
 class Check(Value, frozen=True):

@@ -11,6 +11,7 @@ import msgspec
 
 from mcp_auth.config.models import Server
 from mcp_auth.errors import StoreError
+from mcp_auth.outcome import Next
 from mcp_auth.records import Connection, Grant, SignIn
 from mcp_auth.shown import brief_address, masked_address
 from mcp_auth.states import OPEN
@@ -63,7 +64,7 @@ class ConnectionStatus(msgspec.Struct, frozen=True):
 class ServerStatus(msgspec.Struct, frozen=True):
     """One server's line. `target` is its host or its command's name; `address` says more of it, for the terminal alone.
 
-    `next` is a verb and its argument without the `/mcp` (`auth github`), or None.
+    `next` is what a person can do about it, or None.
 
     `expires_at`: when the access ends for good (signed in, without a refresh token) or when the
     open sign-in's link dies; epoch seconds. `not_renewable`: signed in, and why the access cannot be
@@ -78,7 +79,7 @@ class ServerStatus(msgspec.Struct, frozen=True):
     detail: str | None = None
     account: str | None = None
     expires_at: float | None = None
-    next: str | None = None
+    next: Next | None = None
     variables: tuple[str, ...] = ()
     scopes: str | None = None
     issuer: str | None = None
@@ -108,7 +109,7 @@ def local_status(
     """
     auth = _auth(server, grant, sign_in, connection, missing, now)
     if damaged is not None and auth.state in (AuthState.SIGN_IN_NEEDED, AuthState.CLIENT_REGISTRATION_NEEDED):
-        auth = _Auth(AuthState.REAUTHORIZATION_NEEDED, damaged.removesuffix("."), next=f"auth {server.name}")
+        auth = _Auth(AuthState.REAUTHORIZATION_NEEDED, damaged.removesuffix("."), next=Next("auth", server.name))
     return ServerStatus(
         name=server.name,
         transport=server.transport,
@@ -145,7 +146,7 @@ def unreadable_status(server: Server, error: StoreError) -> ServerStatus:
 def wants_sign_in(status: ServerStatus) -> bool:
     """Whether a sign-in is what this server needs next; it may still work for a while."""
     if status.auth is AuthState.SIGNED_IN:
-        return status.next is not None and status.next.startswith("auth ")
+        return status.next is not None and status.next.verb == "auth"
     return status.auth in NEEDS_SIGN_IN
 
 
@@ -175,7 +176,7 @@ class _Auth(msgspec.Struct, frozen=True):
     detail: str | None = None
     account: str | None = None
     expires_at: float | None = None
-    next: str | None = None
+    next: Next | None = None
     not_renewable: str | None = None
     not_renewable_since: float | None = None
 
@@ -193,20 +194,20 @@ def _auth(
     if not server.enabled:
         return _Auth(AuthState.DISABLED)
     if missing:
-        return _Auth(AuthState.KEY_MISSING, ", ".join(missing), next=f"key {server.name}")
+        return _Auth(AuthState.KEY_MISSING, ", ".join(missing), next=Next("key", server.name))
     if uses_oauth(server, connection):
         return _oauth(server, grant, sign_in, connection, now)
     if _has_variables(server):
-        return _Auth(AuthState.KEY_SET, next=f"test {server.name}")
+        return _Auth(AuthState.KEY_SET, next=Next("test", server.name))
     if connection is not None and connection.trouble is not None and server.url is not None:
         return _Auth(AuthState.MISCONFIGURED, f"{connection.trouble}; {GIVE_KEY}")
-    return _Auth(AuthState.NONE_NEEDED, next=f"test {server.name}")
+    return _Auth(AuthState.NONE_NEEDED, next=Next("test", server.name))
 
 
 def _oauth(
     server: Server, grant: Grant | None, sign_in: SignIn | None, connection: Connection | None, now: float
 ) -> _Auth:
-    sign_in_next = f"auth {server.name}"
+    sign_in_next = Next("auth", server.name)
     good = _good_grant(server, grant, now)
     if sign_in is not None and sign_in.server_url == server.url and sign_in.status in OPEN and sign_in.expires_at > now:
         if good is None:
@@ -220,7 +221,7 @@ def _oauth(
         # `auth` says again where to register, and with which redirect URI.
         return _Auth(AuthState.CLIENT_REGISTRATION_NEEDED, connection.registration_needed, next=sign_in_next)
     if sign_in is not None and sign_in.server_url == server.url and sign_in.status == "failed":
-        return _Auth(AuthState.SIGN_IN_NEEDED, sign_in.outcome, next=sign_in_next)
+        return _Auth(AuthState.SIGN_IN_NEEDED, sign_in.result.sentence if sign_in.result else None, next=sign_in_next)
     trouble = connection.trouble if connection is not None and server.auth is None else None
     return _Auth(AuthState.SIGN_IN_NEEDED, trouble, next=sign_in_next)
 
@@ -249,7 +250,7 @@ def _good_grant(server: Server, grant: Grant | None, now: float) -> _Auth | None
         account=grant.account,
         expires_at=None if refreshable else tokens.expires_at,
         # Where somebody said no, a new sign-in is the way out that is known; where nobody answered, it is time.
-        next=f"auth {server.name}" if dead_end or (why and grant.refresh_refused) else f"test {server.name}",
+        next=Next("auth" if dead_end or (why and grant.refresh_refused) else "test", server.name),
         not_renewable=why,
         not_renewable_since=since,
     )

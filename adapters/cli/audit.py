@@ -18,6 +18,7 @@ from gateway.sentences import happened
 from mcp_auth.audit import Audit, AuditLine
 from mcp_auth.config.load import load
 from mcp_auth.errors import McpAuthError, StoreError
+from mcp_auth.outcome import Next
 
 _LAST = 50
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -65,7 +66,8 @@ def _moment(text: str, now: float) -> float:
         return datetime.fromisoformat(text.strip()).timestamp()
     except (ValueError, OverflowError, OSError):
         raise McpAuthError(
-            "That is no time that --since understands.", next_step="slash-mcp audit --since 24h, or --since 2026-11-25"
+            "That is no time that --since understands.",
+            next_step=Next("audit", arguments=("--since", "24h"), around="{}, or --since 2026-11-25"),
         ) from None
 
 

@@ -18,15 +18,18 @@ from adapters.cli.cli import FAILED, OK, complain, for_shell
 from adapters.cli.listing import find_server, owner_of
 from adapters.terminal.qr import qr_code
 from adapters.terminal.screen import Progress, as_json_text, is_colored, say
-from adapters.text import link_text
+from adapters.text import clean, link_text
 from gateway.invocations import LOCAL
 from gateway.sentences import auth_state, link_ready, minutes, no_refresh_token, refused_after_sign_in, tools
+from gateway.surfaces import in_chat, in_shell, with_next
 from mcp_auth.config.load import load
 from mcp_auth.core import PROBE_TIMEOUT, TEST_TIMEOUT, McpAuth
-from mcp_auth.errors import McpAuthError, sentence, with_next_step
+from mcp_auth.errors import McpAuthError, sentence
+from mcp_auth.links.logins import Logins
 from mcp_auth.links.tickets import typed_code
 from mcp_auth.net.names import run
 from mcp_auth.oauth.sign_in import StartedSignIn
+from mcp_auth.outcome import Next, Outcome, Step
 from mcp_auth.records import Origin
 from mcp_auth.states import OPEN
 from mcp_auth.status import AuthState, ConnectionState, needs_a_look, wants_sign_in
@@ -43,7 +46,7 @@ def run_auth(options: Namespace) -> int:
 async def _auth(options: Namespace) -> int:
     config = load(options.config, options.home)
     names = [find_server(config, name) for name in options.servers]
-    async with McpAuth.open(config) as auth:
+    async with McpAuth.open(config, logins=Logins(config.gateway, in_chat)) as auth:
         run = _Run(auth, options)
         return await run.all(names)
 
@@ -89,12 +92,12 @@ class _Run:
             # What was not asked, for want of file descriptors or of its turn, is as little known as before.
             is_unknown = needs_a_look(config.servers[name], await self.auth.store.connections.get(url))
             if connection.state is ConnectionState.UNREACHABLE or (connection.detail is not None and is_unknown):
-                self._fail(name, sentence(f"{name} could not be asked: {connection.detail}"), f"/mcp test {name}")
+                self._fail(name, sentence(f"{name} could not be asked: {connection.detail}"), Next("test", name))
         statuses = await self.auth.statuses(self._owner)
         for one in statuses:
             if one.not_renewable and not wants_sign_in(one):
                 # A new sign-in would not help; and yet not all is well.
-                self._fail(one.name, f"{one.name}: {auth_state(one, time.time())}.", f"/mcp {one.next}")
+                self._fail(one.name, f"{one.name}: {auth_state(one, time.time())}.", one.next)
         return [one.name for one in statuses if wants_sign_in(one) or one.auth is AuthState.KEY_MISSING]
 
     def _owner(self, name: str) -> str:
@@ -117,10 +120,10 @@ class _Run:
                     name, owner, Origin(principal=str(LOCAL)), fresh=self.options.fresh, listen=not self.options.no_wait
                 )
         except TimeoutError:
-            self._fail(name, f"{name} gave no link within {self.options.timeout:g} seconds.", f"/mcp auth {name}")
+            self._fail(name, f"{name} gave no link within {self.options.timeout:g} seconds.", Next("auth", name))
             return
         except McpAuthError as error:
-            self._fail(name, error.message, error.next_step)
+            self._fail(name, error.text, error.next_step)
             return
         self.started[name] = started
         self._show_link(name, started)
@@ -188,11 +191,14 @@ class _Run:
             ended = await self.auth.wait(started.sign_in, self._seconds(started, grace=60.0))
             if ended.status in OPEN:
                 self._fail(
-                    name, f"{name}: nobody finished the sign-in in time; its link still works.", "/mcp paste URL"
+                    name,
+                    f"{name}: nobody finished the sign-in in time; its link still works.",
+                    Next("paste", arguments=("URL",)),
                 )
                 return
             if ended.status != "done":
-                self._fail(name, ended.outcome or f"The sign-in to {name} ended.", ended.next_step)
+                end = ended.result or Outcome("failed", f"The sign-in to {name} ended.")
+                self._fail(name, end.text, end.next_step)
                 return
             # A moment at least: a server that is asked for none would be called unreachable.
             left = self._bound()
@@ -200,11 +206,10 @@ class _Run:
             connection = await self.auth.confirm_works(name, owner, timeout=limit)
             status = await self.auth.status(name, owner)
         except McpAuthError as error:
-            self._fail(name, error.message, error.next_step)
+            self._fail(name, error.text, error.next_step)
             return
         if connection.state is ConnectionState.REFUSED:
-            reason, _, step = refused_after_sign_in(name, connection).partition(" Next: ")
-            self._fail(name, reason, step)
+            self._fail(name, refused_after_sign_in(name, connection), Next("auth", name))
             return
         who = f" as {status.account}" if status.account else ""
         found = f", {tools(len(connection.tools))}" if connection.tools is not None else f", but {connection.detail}"
@@ -251,15 +256,14 @@ class _Run:
             with self.progress.aside():
                 say(text)
 
-    def _fail(self, name: str, reason: str, next_step: str | None) -> None:
+    def _fail(self, name: str, reason: str, next_step: Step | None) -> None:
         self.failed = True
-        step = for_shell(next_step) if next_step else None
         if self.options.json:
+            step = in_shell(next_step) if next_step else None
             self._event({"event": "failed", "server": name, "reason": reason, "next": step}, "")
             return
-        named = reason if name in reason else f"{name}: {reason}"
         with self.progress.aside():
-            say(f"slash-mcp: {for_shell(with_next_step(named, step))}", sys.stderr)
+            say(f"slash-mcp: {clean(with_next(reason, next_step, in_shell))}", sys.stderr)
 
 
 def _has_browser() -> bool:

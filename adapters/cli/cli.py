@@ -85,7 +85,14 @@ def insecure_home(wanted: bool) -> Iterator[None]:
 
 def complain(error: McpAuthError) -> None:
     """One error on standard error: what happened, and the next command."""
-    say(f"slash-mcp: {for_shell(str(error))}", sys.stderr)
+    say(f"slash-mcp: {told(error)}", sys.stderr)
+
+
+def told(error: McpAuthError) -> str:
+    """What happened, and what to type here."""
+    from gateway.surfaces import in_shell, with_next
+
+    return clean(with_next(error.text, error.next_step, in_shell))
 
 
 def for_shell(text: str) -> str:

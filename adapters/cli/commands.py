@@ -9,11 +9,12 @@ from argparse import Namespace
 from getpass import getpass
 
 from adapters.cli.cli import FAILED, OK, USAGE, for_shell
-from adapters.cli.listing import find_server, owner_of, shell_command
+from adapters.cli.listing import find_server, owner_of
 from adapters.terminal.screen import Progress, as_json_text, read_line, say
 from adapters.text import clean
 from gateway.invocations import LOCAL
 from gateway.sentences import confirmed, refused_after_sign_in, renewal_trouble, tested, tools
+from gateway.surfaces import in_shell, with_next
 from mcp_auth.config.load import load
 from mcp_auth.config.models import Config
 from mcp_auth.core import McpAuth
@@ -22,6 +23,7 @@ from mcp_auth.keys import KeyTrial, KeyVariable, Verdict
 from mcp_auth.links.gate import goes_on_by_itself
 from mcp_auth.links.tickets import typed_code
 from mcp_auth.net.names import run
+from mcp_auth.outcome import Next
 from mcp_auth.states import SHOWS_CODE
 from mcp_auth.status import ConnectionState, ConnectionStatus, ServerStatus
 
@@ -40,10 +42,11 @@ def run_paste(options: Namespace) -> int:
             connection = await auth.confirm_works(sign_in.server, sign_in.owner)
             if connection.state is ConnectionState.REFUSED:
                 refused = refused_after_sign_in(sign_in.server, connection)
-                say(f"slash-mcp: {for_shell(refused)}", sys.stderr)
+                say(f"slash-mcp: {with_next(refused, Next('auth', sign_in.server), in_shell)}", sys.stderr)
                 return FAILED
             found = tools(len(connection.tools)) if connection.tools is not None else f"But {connection.detail}"
-            say(for_shell(f"{sign_in.outcome} {sentence(found)}"))
+            who = f" as {sign_in.account}" if sign_in.account else ""
+            say(f"Signed in to {sign_in.server}{who}. {sentence(found)}")
             return OK
 
     return run(paste())
@@ -85,15 +88,17 @@ def run_key(options: Namespace) -> int:
         return USAGE
     values = {variable.name: _read_secret(name, variable, options.stdin) for variable in asked}
     if not all(values.values()):
-        again = shell_command(f"key {name}")
-        say(f"slash-mcp: Nothing was entered, and nothing was stored. Next: {again}", sys.stderr)
+        nothing = with_next("Nothing was entered, and nothing was stored.", Next("key", name), in_shell)
+        say(f"slash-mcp: {nothing}", sys.stderr)
         return FAILED
     with Progress(f"trying it at {name}..."):
         trial = run(tried(values))
     if trial.verdict is Verdict.REFUSED:
-        raise KeyRefused(f"{trial.detail} Nothing was stored.", next_step=f"/mcp key {name}")
+        raise KeyRefused(f"{trial.detail} Nothing was stored.", next_step=Next("key", name))
     if trial.verdict is Verdict.UNREACHABLE and not _store_anyway(trial.detail, options):
-        raise Unreachable(f"{trial.detail} Nothing was stored.", next_step=f"/mcp key {name} --store-anyway")
+        raise Unreachable(
+            f"{trial.detail} Nothing was stored.", next_step=Next("key", name, ("--store-anyway",), on_host=True)
+        )
     run(store(values))
     verified = "" if trial.verdict is Verdict.ACCEPTED else ", not verified"
     say(f"{for_shell(trial.detail)} Stored{verified}: {', '.join(values)}.")
@@ -112,7 +117,7 @@ def run_cancel(options: Namespace) -> int:
                     if await auth.cancel(name, owner_of(config, name, options)):
                         ended.append(name)
                 except SignInError as error:
-                    too_late.append(str(error))
+                    too_late.append(with_next(error.text, error.next_step, in_shell))
         for line in ([f"Cancelled: {', '.join(ended)}."] if ended else []) + too_late or ["No sign-in is open."]:
             say(line)
         return FAILED if too_late else OK
@@ -127,7 +132,7 @@ def run_logout(options: Namespace) -> int:
     async def logout() -> int:
         async with McpAuth.open(config) as auth:
             result = await auth.logout(name, owner_of(config, name, options), by=str(LOCAL))
-        say(for_shell(result.detail))
+        say(for_shell(with_next(result.detail, result.next_step, in_shell)))
         return OK if result.deleted else FAILED
 
     return run(logout())
@@ -193,7 +198,7 @@ def _whole_name(config: Config, typed: str) -> str:
     """What ends something wants the whole name, in whatever case."""
     name = find_server(config, typed)
     if name.casefold() != typed.casefold():
-        raise UnknownServer(f"This command wants the whole name. Did you mean {name}?", next_step="slash-mcp list")
+        raise UnknownServer(f"This command wants the whole name. Did you mean {name}?", next_step=Next("list"))
     return name
 
 

@@ -17,18 +17,19 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from adapters.base import Finding
-from adapters.cli.cli import FAILED, OK, for_shell, insecure_home
+from adapters.cli.cli import FAILED, OK, for_shell, insecure_home, told
 from adapters.cli.listing import owner_of
 from adapters.symbols import BAD, GOOD, WARN, mark_of
 from adapters.terminal.screen import Progress, say
 from adapters.text import clean
 from gateway.people import People, Standing
-from gateway.sentences import auth_state, command, reused
+from gateway.sentences import auth_state, reused
+from gateway.surfaces import in_shell, with_next
 from mcp_auth.config.load import load
 from mcp_auth.config.models import Config
 from mcp_auth.config.people import is_per_user
 from mcp_auth.config.variables import Variables
-from mcp_auth.errors import ConfigError, McpAuthError, StoreError, WritableByOthers, with_next_step
+from mcp_auth.errors import ConfigError, McpAuthError, StoreError, WritableByOthers
 from mcp_auth.net.names import run
 from mcp_auth.records import SHARED
 from mcp_auth.status import AuthState, ServerStatus
@@ -48,7 +49,7 @@ def run_doctor(options: Namespace) -> int:
     try:
         config = _loaded(options, findings)
     except ConfigError as error:
-        findings.append(Finding(BAD, for_shell(str(error))))
+        findings.append(Finding(BAD, told(error)))
     else:
         findings += _configuration(config)
         findings += _people(config)
@@ -66,7 +67,7 @@ def _loaded(options: Namespace, findings: list[Finding]) -> Config:
     try:
         return load(options.config, options.home)
     except WritableByOthers as error:
-        findings.append(Finding(BAD, for_shell(str(error))))
+        findings.append(Finding(BAD, told(error)))
     with insecure_home(True):
         return load(options.config, options.home)
 
@@ -125,7 +126,7 @@ def _people(config: Config) -> Iterator[Finding]:
         people = People(config)
         people.check()
     except McpAuthError as error:
-        yield Finding(BAD, for_shell(str(error)))
+        yield Finding(BAD, told(error))
         return
     everybody = people.listed()
     served = sum(one.standing in (Standing.CONFIGURED, Standing.PAIRED) for one in everybody)
@@ -164,7 +165,7 @@ def _secret_file(config: Config) -> Iterator[Finding]:
     try:
         Variables(config.env_file, config.gateway_variables, bad_lines.append).read()
     except McpAuthError as error:
-        yield Finding(BAD, for_shell(str(error)))
+        yield Finding(BAD, told(error))
         return
     for sentence in bad_lines:
         yield Finding(WARN, for_shell(f"{sentence} Next: write that line anew"))
@@ -187,7 +188,7 @@ def _records(config: Config) -> Iterator[Finding]:
         try:
             store.read_grant(SHARED, server.name, server.url)
         except McpAuthError as error:
-            yield Finding(BAD, for_shell(str(error)))
+            yield Finding(BAD, told(error))
 
 
 async def _running(config: Config, owner: Callable[[str], str]) -> list[Finding]:
@@ -199,7 +200,7 @@ async def _running(config: Config, owner: Callable[[str], str]) -> list[Finding]
         try:
             await auth.open_sign_ins()
         except McpAuthError as error:
-            findings.append(Finding(BAD, for_shell(str(error))))
+            findings.append(Finding(BAD, told(error)))
             return findings
         names = [one.name for one in config.servers.values() if one.url and one.enabled and one.problem is None]
         answers = await asyncio.gather(*(auth.reachable(name) for name in names), return_exceptions=True)
@@ -208,7 +209,7 @@ async def _running(config: Config, owner: Callable[[str], str]) -> list[Finding]
     for name, answer in zip(names, answers, strict=True):
         if isinstance(answer, McpAuthError):
             step = answer.next_step or "check its url, and the network of this host"
-            findings.append(Finding(BAD, f"{name}: {for_shell(with_next_step(answer.message, step))}"))
+            findings.append(Finding(BAD, f"{name}: {with_next(answer.message, step, in_shell)}"))
         elif isinstance(answer, BaseException):
             raise answer
         else:
@@ -231,8 +232,8 @@ def _credentials(config: Config, statuses: list[ServerStatus]) -> Iterator[Findi
         if status.auth in (AuthState.NONE_NEEDED, AuthState.DISABLED) or config.servers[status.name].problem:
             continue
         mark = mark_of(status)
-        act = f". Next: {command(status.next)}" if status.next and mark != GOOD else ""
-        yield Finding(mark, for_shell(f"{status.name}: {auth_state(status, time.time())}{act}"))
+        act = f". Next: {in_shell(status.next)}" if status.next and mark != GOOD else ""
+        yield Finding(mark, f"{status.name}: {auth_state(status, time.time())}{act}")
 
 
 async def _public(config: Config) -> list[Finding]:
@@ -257,7 +258,7 @@ async def _public(config: Config) -> list[Finding]:
     finally:
         await http.close()
     next_step = f"run slash-mcp serve, and let the proxy pass everything on to {callback.host}:{callback.port}"
-    return [*findings, Finding(WARN, f"{url} does not lead to slash-mcp: {with_next_step(why, next_step)}")]
+    return [*findings, Finding(WARN, f"{url} does not lead to slash-mcp: {with_next(why, next_step, in_shell)}")]
 
 
 def _own_name(url: str) -> Iterator[Finding]:
@@ -283,7 +284,7 @@ async def _platforms(config: Config) -> list[Finding]:
         platforms = load_platforms(gateway)
         found = await asyncio.gather(*(_checked(name, make) for name, make in platforms.items()))
     except ConfigError as error:
-        return [Finding(BAD, for_shell(str(error)))]
+        return [Finding(BAD, told(error))]
     finally:
         await gateway.stop()
     return [Finding(mark, f"{name}: {text}") for name, lines in found for mark, text in lines]
@@ -294,7 +295,7 @@ async def _checked(name: str, make: MakePlatform) -> tuple[str, Sequence[tuple[s
         async with asyncio.timeout(_PLATFORM_SECONDS):
             return name, await make().check()
     except ConfigError as error:
-        return name, [(BAD, for_shell(str(error)))]
+        return name, [(BAD, told(error))]
     except TimeoutError:
         return name, [(BAD, f"no answer within {_PLATFORM_SECONDS:.0f} s. Next: look at the network of this host")]
 

@@ -15,6 +15,7 @@ from mcp_auth.config.models import Config, Server
 from mcp_auth.config.people import is_per_user
 from mcp_auth.errors import UnknownServer, sentence
 from mcp_auth.listing import local_statuses
+from mcp_auth.outcome import Next
 from mcp_auth.records import SHARED
 from mcp_auth.status import AuthState, ConnectionState, ConnectionStatus, ServerStatus, wants_sign_in
 
@@ -104,15 +105,17 @@ def find_server(config: Config, typed: str) -> str:
     if near:
         raise UnknownServer(f"More than one server begins like that: {', '.join(near)}.", next_step="type more of it")
     if not config.servers:
-        raise UnknownServer("No MCP servers are configured.", next_step="slash-mcp add NAME URL")
+        raise UnknownServer("No MCP servers are configured.", next_step=Next("add", arguments=("NAME", "URL")))
     from gateway.grammar import close_servers
 
     close = close_servers(typed, list(config.servers))
     meant = f"Did you mean {' or '.join(close)}?" if close else f"There are: {', '.join(config.servers)}."
-    raise UnknownServer(f"No server has that name. {meant}", next_step="slash-mcp list")
+    raise UnknownServer(f"No server has that name. {meant}", next_step=Next("list"))
 
 
 def as_json(status: ServerStatus, server: Server) -> dict[str, Any]:
+    from gateway.surfaces import in_shell
+
     where = {"command": status.address} if server.url is None else {"url": status.address}
     tools = status.connection.tools
     return {
@@ -125,7 +128,7 @@ def as_json(status: ServerStatus, server: Server) -> dict[str, Any]:
             "detail": status.detail or status.not_renewable,
             "account": status.account,
             "expires_at": status.expires_at,
-            "next": shell_command(status.next) if status.next else None,
+            "next": in_shell(status.next) if status.next else None,
         },
         "connection": {
             "state": status.connection.state.value,
@@ -134,14 +137,6 @@ def as_json(status: ServerStatus, server: Server) -> dict[str, Any]:
             "detail": status.connection.detail,
         },
     }
-
-
-def shell_command(command: str) -> str:
-    """`auth my server`, as the chat takes it, as a shell does: `slash-mcp auth 'my server'`."""
-    import shlex
-
-    verb, _, server = command.partition(" ")
-    return f"slash-mcp {verb} {shlex.quote(server)}" if server else f"slash-mcp {verb}"
 
 
 def _list(statuses: list[ServerStatus]) -> str:
@@ -154,10 +149,11 @@ def _detail(status: ServerStatus) -> str:
     from adapters.terminal.render import render
     from gateway.replies import Reply, ServerDetail
     from gateway.sentences import facts
+    from gateway.surfaces import in_shell
 
     rows = tuple(row for row in facts(status, time.time()) if row[0] != "Next")
     if status.next:
-        rows += (("Next", shell_command(status.next)),)
+        rows += (("Next", in_shell(status.next)),)
     reply = Reply((ServerDetail(status, rows),))
     return render(reply, columns=columns(sys.stdout), color=is_colored(sys.stdout), now=time.time())
 

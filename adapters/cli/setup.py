@@ -11,14 +11,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from adapters.cli.cli import OK
-from adapters.cli.listing import shell_command
 from adapters.terminal.screen import Progress, say
+from gateway.surfaces import in_shell, with_next
 from mcp_auth.config.load import find_home, load
 from mcp_auth.config.models import Config, Server, is_name
 from mcp_auth.config.permissions import check_home
 from mcp_auth.config.urls import url_problem
 from mcp_auth.errors import ConfigError, NotAllowed, Unreachable
 from mcp_auth.net.names import run
+from mcp_auth.outcome import Next
 from mcp_auth.status import AuthState
 
 _TEMPLATE = """# slash-mcp: which MCP servers there are, and who may use them from where.
@@ -50,7 +51,9 @@ def run_init(options: Namespace) -> int:
     path = Path(options.config).expanduser() if options.config else find_home(options.home) / "config.yaml"
     check_home(path.parent)
     if path.exists():
-        raise NotAllowed(f"{path} exists already and is left as it is.", next_step="slash-mcp add NAME URL")
+        raise NotAllowed(
+            f"{path} exists already and is left as it is.", next_step=Next("add", arguments=("NAME", "URL"))
+        )
     from mcp_auth.stores.durable import replace_file
 
     replace_file(path.absolute(), _TEMPLATE.encode())
@@ -63,7 +66,9 @@ def run_add(options: Namespace) -> int:
     config = load(options.config, options.home)
     path = config.path or config.home / "config.yaml"
     if path.suffix == ".json":
-        raise NotAllowed(f"{path} is JSON; servers are added to a YAML file.", next_step="slash-mcp --home DIR init")
+        raise NotAllowed(
+            f"{path} is JSON; servers are added to a YAML file.", next_step=Next("init", arguments=("--home", "DIR"))
+        )
     taken = [name for name in config.servers if name.casefold() == options.name.casefold()]
     if taken:
         raise NotAllowed(
@@ -72,7 +77,7 @@ def run_add(options: Namespace) -> int:
     if not is_name(options.name):
         raise ConfigError(
             "The name is empty, too long or holds control characters.",
-            next_step="choose another: slash-mcp add NAME URL",
+            next_step=Next("add", arguments=("NAME", "URL"), around="choose another: {}"),
         )
     problem = url_problem(options.url)
     if problem is not None:
@@ -81,12 +86,12 @@ def run_add(options: Namespace) -> int:
         finding = run(_look(config, options.name, options.url))
     wants_sign_in = finding is _Finding.SIGN_IN
     _write(path, options.name, {"url": options.url, **({"auth": "oauth"} if wants_sign_in else {})})
-    next_step = shell_command(f"{'auth' if wants_sign_in else 'test'} {options.name}")
+    next_step = Next("auth" if wants_sign_in else "test", options.name)
     if finding is _Finding.CREDENTIAL:
         variable = re.sub(r"\W+", "_", f"MCP_{options.name}_API_KEY", flags=re.ASCII).upper()
         header = f'headers: {{Authorization: "Bearer ${{{variable}}}"}}'
-        next_step = f"give it {header} there, then: {shell_command(f'key {options.name}')}"
-    say(f"Added {options.name} to {path}: {finding}. Next: {next_step}")
+        next_step = Next("key", options.name, around=f"give it {header} there, then: {{}}")
+    say(with_next(f"Added {options.name} to {path}: {finding}.", next_step, in_shell))
     return OK
 
 
@@ -117,7 +122,7 @@ async def _look(config: Config, name: str, url: str) -> _Finding:
         except Unreachable as error:
             raise Unreachable(
                 f"{error.message} Nothing was added.",
-                next_step=f"check the address, then: {shell_command(f'add {name}')} URL",
+                next_step=Next("add", name, ("URL",), around="check the address, then: {}"),
             ) from None
 
 

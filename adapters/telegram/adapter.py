@@ -33,6 +33,7 @@ from gateway.grammar import looks_like_redirect
 from gateway.invocations import Capabilities, ChatRef, MessageRef, Principal
 from gateway.replies import Button, Reply, SecretPrompt, Text
 from mcp_auth.errors import ConfigError, McpAuthError, Unreachable
+from mcp_auth.outcome import Next
 
 if TYPE_CHECKING:
     from gateway.gateway import Gateway
@@ -482,7 +483,7 @@ def _problem(error: TelegramError) -> McpAuthError:
             next_step="stop the other one, or give it a bot of its own",
         )
     if isinstance(error, BadRequest):
-        return ConfigError(f"Telegram refuses the set-up: {error.message}.", next_step="slash-mcp doctor")
+        return ConfigError(f"Telegram refuses the set-up: {error.message}.", next_step=Next("doctor"))
     return Unreachable(
         "Telegram does not answer.", next_step="look at the network of this host, or set gateway.telegram.proxy"
     )

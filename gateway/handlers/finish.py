@@ -5,6 +5,7 @@ from __future__ import annotations
 from gateway import grammar, sentences
 from gateway.replies import Audience, Button, Reply, Text, done, say
 from gateway.request import Request
+from gateway.surfaces import with_next
 from mcp_auth.errors import SignInError, WrongPerson
 from mcp_auth.links.gate import goes_on_by_itself
 from mcp_auth.links.tickets import typed_code
@@ -72,4 +73,4 @@ async def logout(command: grammar.Logout, request: Request) -> Reply:
         return say(sentences.ONLY_ADMINS, ok=False)
     async with request.services.watcher.answering(request.principal):
         result = await request.auth.logout(name, request.owner(name), by=str(request.principal))
-    return say(result.detail, ok=result.deleted)
+    return say(with_next(result.detail, result.next_step), ok=result.deleted)

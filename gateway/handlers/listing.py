@@ -100,7 +100,7 @@ def _list(statuses: list[ServerStatus], request: Request, *, final: bool) -> Rep
 
 def _detail(status: ServerStatus, request: Request, *, final: bool) -> Reply:
     facts = sentences.facts(status, request.services.clock())
-    verb, _, _ = (status.next or "").partition(" ")
+    verb = status.next.verb if status.next is not None else ""
     label = sentences.BUTTONS.get(verb)
     buttons = (Button(label, command=grammar.command_for(verb, status.name)),) if label else ()
     return Reply(

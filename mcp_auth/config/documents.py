@@ -20,6 +20,7 @@ import msgspec
 import yaml
 
 from mcp_auth.errors import ConfigError, TooManyOpenFiles, is_out_of_descriptors
+from mcp_auth.outcome import Next
 from mcp_auth.redaction import Redacted
 from mcp_auth.small_files import FileTooLarge, NotRegularFile, read_small_file
 
@@ -85,7 +86,7 @@ def _read_text(file: Path) -> str:
     try:
         data, _ = read_small_file(file, MAX_BYTES)
     except FileNotFoundError:
-        step = "check the name of the file, or write one with: slash-mcp init"
+        step = Next("init", around="check the name of the file, or write one with: {}")
         raise ConfigError("there is no such file.", file=str(file), next_step=step) from None
     except (NotRegularFile, FileTooLarge) as error:
         raise ConfigError(f"{error.strerror}.", file=str(file)) from None

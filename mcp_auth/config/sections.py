@@ -34,6 +34,7 @@ from mcp_auth.config.variables import is_malformed, references
 from mcp_auth.errors import ConfigError, McpAuthError
 from mcp_auth.net.issuers import TENANT
 from mcp_auth.net.rules import is_loopback_host, is_loopback_url
+from mcp_auth.outcome import Step
 from mcp_auth.records import check_owner
 from mcp_auth.small_files import exists
 
@@ -178,7 +179,7 @@ class _Place(msgspec.Struct, frozen=True):
     def line(self) -> int | None:
         return self.document.locate(self.path)
 
-    def error(self, clause: str, *, next_step: str | None = None) -> ConfigError:
+    def error(self, clause: str, *, next_step: Step | None = None) -> ConfigError:
         return ConfigError(f"{self.key} {clause}", file=self.shown, line=self.line, key=self.key, next_step=next_step)
 
     def check_faults(self) -> None:

@@ -20,6 +20,7 @@ import msgspec
 from mcp_auth.errors import (
     CallbackRejected,
     CodeRejected,
+    McpAuthError,
     NotAllowed,
     NotConfirmedYet,
     NotProven,
@@ -29,6 +30,7 @@ from mcp_auth.errors import (
 )
 from mcp_auth.links import tickets
 from mcp_auth.links.policy import Policy, PolicyDecision
+from mcp_auth.outcome import Next
 from mcp_auth.records import Gate, KeptIn, KeyForm, Linked, SignIn, Visit, sha256
 from mcp_auth.requester import asked_by
 from mcp_auth.states import CONTINUED, IN_FLIGHT, OPEN, RELEASED, SHOWS_CODE, UNPROVEN, stepped
@@ -41,6 +43,7 @@ _TICKETS_KEPT = 5
 _VOIDED_KEPT = 16
 
 L = TypeVar("L", bound=Linked)
+E = TypeVar("E", bound=McpAuthError)
 
 
 class Stage(StrEnum):
@@ -255,17 +258,19 @@ class Gatekeeper:
         """The record whose page shows this code, and the code; a wrong one is counted."""
         code = tickets.typed_code(text)
         if code is None:
-            raise CodeRejected("A code has eight characters; copy it from the page.", next_step="/mcp confirm CODE")
+            raise CodeRejected(
+                "A code has eight characters; copy it from the page.", next_step=Next("confirm", arguments=("CODE",))
+            )
         open_ones = await self._open()
         await self._check_nobody_elses(code, principal, open_ones)
         if not self._codes():
-            raise CodeRejected("A code is no proof here: the page asks you to log in.", next_step="/mcp auth")
+            raise CodeRejected("A code is no proof here: the page asks you to log in.", next_step=Next("auth"))
         mine = [record for record in open_ones if record.origin.principal == principal]
         if any(_is_voided(code, record) for record in mine):
             # It was right before, so it is no guess.
             raise CodeRejected(
                 "That code no longer counts: a newer page or code took its place.",
-                next_step="/mcp confirm CODE, with the code of the newest page",
+                next_step=Next("confirm", arguments=("CODE",), around="{}, with the code of the newest page"),
             )
         mine = [record for record in mine if record.status in SHOWS_CODE and _gate(record).code is not None]
         if not mine:
@@ -315,8 +320,9 @@ class Gatekeeper:
         needs_proof = decision.needs_page if record.gate is None else decision.needs_proof
         if needs_proof and not may_be_unproven:
             sentence = "By now it has to be proven who sits at the browser, so this was not finished."
-            await self.end(record, sentence, f"/mcp auth {record.server}")
-            raise NotProven(sentence, next_step=f"/mcp auth {record.server}")
+            raise await self.end(
+                record, NotProven(sentence, server=record.server, next_step=Next("auth", record.server))
+            )
 
     def stage(self, record: Linked, ticket: str, browser: str | None) -> Stage:
         """What this browser is shown for this ticket. Changes nothing.
@@ -370,8 +376,8 @@ class Gatekeeper:
         gate = record.gate
         return gate is not None and any(tickets.is_same(ticket, digest) for digest in gate.tickets)
 
-    async def end(self, record: L, outcome: str, next_step: str | None) -> L:
-        """End the record as failed, unless it has ended already."""
+    async def end(self, record: L, why: E) -> E:
+        """End the record as failed, unless it has ended already. Returns `why`."""
         is_ended_here = False
 
         async def fail(record: L) -> L | None:
@@ -379,12 +385,12 @@ class Gatekeeper:
             is_ended_here = record.status in OPEN
             if not is_ended_here:
                 return None
-            return stepped(record, "failed", self._clock(), outcome=outcome, next_step=next_step)
+            return stepped(record, "failed", self._clock(), end=why.outcome)
 
         ended = await self._update(record, fail)
         if is_ended_here:
             self._changed(ended)
-        return ended
+        return why
 
     async def again(self, record: L) -> L:
         """The record as it is stored now.
@@ -394,7 +400,7 @@ class Gatekeeper:
         """
         current = await self._get(record)
         if current is None or current.created_at != record.created_at:
-            raise UnknownSignIn("This link has been replaced by a newer one.", next_step=f"/mcp auth {record.server}")
+            raise UnknownSignIn("This link has been replaced by a newer one.", next_step=Next("auth", record.server))
         return current
 
     # -- inside ------------------------------------------------------------------------------
@@ -404,8 +410,7 @@ class Gatekeeper:
         if decision.allowed:
             return decision
         sentence = f"The person who asked may no longer do this at {record.server}; nothing was finished."
-        await self.end(record, sentence, None)
-        raise NotAllowed(sentence)
+        raise await self.end(record, NotAllowed(sentence))
 
     def _bound(self, gate: Gate, ticket: str, browser: str, kept_in: KeptIn, visit: Visit | None) -> Gate:
         """Bound anew: nothing that was shown or proven in another browser goes along."""
@@ -504,25 +509,24 @@ class Gatekeeper:
             left = max(left, tries)
             if tries <= 0:
                 sentence = f"Five wrong codes were sent for {record.server}, so it was stopped."
-                await self.end(record, sentence, again_for(record))
+                await self.end(record, CodeRejected(sentence, next_step=again_for(record)))
         if left == 0:
-            return CodeRejected("That was the fifth wrong code, so it was stopped.", next_step="/mcp auth")
+            return CodeRejected("That was the fifth wrong code, so it was stopped.", next_step=Next("auth"))
         tries_left = "1 try is" if left == 1 else f"{left} tries are"
         return CodeRejected(f"That code is wrong; {tries_left} left.", next_step="read it once more from the page")
 
     async def _burned(self, record: Linked, by: str) -> WrongPerson:
         """The link was in somebody else's hands: it ends, and both learn of it."""
-        await self.end(
-            record,
+        sentence = (
             f"Somebody else opened the link for {record.server}, so it was stopped. "
-            "A link is for the person who asked for it only.",
-            again_for(record),
+            "A link is for the person who asked for it only."
         )
+        await self.end(record, WrongPerson(sentence, next_step=again_for(record)))
         self._told_burned(record, by)
         return WrongPerson(
             "That belongs to something another person began, and it was stopped: whoever sent you that link would "
             "have got access to your account.",
-            next_step="do not open such links; your own begins with /mcp auth",
+            next_step=Next("auth", around="do not open such links; your own begins with {}"),
         )
 
     async def _update(self, record: L, edit: Callable[[L], Awaitable[L | None]]) -> L:
@@ -546,9 +550,9 @@ def goes_on_by_itself(record: Linked) -> bool:
     return record.gate is None or record.gate.kept_in == "storage"
 
 
-def again_for(record: Linked) -> str:
+def again_for(record: Linked) -> Next:
     """The command that makes a new link."""
-    return f"/mcp key {record.server}" if isinstance(record, KeyForm) else f"/mcp auth {record.server}"
+    return Next("key", record.server) if isinstance(record, KeyForm) else Next("auth", record.server)
 
 
 def _gate(record: Linked) -> Gate:
@@ -580,4 +584,4 @@ def _too_old() -> CodeRejected:
 
 
 def _no_page() -> CodeRejected:
-    return CodeRejected("No page of yours waits for a code.", next_step="/mcp auth")
+    return CodeRejected("No page of yours waits for a code.", next_step=Next("auth"))

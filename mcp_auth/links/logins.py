@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from mcp_auth.config.models import GatewayOptions
+from mcp_auth.outcome import Step
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -34,10 +35,15 @@ class BrowserLogin(Protocol):
 
 
 class Logins:
-    """Empty at first: a host application and the adapters of platforms add what they have."""
+    """Empty at first: a host application and the adapters of platforms add what they have.
 
-    def __init__(self, gateway: GatewayOptions) -> None:
+    Args:
+        command: a next step in the words of the host's chats, for the pages.
+    """
+
+    def __init__(self, gateway: GatewayOptions, command: Callable[[Step], str] = str) -> None:
         self._gateway = gateway
+        self.command = command
         self._verify: Callable[[Request], Awaitable[str | None]] | None = None
         self._by_platform: dict[str, BrowserLogin] = {}
         self._code_links: dict[str, Callable[[str], str]] = {}

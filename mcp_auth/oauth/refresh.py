@@ -38,6 +38,7 @@ from mcp_auth.net.rules import NetworkRules
 from mcp_auth.net.sites import host_of, site_of
 from mcp_auth.oauth.sign_in import LEASE_TTL, LEASE_WAIT, SignIns
 from mcp_auth.oauth.tokens import TokenError, TokenResponse, request_tokens, unusable
+from mcp_auth.outcome import Next
 from mcp_auth.records import NO_TROUBLE, Grant, RefreshMark, Registration, ServerMetadata, Tokens, sha256
 from mcp_auth.stores.base import Store
 
@@ -112,14 +113,14 @@ class Refresher:
     def _usable(self, server: Server, grant: Grant | None) -> Tokens:
         """The grant's tokens, when they are for this server as it is configured now."""
         if grant is None or grant.tokens is None:
-            raise SignInNeeded(f"{server.name} is not signed in.", next_step=f"/mcp auth {server.name}")
+            raise SignInNeeded(f"{server.name} is not signed in.", next_step=Next("auth", server.name))
         somebody_elses = reused_name(grant.owner, grant.accounts, self._config.gateway)
         if somebody_elses is not None:
-            raise ReauthorizationNeeded(f"{server.name}: {somebody_elses}", next_step=f"/mcp auth {server.name}")
+            raise ReauthorizationNeeded(somebody_elses, server=server.name, next_step=Next("auth", server.name))
         if grant.server_url != server.url:
             raise SignInNeeded(
                 f"The url of {server.name} has changed since it was signed in; tokens are not sent elsewhere.",
-                next_step=f"/mcp auth {server.name}",
+                next_step=Next("auth", server.name),
             )
         return grant.tokens
 
@@ -138,8 +139,9 @@ class Refresher:
                 break
             # The flight had begun for another reason and brought the very token that was refused: once more.
         raise ReauthorizationNeeded(
-            f"{server.name}: the authorization server gives only the access token that the server refuses.",
-            next_step=f"/mcp auth {server.name}",
+            "the authorization server gives only the access token that the server refuses.",
+            server=server.name,
+            next_step=Next("auth", server.name),
         )
 
     def _landed(self, key: tuple[str, str, bool], flight: asyncio.Task[_Access]) -> None:
@@ -197,9 +199,9 @@ class Refresher:
         self, server: Server, grant: Grant, tokens: Tokens, now: float, *, still_valid: bool, insist: bool
     ) -> None:
         """Whether the refresh token may be sent at this moment."""
-        again = f"/mcp auth {server.name}"
+        again = Next("auth", server.name)
         if grant.reauthorization is not None and not grant.reauthorization_now:
-            raise ReauthorizationNeeded(f"{server.name}: {grant.reauthorization}.", next_step=again)
+            raise ReauthorizationNeeded(f"{grant.reauthorization}.", server=server.name, next_step=again)
         if grant.registration_dead:
             raise ReauthorizationNeeded(
                 f"The authorization server no longer knows our client for {server.name}.", next_step=again
@@ -229,14 +231,14 @@ class Refresher:
         """Why there is no access token before the next attempt."""
         if grant.reauthorization is not None:
             return ReauthorizationNeeded(
-                f"{server.name}: {grant.reauthorization}.", next_step=f"/mcp auth {server.name}"
+                f"{grant.reauthorization}.", server=server.name, next_step=Next("auth", server.name)
             )
         wait = max(0.0, (grant.refresh_not_before or now) - now)
         why = (grant.last_error or "no answer").rstrip(".")
         return RefreshUnavailable(
             f"{server.name} could not be refreshed ({why}); the next attempt is in {max(1, round(wait))} seconds.",
             retry_after=wait,
-            next_step=_next_step(server, grant, f"wait, then /mcp test {server.name}"),
+            next_step=_next_step(server, grant, Next("test", server.name, around="wait, then {}")),
         )
 
     async def _send(self, server: Server, grant: Grant, tokens: Tokens, fallback: str | None) -> str:
@@ -375,7 +377,7 @@ class Refresher:
             self._tell(grant)
             if fallback is not None:
                 return fallback
-            raise ReauthorizationNeeded(f"{server.name}: {reason}.", next_step=f"/mcp auth {server.name}")
+            raise ReauthorizationNeeded(f"{reason}.", server=server.name, next_step=Next("auth", server.name))
         elif error.meaning == "registration":
             await self._write(
                 grant,
@@ -391,7 +393,7 @@ class Refresher:
                 return fallback
             raise ReauthorizationNeeded(
                 f"The authorization server no longer knows our client for {server.name}.",
-                next_step=f"/mcp auth {server.name}",
+                next_step=Next("auth", server.name),
             )
         now, is_no = self._clock(), error.meaning == "refused"
         # With the access at its end, in the form of an OAuth error: once may be a mishap.
@@ -422,7 +424,7 @@ class Refresher:
             refresh_may_be_tried=True,
         )
         self._tell(grant)
-        return ReauthorizationNeeded(f"{server.name}: {reason}.", next_step=f"/mcp auth {server.name}")
+        return ReauthorizationNeeded(f"{reason}.", server=server.name, next_step=Next("auth", server.name))
 
     def _tell(self, grant: Grant) -> None:
         """`grant` as it was before: its owner hears of its end once."""
@@ -475,7 +477,9 @@ class Refresher:
         raise RefreshUnavailable(
             f"{server.name} could not be refreshed: {why}.",
             retry_after=wait,
-            next_step=_next_step(server, grant, f"wait {max(1, round(wait))} seconds, then /mcp test {server.name}"),
+            next_step=_next_step(
+                server, grant, Next("test", server.name, around=f"wait {max(1, round(wait))} seconds, then {{}}")
+            ),
         )
 
     async def _write(self, grant: Grant, **changes: object) -> Grant:
@@ -524,9 +528,9 @@ def _is_to_be_renewed(tokens: Tokens, refused: str | None, now: float) -> bool:
     return tokens.access_token == refused or is_due(tokens, now) or tokens.token_type != "Bearer"
 
 
-def _next_step(server: Server, grant: Grant, otherwise: str) -> str:
+def _next_step(server: Server, grant: Grant, otherwise: Next) -> Next:
     """After a definite no a new sign-in is the way out that is known."""
-    return f"/mcp auth {server.name}" if grant.refresh_refused else otherwise
+    return Next("auth", server.name) if grant.refresh_refused else otherwise
 
 
 def _ended(tokens: Tokens, now: float) -> bool:

@@ -26,6 +26,7 @@ from mcp_auth.oauth.clients import method_for
 from mcp_auth.oauth.server_json import json_object
 from mcp_auth.oauth.tokens import error_code, error_text, plain
 from mcp_auth.oauth.vendors import where_to_register
+from mcp_auth.outcome import Next
 from mcp_auth.records import Registration, ServerMetadata
 
 CLIENT_NAME = "slash-mcp"
@@ -63,7 +64,13 @@ def check_configured_issuer(server: Server, metadata: ServerMetadata, known: Seq
             raise SignInError(
                 f"{server.name} moved from the authorization server {before} to {now}, "
                 "and the configured client_id belongs to the first.",
-                next_step=f"if that is right, run `slash-mcp auth {server.name} --fresh` with a client_id of {now}",
+                next_step=Next(
+                    "auth",
+                    server.name,
+                    ("--fresh",),
+                    on_host=True,
+                    around=f"if that is right, run `{{}}` with a client_id of {now}",
+                ),
             )
 
 
@@ -164,7 +171,7 @@ async def register(
         seen, _ = Seen.of(answer.status, answer.headers, answer.url).words()
         raise Unreachable(
             f"{host_of(metadata.issuer)} cannot register a client right now ({seen}).",
-            next_step=f"wait a moment, then /mcp auth {server.name}",
+            next_step=Next("auth", server.name, around="wait a moment, then {}"),
         )
     if not 200 <= answer.status < 300:
         raise _refusal(server, metadata, redirect_uri, answer)

@@ -14,6 +14,7 @@ from mcp_auth.errors import McpAuthError, ReauthorizationNeeded, ServerRefused, 
 from mcp_auth.oauth.challenge import BearerChallenge
 from mcp_auth.oauth.refresh import TRIED_EVERY
 from mcp_auth.oauth.sign_in import SignIns
+from mcp_auth.outcome import Next
 from mcp_auth.records import NO_TROUBLE, Connection, Grant
 from mcp_auth.status import GIVE_CREDENTIAL, beyond_ceiling, shown_scope, uses_oauth
 from mcp_auth.stores.base import Store
@@ -50,14 +51,14 @@ class Rejections:
         connection = await self._store.connections.get(entry.url or "")
         oauth = uses_oauth(entry, connection)
         if not oauth and (entry.headers or entry.auth is not None):
-            return ServerRefused(f"{entry.name} refused the key (HTTP {status}).", next_step=f"/mcp key {entry.name}")
+            return ServerRefused(f"{entry.name} refused the key (HTTP {status}).", next_step=Next("key", entry.name))
         if not oauth:
             return await self._open_no_more(entry, status, challenge)
         if _asks_for_more(status, challenge):
             return await self._too_small(entry, owner, challenge, sent)
         await self._sign_ins.remember(entry.url or "", lambda known: _keep_challenge(known, challenge))
         if sent is None:
-            return SignInNeeded(f"{entry.name} asks for a sign-in.", next_step=f"/mcp auth {entry.name}")
+            return SignInNeeded(f"{entry.name} asks for a sign-in.", next_step=Next("auth", entry.name))
         return await self._token_refused(entry, owner, sent.removeprefix("Bearer "))
 
     async def _open_no_more(self, entry: Server, status: int, challenge: BearerChallenge | None) -> McpAuthError:
@@ -70,10 +71,10 @@ class Rejections:
             except Unreachable as error:
                 return error
         if known.needs_sign_in:
-            return SignInNeeded(f"{entry.name} asks for a sign-in.", next_step=f"/mcp auth {entry.name}")
+            return SignInNeeded(f"{entry.name} asks for a sign-in.", next_step=Next("auth", entry.name))
         if known.trouble is not None:
             return ServerRefused(f"{entry.name} refuses requests without a credential.", next_step=GIVE_CREDENTIAL)
-        return ServerRefused(f"{entry.name} refused the request (HTTP {status}).", next_step=f"/mcp {entry.name}")
+        return ServerRefused(f"{entry.name} refused the request (HTTP {status}).", next_step=Next("list", entry.name))
 
     async def _token_refused(self, entry: Server, owner: str, token: str) -> McpAuthError:
         """The last word on this access token: a fresh one was refused as well, or there is no way to one."""
@@ -100,11 +101,11 @@ class Rejections:
         if changed is not None and changed.reauthorization is None:
             return ServerRefused(
                 f"{entry.name} refused the new access, so the sign-in of before is kept.",
-                next_step=f"/mcp auth {entry.name}",
+                next_step=Next("auth", entry.name),
             )
         if changed is not None and not told:
             self._tell(Change("reauthorization_needed", entry.name, owner))
-        return ReauthorizationNeeded(f"{entry.name}: {reason}.", next_step=f"/mcp auth {entry.name}")
+        return ReauthorizationNeeded(f"{reason}.", server=entry.name, next_step=Next("auth", entry.name))
 
     async def _too_small(
         self, entry: Server, owner: str, challenge: BearerChallenge | None, sent: str | None
@@ -116,7 +117,7 @@ class Rejections:
         if wanted is None or not set(wanted.split()) - set(granted):
             return ServerRefused(
                 f"{entry.name} refused the request although it was granted what it asks for.",
-                next_step=f"/mcp {entry.name}",
+                next_step=Next("list", entry.name),
             )
 
         beyond = beyond_ceiling(entry, wanted)
@@ -135,7 +136,7 @@ class Rejections:
         if await self._change_grant(entry, owner, ask) is not None:
             self._tell(Change("reauthorization_needed", entry.name, owner))
         return ReauthorizationNeeded(
-            f"{entry.name} asks for more access: {shown_scope(wanted)}.", next_step=f"/mcp auth {entry.name}"
+            f"{entry.name} asks for more access: {shown_scope(wanted)}.", next_step=Next("auth", entry.name)
         )
 
     async def worked(self, entry: Server, owner: str, token: str | None = None) -> None:

@@ -13,6 +13,7 @@ from mcp_auth.net.http import Http
 from mcp_auth.net.rules import NetworkRules
 from mcp_auth.oauth.sign_in import LEASE_TTL, LEASE_WAIT, SignIns
 from mcp_auth.oauth.tokens import revoke_token
+from mcp_auth.outcome import Next, Step
 from mcp_auth.records import Grant
 from mcp_auth.stores.base import Store
 from mcp_auth.stores.updates import AlwaysChanging, update
@@ -27,6 +28,7 @@ class LogoutResult:
     deleted: bool
     revoked: bool | None
     detail: str
+    next_step: Step | None = None
 
 
 class SignOut:
@@ -72,7 +74,7 @@ class SignOut:
         if not is_gone:
             done = "is revoked at the authorization server, and yet it" if revoked else "is not signed out: its grant"
             sentence = f"{server} {done} is still stored here, because another program changes it all the time."
-            return LogoutResult(False, revoked, f"{sentence} Next: /mcp logout {server}")
+            return LogoutResult(False, revoked, sentence, Next("logout", server))
         self._changed(Change("signed_out", server, owner, by=by))
         if revoked:
             return LogoutResult(True, True, f"{server} is signed out: revoked at the authorization server and deleted.")

@@ -29,6 +29,7 @@ from mcp_auth.errors import (
     ClientRegistrationNeeded,
     McpAuthError,
     OtherBrowser,
+    ServerRefused,
     SignInError,
     SignInExpired,
     TokenRequestFailed,
@@ -56,6 +57,7 @@ from mcp_auth.oauth.registration import (
 from mcp_auth.oauth.token_words import ENDS_REGISTRATION, as_word
 from mcp_auth.oauth.tokens import TOKEN_TIMEOUT, TokenResponse, plain, request_tokens
 from mcp_auth.oauth.vendors import authorize_params, scope_params
+from mcp_auth.outcome import Next, Outcome
 from mcp_auth.records import (
     Check,
     Connection,
@@ -175,7 +177,7 @@ class SignIns:
             # Perhaps the same person's, on another platform
             raise SignInError(
                 f"Another account is signing {server.name} in right now; its link lives for {left}.",
-                next_step=f"/mcp cancel {server.name}",
+                next_step=Next("cancel", server.name),
             )
         if sign_in.status in IN_FLIGHT:
             raise _exchanging(server.name)
@@ -320,7 +322,7 @@ class SignIns:
         # Somebody began the same sign-in in the same moment: theirs counts.
         again = await self.reusable(server, owner, origin)
         if again is None:
-            raise SignInError(f"{server.name} is being signed in elsewhere.", next_step=f"/mcp auth {server.name}")
+            raise SignInError(f"{server.name} is being signed in elsewhere.", next_step=Next("auth", server.name))
         return again
 
     def authorize(self, sign_in: SignIn) -> SignIn:
@@ -466,7 +468,7 @@ class SignIns:
         if sign_in.status not in WAITING:
             return sign_in, None
         if answer.code is None:
-            raise CallbackRejected("The address holds no code.", next_step="begin again with /mcp auth")
+            raise CallbackRejected("The address holds no code.", next_step=Next("auth", around="begin again with {}"))
         return await self._gatekeeper.ask_last(sign_in, answer.code, identity=binding.identity)
 
     async def last_page(self, answer: AuthorizationResponse, binding: Binding, secret: str) -> SignIn | None:
@@ -528,7 +530,7 @@ class SignIns:
         if len(fitting) != 1:
             raise CallbackRejected(
                 "A bare code does not say which sign-in it belongs to.",
-                next_step="paste the whole address of the last page: /mcp paste URL",
+                next_step=Next("paste", arguments=("URL",), around="paste the whole address of the last page: {}"),
             )
         return fitting[0]
 
@@ -550,7 +552,7 @@ class SignIns:
         if binding.principal is not None and binding.principal != sign_in.origin.principal:
             raise WrongPerson(
                 "This sign-in was begun by somebody else; only that person can finish it.",
-                next_step="begin your own with /mcp auth",
+                next_step=Next("auth", around="begin your own with {}"),
             )
         if binding.principal is not None and not _is_loopback_redirect(sign_in.redirect_uri):
             raise CallbackRejected("This sign-in ends on its own page; there is nothing to paste.")
@@ -563,14 +565,13 @@ class SignIns:
         denied = error == "access_denied"
         what = "Access was denied" if denied else f"The authorization server answered {error}"
         sentence = f"{what}: {said}." if said else f"{what}."
-        next_step = f"/mcp auth {sign_in.server}"
-        status: Status = "refused" if denied else "failed"
-        ended = await self._step(sign_in, status, outcome=sentence, next_step=next_step)
+        refused = AuthorizationRefused(sentence, server=sign_in.server, next_step=Next("auth", sign_in.server))
+        ended = await self._step(sign_in, "refused" if denied else "failed", refused.outcome)
         if ended is None:
             raise AlreadyFinished(f"{sign_in.server} is being signed in with this link already.")
         self._changed(ended)
         await self._forget_if_dead(sign_in, as_word(error) in ENDS_REGISTRATION, error)
-        raise AuthorizationRefused(sentence, next_step=next_step)
+        raise refused
 
     async def _exchange(self, sign_in: SignIn, code: str) -> SignIn:
         server = self._config.servers.get(sign_in.server)
@@ -581,13 +582,13 @@ class SignIns:
             _check_tenant(sign_in, outcome)
             await self._store_grant(sign_in, outcome)
         except McpAuthError as error:
-            await self._failed(sign_in, error.message, error.next_step)
+            await self._failed(sign_in, error)
             raise
         except Exception as error:
             # Whatever it is, the chat hears of the end, and nobody waits for a code that is spent.
             logger.error("the sign-in to %s ended in %s", sign_in.server, type(error).__name__)
             sentence = f"Something went wrong on our side while {sign_in.server} was being signed in."
-            await self._failed(sign_in, sentence, f"/mcp auth {sign_in.server}")
+            await self._failed(sign_in, SignInError(sentence, next_step=Next("auth", sign_in.server)))
             raise
         await self._keep_for_next(sign_in, outcome)
         if sign_in.gate is not None:
@@ -596,8 +597,10 @@ class SignIns:
         self._changed(ended)
         return ended
 
-    async def _failed(self, sign_in: SignIn, sentence: str, next_step: str | None) -> None:
-        failed = await self._step(sign_in, "failed", outcome=sentence, next_step=next_step)
+    async def _failed(self, sign_in: SignIn, error: McpAuthError) -> None:
+        names_it = isinstance(error, SignInError) or error.server is not None
+        outcome = error.outcome if names_it else msgspec.structs.replace(error.outcome, server=sign_in.server)
+        failed = await self._step(sign_in, "failed", outcome)
         if failed is not None:
             self._changed(failed)
 
@@ -613,11 +616,12 @@ class SignIns:
 
     async def _end_of_exchange(self, sign_in: SignIn) -> SignIn:
         if sign_in.check is not None and sign_in.check.state == "refused":
-            sentence = sign_in.check.detail or f"{sign_in.server} refuses the new access."
-            ended = await self._step(sign_in, "failed", outcome=sentence, next_step=f"/mcp auth {sign_in.server}")
+            why = f" ({sign_in.check.detail.rstrip('.')})" if sign_in.check.detail else ""
+            sentence = f"The sign-in was finished, but the server refuses it{why}."
+            refused = ServerRefused(sentence, server=sign_in.server, next_step=Next("auth", sign_in.server))
+            ended = await self._step(sign_in, "failed", refused.outcome)
         else:
-            who = f" as {sign_in.account}" if sign_in.account else ""
-            ended = await self._step(sign_in, "done", outcome=f"Signed in to {sign_in.server}{who}.")
+            ended = await self._step(sign_in, "done")
         return ended or sign_in
 
     async def _request(self, server: Server, sign_in: SignIn, code: str) -> TokenResponse:
@@ -629,7 +633,7 @@ class SignIns:
         }
         if sign_in.resource is not None:
             form["resource"] = sign_in.resource
-        again = f"/mcp auth {sign_in.server}"
+        again = Next("auth", sign_in.server)
         host = shown_host(urlsplit(sign_in.metadata.token_endpoint).hostname or "")
         try:
             answer = await request_tokens(
@@ -638,7 +642,9 @@ class SignIns:
         except Unreachable as error:
             # It may be elsewhere by now.
             await self.expire_metadata(sign_in.server_url)
-            raise TokenRequestFailed(f"The code could not be exchanged: {error.message}", next_step=again) from None
+            raise TokenRequestFailed(
+                f"The code could not be exchanged: {error.message}", server=sign_in.server, next_step=again
+            ) from None
         if isinstance(answer, TokenResponse):
             return answer
         await self._forget_if_dead(sign_in, answer.meaning == "registration", answer.error)
@@ -647,7 +653,9 @@ class SignIns:
             await self._doubt_registration(sign_in)
         if answer.is_gone:
             await self.expire_metadata(sign_in.server_url)
-        raise TokenRequestFailed(f"{host} did not give a token ({answer.sentence()}).", next_step=again)
+        raise TokenRequestFailed(
+            f"{host} did not give a token ({answer.sentence()}).", server=sign_in.server, next_step=again
+        )
 
     async def _store_grant(self, sign_in: SignIn, answer: TokenResponse) -> None:
         now = self._clock()
@@ -717,7 +725,7 @@ class SignIns:
                 return None
             if open_one.status in IN_FLIGHT:
                 raise _exchanging(server)
-            return self._moved(open_one, "cancelled", outcome=f"The sign-in to {server} was cancelled.")
+            return self._moved(open_one, "cancelled", Outcome("cancelled", f"The sign-in to {server} was cancelled."))
 
         ended = await update(server, lambda: self.current(server, owner), end, self._store.sign_ins.put_if)
         if open_one is None or ended is None:
@@ -796,20 +804,20 @@ class SignIns:
     async def _settled(self, sign_in: SignIn) -> SignIn:
         """The record with what time did to it: an expired link, or the claim of a process that died."""
         now = self._clock()
-        again = f"/mcp auth {sign_in.server}"
+        again = Next("auth", sign_in.server)
         if sign_in.status in IN_FLIGHT and sign_in.claimed_at is not None and now > sign_in.claimed_at + STALE_CLAIM:
             grant = await self._store.grants.get(sign_in.owner, sign_in.server, sign_in.server_url)
             if grant is not None and grant.signed_in_at is not None and grant.signed_in_at >= sign_in.claimed_at:
-                ended = await self._step(sign_in, "done", outcome=f"Signed in to {sign_in.server}.")
+                ended = await self._step(sign_in, "done")
             else:
                 sentence = f"The sign-in to {sign_in.server} was interrupted before it was finished."
-                ended = await self._step(sign_in, "failed", outcome=sentence, next_step=again)
+                ended = await self._step(sign_in, "failed", SignInError(sentence, next_step=again).outcome)
         elif sign_in.status in WAITING and now >= sign_in.expires_at:
             # A server that never comes back with an answer may have forgotten us: look everything up again.
             await self.remember(sign_in.server_url, _expire_metadata)
             await self._doubt_registration(sign_in)
             sentence = f"The link for {sign_in.server} has expired."
-            ended = await self._step(sign_in, "expired", outcome=sentence, next_step=again)
+            ended = await self._step(sign_in, "expired", SignInExpired(sentence, next_step=again).outcome)
         else:
             return sign_in
         if ended is None:
@@ -817,30 +825,13 @@ class SignIns:
         self._changed(ended)
         return ended
 
-    async def _step(
-        self,
-        sign_in: SignIn,
-        status: Status,
-        *,
-        outcome: str | None = None,
-        next_step: str | None = None,
-    ) -> SignIn | None:
+    async def _step(self, sign_in: SignIn, status: Status, end: Outcome | None = None) -> SignIn | None:
         """Move the record one step further; None when somebody else moved it first."""
-        return await self._store.sign_ins.put_if(self._moved(sign_in, status, outcome=outcome, next_step=next_step))
+        return await self._store.sign_ins.put_if(self._moved(sign_in, status, end))
 
-    def _moved(
-        self, sign_in: SignIn, status: Status, *, outcome: str | None = None, next_step: str | None = None
-    ) -> SignIn:
+    def _moved(self, sign_in: SignIn, status: Status, end: Outcome | None) -> SignIn:
         """The record at its end, not yet stored: nothing can be exchanged with it any more."""
-        return stepped(
-            sign_in,
-            status,
-            self._clock(),
-            outcome=outcome,
-            next_step=next_step,
-            code_verifier=None,
-            authorization_url=None,
-        )
+        return stepped(sign_in, status, self._clock(), end=end, code_verifier=None, authorization_url=None)
 
 
 def choose_scope(
@@ -885,7 +876,9 @@ def _step_up(server: Server, connection: Connection, grant: Grant | None) -> str
         raise SignInError(
             f"{server.name} asks for access that the authorization server did not grant before: "
             f"{shown_scope(' '.join(refused))}.",
-            next_step=f"ask for that access there, then `slash-mcp auth {server.name} --fresh`",
+            next_step=Next(
+                "auth", server.name, ("--fresh",), on_host=True, around="ask for that access there, then `{}`"
+            ),
         )
     return grant.step_up_scope
 
@@ -966,7 +959,7 @@ def _check_issuer(sign_in: SignIn, answer: AuthorizationResponse) -> None:
         if sign_in.metadata.authorization_response_iss_parameter_supported:
             raise WrongIssuer(
                 "The answer does not say which authorization server it comes from, although this one always does.",
-                next_step="paste the whole address, or begin again with /mcp auth " + sign_in.server,
+                next_step=Next("auth", sign_in.server, around="paste the whole address, or begin again with {}"),
             )
         return
     if answer.iss != sign_in.issuer and not (
@@ -974,7 +967,7 @@ def _check_issuer(sign_in: SignIn, answer: AuthorizationResponse) -> None:
     ):
         raise WrongIssuer(
             "The answer comes from another authorization server than the one that was asked; it was not used.",
-            next_step=f"begin again with /mcp auth {sign_in.server}, and report it when it happens twice",
+            next_step=Next("auth", sign_in.server, around="begin again with {}, and report it when it happens twice"),
         )
 
 
@@ -1048,20 +1041,25 @@ def _is_loopback_redirect(uri: str) -> bool:
 
 
 def _exchanging(server: str) -> SignInError:
-    return SignInError(f"{server} is being signed in right now.", next_step=f"wait a moment, then /mcp {server}")
+    return SignInError(
+        f"{server} is being signed in right now.", next_step=Next("list", server, around="wait a moment, then {}")
+    )
 
 
 def _unknown() -> UnknownSignIn:
     return UnknownSignIn(
-        "No open sign-in belongs to this address; it may be of an older link.", next_step="begin again with /mcp auth"
+        "No open sign-in belongs to this address; it may be of an older link.",
+        next_step=Next("auth", around="begin again with {}"),
     )
 
 
 def _ended(sign_in: SignIn) -> CallbackRejected:
-    again = f"/mcp auth {sign_in.server}"
+    again = Next("auth", sign_in.server)
     if sign_in.status == "expired":
         return SignInExpired(f"The link for {sign_in.server} has expired.", next_step=again)
     if sign_in.status == "done":
-        return AlreadyFinished(f"This link has signed {sign_in.server} in already.", next_step=f"/mcp {sign_in.server}")
+        return AlreadyFinished(
+            f"This link has signed {sign_in.server} in already.", next_step=Next("list", sign_in.server)
+        )
     words = {"refused": "was refused", "failed": "failed", "cancelled": "was cancelled"}
     return AlreadyFinished(f"The sign-in to {sign_in.server} {words[sign_in.status]} before.", next_step=again)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mcp_auth.errors import Busy, StoreError, TooManyOpenFiles, is_out_of_descriptors
+from mcp_auth.outcome import Next
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -173,7 +174,7 @@ def _as_store_error(path: Path) -> Iterator[None]:
         if is_out_of_descriptors(error):
             raise TooManyOpenFiles from None
         raise StoreError(
-            f"{path} cannot be written ({error.strerror or type(error).__name__}).", next_step="slash-mcp doctor"
+            f"{path} cannot be written ({error.strerror or type(error).__name__}).", next_step=Next("doctor")
         ) from None
 
 
@@ -205,7 +206,7 @@ def locked(lock_file: Path, what: str, wait: float = WRITE_WAIT) -> Iterator[Non
     except OSError as error:
         if is_out_of_descriptors(error):
             raise TooManyOpenFiles from None
-        raise StoreError(f"{folder} cannot be written ({error.strerror}).", next_step="slash-mcp doctor") from None
+        raise StoreError(f"{folder} cannot be written ({error.strerror}).", next_step=Next("doctor")) from None
     try:
         yield
     finally:
@@ -239,7 +240,5 @@ def acquired(lock: FileLock) -> bool:
     except OSError as error:
         if is_out_of_descriptors(error):
             raise TooManyOpenFiles from None
-        raise StoreError(
-            f"{lock.lock_file} cannot be locked ({error.strerror}).", next_step="slash-mcp doctor"
-        ) from None
+        raise StoreError(f"{lock.lock_file} cannot be locked ({error.strerror}).", next_step=Next("doctor")) from None
     return True

@@ -30,6 +30,7 @@ from mcp_auth.errors import (
     cannot_be_read,
     is_out_of_descriptors,
 )
+from mcp_auth.outcome import Next
 from mcp_auth.records import SHARED, Connection, Grant, KeyForm, SignIn, Stored, decode, encode, grant_key
 from mcp_auth.small_files import FileTooLarge, NotRegularFile, exists, read_small_file
 from mcp_auth.stores.durable import (
@@ -156,7 +157,7 @@ class FileStore:
             if isinstance(error, StoreError) and not _leads_nowhere(path):
                 raise
             raise RecordDamaged(
-                f"{path} is damaged, or of a newer version; it was left as it is.", next_step=f"/mcp auth {server}"
+                f"{path} is damaged, or of a newer version; it was left as it is.", next_step=Next("auth", server)
             ) from None
 
     def set_damaged_aside(self, owner: str, server: str) -> bool:

@@ -184,6 +184,7 @@ class Endpoint:
         )
         # It would build an address from the Host header.
         app.router.redirect_slashes = False
+        app.state.typed = self._auth.logins.command
         return app
 
     # -- sign-ins ----------------------------------------------------------------------------
@@ -323,7 +324,7 @@ class Endpoint:
         return pages.message_page(
             pages.Message(
                 "{server} is signed in",
-                (sign_in.outcome or "",),
+                (texts.signed_in(sign_in.server, sign_in.account),),
                 "good",
                 names={"server": sign_in.server},
                 closing=texts.CLOSE,
@@ -675,7 +676,9 @@ def _shown(handler: Callable[[Request], Awaitable[Response | Page]]) -> Callable
 
     async def respond(request: Request) -> Response:
         answer = await handler(request)
-        return answer.response(as_json=_wants_json(request)) if isinstance(answer, Page) else answer
+        if not isinstance(answer, Page):
+            return answer
+        return answer.response(as_json=_wants_json(request), typed=request.app.state.typed)
 
     return respond
 
@@ -732,19 +735,19 @@ def _check_own_visit(request: Request) -> None:
 
 def _result_page(record: SignIn | KeyForm, error: str | None = None) -> Page:
     """How it ended, for the browser in which it was done."""
-    names = {"server": record.server}
+    names, end = {"server": record.server}, record.result
     if record.status == "done":
         done = pages.Message(texts.DONE_HEADING, (), "good", names=names, closing=texts.CLOSE)
         if isinstance(record, SignIn):
             return pages.message_page(replace(done, facts=_facts(record)))
-        return pages.message_page(replace(done, heading=texts.KEY_DONE_HEADING, lines=(record.outcome or "",)))
+        return pages.message_page(replace(done, heading=texts.KEY_DONE_HEADING, lines=(end.sentence if end else "",)))
     heading, tone, status = {
         "expired": (texts.EXPIRED_HEADING, "note", 410),
         "cancelled": (texts.CANCELLED_HEADING, "note", 410),
         "refused": (texts.REFUSED_HEADING, "bad", 200),
     }.get(record.status, (texts.FAILED_HEADING, "bad", 200))
-    lines = (error or "", record.outcome or "")
-    return pages.message_page(pages.Message(heading, lines, tone, status=status, names=names, command=record.next_step))
+    lines, step = (error or "", end.sentence if end else ""), end.next_step if end else None
+    return pages.message_page(pages.Message(heading, lines, tone, status=status, names=names, command=step))
 
 
 def _how_it_stands(sign_in: SignIn) -> Page:
@@ -782,7 +785,7 @@ def _unknown_link() -> Page:
 
 
 def _refused_page(error: McpAuthError) -> Page:
-    return pages.message_page(pages.Message("Not signed in", (error.message,), "bad", command=error.next_step))
+    return pages.message_page(pages.Message("Not signed in", (error.text,), "bad", command=error.next_step))
 
 
 def _rejected_page(error: McpAuthError) -> Page:
@@ -793,7 +796,7 @@ def _rejected_page(error: McpAuthError) -> Page:
         heading, tone, status = texts.EXPIRED_HEADING, "note", 410
     elif isinstance(error, OtherBrowser):
         heading, tone, status = texts.OTHER_BROWSER_HEADING, "note", 403
-    return pages.message_page(pages.Message(heading, (error.message,), tone, status=status, command=error.next_step))
+    return pages.message_page(pages.Message(heading, (error.text,), tone, status=status, command=error.next_step))
 
 
 async def _refusal(request: Request, error: Exception) -> Response:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from mcp_auth.config.models import Config
-from mcp_auth.errors import AlreadyFinished, KeyInvalid, KeyMissing, McpAuthError, SignInError
+from mcp_auth.errors import AlreadyFinished, KeyInvalid, KeyMissing, KeyRefused, McpAuthError, SignInError
 from mcp_auth.keys import KeyTrial, KeyVariable, Verdict
 from mcp_auth.limits import Limits, too_often, wait_to_try_key
 from mcp_auth.links.gate import Gatekeeper
+from mcp_auth.outcome import Next, Outcome
 from mcp_auth.records import Gate, KeyField, KeyForm, Origin, Status
 from mcp_auth.states import IN_FLIGHT, OPEN, stepped
 from mcp_auth.stores.base import Store
@@ -132,7 +133,7 @@ class KeyForms:
         if before.origin.principal != origin.principal:
             raise SignInError(
                 f"Another account is entering a key for {before.server} right now.",
-                next_step=f"wait a few minutes, then /mcp key {before.server}",
+                next_step=Next("key", before.server, around="wait a few minutes, then {}"),
             )
         if before.status in IN_FLIGHT:
             raise _storing(before.server)
@@ -153,7 +154,7 @@ class KeyForms:
             sentence = f"The link for the key of {form.server} has expired."
         if self._clock() < ends_at:
             return form
-        ended = await self._end(form, status, sentence, f"/mcp key {form.server}")
+        ended = await self._end(form, status, Outcome(status, sentence, next_step=Next("key", form.server)))
         return ended or await self._store.key_forms.get(slot)
 
     async def fill(self, form: KeyForm, browser: str, values: Mapping[str, str], *, untried: bool = False) -> Entry:
@@ -167,7 +168,7 @@ class KeyForms:
             StoreError, Busy: it could not be written; the form is over.
         """
         if form.status != "confirmed":
-            raise AlreadyFinished("This form was used before.", next_step=f"/mcp key {form.server}")
+            raise AlreadyFinished("This form was used before.", next_step=Next("key", form.server))
         await self._gatekeeper.check_end(form, browser)
         empty = [field.name for field in form.fields if not values.get(field.name, "").strip()]
         if empty:
@@ -202,9 +203,9 @@ class KeyForms:
             back = await self._store.key_forms.put_if(stepped(stored, "confirmed", self._clock(), claimed_at=None))
             return await self._again(back or stored, str(error))
         except McpAuthError as error:
-            await self._end(stored, "failed", error.message, error.next_step)
+            await self._end(stored, "failed", msgspec.structs.replace(error.outcome, server=form.server))
             raise
-        ended = await self._end(stored, "done", stored_sentence(form.server, trial), None)
+        ended = await self._end(stored, "done", Outcome(trial.verdict.value, stored_sentence(form.server, trial)))
         return Entry(ended or stored)
 
     async def _again(self, form: KeyForm, why: str) -> Entry:
@@ -212,7 +213,7 @@ class KeyForms:
         tries = form.tries + 1
         if tries >= TRIES:
             sentence = f"No working key was entered for {form.server} in {TRIES} tries."
-            ended = await self._end(form, "failed", sentence, f"/mcp key {form.server}")
+            ended = await self._end(form, "failed", KeyRefused(sentence, next_step=Next("key", form.server)).outcome)
             return Entry(ended or form, why)
         counted = await self._store.key_forms.put_if(msgspec.structs.replace(form, tries=tries))
         return Entry(counted or await self._gatekeeper.again(form), why)
@@ -228,18 +229,21 @@ class KeyForms:
             return False
         if form.status in IN_FLIGHT:
             raise _storing(server)
-        return await self._end(form, "cancelled", f"The key form of {server} was cancelled.", None) is not None
+        cancelled = Outcome("cancelled", f"The key form of {server} was cancelled.")
+        return await self._end(form, "cancelled", cancelled) is not None
 
-    async def _end(self, form: KeyForm, status: Status, outcome: str, next_step: str | None) -> KeyForm | None:
-        moved = stepped(form, status, self._clock(), outcome=outcome, next_step=next_step)
-        ended = await self._store.key_forms.put_if(moved)
+    async def _end(self, form: KeyForm, status: Status, end: Outcome) -> KeyForm | None:
+        ended = await self._store.key_forms.put_if(stepped(form, status, self._clock(), end=end))
         if ended is not None:
             self._changed(ended)
         return ended
 
 
 def _storing(server: str) -> SignInError:
-    return SignInError(f"A key for {server} is being stored right now.", next_step=f"wait a moment, then /mcp {server}")
+    return SignInError(
+        f"A key for {server} is being stored right now.",
+        next_step=Next("list", server, around="wait a moment, then {}"),
+    )
 
 
 def stored_sentence(server: str, trial: KeyTrial) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mcp_auth.errors import Busy, PortBusy, StoreError
 from mcp_auth.limits import address_key
 from mcp_auth.net.rules import effective_address, is_loopback_host
+from mcp_auth.outcome import Next
 from mcp_auth.small_files import exists
 
 if TYPE_CHECKING:
@@ -269,7 +270,7 @@ async def _serve(app: ASGIApp, bound: socket.socket, lock: FileLock, trusted: Co
         if task.done():
             lock.release()
             task.result()
-            raise PortBusy("The callback endpoint did not start.", next_step="slash-mcp doctor")
+            raise PortBusy("The callback endpoint did not start.", next_step=Next("doctor"))
         await asyncio.sleep(0.005)
     return _Running(server, task, lock)
 

@@ -115,6 +115,10 @@ def confirm_in(principal: str) -> str:
     return f"Confirm in {platform_name(principal.partition(':')[0])}"
 
 
+def signed_in(server: str, account: str | None) -> str:
+    return f"Signed in to {server} as {account}." if account else f"Signed in to {server}."
+
+
 def issued_by(hosts: Sequence[str]) -> str:
     """Below the host that the browser goes to, where the access comes from other sites."""
     return f"access is issued by {' and '.join(hosts)}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -24,10 +24,13 @@ from mcp_auth.links.tickets import secret_name, shown_code
 from mcp_auth.net.rules import shown_host
 from mcp_auth.net.sites import browser_host, issued_elsewhere
 from mcp_auth.oauth.tokens import plain
+from mcp_auth.outcome import Next, Step
 from mcp_auth.records import KeyForm, Linked, SignIn
 from mcp_auth.requester import asked_by
 from mcp_auth.web import page_texts as texts
 
+# A next step in the words of the chat.
+Typed = Callable[[Step], str]
 _MARKS = {"good": "M5 13l4.5 4.5L19 7", "bad": "M7 7l10 10M17 7L7 17", "note": "M12 6v8M12 18v.01"}
 # One long token without a break would push a phone's page out of shape.
 _LONGEST_NAME = 80
@@ -54,21 +57,21 @@ class Page:
     has_form: bool = False
     onward: str | None = None
 
-    def response(self, *, as_json: bool) -> Response:
+    def response(self, *, as_json: bool, typed: Typed = str) -> Response:
         """The whole document, or its middle for the script of a shell."""
-        return self.fragment() if as_json else self.document()
+        return self.fragment(typed) if as_json else self.document(typed)
 
-    def document(self) -> HTMLResponse:
+    def document(self, typed: Typed = str) -> HTMLResponse:
         script = _script() if self.task is not None else None
         policy = _policy(self.has_form, script)
-        return HTMLResponse(self._html(script), self.status, {"Content-Security-Policy": policy})
+        return HTMLResponse(self._html(script, typed), self.status, {"Content-Security-Policy": policy})
 
-    def fragment(self) -> JSONResponse:
+    def fragment(self, typed: Typed = str) -> JSONResponse:
         told = {
             "state": self.state,
             "title": self.title,
             "tone": self.tone,
-            "main": self._html(None, is_whole=False),
+            "main": self._html(None, typed, is_whole=False),
             "onward": self.onward,
         }
         return JSONResponse(told, self.status)
@@ -77,7 +80,7 @@ class Page:
     def title(self) -> str:
         return _named(self.heading, **self.names).striptags()
 
-    def _html(self, script: Markup | None, *, is_whole: bool = True) -> str:
+    def _html(self, script: Markup | None, typed: Typed, *, is_whole: bool = True) -> str:
         given = {"mark": None, "refresh": None, **self.context}
         return (
             _templates()
@@ -90,6 +93,7 @@ class Page:
                 names=self.names,
                 is_whole=is_whole,
                 script=script,
+                typed=typed,
                 **given,
             )
         )
@@ -97,7 +101,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A page that says how things stand. `tone`: good, bad or note. `command`: the next one, for the chat."""
+    """A page that says how things stand. `tone`: good, bad or note. `command`: what to do next in the chat."""
 
     heading: str
     lines: tuple[str, ...]
@@ -105,7 +109,7 @@ class Message:
     status: int = 200
     names: Mapping[str, str] | None = None
     facts: tuple[tuple[str, str], ...] = ()
-    command: str | None = None
+    command: Step | None = None
     closing: str | None = None
     # Seconds after which the page is asked for again.
     refresh: int | None = None
@@ -113,11 +117,8 @@ class Message:
 
 def message_page(message: Message, state: str = "ended") -> Page:
     """A result, a refusal, or that something is not finished yet."""
-    command, lines = message.command, [line for line in message.lines if line]
-    if command is not None and not command.startswith("/mcp"):
-        # A next step in words is a sentence of its own.
-        lines.append(f"{command[0].upper()}{command[1:]}.")
-        command = None
+    step = message.command
+    is_command = isinstance(step, Next) and step.around == "{}"
     return Page(
         "message.html",
         message.status,
@@ -125,9 +126,11 @@ def message_page(message: Message, state: str = "ended") -> Page:
         "working" if message.refresh else state,
         {
             "mark": None if message.refresh else _MARKS[message.tone],
-            "lines": lines,
+            "lines": [line for line in message.lines if line],
             "facts": message.facts,
-            "command": command,
+            "command": step if is_command else None,
+            # In words: a sentence of its own.
+            "advice": None if is_command else step,
             "closing": message.closing,
             "refresh": message.refresh,
         },
@@ -302,6 +305,7 @@ def key_page(
 def _coded(record: Linked, code: str | None, button: str | None) -> dict[str, Any]:
     return {
         "code": shown_code(code) if code else None,
+        "confirm": Next("confirm", arguments=(shown_code(code),)) if code else None,
         # Letter by letter, for those who hear the page.
         "spelled": " ".join(code) if code else None,
         "button": button,

@@ -14,6 +14,7 @@ from mcp_auth.links.tickets import connection_id, connection_ids
 from mcp_auth.net import issuers
 from mcp_auth.net.rules import is_loopback_url
 from mcp_auth.oauth.sign_in import StartedSignIn
+from mcp_auth.outcome import Next
 from mcp_auth.records import Connection, Origin, SignIn
 
 if TYPE_CHECKING:
@@ -126,11 +127,11 @@ class DirectWay:
         if gateway.public_url is None:
             raise SignInError(
                 "It has to be proven who opens the link, and without gateway.public_url there is no page to do so on.",
-                next_step=f"set gateway.public_url, or `slash-mcp auth {entry.name}` on the host",
+                next_step=Next("auth", entry.name, on_host=True, around="set gateway.public_url, or `{}` on the host"),
             )
         raise SignInError(
             f"It has to be proven who opens the link, and the redirect URI of {entry.name} does not lead to our pages.",
-            next_step="remove oauth.redirect_uri, and register the address that /mcp auth says then",
+            next_step=Next("auth", around="remove oauth.redirect_uri, and register the address that {} says then"),
         )
 
     def has_link(self, sign_in: SignIn) -> bool:
@@ -176,9 +177,7 @@ class DirectWay:
     async def link(self, sign_in: SignIn, listen: bool, *, reused: bool = False) -> StartedSignIn:
         url = sign_in.authorization_url
         if url is None:
-            raise SignInError(
-                f"The sign-in to {sign_in.server} ended at once.", next_step=f"/mcp auth {sign_in.server}"
-            )
+            raise SignInError(f"The sign-in to {sign_in.server} ended at once.", next_step=Next("auth", sign_in.server))
         listening = await self._reception.hears(sign_in.redirect_uri, listen)
         return StartedSignIn(sign_in, url, reused=reused, listening=listening)
 

@@ -20,10 +20,13 @@ from gateway.replies import (
     Table,
     Text,
 )
+from mcp_auth.outcome import Next
 from mcp_auth.status import AuthState, ConnectionState, ConnectionStatus, ServerStatus
 
 NOW = 1_800_000_000.0
-NOTES = ServerStatus("notes", "http", "https://notes.example/mcp", "all", AuthState.SIGN_IN_NEEDED, next="auth notes")
+NOTES = ServerStatus(
+    "notes", "http", "https://notes.example/mcp", "all", AuthState.SIGN_IN_NEEDED, next=Next("auth", "notes")
+)
 LINK = "https://issuer.example/authorize?state=" + "s" * 40
 
 

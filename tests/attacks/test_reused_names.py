@@ -15,6 +15,7 @@ from gateway.invocations import Principal
 from mcp_auth.config.models import Server
 from mcp_auth.errors import ReauthorizationNeeded
 from mcp_auth.listing import local_statuses
+from mcp_auth.outcome import Next
 from mcp_auth.records import Origin
 from mcp_auth.status import AuthState
 from mcp_auth.stores.files import FileStore
@@ -69,7 +70,7 @@ async def test_a_grant_belongs_to_whoever_still_has_one_of_its_accounts(
             assert (status.auth, key.auth) == (AuthState.SIGNED_IN, AuthState.KEY_SET)
             assert await auth.access_token("notes", PERSON)
             return
-        assert (status.auth, status.next) == (AuthState.REAUTHORIZATION_NEEDED, "auth notes")
+        assert (status.auth, status.next) == (AuthState.REAUTHORIZATION_NEEDED, Next("auth", "notes"))
         assert key.auth is AuthState.KEY_MISSING
         for asked in (auth.access_token("notes", PERSON), auth.headers("notes", PERSON)):
             with pytest.raises(ReauthorizationNeeded, match="None of the accounts that made it"):

@@ -25,6 +25,7 @@ from dotenv import dotenv_values
 from mcp_auth import McpAuth
 from mcp_auth.errors import ReauthorizationNeeded, SignInError
 from mcp_auth.oauth.sign_in import STALE_CLAIM
+from mcp_auth.outcome import Next
 from mcp_auth.records import Grant
 from mcp_auth.status import AuthState, ConnectionState
 from mcp_auth.web import key_forms
@@ -184,7 +185,9 @@ async def begin_again(home: Path) -> None:
         told = []
         auth.on_change(lambda change: told.append(change.sign_in))
         assert await auth.open_sign_ins() == []
-        assert [(end.status, end.next_step) for end in told if end] == [("failed", "/mcp auth notes")]
+        assert [(end.status, end.result and end.result.next_step) for end in told if end] == [
+            ("failed", Next("auth", "notes"))
+        ]
         await signed_in(auth)
 
 
@@ -276,7 +279,7 @@ async def test_a_refresh_that_dies_sends_its_token_at_most_once_more(life: Life)
                 token = await auth.access_token("notes")
             except ReauthorizationNeeded as error:
                 # The server gave new tokens, and they died with the process
-                assert was_sent and error.next_step == "/mcp auth notes", at
+                assert was_sent and error.next_step == Next("auth", "notes"), at
                 ends["signed in again"] += 1
                 await signed_in(auth)
                 token = await auth.access_token("notes")

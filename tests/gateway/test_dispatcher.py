@@ -18,6 +18,7 @@ from adapters.testing import unreadable_address
 from gateway.invocations import Capabilities, Principal
 from gateway.replies import Audience, Deferred, Ignored, Immediate, ItemState, Modal, ServerList, Table, TextModal
 from mcp_auth.config.models import Server
+from mcp_auth.outcome import Next
 from mcp_auth.status import AuthState, ConnectionState
 from mcp_auth.stores.files import FileStore
 from tests.gateway.chat import FULL, TELEGRAM, Chat, configure, item, open_gateway, prompt_of, words
@@ -118,8 +119,8 @@ async def test_the_list_comes_at_once_and_is_replaced_by_live_results(tmp_path: 
         shown = first.blocks[0]
         assert isinstance(shown, ServerList)
         assert [(one.name, one.auth, one.next) for one in shown.servers] == [
-            ("notes", AuthState.SIGN_IN_NEEDED, "auth notes"),
-            ("open", AuthState.NONE_NEEDED, "test open"),
+            ("notes", AuthState.SIGN_IN_NEEDED, Next("auth", "notes")),
+            ("open", AuthState.NONE_NEEDED, Next("test", "open")),
         ]
         assert not first.final
         live = second.blocks[0]

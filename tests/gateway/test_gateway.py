@@ -16,6 +16,7 @@ from gateway.invocations import LOCAL, ChatRef
 from gateway.replies import Notice, Reply, Text
 from mcp_auth.config.models import Server
 from mcp_auth.errors import ConfigError, StoreError
+from mcp_auth.outcome import Next
 from tests.gateway.chat import Chat, configure, open_gateway, words
 from tests.patience import PATIENCE
 
@@ -89,7 +90,7 @@ async def test_an_address_that_nobody_can_tell_whose_it_is_is_kept_from_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail(text: str) -> bool:
-        raise StoreError("The disk is gone.", next_step="slash-mcp doctor")
+        raise StoreError("The disk is gone.", next_step=Next("doctor"))
 
     gateway = open_gateway(configure(tmp_path))
     monkeypatch.setattr(gateway.auth, "claims", fail)

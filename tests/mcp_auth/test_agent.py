@@ -24,6 +24,7 @@ from mcp_auth.errors import (
     SignInNeeded,
     Unreachable,
 )
+from mcp_auth.outcome import Next
 from mcp_auth.status import AuthState, ConnectionState
 from tests.homes import ME, open_auth, query_of, signed_in
 from tests.patience import PATIENCE
@@ -186,7 +187,7 @@ async def test_a_refused_key_is_called_so_and_an_open_server_that_says_no_is_not
         with pytest.raises(ServerRefused, match="without a credential") as credential:
             async with auth.session("bare") as client:
                 await client.list_tools()
-    assert key.value.next_step == "/mcp key keyed"
+    assert key.value.next_step == Next("key", "keyed")
     assert "headers" in str(credential.value.next_step)
 
 
@@ -261,7 +262,7 @@ async def test_a_pinned_scope_is_a_ceiling(tmp_path: Path, oauth: OAuthServer) -
         with pytest.raises(ServerRefused, match=r"more access than oauth\.scope allows: admin") as caught:
             async with auth.session("notes") as client:
                 await client.list_tools()
-        assert "oauth.step_up: true" in (caught.value.next_step or "")
+        assert "oauth.step_up: true" in str(caught.value.next_step)
         # What it may do goes on working, and a new sign-in asks for no more.
         assert (await auth.status("notes")).auth is AuthState.SIGNED_IN
         started = await auth.sign_in("notes", "shared", ME, listen=False)
@@ -321,7 +322,7 @@ async def test_without_a_grant_a_session_says_so_before_any_request(tmp_path: Pa
         with pytest.raises(SignInNeeded) as caught:
             async with auth.session("notes"):
                 pass
-    assert caught.value.next_step == "/mcp auth notes"
+    assert caught.value.next_step == Next("auth", "notes")
     assert oauth.seen == []
 
 

@@ -16,6 +16,7 @@ from mcp_auth import McpAuth
 from mcp_auth.audit import Audit, Event
 from mcp_auth.config.load import load
 from mcp_auth.errors import StoreError
+from mcp_auth.outcome import Next
 from mcp_auth.records import grant_key
 from mcp_auth.status import AuthState
 from mcp_auth.stores.files import FileStore
@@ -115,7 +116,7 @@ async def test_a_damaged_grant_is_the_trouble_of_its_server_and_a_sign_in_mends_
         listed = {one.name: one for one in await auth.statuses()}
         assert {name: one.auth.value for name, one in listed.items()} == {**GOOD, "notes": "reauthorization_needed"}
         assert "is damaged" in (listed["notes"].detail or "")
-        assert listed["notes"].next == "auth notes"
+        assert listed["notes"].next == Next("auth", "notes")
         assert await auth.access_token("other")
         # It says so itself, and nothing hangs
         with pytest.raises(StoreError, match="is damaged"):

@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from mcp_auth import McpAuth
 from mcp_auth.errors import ReauthorizationNeeded, RefreshUnavailable, TokenRequestFailed
+from mcp_auth.outcome import Next
 from mcp_auth.records import Tokens
 from mcp_auth.status import AuthState, ConnectionState, ServerStatus, wants_sign_in
 from tests.homes import ME, Clock, signed_in, write_home
@@ -54,8 +55,8 @@ async def test_a_word_that_is_known_to_be_final_ends_the_grant_at_once(
         status = await auth.status("notes")
         # Our client is as good as before
         assert not (await grant_of(auth)).registration_dead
-    assert caught.value.next_step == "/mcp auth notes"
-    assert (status.auth, status.next) == (AuthState.REAUTHORIZATION_NEEDED, "auth notes")
+    assert caught.value.next_step == Next("auth", "notes")
+    assert (status.auth, status.next) == (AuthState.REAUTHORIZATION_NEEDED, Next("auth", "notes"))
     assert told == ["reauthorization_needed"]
     # And nobody asks again
     assert len(oauth.requests("/token")) == 2
@@ -89,7 +90,7 @@ async def test_trouble_of_the_moment_keeps_the_grant_and_is_said(
                 await auth.access_token("notes")
             clock.ahead += 4000
         status = await auth.status("notes")
-        assert (status.auth, status.next) == (AuthState.SIGNED_IN, "test notes")
+        assert (status.auth, status.next) == (AuthState.SIGNED_IN, Next("test", "notes"))
         assert status.not_renewable and status.not_renewable in caught.value.message
         # A success alone explains nothing
         assert status.not_renewable != "HTTP 200"
@@ -110,9 +111,9 @@ async def test_a_definite_no_offers_a_new_sign_in_at_once_and_keeps_the_tokens(
         clock.ahead = 4000
         with pytest.raises(RefreshUnavailable) as caught:
             await auth.access_token("notes")
-        assert caught.value.next_step == "/mcp auth notes"
+        assert caught.value.next_step == Next("auth", "notes")
         status = await auth.status("notes")
-        assert (status.auth, status.next) == (AuthState.SIGNED_IN, "auth notes")
+        assert (status.auth, status.next) == (AuthState.SIGNED_IN, Next("auth", "notes"))
         assert status.not_renewable and wants_sign_in(status)
         assert (await tokens_of(auth), told) == (before, [])
         clock.ahead += 10
@@ -129,7 +130,7 @@ async def test_a_no_ahead_of_the_end_offers_a_new_sign_in_while_the_access_still
         clock.ahead = 3400
         assert await auth.access_token("notes") == before
         status = await auth.status("notes")
-    assert (status.auth, status.next) == (AuthState.SIGNED_IN, "auth notes")
+    assert (status.auth, status.next) == (AuthState.SIGNED_IN, Next("auth", "notes"))
     assert status.not_renewable == "invalid_request"
 
 
@@ -151,7 +152,7 @@ async def test_an_oauth_error_that_is_heard_twice_in_ten_minutes_wants_a_person(
         with pytest.raises(ReauthorizationNeeded):
             await auth.access_token("notes")
         status = await auth.status("notes")
-        assert (status.auth, status.next) == (AuthState.REAUTHORIZATION_NEEDED, "auth notes")
+        assert (status.auth, status.next) == (AuthState.REAUTHORIZATION_NEEDED, Next("auth", "notes"))
         # The tokens are kept, and tried once an hour; one notice is enough
         assert await tokens_of(auth) == before
         asked = len(oauth.requests("/token"))
@@ -202,7 +203,7 @@ async def test_a_no_that_is_no_oauth_error_never_wants_a_person_by_itself(
             with pytest.raises(RefreshUnavailable):
                 await auth.access_token("notes")
         status = await auth.status("notes")
-    assert (status.auth, status.next) == (AuthState.SIGNED_IN, "auth notes")
+    assert (status.auth, status.next) == (AuthState.SIGNED_IN, Next("auth", "notes"))
 
 
 async def test_a_no_before_the_access_ended_does_not_count_towards_the_ten_minutes(
@@ -229,7 +230,7 @@ async def test_at_a_sign_in_the_same_answers_end_it_with_a_sentence(
         with pytest.raises(TokenRequestFailed, match="did not give a token"):
             await auth.paste(redirect, ME.principal)
         (ended,) = await auth.store.sign_ins.list()
-        assert (ended.status, ended.next_step) == ("failed", "/mcp auth notes")
+        assert (ended.status, ended.result and ended.result.next_step) == ("failed", Next("auth", "notes"))
         assert told[-1] == "sign_in_ended"
         assert (await auth.status("notes")).auth is AuthState.SIGN_IN_NEEDED
 
@@ -251,7 +252,7 @@ async def test_f1_a_401_and_trouble_at_the_refresh_marks_nothing(
         assert found.state is ConnectionState.UNREACHABLE and "could not be refreshed" in (found.detail or "")
         # The status says so, and that it is not for ever
         status = await auth.status("notes")
-        assert (status.auth, status.next) == (AuthState.SIGNED_IN, "test notes")
+        assert (status.auth, status.next) == (AuthState.SIGNED_IN, Next("test", "notes"))
         assert status.not_renewable and status.not_renewable_since
         assert told == []
         # And with the trouble over, so is all of it; nobody has to wait who asks
@@ -306,7 +307,7 @@ async def test_a_refresh_that_brings_the_refused_access_token_again_is_asked_for
         entry, refresher = auth.config.servers["notes"], auth._refresher()
         tries = [refresher.access_token(entry, "shared", refused=refused) for _ in range(at_once)]
         for error in await asyncio.gather(*tries, return_exceptions=True):
-            assert isinstance(error, ReauthorizationNeeded) and error.next_step == "/mcp auth notes"
+            assert isinstance(error, ReauthorizationNeeded) and error.next_step == Next("auth", "notes")
         assert len(oauth.requests("/token")) == asked + 1
         assert (await tokens_of(auth)).refresh_token == "rt-0"
         # And a call that is refused asks once too, and marks the grant so that it can heal
@@ -359,7 +360,7 @@ async def test_a_grant_that_was_ended_stays_ended_when_the_server_refuses_its_ac
         clock.ahead = 3400
         await auth.access_token("notes")
         status = await auth.status("notes")
-        assert (status.auth, status.next) == (AuthState.SIGNED_IN, "auth notes")
+        assert (status.auth, status.next) == (AuthState.SIGNED_IN, Next("auth", "notes"))
         assert status.not_renewable == "the authorization server ended the grant"
         oauth.access.clear()
         for _ in range(2):

@@ -17,6 +17,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from mcp_auth import McpAuth
 from mcp_auth.errors import ServerRefused, Unreachable
 from mcp_auth.net.responses import Seen, retry_after, shown_url
+from mcp_auth.outcome import Next
 from tests.adapters.cli.typed import Run
 from tests.homes import ME, open_auth, signed_in, write_home
 from tests.ports import free_port
@@ -131,7 +132,7 @@ async def test_403_to_a_key_is_a_refused_key(
             async with auth.session("notes"):
                 pass
     assert (tested.state.value, tested.detail) == ("refused", "notes refused the key (HTTP 403).")
-    assert refused.value.next_step == "/mcp key notes"
+    assert refused.value.next_step == Next("key", "notes")
 
 
 @pytest.mark.parametrize("name", ["moved-301", "page", "not-found", "slow-down", "gateway"])

@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from mcp_auth import McpAuth
 from mcp_auth.errors import AuthorizationRefused, RefreshUnavailable, TokenRequestFailed
+from mcp_auth.outcome import Next
 from mcp_auth.records import Connection, Registration
 from mcp_auth.status import AuthState, ConnectionState
 from mcp_auth.stores.memory import MemoryStore
@@ -333,7 +334,7 @@ async def test_a_token_endpoint_that_moved_to_another_site_wants_a_new_sign_in(
             status = await auth.status("notes")
             if still_works:
                 assert (await auth.access_token("notes"), found.state) == (before, ConnectionState.READY)
-                assert (status.auth, status.next) == (AuthState.SIGNED_IN, "auth notes")
+                assert (status.auth, status.next) == (AuthState.SIGNED_IN, Next("auth", "notes"))
             else:
                 assert status.auth is AuthState.REAUTHORIZATION_NEEDED
                 assert "now gives tokens at" in (status.detail or "")
@@ -355,7 +356,7 @@ async def test_a_refresh_token_never_goes_to_another_issuer_of_the_same_site(
         found = await auth.test("notes")
         status = await auth.status("notes")
     assert found.state is not ConnectionState.READY
-    assert status.next == "auth notes"
+    assert status.next == Next("auth", "notes")
     assert len(oauth.requests("/token")) == 2
     assert oauth.requests("/tenant/token") == []
 
@@ -388,7 +389,7 @@ async def test_logout_never_says_deleted_while_something_is_stored(
         told = told_of(auth)
         result = await auth.logout("notes")
         assert not result.deleted and "still stored here" in result.detail
-        assert "Next: /mcp logout notes" in result.detail and "deleted" not in result.detail
+        assert result.next_step == Next("logout", "notes") and "deleted" not in result.detail
         assert "signed_out" not in told
         assert (await auth.status("notes")).auth is AuthState.SIGNED_IN
 
@@ -417,5 +418,5 @@ async def test_an_error_that_nobody_foresaw_ends_the_sign_in_and_tells_the_chat(
         with pytest.raises(ZeroDivisionError):
             await auth.paste(redirect, ME.principal)
         (ended,) = await auth.store.sign_ins.list()
-        assert (ended.status, ended.next_step) == ("failed", "/mcp auth notes")
+        assert (ended.status, ended.result and ended.result.next_step) == ("failed", Next("auth", "notes"))
         assert told[-1] == "sign_in_ended"

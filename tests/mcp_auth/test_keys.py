@@ -10,6 +10,7 @@ from starlette.responses import PlainTextResponse
 
 from mcp_auth.errors import KeyInvalid, KeyMissing
 from mcp_auth.keys import Verdict
+from mcp_auth.outcome import Next
 from mcp_auth.status import AuthState, ConnectionState
 from tests.homes import open_auth
 from tests.servers.oauth import OAuthServer
@@ -32,7 +33,11 @@ async def test_the_variables_a_server_needs_are_known(tmp_path: Path, oauth: OAu
         (variable,) = await auth.key_variables("api")
         assert (variable.name, variable.where, variable.is_set) == ("MCP_API_KEY", "Authorization", False)
         status = await auth.status("api")
-        assert (status.auth, status.variables, status.next) == (AuthState.KEY_MISSING, ("MCP_API_KEY",), "key api")
+        assert (status.auth, status.variables, status.next) == (
+            AuthState.KEY_MISSING,
+            ("MCP_API_KEY",),
+            Next("key", "api"),
+        )
 
 
 async def test_a_key_that_works_is_accepted_and_stored_for_its_owner_alone(tmp_path: Path, oauth: OAuthServer) -> None:

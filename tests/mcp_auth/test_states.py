@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_auth import states
+from mcp_auth.outcome import Outcome
 from mcp_auth.records import Gate, KeyForm, Linked, Origin, Registration, ServerMetadata, SignIn, Status
 from mcp_auth.states import (
     CONTINUED,
@@ -88,11 +89,11 @@ def test_a_record_goes_only_where_its_table_says(kind: str, before: Status, afte
         with pytest.raises(ForbiddenStep, match=f"^{before} -> {after}$"):
             stepped(it, after, 7.0)
         return
-    moved = stepped(it, after, 7.0, outcome="said")
-    assert (moved.status, moved.outcome) == (after, "said")
+    moved = stepped(it, after, 7.0, end=Outcome("said", "So it went."))
+    assert (moved.status, moved.end and moved.end.code) == (after, "said")
     assert moved.ended_at == (7.0 if after in ENDED else None)
     # What was read stays as it was.
-    assert (it.status, it.outcome, it.ended_at) == (before, None, None)
+    assert (it.status, it.end, it.ended_at) == (before, None, None)
 
 
 @pytest.mark.parametrize("kind", TABLES)

@@ -20,6 +20,7 @@ from mcp_auth import McpAuth
 from mcp_auth.config.models import OAuthOptions, Server, ToolFilter
 from mcp_auth.core import PROBE_TIMEOUT
 from mcp_auth.errors import ClientRegistrationNeeded, NotAllowed, SignInNeeded
+from mcp_auth.outcome import Next, Outcome
 from mcp_auth.records import (
     Connection,
     Grant,
@@ -96,6 +97,7 @@ class Case:
 
 
 A = AuthState
+AUTH, KEY, TEST = Next("auth", "notes"), Next("key", "notes"), Next("test", "notes")
 WRONG = Server(name="notes", url=URL, problem="url must be text", enabled=False)
 OFF = Server(name="notes", url=URL, auth="oauth", enabled=False)
 CASES = {
@@ -103,89 +105,98 @@ CASES = {
     "bad-entry": Case(A.MISCONFIGURED, None, WRONG, grant(), missing=("KEY",), detail="url must be text"),
     "disabled": Case(A.DISABLED, None, OFF, grant(), sign_in(), missing=("KEY",)),
     # keys
-    "key-missing": Case(A.KEY_MISSING, "key notes", KEYED, missing=("KEY",), detail="KEY"),
-    "keys-missing": Case(A.KEY_MISSING, "key notes", STDIO, missing=("A", "B"), detail="A, B"),
-    "client-secret-missing": Case(A.KEY_MISSING, "key notes", OAUTH, missing=("SECRET",), detail="SECRET"),
-    "key-set": Case(A.KEY_SET, "test notes", KEYED),
-    "literal-header": Case(A.KEY_SET, "test notes", Server(name="notes", url=URL, headers={"X": "y"})),
-    "key-in-env": Case(
-        A.KEY_SET, "test notes", Server(name="notes", command="x", env={"K": "${K}"}, transport="stdio")
-    ),
+    "key-missing": Case(A.KEY_MISSING, KEY, KEYED, missing=("KEY",), detail="KEY"),
+    "keys-missing": Case(A.KEY_MISSING, KEY, STDIO, missing=("A", "B"), detail="A, B"),
+    "client-secret-missing": Case(A.KEY_MISSING, KEY, OAUTH, missing=("SECRET",), detail="SECRET"),
+    "key-set": Case(A.KEY_SET, TEST, KEYED),
+    "literal-header": Case(A.KEY_SET, TEST, Server(name="notes", url=URL, headers={"X": "y"})),
+    "key-in-env": Case(A.KEY_SET, TEST, Server(name="notes", command="x", env={"K": "${K}"}, transport="stdio")),
     # nothing needed
-    "stdio": Case(A.NONE_NEEDED, "test notes", STDIO),
+    "stdio": Case(A.NONE_NEEDED, TEST, STDIO),
     "stdio-with-plain-env": Case(
-        A.NONE_NEEDED, "test notes", Server(name="notes", command="x", env={"K": "v"}, transport="stdio")
+        A.NONE_NEEDED, TEST, Server(name="notes", command="x", env={"K": "v"}, transport="stdio")
     ),
-    "open-server": Case(A.NONE_NEEDED, "test notes", OPEN, connection=known(False)),
-    "never-looked-at": Case(A.NONE_NEEDED, "test notes", OPEN),
+    "open-server": Case(A.NONE_NEEDED, TEST, OPEN, connection=known(False)),
+    "never-looked-at": Case(A.NONE_NEEDED, TEST, OPEN),
     # sign-in needed
-    "no-grant": Case(A.SIGN_IN_NEEDED, "auth notes"),
-    "found-to-need-one": Case(A.SIGN_IN_NEEDED, "auth notes", OPEN, connection=known()),
-    "grant-of-another-url": Case(A.SIGN_IN_NEEDED, "auth notes", grant=grant(server_url="https://elsewhere")),
-    "grant-without-tokens": Case(A.SIGN_IN_NEEDED, "auth notes", grant=grant(tokens=None)),
-    "link-expired": Case(A.SIGN_IN_NEEDED, "auth notes", sign_in=sign_in(expires_in=-1)),
-    "cancelled": Case(A.SIGN_IN_NEEDED, "auth notes", sign_in=sign_in("cancelled")),
-    "failed": Case(A.SIGN_IN_NEEDED, "auth notes", sign_in=sign_in("failed", outcome="It broke."), detail="It broke."),
-    "sign-in-of-another-url": Case(A.SIGN_IN_NEEDED, "auth notes", sign_in=sign_in(url="https://elsewhere")),
-    # sign-in open: until when
-    "open": Case(A.SIGN_IN_OPEN, "auth notes", sign_in=sign_in(), expires_at=NOW + 300),
-    "opened": Case(A.SIGN_IN_OPEN, "auth notes", sign_in=sign_in("opened"), expires_at=NOW + 300),
-    "exchanging": Case(A.SIGN_IN_OPEN, "auth notes", sign_in=sign_in("exchanging"), expires_at=NOW + 300),
-    "open-after-dead-grant": Case(
-        A.SIGN_IN_OPEN, "auth notes", grant=grant(-1, None), sign_in=sign_in(), expires_at=NOW + 300
+    "no-grant": Case(A.SIGN_IN_NEEDED, AUTH),
+    "found-to-need-one": Case(A.SIGN_IN_NEEDED, AUTH, OPEN, connection=known()),
+    "grant-of-another-url": Case(A.SIGN_IN_NEEDED, AUTH, grant=grant(server_url="https://elsewhere")),
+    "grant-without-tokens": Case(A.SIGN_IN_NEEDED, AUTH, grant=grant(tokens=None)),
+    "link-expired": Case(A.SIGN_IN_NEEDED, AUTH, sign_in=sign_in(expires_in=-1)),
+    "cancelled": Case(A.SIGN_IN_NEEDED, AUTH, sign_in=sign_in("cancelled")),
+    "failed": Case(
+        A.SIGN_IN_NEEDED,
+        AUTH,
+        sign_in=sign_in("failed", end=Outcome("failed", "It broke.")),
+        detail="It broke.",
     ),
+    "sign-in-of-another-url": Case(A.SIGN_IN_NEEDED, AUTH, sign_in=sign_in(url="https://elsewhere")),
+    # sign-in open: until when
+    "open": Case(A.SIGN_IN_OPEN, AUTH, sign_in=sign_in(), expires_at=NOW + 300),
+    "opened": Case(A.SIGN_IN_OPEN, AUTH, sign_in=sign_in("opened"), expires_at=NOW + 300),
+    "exchanging": Case(A.SIGN_IN_OPEN, AUTH, sign_in=sign_in("exchanging"), expires_at=NOW + 300),
+    "open-after-dead-grant": Case(A.SIGN_IN_OPEN, AUTH, grant=grant(-1, None), sign_in=sign_in(), expires_at=NOW + 300),
     # signed in: who, and until when where it ends
-    "signed-in": Case(A.SIGNED_IN, "test notes", grant=grant(), account="ada"),
-    "expired-but-refreshable": Case(A.SIGNED_IN, "test notes", grant=grant(-1), account="ada"),
-    "no-expiry": Case(A.SIGNED_IN, "test notes", grant=grant(None, None), account="ada"),
-    "ends": Case(A.SIGNED_IN, "test notes", grant=grant(600, None), account="ada", expires_at=NOW + 600),
-    "good-while-signing-in-again": Case(A.SIGNED_IN, "test notes", grant=grant(), sign_in=sign_in(), account="ada"),
+    "signed-in": Case(A.SIGNED_IN, TEST, grant=grant(), account="ada"),
+    "expired-but-refreshable": Case(A.SIGNED_IN, TEST, grant=grant(-1), account="ada"),
+    "no-expiry": Case(A.SIGNED_IN, TEST, grant=grant(None, None), account="ada"),
+    "ends": Case(A.SIGNED_IN, TEST, grant=grant(600, None), account="ada", expires_at=NOW + 600),
+    "good-while-signing-in-again": Case(A.SIGNED_IN, TEST, grant=grant(), sign_in=sign_in(), account="ada"),
     "dead-refresh-living-access": Case(
-        A.SIGNED_IN, "auth notes", grant=grant(600, reauthorization="ended"), account="ada", expires_at=NOW + 600
+        A.SIGNED_IN,
+        AUTH,
+        grant=grant(600, reauthorization="ended"),
+        account="ada",
+        expires_at=NOW + 600,
     ),
     "dead-client-living-access": Case(
-        A.SIGNED_IN, "auth notes", grant=grant(600, registration_dead=True), account="ada", expires_at=NOW + 600
+        A.SIGNED_IN,
+        AUTH,
+        grant=grant(600, registration_dead=True),
+        account="ada",
+        expires_at=NOW + 600,
     ),
-    "one-lost-answer": Case(A.SIGNED_IN, "test notes", grant=grant(-1, refresh_mark=mark(1)), account="ada"),
+    "one-lost-answer": Case(A.SIGNED_IN, TEST, grant=grant(-1, refresh_mark=mark(1)), account="ada"),
     # reauthorization needed: why
     "ended": Case(
         A.REAUTHORIZATION_NEEDED,
-        "auth notes",
+        AUTH,
         grant=grant(-1, None),
         account="ada",
         detail="the access has ended, and there is no refresh token",
     ),
     "revoked": Case(
         A.REAUTHORIZATION_NEEDED,
-        "auth notes",
+        AUTH,
         grant=grant(-1, reauthorization="revoked"),
         account="ada",
         detail="revoked",
     ),
     "refused-by-the-server": Case(
         A.REAUTHORIZATION_NEEDED,
-        "auth notes",
+        AUTH,
         grant=grant(reauthorization="refused", reauthorization_now=True),
         account="ada",
         detail="refused",
     ),
     "client-forgotten": Case(
         A.REAUTHORIZATION_NEEDED,
-        "auth notes",
+        AUTH,
         grant=grant(-1, registration_dead=True),
         account="ada",
         detail="the authorization server no longer knows our client",
     ),
     "two-lost-answers": Case(
         A.REAUTHORIZATION_NEEDED,
-        "auth notes",
+        AUTH,
         grant=grant(-1, refresh_mark=mark(2)),
         account="ada",
         detail="two refresh requests got no answer",
     ),
     "more-access": Case(
         A.REAUTHORIZATION_NEEDED,
-        "auth notes",
+        AUTH,
         grant=grant(step_up_scope="write"),
         account="ada",
         detail="it asks for more access: write",
@@ -193,18 +204,22 @@ CASES = {
     # client registration needed: why
     "no-registration": Case(
         A.CLIENT_REGISTRATION_NEEDED,
-        "auth notes",
+        AUTH,
         connection=known(registration_needed="i does not"),
         detail="i does not",
     ),
     "registered-by-hand": Case(
         A.SIGN_IN_NEEDED,
-        "auth notes",
+        AUTH,
         Server(name="notes", url=URL, auth="oauth", oauth=OAuthOptions(client_id="mine")),
         connection=known(registration_needed="i does not"),
     ),
     "signed-in-before-the-list-closed": Case(
-        A.SIGNED_IN, "test notes", grant=grant(), connection=known(registration_needed="i does not"), account="ada"
+        A.SIGNED_IN,
+        TEST,
+        grant=grant(),
+        connection=known(registration_needed="i does not"),
+        account="ada",
     ),
 }
 
@@ -240,7 +255,7 @@ def test_any_evidence_gives_one_state_and_one_command(server: Server, **evidence
     if status.auth in (A.DISABLED, A.MISCONFIGURED):
         assert status.next is None
     else:
-        assert status.next in ("auth notes", "key notes", "test notes")
+        assert status.next in (AUTH, KEY, TEST)
     needs_a_reason = status.auth in (A.MISCONFIGURED, A.REAUTHORIZATION_NEEDED, A.CLIENT_REGISTRATION_NEEDED)
     assert status.detail or not needs_a_reason
     assert bool(status.variables) == (status.auth is A.KEY_MISSING)
@@ -304,7 +319,7 @@ async def test_a_server_that_wants_a_credential_and_offers_no_sign_in_is_misconf
         assert "headers" in (status.detail or "") and "offers no sign-in" in (status.detail or "")
         with pytest.raises(NotAllowed, match="offers no sign-in") as caught:
             await auth.sign_in("notes", "shared", ME, listen=False)
-        assert "headers" in (caught.value.next_step or "")
+        assert "headers" in str(caught.value.next_step)
         # Each look is a new one: the server may change its mind
         oauth.knobs.api_key, oauth.knobs.protected = None, False
         assert (await auth.probe("notes")).state is ConnectionState.READY
@@ -335,7 +350,7 @@ async def test_a_sign_in_that_cannot_begin_says_why(tmp_path: Path, oauth: OAuth
     async with open_auth(tmp_path, {"notes": {"url": oauth.url}}) as auth:
         assert (await auth.probe("notes")).state is ConnectionState.REFUSED
         status = await auth.status("notes")
-        assert (status.auth, status.next) == (A.SIGN_IN_NEEDED, "auth notes")
+        assert (status.auth, status.next) == (A.SIGN_IN_NEEDED, AUTH)
         assert "publishes no metadata" in (status.detail or "")
         oauth.knobs.well_known = "oauth"
         await auth.probe("notes")

@@ -149,7 +149,6 @@ async def test_a_client_without_a_tree_gets_one_and_a_hidden_one_has_to_be_given
     DiscordAdapter(gateway).install(tree)
     await adapter.stop()
 
-    assert refused.value.next_step is not None
-    assert "install(tree)" in refused.value.next_step
+    assert "install(tree)" in str(refused.value.next_step)
     assert [command.name for command in tree.get_commands()] == ["mcp"]
     await gateway.stop()

@@ -23,12 +23,15 @@ from gateway.replies import (
     Table,
     Text,
 )
+from mcp_auth.outcome import Next
 from mcp_auth.status import AuthState, ConnectionState, ConnectionStatus, ServerStatus
 from tests.platforms.discord_limits import check_message
 
 NOW = 1_800_000_000.0
 ADA = Principal("discord", "42")
-NOTES = ServerStatus("notes", "http", "https://notes.example/mcp", "all", AuthState.SIGN_IN_NEEDED, next="auth notes")
+NOTES = ServerStatus(
+    "notes", "http", "https://notes.example/mcp", "all", AuthState.SIGN_IN_NEEDED, next=Next("auth", "notes")
+)
 
 
 def show(reply: Reply, *servers: str) -> dict[str, Any]:

@@ -15,11 +15,14 @@ from adapters.matrix.render import Rendered, render
 from gateway import sentences
 from gateway.commands import help_rows
 from gateway.replies import Button, Checklist, ChecklistItem, ItemState, Reply, ServerDetail, ServerList, Table, Text
+from mcp_auth.outcome import Next
 from mcp_auth.status import AuthState, ServerStatus
 from tests.platforms.synapse import _message
 
 NOW = 1_800_000_000.0
-NOTES = ServerStatus("notes", "http", "https://notes.example/mcp", "all", AuthState.SIGN_IN_NEEDED, next="auth notes")
+NOTES = ServerStatus(
+    "notes", "http", "https://notes.example/mcp", "all", AuthState.SIGN_IN_NEEDED, next=Next("auth", "notes")
+)
 LINK = "https://issuer.example/authorize?client_id=1&state=abc"
 EVENT_MAX = 65_536
 

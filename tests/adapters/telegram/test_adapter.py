@@ -23,6 +23,7 @@ from gateway.invocations import ChatRef, Principal
 from gateway.replies import Reply, Text
 from mcp_auth.config.models import Server
 from mcp_auth.errors import StoreError
+from mcp_auth.outcome import Next
 from tests.adapters.telegram.host import Host, StartHost
 from tests.homes import ME
 from tests.platforms.telegram import BotApi, Group, Lost, Person, Refusal, flood
@@ -338,7 +339,7 @@ class TestTroubles:
         self, start_host: StartHost, ada: Person, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async def fail(text: str) -> bool:
-            raise StoreError("The disk is gone.", next_step="slash-mcp doctor")
+            raise StoreError("The disk is gone.", next_step=Next("doctor"))
 
         async with start_host() as host:
             monkeypatch.setattr(host.gateway.auth, "claims", fail)

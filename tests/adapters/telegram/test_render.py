@@ -26,12 +26,15 @@ from gateway.replies import (
     Table,
     Text,
 )
+from mcp_auth.outcome import Next
 from mcp_auth.status import AuthState, ServerStatus
 from tests.platforms import telegram_rules as rules
 
 NOW = 1_800_000_000.0
 ADA = Principal("telegram", "1")
-NOTES = ServerStatus("notes", "http", "https://notes.example/mcp", "all", AuthState.SIGN_IN_NEEDED, next="auth notes")
+NOTES = ServerStatus(
+    "notes", "http", "https://notes.example/mcp", "all", AuthState.SIGN_IN_NEEDED, next=Next("auth", "notes")
+)
 LINK = "https://issuer.example/authorize?state=" + "s" * 40
 
 

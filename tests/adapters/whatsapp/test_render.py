@@ -14,11 +14,14 @@ from adapters.whatsapp.render import BODY_MAX, LINK_MAX, TEXT_MAX, URL_MAX, Link
 from gateway import sentences
 from gateway.commands import help_rows
 from gateway.replies import Button, Checklist, ChecklistItem, ItemState, Reply, ServerDetail, ServerList, Table, Text
+from mcp_auth.outcome import Next
 from mcp_auth.status import AuthState, ServerStatus
 from tests.platforms.whatsapp import as_read, check_message
 
 NOW = 1_800_000_000.0
-NOTES = ServerStatus("notes", "http", "https://notes.example/mcp", "all", AuthState.SIGN_IN_NEEDED, next="auth notes")
+NOTES = ServerStatus(
+    "notes", "http", "https://notes.example/mcp", "all", AuthState.SIGN_IN_NEEDED, next=Next("auth", "notes")
+)
 LINK = "https://issuer.example/authorize?state="
 NOTE = "The last page will not load."
 OPENS = "Opens in your browser, not inside another app."

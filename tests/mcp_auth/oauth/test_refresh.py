@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from mcp_auth import McpAuth
 from mcp_auth.errors import ReauthorizationNeeded, RefreshUnavailable, SignInNeeded
 from mcp_auth.oauth.refresh import _SURE_AFTER, _backoff, is_due
+from mcp_auth.outcome import Next
 from mcp_auth.records import NO_TROUBLE, RefreshMark, Tokens, sha256
 from mcp_auth.status import AuthState
 from mcp_auth.stores.memory import MemoryStore
@@ -228,7 +229,7 @@ async def test_a_request_that_cannot_be_made_is_no_lost_answer(
             else:
                 with pytest.raises(RefreshUnavailable, match="way of authentication") as caught:
                     await auth.access_token("notes")
-                assert caught.value.next_step == "/mcp auth notes"
+                assert caught.value.next_step == Next("auth", "notes")
             clock.ahead += 30
         after = await grant_of(auth)
         assert (after.tokens, after.refresh_mark, len(oauth.requests("/token"))) == (grant.tokens, None, asked)
@@ -247,7 +248,7 @@ async def test_invalid_grant_ends_the_grant_and_says_so_once(tmp_path: Path, oau
             with pytest.raises(ReauthorizationNeeded):
                 await auth.access_token("notes")
         status = await auth.status("notes")
-    assert (status.auth, status.next) == (AuthState.REAUTHORIZATION_NEEDED, "auth notes")
+    assert (status.auth, status.next) == (AuthState.REAUTHORIZATION_NEEDED, Next("auth", "notes"))
     assert told == ["reauthorization_needed"]
     assert oauth.refreshes == 1
 
@@ -378,7 +379,7 @@ async def test_what_cannot_be_refreshed_needs_a_person_and_nothing_is_sent(
         clock.ahead = 4000
         with pytest.raises(ReauthorizationNeeded) as caught:
             await auth.access_token("notes")
-        assert caught.value.next_step == "/mcp auth notes"
+        assert caught.value.next_step == Next("auth", "notes")
         assert oauth.seen == []
 
 

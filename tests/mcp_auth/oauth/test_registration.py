@@ -129,7 +129,7 @@ async def test_trouble_at_the_registration_is_no_refusal(tmp_path: Path, oauth: 
     async with open_auth(tmp_path, entry(oauth)) as auth:
         with pytest.raises(Unreachable, match=str(status)) as caught:
             await auth.sign_in("notes", "shared", ME, listen=False)
-        assert "/mcp auth notes" in str(caught.value.next_step)
+        assert "auth notes" in str(caught.value.next_step)
         assert (await auth.status("notes")).auth is AuthState.SIGN_IN_NEEDED
         oauth.knobs.registration = None
         await auth.sign_in("notes", "shared", ME, listen=False)

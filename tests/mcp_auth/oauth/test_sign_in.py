@@ -28,6 +28,7 @@ from mcp_auth.errors import (
 )
 from mcp_auth.oauth.authorization import AuthorizationResponse, Binding
 from mcp_auth.oauth.sign_in import STALE_CLAIM, previous_of
+from mcp_auth.outcome import Next
 from mcp_auth.records import Connection, ServerMetadata, SignIn, Tokens, encode
 from mcp_auth.status import AuthState
 from mcp_auth.stores.files import FileStore
@@ -214,7 +215,7 @@ async def test_an_open_sign_in_of_somebody_else_is_left_alone(tmp_path: Path, oa
             clock.ahead = later
             with pytest.raises(SignInError, match=rf"Another account .* lives for {left}\.") as caught:
                 await auth.sign_in("notes", "shared", ME, listen=False)
-            assert caught.value.next_step == "/mcp cancel notes"
+            assert caught.value.next_step == Next("cancel", "notes")
 
 
 # -- the answer ----------------------------------------------------------------------------------
@@ -523,8 +524,7 @@ async def test_pain_24_an_error_with_http_200_is_an_error(
             await auth.paste(redirect, ME.principal)
         (ended,) = await auth.store.sign_ins.list()
     # What is said here is kept for those who ask later
-    assert (ended.status, ended.outcome) == ("failed", caught.value.message)
-    assert ended.next_step == caught.value.next_step
+    assert (ended.status, ended.result) == ("failed", caught.value.outcome)
 
 
 @pytest.mark.parametrize(
@@ -561,7 +561,7 @@ async def test_what_a_server_repeats_of_the_code_is_not_shown(tmp_path: Path, oa
         with pytest.raises(TokenRequestFailed) as caught:
             await auth.paste(redirect, ME.principal)
         ended = (await auth.store.sign_ins.list())[0]
-    for text in (str(caught.value), str(ended.outcome)):
+    for text in (str(caught.value), str(ended.result)):
         assert not any(code[:n] in text for n in range(8, len(code)))
 
 

@@ -19,6 +19,7 @@ import msgspec
 import pytest
 
 from mcp_auth.errors import Busy, StoreError
+from mcp_auth.outcome import Next
 from mcp_auth.records import encode, grant_key
 from mcp_auth.stores.files import FileStore
 from tests.mcp_auth.stores.backends import URL, connection, grant, key_form, sign_in, tokens
@@ -232,7 +233,7 @@ async def test_a_damaged_grant_is_an_error_that_names_the_file_and_nothing_write
         with pytest.raises(StoreError) as caught:
             await call()
         assert str(path) in caught.value.message
-        assert caught.value.next_step == "/mcp auth notes"
+        assert caught.value.next_step == Next("auth", "notes")
         assert path.read_bytes() == data
 
 
@@ -280,7 +281,7 @@ async def test_a_damaged_salt_is_an_error_that_says_what_to_do(home: Path, store
     (home / "sign-ins" / ".salt").write_bytes(b"short")
     with pytest.raises(StoreError, match=r"\.salt is damaged") as caught:
         await FileStore(home).sign_ins.slot("shared", "notes")
-    assert "remove that file" in (caught.value.next_step or "")
+    assert "remove that file" in str(caught.value.next_step)
 
 
 # -- what cannot be read or written ----------------------------------------------------------

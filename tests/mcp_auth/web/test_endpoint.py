@@ -29,6 +29,7 @@ from mcp_auth.errors import (
 )
 from mcp_auth.limits import POSTS
 from mcp_auth.links import tickets
+from mcp_auth.outcome import Next, Outcome
 from mcp_auth.records import Check, Origin, SignIn
 from mcp_auth.status import ConnectionState
 from mcp_auth.stores.files import FileSignIns
@@ -297,7 +298,7 @@ async def test_a_refusal_at_the_authorization_server_is_said_and_stays(tmp_path:
     assert page.heading == "notes is not connected"
     assert "Access was denied: <b>No</b> elgoog." in page.text
     assert "<b>No" not in page.source
-    assert "/mcp auth notes" in page.text
+    assert "type in the chat: auth notes" in page.text
 
 
 async def test_a_server_that_refuses_the_new_access_is_not_called_connected(tmp_path: Path, oauth: OAuthServer) -> None:
@@ -416,7 +417,8 @@ async def test_an_address_that_asks_too_often_waits_and_somebody_elses_webhook_d
 
 
 def ended(status: Any, **fields: Any) -> SignIn:
-    return sign_in("0" * 32, status=status, outcome="So it went.", next_step="/mcp auth notes", **fields)
+    end = Outcome("failed", "So it went.", next_step=Next("auth", "notes"))
+    return sign_in("0" * 32, status=status, end=end, **fields)
 
 
 @pytest.mark.parametrize(
@@ -434,7 +436,7 @@ def test_a_page_says_how_it_ended_to_the_browser_in_which_it_did(
     page = endpoint._result_page(ended(status), "And this was wrong.")
     assert (page.heading, page.tone, page.status, page.state) == (heading, tone, http, "ended")
     assert page.context["lines"] == ["And this was wrong.", "So it went."]
-    assert (page.context["command"], page.names) == ("/mcp auth notes", {"server": "notes"})
+    assert (page.context["command"], page.names) == (Next("auth", "notes"), {"server": "notes"})
     assert endpoint._result_page(ended(status)).context["lines"] == ["So it went."]
 
 
@@ -446,7 +448,7 @@ def test_a_page_says_what_was_connected() -> None:
     assert endpoint._result_page(known).context["facts"] == ((texts.ACCOUNT, "ada"), (texts.TOOLS, "2"))
     (fact,) = endpoint._result_page(ended("done", check=Check(state="unreachable", detail="no"))).context["facts"]
     assert fact == (texts.CONNECTION, texts.connection("unreachable", "no"))
-    form = replace(key_form("0" * 32), status="done", outcome="The key works.")
+    form = replace(key_form("0" * 32), status="done", end=Outcome("accepted", "The key works."))
     page = endpoint._result_page(form)
     assert (page.heading, page.tone, page.context["lines"]) == (texts.KEY_DONE_HEADING, "good", ["The key works."])
 
@@ -464,9 +466,9 @@ def test_a_page_says_what_was_connected() -> None:
 def test_another_browser_learns_that_it_is_over_and_nothing_else(status: Any, heading: str, line: str) -> None:
     page = endpoint._used_page(ended(status))
     assert (page.heading, page.tone, page.status) == (heading, "note", 410)
-    assert (page.context["lines"], page.context["command"]) == ([line], "/mcp auth notes")
+    assert (page.context["lines"], page.context["command"]) == ([line], Next("auth", "notes"))
     assert "So it went" not in page.document().body.decode()
-    assert endpoint._used_page(replace(key_form("0" * 32), status=status)).context["command"] == "/mcp key notes"
+    assert endpoint._used_page(replace(key_form("0" * 32), status=status)).context["command"] == Next("key", "notes")
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ async def test_a_key_that_cannot_be_stored_ends_the_form_and_says_why(
         assert "is stored" not in page.text
         assert await state_of(gateway) == "failed"
         notice = await chat.notice(error.message)
-        assert not notice.reply.ok and error.next_step in words(notice.reply)
+        assert not notice.reply.ok and str(error.next_step) in words(notice.reply)
         assert error.message in (await browser.open(form.url)).text
         # And a new link works
         del gateway.auth.set_keys  # type: ignore[method-assign]

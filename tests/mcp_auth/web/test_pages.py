@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+from gateway.surfaces import in_chat
+from mcp_auth.outcome import Next
 from mcp_auth.records import KeyForm, Origin
 from mcp_auth.web import page_texts, pages
 
@@ -14,7 +16,7 @@ def test_the_time_left_is_rounded_up() -> None:
 
 
 def test_a_next_step_in_words_is_a_sentence_and_a_command_is_set_apart() -> None:
-    command = pages.message_page(pages.Message("H", ("Why.",), "bad", command="/mcp auth notes")).document()
+    command = pages.message_page(pages.Message("H", ("Why.",), "bad", command=Next("auth", "notes"))).document(in_chat)
     words = pages.message_page(pages.Message("H", ("Why.",), "bad", command="ask again")).document()
     assert b'<code dir="ltr">/mcp auth notes</code>' in command.body
     assert b"Ask again." in words.body
