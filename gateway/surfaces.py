@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from typing import get_args
 
-from gateway import grammar
 from mcp_auth.errors import sentence
 from mcp_auth.outcome import Next, Step, Verb
 
@@ -30,6 +28,9 @@ def chat_command(step: Next, program: str = "/mcp") -> str:
     """The command alone."""
     if step.on_host or step.verb not in IN_CHATS:
         return shell_command(step)
+    # The list starts without what commands need.
+    from gateway import grammar
+
     if step.verb == "list":
         command = grammar.detail_for(step.server) if step.server is not None else ""
     else:
@@ -46,6 +47,8 @@ def in_shell(step: Step) -> str:
 
 def shell_command(step: Next) -> str:
     """The command alone."""
+    import shlex
+
     if step.server is None:
         arguments = step.arguments
     elif step.server.startswith("-"):
