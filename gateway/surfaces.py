@@ -32,7 +32,7 @@ def chat_command(step: Next, program: str = "/mcp") -> str:
     from gateway import grammar
 
     if step.verb == "list":
-        command = grammar.detail_for(step.server) if step.server is not None else ""
+        command = grammar.command_for("status", step.server) if step.server is not None else ""
     else:
         command = grammar.command_for(step.verb, step.server)
     return " ".join(filter(None, (program, command, *step.arguments)))
