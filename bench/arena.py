@@ -21,7 +21,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 HERE = Path(__file__).parent
-_SCRIPTS = {"limit": "limit.py", "ours": "ours.py", "sdk": "sdk.py", "fastmcp": "fastmcp_.py", "hermes": "hermes.py"}
+SCRIPTS = {"limit": "limit.py", "ours": "ours.py", "sdk": "sdk.py", "fastmcp": "fastmcp_.py", "hermes": "hermes.py"}
 _TIMEOUT = 900.0
 
 
@@ -132,7 +132,7 @@ class Arena:
 
     def command(self, name: str, work: str, arguments: dict[str, Any]) -> list[str]:
         python = sys.executable if name in ("limit", "ours", "sdk") else str(self.peers[name])
-        return [python, str(HERE / "contestants" / _SCRIPTS[name]), work, json.dumps(arguments)]
+        return [python, str(HERE / "contestants" / SCRIPTS[name]), work, json.dumps(arguments)]
 
     def do(self, name: str, work: str, **arguments: Any) -> dict[str, Any]:
         """One piece of work in a new process.

@@ -6,20 +6,20 @@ import json
 import sys
 from pathlib import Path
 
-import matplotlib.pyplot as plt
-
-_COLORS = {"ours": "#1f6feb", "limit": "#6e7781", "sdk": "#bc4c00"}
-_LABELS = {"ours": "slash-mcp", "limit": "limit", "sdk": "MCP SDK"}
+COLORS = {"ours": "#1f6feb", "limit": "#6e7781", "sdk": "#bc4c00", "fastmcp": "#8250df", "hermes": "#1a7f37"}
+LABELS = {"ours": "slash-mcp", "limit": "limit", "sdk": "MCP SDK", "fastmcp": "FastMCP", "hermes": "Hermes"}
 
 
 def main(folder: Path) -> None:
+    import matplotlib.pyplot as plt
+
     plt.rcParams.update({"svg.hashsalt": "slash-mcp", "font.size": 11, "svg.fonttype": "none"})
     for name, plot in json.loads((folder / "performance.json").read_text()).items():
         figure, axes = plt.subplots(figsize=(6, 3.4))
         for contestant, points in plot["curves"].items():
             points.sort()
             xs, ys = zip(*points, strict=True)
-            axes.plot(xs, ys, marker="o", color=_COLORS[contestant], label=_LABELS[contestant])
+            axes.plot(xs, ys, marker="o", color=COLORS[contestant], label=LABELS[contestant])
         axes.set_xlabel(plot["axis"][0])
         axes.set_ylabel(plot["axis"][1])
         axes.set_xlim(left=0)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from bench import report, rows
-from bench.arena import Arena, Failed, Figure
+from bench import plot, report, rows
+from bench.arena import SCRIPTS, Arena, Failed, Figure
 from bench.rows import Check, Figures, Result, Row
 from tests.patience import PATIENCE
 
@@ -227,3 +227,8 @@ def test_the_servers_end_the_family_when_a_refresh_token_comes_twice() -> None:
 
 def test_every_row_has_a_name_of_its_own() -> None:
     assert len({row.name for row in rows.ROWS}) == len(rows.ROWS)
+
+
+def test_everybody_who_takes_part_has_a_line_in_the_plots() -> None:
+    assert plot.COLORS.keys() == plot.LABELS.keys() == SCRIPTS.keys()
+    assert len(set(plot.COLORS.values())) == len(SCRIPTS)
