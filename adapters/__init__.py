@@ -11,16 +11,8 @@ from typing import TYPE_CHECKING
 from mcp_auth.lazy import attribute
 
 if TYPE_CHECKING:
-    from adapters.base import (
-        Adapter,
-        Driver,
-        EditWindowClosed,
-        Finding,
-        NotSupported,
-        PrivateDeliveryUnavailable,
-        nobody_served,
-        remark,
-    )
+    from adapters.base import Adapter, Finding, remark
+    from adapters.driver import Driver, nobody_served
     from adapters.layout import (
         Layout,
         Line,
@@ -31,6 +23,16 @@ if TYPE_CHECKING:
     from adapters.log_filters import (
         hide_payloads,
         mask_tokens,
+    )
+    from adapters.refusals import (
+        EditWindowClosed,
+        Elsewhere,
+        Later,
+        Misconfigured,
+        NotSupported,
+        PrivateDeliveryUnavailable,
+        Refused,
+        TooLong,
     )
     from adapters.symbols import (
         BAD,
@@ -47,12 +49,17 @@ __all__ = [
     "Adapter",
     "Driver",
     "EditWindowClosed",
+    "Elsewhere",
     "Finding",
+    "Later",
     "Layout",
     "Line",
+    "Misconfigured",
     "NotSupported",
     "PrivateDeliveryUnavailable",
+    "Refused",
     "Span",
+    "TooLong",
     "fit",
     "hide_payloads",
     "lay_out",
@@ -62,6 +69,9 @@ __all__ = [
 ]
 
 _HOMES = {
+    **dict.fromkeys(("EditWindowClosed", "Elsewhere", "Later", "Misconfigured"), "adapters.refusals"),
+    **dict.fromkeys(("NotSupported", "PrivateDeliveryUnavailable", "Refused", "TooLong"), "adapters.refusals"),
+    **dict.fromkeys(("Driver", "nobody_served"), "adapters.driver"),
     "Layout": "adapters.layout",
     "Line": "adapters.layout",
     "Span": "adapters.layout",

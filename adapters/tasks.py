@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Awaitable
 
 from gateway import error_reports
 from mcp_auth.errors import McpAuthError
@@ -28,8 +27,8 @@ class Tasks:
         self._drain = drain
         self._running: set[asyncio.Task[None]] = set()
 
-    def start(self, work: Coroutine[Any, Any, object]) -> asyncio.Task[None]:
-        task = asyncio.create_task(_guarded(work))
+    def start(self, work: Awaitable[object]) -> asyncio.Task[None]:
+        task = asyncio.create_task(_watch(work))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return task
@@ -48,7 +47,7 @@ class Tasks:
         await asyncio.gather(*self._running, return_exceptions=True)
 
 
-async def _guarded(work: Coroutine[Any, Any, object]) -> None:
+async def _watch(work: Awaitable[object]) -> None:
     try:
         await work
     except NotSent:

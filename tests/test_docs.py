@@ -17,6 +17,7 @@ import pytest
 import yaml
 from telegram.ext import Application
 
+from adapters.base import LONGEST_PAUSE
 from adapters.cli.auth import PROBE_TIMEOUT
 from adapters.cli.cli import _COMMANDS, _parser
 from adapters.cli.listing import _PROBES_SECONDS
@@ -28,10 +29,10 @@ from adapters.matrix.options import MatrixOptions
 from adapters.matrix.rooms import _CHECKED_SECONDS
 from adapters.slack.adapter import WAIT_SECONDS
 from adapters.slack.options import SlackOptions
-from adapters.telegram.adapter import GROUP
+from adapters.telegram.adapter import GROUP, TelegramAdapter
 from adapters.telegram.login import _MAX_AGE
 from adapters.telegram.options import TelegramOptions
-from adapters.telegram.sending import _BURST, _BURST_SECONDS, _LONGEST_PAUSE, _TRIES
+from adapters.telegram.sending import _BURST, _BURST_SECONDS
 from adapters.waiting import _DAYS, _PER_PERSON
 from adapters.whatsapp.options import WhatsAppOptions
 from adapters.whatsapp.render import LINKS_MAX
@@ -241,8 +242,8 @@ def test_how_often_is_too_often_as_the_guide_says(row: str, rates: list[limits.R
         ("SECURITY.md", "8 for a server, {} in all", PROBES),
         ("docs/teams.md", "connections to the public endpoint | network address | {} |", CONNECTIONS_OF_ONE),
         ("docs/teams.md", "five files of {} MB", MAX_BYTES / 2**20),
-        ("docs/telegram.md", "(`retry_after`) of up to {} minutes, the bot waits", _LONGEST_PAUSE / 60),
-        ("docs/telegram.md", "A call is made {} times in all", _TRIES),
+        ("docs/telegram.md", "(`retry_after`) of up to {} minutes, the bot waits", LONGEST_PAUSE / 60),
+        ("docs/telegram.md", "A call is made {} times in all", len(TelegramAdapter.pauses) + 1),
         ("docs/telegram.md", "edits keep to {} in four seconds", _BURST),
         ("docs/telegram.md", "edits keep to four in {} seconds", _BURST_SECONDS),
         ("docs/telegram.md", "after about 1, 2, 4 ... {} seconds", LONGEST_PAUSE_OF_PLATFORMS),

@@ -6,49 +6,39 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import discord
 from discord import app_commands
 
-from adapters import buttons, log_filters
-from adapters.base import (
-    Driver,
-    EditWindowClosed,
-    Finding,
-    NotSupported,
-    PrivateDeliveryUnavailable,
-    nobody_served,
-    remark,
-)
+from adapters import buttons
+from adapters.base import Adapter, Finding, remark
 from adapters.discord import process
 from adapters.discord.commands import McpCommands
 from adapters.discord.forms import KeyForm, TextForm
 from adapters.discord.interactions import (
+    FAILURES,
     TOKEN_SECONDS,
     WIRE,
     Expired,
     Interactions,
     Live,
-    NotDelivered,
     as_edit,
     as_message,
-    attempt,
+    refusal_of,
 )
 from adapters.discord.options import DiscordOptions
 from adapters.discord.render import CHOICE_MAX, CHOICES_MAX, CONTENT_MAX, URL_MAX, render
-from adapters.symbols import BAD
+from adapters.refusals import EditWindowClosed, Elsewhere, NotSupported, PrivateDeliveryUnavailable, Refused
 from adapters.text import clean
-from adapters.waiting import Waiting
-from gateway import error_reports, sentences
+from gateway import sentences
 from gateway.bounded_dict import BoundedDict
 from gateway.grammar import looks_like_redirect
 from gateway.invocations import Capabilities, ChatRef, Invocation, MessageRef, Principal
-from gateway.policy import is_allowed
-from gateway.replies import Deferred, Ignored, Notice, Reply, SecretPrompt, Text, TextModal
-from mcp_auth.errors import ConfigError, McpAuthError
+from gateway.replies import Reply, SecretPrompt
+from mcp_auth.errors import ConfigError
 
 if TYPE_CHECKING:
     from gateway.gateway import Gateway
@@ -62,35 +52,28 @@ _PRESS = re.compile(r"mcp:[^:]*:[^:]*:[^:]*")
 _PROMPTS_KEPT = 1000
 
 
-class DiscordAdapter:
-    """`/mcp` for a discord.py client: `install` puts it into somebody else's, `run` has its own.
+class DiscordAdapter(Adapter[DiscordOptions]):
+    """`/mcp` for a discord.py client: `install` puts it into somebody else's, `run` has its own."""
 
-    Args:
-        options: instead of the section `gateway.discord`; only `run` and `check` need any.
-        clock: seconds since the epoch.
-    """
-
+    platform = PLATFORM
+    title = "Discord"
+    options_type = DiscordOptions
     # Ephemeral answers exist for interactions, which are private chats here; a text in a channel has none.
     capabilities = Capabilities(
-        edit_window=TOKEN_SECONDS,
-        modal=True,
-        secret_input=True,
-        text_max=CONTENT_MAX,
-        button_url_max=URL_MAX,
+        edit_window=TOKEN_SECONDS, modal=True, secret_input=True, text_max=CONTENT_MAX, button_url_max=URL_MAX
     )
+    failures = FAILURES
+    pauses = (0.5, 1.0, 2.0)
+    call_seconds = 30.0
+    wire = WIRE
+    _client: discord.Client | None = None
 
     def __init__(
         self, gateway: Gateway, *, options: DiscordOptions | None = None, clock: Callable[[], float] = time.time
     ) -> None:
-        self._gateway = gateway
-        self._options = options
-        self._clock = clock
-        self._driver = Driver(gateway, self)
-        self._interactions = Interactions(clock)
-        self._client: discord.Client | None = None
-        self._undo: list[Callable[[], object]] = []
+        super().__init__(gateway, options=options, clock=clock)
+        self._interactions = Interactions(clock, self.attempt)
         self._prompts: BoundedDict[str, SecretPrompt] = BoundedDict(_PROMPTS_KEPT)
-        self._missed = Waiting(gateway.config.home / PLATFORM)
 
     # -- installing --------------------------------------------------------------------------
 
@@ -104,131 +87,102 @@ class DiscordAdapter:
             ConfigError: the client has a command `/mcp`, or a tree that was not given.
             RuntimeError: it is installed already.
         """
-        if self._undo:
-            raise RuntimeError("this adapter is installed already; make another one for another client")
-        log_filters.hide_payloads(*WIRE)
         tree = target if isinstance(target, app_commands.CommandTree) else _tree_of(target)
-        client = self._client = tree.client
-        group = McpCommands("mcp", self.take, self._choices)
+        client, group, pressed = tree.client, McpCommands("mcp", self.take, self._choices), _press_of(self)
+        self.attach()
         try:
             tree.add_command(group)
         except app_commands.CommandAlreadyRegistered:
+            self.detach()
             raise ConfigError(
                 "This Discord client has a command /mcp already.",
                 next_step="remove it, or do not install slash-mcp twice",
             ) from None
-        pressed = _press_of(self)
+        self._client = client
         client.add_dynamic_items(pressed)
-        self._undo = [
+        self.undo += [
             lambda: tree.remove_command(group.name),
             lambda: client.remove_dynamic_items(pressed),
             _listen(client, self.on_message),
-            self._gateway.subscribe(PLATFORM, self._notified),
         ]
 
-    async def stop(self) -> None:
-        """Take `/mcp` out of the client again, and take no more notices. Safe to call twice."""
-        while self._undo:
-            self._undo.pop()()
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        options = self.options
+        process.keep_logs_short()
+        with process.endpoints(options.base_url, options.gateway_url):
+            client = process.OwnClient()
+            self.install(client.tree)
+            async with client:
+                await client.login(options.token)
+                yield
 
-    async def run(self) -> None:
-        """A client of our own with the token of `gateway.discord`, until cancelled.
+    async def receive(self) -> None:
+        await self._connected.connect()
 
-        Raises:
-            ConfigError: the section is incomplete, or Discord refuses the token.
-            Unreachable: there is no connection to Discord.
-        """
-        try:
-            await process.run(self.options(), self.install)
-        finally:
-            await self.stop()
+    async def examine(self) -> list[Finding]:
+        with process.endpoints(self.options.base_url, self.options.gateway_url):
+            return await process.look(self.options.token)
 
-    async def check(self) -> list[Finding]:
-        try:
-            findings = await process.check(self.options())
-        except McpAuthError as error:
-            return [Finding(BAD, str(error))]
-        return findings + nobody_served(self._gateway, PLATFORM)
-
-    def options(self) -> DiscordOptions:
-        """Raises ConfigError: `gateway.discord` is incomplete."""
-        return self._options or self._gateway.platform_options(PLATFORM, DiscordOptions)
+    def refusal(self, error: Exception) -> Refused:
+        return refusal_of(error)
 
     # -- what people do ----------------------------------------------------------------------
 
     async def take(self, interaction: discord.Interaction, text: str) -> None:
         """Answer an interaction for what would be typed after `/mcp`."""
-        principal = Principal(PLATFORM, str(interaction.user.id))
-        invocation = Invocation(
-            principal=principal,
-            chat=ChatRef(PLATFORM, {"interaction": str(interaction.id), "user": principal.user}),
-            text=text,
-            private=True,
-            event_id=str(interaction.id),
-            display_name=interaction.user.display_name,
-        )
-        decision = self._gateway.decide(invocation, self.capabilities)
-        is_known = self._interactions.get(str(interaction.id)) is not None
-        if isinstance(decision, Ignored) or is_known or interaction.user.bot:
+        if interaction.user.bot or self._interactions.get(str(interaction.id)) is not None:
             return
         live = self._interactions.keep(interaction)
-        await self._guarded(live, principal, lambda: self._answer(invocation, live, decision))
+        with live.acknowledged_in_time(self.spawn):
+            await self.answer(self._invocation(interaction, text), live)
 
-    async def _answer(self, invocation: Invocation, live: Live, decision: object) -> None:
-        if isinstance(decision, TextModal):
-            verb = decision.verb
-            await live.open(TextForm(verb, lambda interaction, entered: self.take(interaction, f"{verb} {entered}")))
-            return
-        if isinstance(decision, Deferred):
-            await live.acknowledge()
-        with live.acknowledged_in_time():
-            await self._driver.run_invocation(invocation, live)
-        await self._show_missed(invocation)
+    async def acknowledge(self, invocation: Invocation, trigger: object) -> None:
+        if isinstance(trigger, Live):
+            await trigger.acknowledge()
 
     async def press(self, interaction: discord.Interaction) -> None:
         """Somebody pressed one of our buttons."""
-        principal = Principal(PLATFORM, str(interaction.user.id))
         pressed: Any = interaction.data or {}
         data = str(pressed.get("custom_id", ""))
-        if not buttons.is_for(data, principal):
-            await self._say(interaction, sentences.BUTTON_NOT_YOURS)
-            return
-        prompt_id = buttons.prompt_of(data)
+        principal = self.principal(interaction.user.id)
+        asked, why = self.pressed(data, principal)
+        prompt_id = buttons.prompt_of(data) if buttons.is_for(data, principal) else None
         if prompt_id is not None:
-            await self._open_prompt(interaction, self._prompts.get(prompt_id))
+            prompt, why = self._prompts.get(prompt_id), sentences.PROMPT_OVER
+            if prompt is not None and prompt.expires_at > self.clock():
+                live = self._interactions.keep(interaction)
+                async with self.excused(principal, self._place(interaction)):
+                    await self.ask_secret(prompt, live)
+                return
+        if asked is not None:
+            await self.take(interaction, asked)
             return
-        command = buttons.unpack(data, self._gateway.names())
-        if command is None:
-            await self._say(interaction, sentences.BUTTON_OVER)
-            return
-        await self.take(interaction, command)
-
-    async def _open_prompt(self, interaction: discord.Interaction, prompt: SecretPrompt | None) -> None:
-        if prompt is None or prompt.expires_at <= self._clock():
-            await self._say(interaction, sentences.PROMPT_OVER)
-            return
-        live = self._interactions.keep(interaction)
-        principal = Principal(PLATFORM, str(interaction.user.id))
-        await self._guarded(live, principal, lambda: self.ask_secret(prompt, live))
+        self._interactions.keep(interaction)
+        async with self.excused(principal, self._place(interaction)):
+            await self.deliver_private(principal, remark(why), self._place(interaction))
 
     async def _submit_key(self, interaction: discord.Interaction, prompt: SecretPrompt, value: str) -> None:
-        principal = Principal(PLATFORM, str(interaction.user.id))
+        principal, place = self.principal(interaction.user.id), self._place(interaction)
         live = self._interactions.keep(interaction)
-
-        async def answer() -> None:
+        async with self.excused(principal, place):
             await live.acknowledge()
-            reply = await self._gateway.submit_secret(principal, prompt.id, value)
-            via = ChatRef(PLATFORM, {"interaction": str(interaction.id), "user": principal.user})
-            await self.deliver_private(principal, reply, via)
+            await self.take_secret(principal, place, prompt.id, value, deleted=True)
 
-        await self._guarded(live, principal, answer)
+    def _place(self, interaction: discord.Interaction) -> ChatRef:
+        return ChatRef(PLATFORM, {"interaction": str(interaction.id), "user": str(interaction.user.id)})
+
+    def _invocation(self, interaction: discord.Interaction, text: str) -> Invocation:
+        user = interaction.user
+        place = self._place(interaction)
+        return Invocation(self.principal(user.id), place, text, True, str(interaction.id), user.display_name)
 
     def _choices(self, interaction: discord.Interaction, typed: str) -> list[app_commands.Choice[str]]:
         """The servers whose names hold what was typed; none for strangers, who are not told any."""
-        if not is_allowed(Principal(PLATFORM, str(interaction.user.id)), self._gateway.config.gateway):
+        if not self.is_allowed(self.principal(interaction.user.id)):
             return []
         wanted = typed.strip().casefold()
-        fitting = [name for name in self._gateway.names() if wanted in name.casefold() and len(name) <= CHOICE_MAX]
+        fitting = [name for name in self.gateway.names() if wanted in name.casefold() and len(name) <= CHOICE_MAX]
         fitting.sort(key=lambda name: not name.casefold().startswith(wanted))
         return [app_commands.Choice(name=clean(name) or name, value=name) for name in fitting[:CHOICES_MAX]]
 
@@ -236,22 +190,13 @@ class DiscordAdapter:
         """Answer a message, if it is ours. Returns whether it is."""
         if not await self.claims(message):
             return False
+        user = message.author
+        chat = ChatRef(PLATFORM, {"channel": str(message.channel.id), "user": str(user.id)})
+        is_private = isinstance(message.channel, discord.DMChannel)
         text = self._text_in(message) or ""
-        principal = Principal(PLATFORM, str(message.author.id))
-        invocation = Invocation(
-            principal=principal,
-            chat=ChatRef(PLATFORM, {"channel": str(message.channel.id), "user": principal.user}),
-            text=text,
-            private=isinstance(message.channel, discord.DMChannel),
-            event_id=str(message.id),
-            display_name=message.author.display_name,
+        await self.answer(
+            Invocation(self.principal(user.id), chat, text, is_private, str(message.id), user.display_name)
         )
-
-        async def answer() -> None:
-            await self._driver.run_invocation(invocation)
-            await self._show_missed(invocation)
-
-        await self._guarded(None, principal, answer)
         return True
 
     async def claims(self, message: discord.Message) -> bool:
@@ -261,7 +206,7 @@ class DiscordAdapter:
         text = self._text_in(message)
         if text is None:
             return False
-        return not looks_like_redirect(text) or await self._gateway.claims(text)
+        return not looks_like_redirect(text) or await self.gateway.claims(text)
 
     def _text_in(self, message: discord.Message) -> str | None:
         """What stands after the mention and `mcp`; None: it is no message of a person to us."""
@@ -282,18 +227,17 @@ class DiscordAdapter:
             return None
         return (found["text"] or "").strip()
 
-    # -- the contract ------------------------------------------------------------------------
+    # -- what goes out -----------------------------------------------------------------------
 
     async def reply(self, chat: ChatRef, reply: Reply) -> MessageRef:
-        principal = Principal(PLATFORM, chat.data["user"])
+        principal = self.principal(chat.data["user"])
         if "channel" not in chat.data:
             return await self.deliver_private(principal, reply, chat)
-        channel = self._connected().get_partial_messageable(int(chat.data["channel"]))
         try:
-            return await self._post(channel, principal, reply)
-        except PrivateDeliveryUnavailable:
+            return await self._post(self._channel(chat.data), principal, reply)
+        except Elsewhere:
             # The bot may not write there, or it is gone; the one who asked is answered all the same.
-            return await self._post(await self._direct(principal), principal, reply)
+            return await self.deliver_private(principal, reply, None)
 
     async def deliver_private(self, principal: Principal, reply: Reply, via: ChatRef | None) -> MessageRef:
         live = self._interactions.get(via.data.get("interaction", "")) if via is not None else None
@@ -304,134 +248,60 @@ class DiscordAdapter:
                 _log.debug("an interaction is over; its answer goes into the direct messages")
             else:
                 return MessageRef(PLATFORM, {**via.data, "message": message})
-        return await self._post(await self._direct(principal), principal, reply)
+        client = self._connected
+        try:
+            channel = await self.attempt(lambda: client.create_dm(discord.Object(int(principal.user))))
+            return await self._post(channel, principal, reply)
+        except Elsewhere as error:
+            raise PrivateDeliveryUnavailable(how=sentences.DISCORD_PRIVATE, why=error.message) from None
 
     async def update(self, message: MessageRef, reply: Reply) -> MessageRef:
         data = message.data
-        payload = self._render(reply, Principal(PLATFORM, data["user"]))
-        if "interaction" in data:
-            live = self._interactions.get(data["interaction"])
-            if live is None:
-                raise EditWindowClosed
-            try:
-                await live.edit(data["message"], payload)
-            except Expired:
-                raise EditWindowClosed from None
-            return message
-        channel = self._connected().get_partial_messageable(int(data["channel"]))
-        posted = channel.get_partial_message(int(data["message"]))
-        shown = as_edit(payload)
+        payload = self._render(reply, self.principal(data["user"]))
+        live = self._interactions.get(data.get("interaction", ""))
         try:
-            await attempt(lambda: posted.edit(**shown))
-        except (discord.NotFound, discord.Forbidden):
-            raise EditWindowClosed from None
+            if "channel" in data:
+                posted, shown = self._channel(data).get_partial_message(int(data["message"])), as_edit(payload)
+                await self.attempt(lambda: posted.edit(**shown))
+            elif live is not None:
+                await live.edit(data["message"], payload)
+            else:
+                raise EditWindowClosed
+        except Elsewhere as error:
+            raise EditWindowClosed(error.message) from None
         return message
 
     async def ask_secret(self, prompt: SecretPrompt, trigger: object) -> None:
-        if not isinstance(trigger, Live):
-            raise NotSupported
         form = KeyForm(prompt, lambda interaction, value: self._submit_key(interaction, prompt, value))
-        if not await trigger.open(form):
+        if not isinstance(trigger, Live) or not await trigger.open(form):
             raise NotSupported
 
-    # -- delivering --------------------------------------------------------------------------
-
-    def _render(self, reply: Reply, owner: Principal) -> dict[str, Any]:
-        if reply.prompt is not None:
-            self._prompts[reply.prompt.id] = reply.prompt
-        return render(reply, owner=owner, servers=self._gateway.names(), now=self._clock())
-
-    def _connected(self) -> discord.Client:
-        if self._client is None:
-            raise RuntimeError("install() or run() comes first")
-        return self._client
-
-    async def _direct(self, principal: Principal) -> discord.abc.Messageable:
-        client = self._connected()
-        try:
-            return await attempt(lambda: client.create_dm(discord.Object(int(principal.user))))
-        except discord.HTTPException as error:
-            raise _unavailable(error) from None
+    async def ask_text(self, verb: str, trigger: object) -> None:
+        form = TextForm(verb, lambda interaction, entered: self.take(interaction, f"{verb} {entered}"))
+        if not isinstance(trigger, Live) or not await trigger.open(form):
+            raise NotSupported
 
     async def _post(self, channel: discord.abc.Messageable, owner: Principal, reply: Reply) -> MessageRef:
         shown = as_message(self._render(reply, owner))
         # Sent twice after a broken connection, it is one message: Discord knows it by its nonce.
         nonce = secrets.token_hex(12)
-        try:
-            message = await attempt(lambda: channel.send(nonce=nonce, **shown))
-        except (discord.Forbidden, discord.NotFound) as error:
-            raise _unavailable(error) from None
+        message = await self.attempt(lambda: channel.send(nonce=nonce, **shown))
         where = {"channel": str(message.channel.id), "message": str(message.id), "user": owner.user}
         return MessageRef(PLATFORM, where)
 
-    async def _say(self, interaction: discord.Interaction, text: str) -> None:
-        principal = Principal(PLATFORM, str(interaction.user.id))
-        live = self._interactions.keep(interaction)
-        reply = remark(text)
-        via = ChatRef(PLATFORM, {"interaction": str(interaction.id), "user": principal.user})
+    def _render(self, reply: Reply, owner: Principal) -> dict[str, Any]:
+        if reply.prompt is not None:
+            self._prompts[reply.prompt.id] = reply.prompt
+        return render(reply, owner=owner, servers=self.gateway.names(), now=self.clock())
 
-        async def answer() -> None:
-            await self.deliver_private(principal, reply, via)
+    def _channel(self, data: dict[str, Any]) -> discord.PartialMessageable:
+        return self._connected.get_partial_messageable(int(data["channel"]))
 
-        await self._guarded(live, principal, answer)
-
-    async def _guarded(self, live: Live | None, principal: Principal, answer: Callable[[], Awaitable[object]]) -> None:
-        """Run `answer`; what goes wrong becomes one line in the log, and a sentence where one can be sent."""
-        try:
-            await answer()
-        except NotDelivered as error:
-            _log.warning("Discord: an answer to %s was not delivered: %s", principal, error)
-        except PrivateDeliveryUnavailable:
-            _log.warning("Discord: an answer to %s was not delivered: their direct messages are closed", principal)
-        except discord.HTTPException as error:
-            reference = secrets.token_hex(4)
-            refused = "Discord: an answer to %s was refused: HTTP %d, code %d, reference %s"
-            _log.warning(refused, principal, error.status, error.code, reference)
-            await self._apologize(live, reference)
-        except Exception as error:  # noqa: BLE001 - the person waits for an answer, whatever happens here
-            await self._apologize(live, error_reports.note(error))
-
-    async def _apologize(self, live: Live | None, reference: str) -> None:
-        if live is None:
-            return
-        try:
-            await live.send({"content": sentences.unexpected(reference), "components": []})
-        except (Expired, NotDelivered, discord.HTTPException) as error:
-            _log.warning("Discord: %s could not be told: %s", reference, type(error).__name__)
-
-    # -- notices -----------------------------------------------------------------------------
-
-    async def _notified(self, notice: Notice) -> None:
-        try:
-            arrived = await self._driver.notify(notice)
-        except (NotDelivered, PrivateDeliveryUnavailable, discord.HTTPException) as error:
-            _log.warning("Discord: a notice to %s was not delivered: %s", notice.principal, type(error).__name__)
-            # An edit that is lost costs nothing; its news also comes as a notice of its own.
-            arrived = notice.message is not None
-        if not arrived:
-            self._missed.add(notice.principal.user, notice.reply, is_news=True)
-
-    async def _show_missed(self, invocation: Invocation) -> None:
-        """What could not be told before, now that there is a way to tell it."""
-        principal = invocation.principal
-        if not invocation.private or not is_allowed(principal, self._gateway.config.gateway):
-            return
-        stored, others = self._missed.take(principal.user)
-        missed = [*stored, *others]
-        while missed:
-            late = replace(missed[0], blocks=(Text(sentences.SENT_LATE), *missed[0].blocks))
-            try:
-                await self.deliver_private(principal, late, invocation.chat)
-            except (PrivateDeliveryUnavailable, NotDelivered):
-                for reply in missed:
-                    self._missed.add(principal.user, reply, is_news=True)
-                return
-            del missed[0]
-
-
-def _unavailable(error: discord.HTTPException) -> PrivateDeliveryUnavailable:
-    _log.info("Discord refuses a message: HTTP %d, code %d", error.status, error.code)
-    return PrivateDeliveryUnavailable(how=sentences.DISCORD_PRIVATE)
+    @property
+    def _connected(self) -> discord.Client:
+        if self._client is None:
+            raise RuntimeError("install() or run() comes first")
+        return self._client
 
 
 def _tree_of(client: discord.Client) -> app_commands.CommandTree[Any]:

@@ -1,4 +1,4 @@
-"""Interactions that can still be answered, and the requests that answer them.
+"""Interactions that can still be answered, the requests that answer them, and what Discord says no with.
 
 An interaction's token is a credential: it lives here, in memory, and is forgotten after its 15 minutes. What is
 stored elsewhere names an interaction by its id only.
@@ -7,65 +7,73 @@ stored elsewhere names an interaction by its id only.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import aiohttp
 import discord
 
-Result = TypeVar("Result")
+from adapters.refusals import Elsewhere, Later, Misconfigured, Refused
 
 # These write every body that is sent and received at DEBUG: tokens of interactions, links, entered keys.
 WIRE = ("discord.gateway", "discord.http", "discord.webhook.async_")
+FAILURES = (discord.DiscordException, aiohttp.ClientError, OSError, TimeoutError)
+PORTAL = "https://discord.com/developers/applications"
 ORIGINAL = "@original"
 # A token lives for 15 minutes; what is sent in the last seconds may arrive too late.
 TOKEN_SECONDS = 15 * 60 - 10.0
 # The first answer is due within 3 seconds.
 _ACKNOWLEDGE_SECONDS = 2.0
 _KEPT = 5000
-_REQUEST_SECONDS = 30.0
-_PAUSES = (0.5, 1.0, 2.0)
-
-_UNKNOWN_INTERACTION, _UNKNOWN_WEBHOOK, _UNKNOWN_MESSAGE, _INVALID_TOKEN = 10062, 10015, 10008, 50027
-_EXPIRED = frozenset({_UNKNOWN_INTERACTION, _UNKNOWN_WEBHOOK, _UNKNOWN_MESSAGE, _INVALID_TOKEN})
-_ACKNOWLEDGED = 40060
 
 
-class NotDelivered(Exception):
-    """Discord did not take a message. The text says why and holds neither content nor token."""
-
-
-class Expired(Exception):
+class Expired(Elsewhere):
     """The interaction, or the message it made, cannot be used any more."""
 
 
-async def attempt(call: Callable[[], Awaitable[Result]]) -> Result:
-    """One request, sent again a few times while the network is down.
+class Acknowledged(Refused):
+    """Discord took the first answer already: what an earlier try of ours has done, whose connection broke."""
 
-    discord.py itself waits for rate limits and repeats what Discord answers with 5xx.
 
-    Raises:
-        NotDelivered: it cannot be done now.
-        discord.HTTPException: Discord refuses it; see its `code`.
-    """
-    for pause in (*_PAUSES, None):
-        try:
-            async with asyncio.timeout(_REQUEST_SECONDS):
-                return await call()
-        except discord.RateLimited as error:
-            raise NotDelivered(f"rate limited for {error.retry_after:.0f} s") from None
-        except discord.DiscordServerError as error:
-            raise NotDelivered(f"HTTP {error.status} from Discord") from None
-        except TimeoutError:
-            raise NotDelivered(f"no answer within {_REQUEST_SECONDS:.0f} s") from None
-        except (aiohttp.ClientError, OSError) as error:
-            if pause is None:
-                raise NotDelivered(f"no connection to Discord ({type(error).__name__})") from None
-            await asyncio.sleep(pause)
-    raise AssertionError("the last round returns or raises")
+# https://docs.discord.com/developers/topics/opcodes-and-status-codes, by the code of the JSON answer.
+_CODES: dict[int, type[Refused]] = {
+    10062: Expired,  # unknown interaction
+    10015: Expired,  # unknown webhook
+    10008: Expired,  # unknown message
+    50027: Expired,  # invalid token
+    40060: Acknowledged,
+    50083: Elsewhere,  # archived or locked thread
+}
+_STATUSES: dict[int, type[Refused]] = {401: Misconfigured, 403: Elsewhere, 404: Elsewhere}
+
+
+def refusal_of(error: Exception) -> Refused:
+    """What the library repeats itself, rate limits and answers with 5xx, is not tried once more."""
+    match error:
+        case discord.LoginFailure() | discord.ConnectionClosed(code=4004):
+            return Misconfigured(
+                "Discord refuses the token of gateway.discord.",
+                key="gateway.discord.token",
+                next_step=f"make a new one at {PORTAL} (your application, Bot, Reset Token)",
+            )
+        case discord.ConnectionClosed():
+            return Later(f"Discord closed the connection with code {error.code}.")
+        case discord.RateLimited():
+            return Later(f"rate limited for {error.retry_after:.0f} s", wait=math.inf)
+        case discord.DiscordServerError() | TimeoutError():
+            status = f"HTTP {error.status}" if isinstance(error, discord.DiscordServerError) else "no answer in time"
+            return Later(f"{status} from Discord", wait=math.inf)
+        case discord.HTTPException():
+            kind = _CODES.get(error.code) or _STATUSES.get(error.status, Refused)
+            return kind(f"HTTP {error.status}, code {error.code}")
+        case aiohttp.ClientError() | OSError() | discord.GatewayNotFound():
+            why = f"Discord cannot be reached ({type(error).__name__})."
+            return Later(why, next_step="look at this host's connection")
+    return Refused(f"discord.py says {type(error).__name__}")
 
 
 class Rows(discord.ui.View):
@@ -82,104 +90,112 @@ class Rows(discord.ui.View):
 
 @dataclass(eq=False, slots=True)
 class Live:
-    """One interaction. Whatever answers it is seen by its user alone."""
+    """One interaction. Whatever answers it is seen by its user alone.
+
+    `attempt`: makes a request, and raises what it is refused with.
+    """
 
     interaction: discord.Interaction
     expires_at: float
+    attempt: Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
     state: Literal["new", "deferred", "answered"] = "new"
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    late: asyncio.Task[None] | None = None
 
     async def acknowledge(self) -> None:
-        """Show that an answer is on its way, unless there was one."""
+        """Show that an answer is on its way, unless there was one.
+
+        Raises:
+            Refused: Discord does not take it.
+        """
         async with self.lock:
             if self.state != "new":
                 return
             try:
-                await _request(lambda: self.interaction.response.defer(ephemeral=True, thinking=True))
+                await self.attempt(lambda: self.interaction.response.defer(ephemeral=True, thinking=True))
             except Expired:
                 # Too late for a first answer: what follows goes into the direct messages.
                 self.expires_at = 0.0
                 return
+            except Acknowledged:
+                pass
             self.state = "deferred"
 
     @contextmanager
-    def acknowledged_in_time(self) -> Iterator[None]:
+    def acknowledged_in_time(self, spawn: Callable[[Awaitable[None]], object]) -> Iterator[None]:
         """Acknowledge by itself when the first answer takes long."""
-        timer = asyncio.get_running_loop().call_later(_ACKNOWLEDGE_SECONDS, self._begin_to_acknowledge)
+        timer = asyncio.get_running_loop().call_later(_ACKNOWLEDGE_SECONDS, lambda: spawn(self.acknowledge()))
         try:
             yield
         finally:
             timer.cancel()
 
-    def _begin_to_acknowledge(self) -> None:
-        self.late = asyncio.create_task(self._acknowledge_late())
-
-    async def _acknowledge_late(self) -> None:
-        try:
-            await self.acknowledge()
-        except (NotDelivered, discord.HTTPException):
-            # The answer itself runs into the same wall, and says so.
-            return
-
     async def send(self, payload: dict[str, Any]) -> str:
         """A new ephemeral message; the first one takes the place of the acknowledgement. Returns its id.
 
         Raises:
-            Expired, NotDelivered.
+            Refused: `Expired`, or what else Discord says.
         """
+        shown = as_message(payload)
         async with self.lock:
             if self.state == "new":
-                answered = await _request(
-                    lambda: self.interaction.response.send_message(**as_message(payload), ephemeral=True)
-                )
-                # None: the connection broke after the answer was taken. Repeating it is refused, editing it is not.
-                self.state = "answered" if answered is not None else "deferred"
-                if answered is not None:
+                try:
+                    await self.attempt(lambda: self.interaction.response.send_message(**shown, ephemeral=True))
+                except Acknowledged:
+                    # Repeating it is refused, editing it is not.
+                    self.state = "deferred"
+                else:
+                    self.state = "answered"
                     return ORIGINAL
             if self.state == "deferred":
                 await self._edit(ORIGINAL, payload)
                 self.state = "answered"
                 return ORIGINAL
-            message = await _request(
-                lambda: self.interaction.followup.send(wait=True, **as_message(payload), ephemeral=True)
-            )
-            return str(message.id) if message is not None else ORIGINAL
+            message = await self.attempt(lambda: self.interaction.followup.send(wait=True, **shown, ephemeral=True))
+            return str(message.id)
 
     async def edit(self, message: str, payload: dict[str, Any]) -> None:
-        """Raises: Expired, NotDelivered."""
+        """Raises Refused: as `send`."""
         async with self.lock:
             await self._edit(message, payload)
 
     async def open(self, modal: discord.ui.Modal) -> bool:
-        """Open a form. False: it is too late for one, because something was answered."""
+        """Open a form. False: it is too late for one, because something was answered or time is over."""
         async with self.lock:
             if self.state != "new":
                 return False
-            await _request(lambda: self.interaction.response.send_modal(modal))
+            try:
+                await self.attempt(lambda: self.interaction.response.send_modal(modal))
+            except Expired:
+                self.expires_at = 0.0
+                return False
+            except Acknowledged:
+                pass
             self.state = "answered"
             return True
 
     async def _edit(self, message: str, payload: dict[str, Any]) -> None:
-        shown = as_edit(payload)
+        shown, interaction = as_edit(payload), self.interaction
         if message == ORIGINAL:
-            await _request(lambda: self.interaction.edit_original_response(**shown))
+            await self.attempt(lambda: interaction.edit_original_response(**shown))
         else:
-            await _request(lambda: self.interaction.followup.edit_message(int(message), **shown))
+            await self.attempt(lambda: interaction.followup.edit_message(int(message), **shown))
 
 
 class Interactions:
     """The live ones, by id."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, clock: Callable[[], float], attempt: Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
+    ) -> None:
         self._clock = clock
+        self._attempt = attempt
         self._live: OrderedDict[str, Live] = OrderedDict()
 
     def keep(self, interaction: discord.Interaction) -> Live:
         now = self._clock()
         while self._live and (len(self._live) >= _KEPT or next(iter(self._live.values())).expires_at <= now):
             self._live.popitem(last=False)
-        live = self._live[str(interaction.id)] = Live(interaction, now + TOKEN_SECONDS)
+        live = self._live[str(interaction.id)] = Live(interaction, now + TOKEN_SECONDS, self._attempt)
         return live
 
     def get(self, interaction_id: str) -> Live | None:
@@ -199,15 +215,3 @@ def as_edit(payload: dict[str, Any]) -> dict[str, Any]:
         "view": Rows(payload["components"]),
         "allowed_mentions": discord.AllowedMentions.none(),
     }
-
-
-async def _request(call: Callable[[], Awaitable[Result]]) -> Result | None:
-    """`attempt`, where "acknowledged already" is what an earlier try of ours has done: None."""
-    try:
-        return await attempt(call)
-    except discord.HTTPException as error:
-        if error.code in _EXPIRED:
-            raise Expired from None
-        if error.code == _ACKNOWLEDGED:
-            return None
-        raise

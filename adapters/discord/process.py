@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import aiohttp
 import discord
 import yarl
 from discord import app_commands
@@ -15,37 +14,14 @@ from discord.gateway import DiscordWebSocket
 from discord.http import Route
 
 from adapters.base import Finding
-from adapters.discord.interactions import WIRE
-from adapters.discord.options import DiscordOptions
+from adapters.discord.interactions import PORTAL, WIRE
 from adapters.symbols import BAD, GOOD, WARN
-from mcp_auth.errors import ConfigError, Unreachable
+from mcp_auth.errors import ConfigError
 
 _log = logging.getLogger(__name__)
 
-_AUTHENTICATION_FAILED = 4004
 _NOISY = (*WIRE, "discord.client")
 _RATE_LIMIT_SECONDS = 30.0
-_PORTAL = "https://discord.com/developers/applications"
-
-
-async def run(options: DiscordOptions, install: Callable[[app_commands.CommandTree[Any]], object]) -> None:
-    """Connect and serve until cancelled.
-
-    Args:
-        install: adds `/mcp` to the tree of the client, before it connects.
-
-    Raises:
-        ConfigError: Discord refuses the token.
-        Unreachable: there is no connection, or Discord closed it for good.
-    """
-    keep_logs_short()
-    # Nobody speaks here: the library need not say that it lacks what voice takes.
-    discord.VoiceClient.warn_nacl = discord.VoiceClient.warn_dave = False
-    with endpoints(options.base_url, options.gateway_url), _failures_named():
-        client = OwnClient()
-        install(client.tree)
-        async with client:
-            await client.start(options.token)
 
 
 class OwnClient(discord.Client):
@@ -90,26 +66,16 @@ def _shape(command: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-async def check(options: DiscordOptions) -> list[Finding]:
-    """What can be wrong between us and Discord.
-
-    Raises:
-        ConfigError: Discord refuses the token.
-        Unreachable: there is no connection.
-    """
-    with endpoints(options.base_url, options.gateway_url), _failures_named():
-        return await _signed_in(options)
-
-
-async def _signed_in(options: DiscordOptions) -> list[Finding]:
+async def look(token: str) -> list[Finding]:
+    """What can be wrong between us and Discord. Raises what discord.py raises."""
     client = discord.Client(intents=discord.Intents.none(), max_ratelimit_timeout=_RATE_LIMIT_SECONDS)
     tree = app_commands.CommandTree(client)
     async with client:
-        await client.login(options.token)
+        await client.login(token)
         application = await client.application_info()
         registered = await tree.fetch_commands()
     findings = [Finding(GOOD, f"signed in as {client.user}; no privileged intent is needed")]
-    page = f"{_PORTAL}/{application.id}"
+    page = f"{PORTAL}/{application.id}"
     if application.interactions_endpoint_url:
         text = "an interactions endpoint URL is set, so no command reaches this program. "
         findings.append(Finding(BAD, f"{text}Next: empty that field at {page}/information"))
@@ -119,33 +85,6 @@ async def _signed_in(options: DiscordOptions) -> list[Finding]:
     if not any(command.name == "mcp" for command in registered):
         findings.append(Finding(WARN, "/mcp is not registered yet. Next: slash-mcp serve"))
     return findings
-
-
-@contextmanager
-def _failures_named() -> Iterator[None]:
-    """The library's failures as ours: a sentence and what to do."""
-    try:
-        yield
-    except discord.LoginFailure:
-        raise _token_refused() from None
-    except discord.ConnectionClosed as error:
-        if error.code == _AUTHENTICATION_FAILED:
-            raise _token_refused() from None
-        raise Unreachable(f"Discord closed the connection with code {error.code}.") from None
-    except discord.HTTPException as error:
-        raise Unreachable(f"Discord answered with HTTP {error.status}, code {error.code}.") from None
-    except (aiohttp.ClientError, OSError, TimeoutError, discord.RateLimited, discord.GatewayNotFound) as error:
-        raise Unreachable(
-            f"Discord cannot be reached ({type(error).__name__}).", next_step="look at this host's connection"
-        ) from None
-
-
-def _token_refused() -> ConfigError:
-    return ConfigError(
-        "Discord refuses the token of gateway.discord.",
-        key="gateway.discord.token",
-        next_step=f"make a new one at {_PORTAL} (your application, Bot, Reset Token)",
-    )
 
 
 _default_endpoints = (Route.BASE, DiscordWebSocket.DEFAULT_GATEWAY)
@@ -186,6 +125,9 @@ def endpoints(base_url: str | None, gateway_url: str | None) -> Iterator[None]:
 
 
 def keep_logs_short() -> None:
+    """In a process of our own."""
+    # Nobody speaks here: the library need not say that it lacks what voice takes.
+    discord.VoiceClient.warn_nacl = discord.VoiceClient.warn_dave = False
     for name in _NOISY:
         noisy = logging.getLogger(name)
         noisy.setLevel(max(logging.INFO, noisy.getEffectiveLevel()))

@@ -14,12 +14,14 @@ from nio import AsyncClient, AsyncClientConfig, InviteMemberEvent, MatrixRoom, M
 from nio.responses import JoinResponse, RoomRedactResponse, RoomSendResponse, WhoamiError, WhoamiResponse
 
 from adapters import log_filters
-from adapters.base import Driver, EditWindowClosed, Finding, NotSupported, PrivateDeliveryUnavailable, nobody_served
+from adapters.base import Finding
+from adapters.driver import Driver, nobody_served
 from adapters.matrix.calls import TOKEN_OVER, call, refused
 from adapters.matrix.options import MatrixOptions
 from adapters.matrix.render import TEXT_MAX, Rendered, render
 from adapters.matrix.rooms import STATE_EVENTS, Rooms
 from adapters.matrix.syncing import SyncToken, sync_forever
+from adapters.refusals import EditWindowClosed, NotSupported, PrivateDeliveryUnavailable
 from adapters.symbols import BAD, GOOD, WARN
 from adapters.tasks import NotSent, Tasks
 from gateway import grammar, policy, sentences

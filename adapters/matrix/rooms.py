@@ -24,8 +24,8 @@ from nio import (
 from nio.api import RoomPreset
 from nio.responses import DirectRoomsResponse, RoomCreateResponse, RoomGetStateResponse, RoomInviteResponse
 
-from adapters.base import PrivateDeliveryUnavailable
 from adapters.matrix.calls import call
+from adapters.refusals import PrivateDeliveryUnavailable
 from gateway import sentences
 
 _log = logging.getLogger(__name__)

@@ -18,7 +18,9 @@ from slack_sdk.errors import SlackApiError
 from slack_sdk.webhook.async_client import AsyncWebhookClient
 
 from adapters import buttons, log_filters
-from adapters.base import Driver, EditWindowClosed, Finding, NotSupported, PrivateDeliveryUnavailable, remark
+from adapters.base import Finding, remark
+from adapters.driver import Driver
+from adapters.refusals import EditWindowClosed, NotSupported, PrivateDeliveryUnavailable
 from adapters.slack import incoming, render, service
 from adapters.slack.incoming import PLATFORM, Installation
 from adapters.slack.options import SlackOptions

@@ -10,13 +10,16 @@ import logging
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from telegram import Update
-from telegram.error import BadRequest, NetworkError, RetryAfter, TelegramError, TimedOut
+from telegram.error import TelegramError, TimedOut
 from telegram.ext import Application
 
-from adapters.telegram.sending import Sleep, seconds
+from adapters.base import Sleep
+from adapters.bodies import plain, read_body
+from adapters.refusals import Later
+from adapters.telegram.sending import refusal_of
 
 _log = logging.getLogger("adapters.telegram")
 
@@ -33,39 +36,43 @@ _LOOK_SECONDS = 300.0
 _BODY_MAX = 1 << 20
 
 
-async def poll(application: AnyApplication, sleep: Sleep = asyncio.sleep) -> None:
+async def poll(application: AnyApplication, sleep: Sleep) -> None:
     """Ask for updates until cancelled. A lost network is waited out.
 
     Raises:
-        TelegramError: the token is refused, or somebody else polls with it.
+        Refused: the token is refused, or somebody else polls with it.
     """
     bot = application.bot
     # A webhook that is still set would keep every update from us.
     await bot.delete_webhook()
     offset = 0
-    wait = _FIRST_PAUSE
+    pause = _FIRST_PAUSE
     try:
         while True:
             try:
                 updates = await bot.get_updates(offset=offset, timeout=_POLL_SECONDS, allowed_updates=list(KINDS))
-            except RetryAfter as flood:
-                await sleep(seconds(flood))
-                continue
-            except BadRequest:
-                raise
-            except NetworkError as error:
-                if wait == _FIRST_PAUSE and not isinstance(error, TimedOut):
+            except TelegramError as error:
+                later = _later(error)
+                if later.wait is None and pause == _FIRST_PAUSE and not isinstance(error, TimedOut):
                     _log.warning("Telegram cannot be reached (%s); trying on", type(error).__name__)
-                await sleep(wait)
-                wait = min(wait * 2, _LONGEST_PAUSE)
+                await sleep(pause if later.wait is None else later.wait)
+                pause = pause if later.wait is not None else min(pause * 2, _LONGEST_PAUSE)
                 continue
-            wait = _FIRST_PAUSE
+            pause = _FIRST_PAUSE
             for update in updates:
                 offset = update.update_id + 1
                 await application.process_update(update)
     except asyncio.CancelledError:
         await _say_what_is_done(application, offset)
         raise
+
+
+def _later(error: TelegramError) -> Later:
+    """Raises Refused: waiting does not help."""
+    refusal = refusal_of(error)
+    if isinstance(refusal, Later):
+        return refusal
+    raise refusal from None
 
 
 async def _say_what_is_done(application: AnyApplication, offset: int) -> None:
@@ -79,26 +86,24 @@ async def _say_what_is_done(application: AnyApplication, offset: int) -> None:
         _log.info("the last updates may come again (%s)", type(error).__name__)
 
 
-async def take_hooks(application: AnyApplication, url: str, secret: str, sleep: Sleep = asyncio.sleep) -> None:
+async def take_hooks(application: AnyApplication, url: str, secret: str, sleep: Sleep) -> None:
     """Have updates posted to `url` until cancelled, and look now and then whether that still holds.
 
     The webhook stays set: another replica may live on, and what comes meanwhile waits at Telegram.
 
     Raises:
-        TelegramError: the token is refused, or Telegram does not take the URL.
+        Refused: the token is refused, or Telegram does not take the URL.
     """
     while True:
+        wait: float | None = None
         try:
             if (await application.bot.get_webhook_info()).url != url:
                 await application.bot.set_webhook(url, secret_token=secret, allowed_updates=list(KINDS))
-        except RetryAfter as flood:
-            await sleep(seconds(flood))
-            continue
-        except BadRequest:
-            raise
-        except NetworkError as error:
-            _log.warning("Telegram cannot be reached (%s); the webhook is looked at later", type(error).__name__)
-        await sleep(_LOOK_SECONDS)
+        except TelegramError as error:
+            wait = _later(error).wait
+            if wait is None:
+                _log.warning("Telegram cannot be reached (%s); the webhook is looked at later", type(error).__name__)
+        await sleep(_LOOK_SECONDS if wait is None else wait)
 
 
 def hook(application: AnyApplication, secret: str) -> ASGIApp:
@@ -119,15 +124,13 @@ def hook_secret(token: str) -> str:
 async def _take(request: Request, application: AnyApplication, secret: str) -> Response:
     given = request.headers.get("X-Telegram-Bot-Api-Secret-Token", "")
     if request.method != "POST" or not hmac.compare_digest(given.encode(), secret.encode()):
-        return PlainTextResponse("not found\n", 404)
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _BODY_MAX:
-            return PlainTextResponse("too large\n", 413)
+        return plain("not found", 404)
+    body = await read_body(request, _BODY_MAX)
+    if isinstance(body, Response):
+        return body
     try:
         update = Update.de_json(json.loads(body), application.bot)
     except (ValueError, TypeError, KeyError, AttributeError):
-        return PlainTextResponse("not an update\n", 400)
+        return plain("not an update", 400)
     await application.process_update(update)
-    return PlainTextResponse("")
+    return plain("", 200)

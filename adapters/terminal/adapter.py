@@ -7,7 +7,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, TextIO
 
-from adapters.base import Driver, EditWindowClosed
+from adapters.driver import Driver
+from adapters.refusals import EditWindowClosed
 from adapters.terminal.qr import qr_code
 from adapters.terminal.render import render
 from adapters.terminal.screen import columns, is_colored

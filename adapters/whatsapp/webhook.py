@@ -14,9 +14,11 @@ from typing import Any
 
 from pywa_async import WhatsApp
 from pywa_async.utils import HUB_CH, HUB_SIG, HUB_VT
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
+
+from adapters.bodies import plain, read_body
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +41,7 @@ class Webhook:
         if scope["type"] != "http":
             return
         request = Request(scope, receive)
-        answer = _plain("closed", 503)
+        answer = plain("closed", 503)
         if self.is_open:
             answer = await _answers.get(request.method, _not_allowed)(self._client, request)
         await answer(scope, receive, send)
@@ -48,48 +50,36 @@ class Webhook:
 async def _challenge(client: WhatsApp, request: Request) -> Response:
     query = request.query_params
     if query.get("hub.mode") != "subscribe" or not query.get(HUB_VT):
-        return _plain("this address is for Meta's webhooks", 400)
+        return plain("this address is for Meta's webhooks", 400)
     content, status = await client.webhook_challenge_handler(query[HUB_VT], query.get(HUB_CH, ""))
-    return _plain(content or "", status)
+    return plain(content or "", status)
 
 
 async def _delivery(client: WhatsApp, request: Request) -> Response:
     signature = request.headers.get(HUB_SIG, "")
     if not _SIGNATURE.fullmatch(signature):
-        return _plain("unsigned", 401)
-    try:
-        body = await _body(request)
-    except ClientDisconnect:
-        return _plain("", 400)
-    if body is None:
-        return _plain("too large", 413)
+        return plain("unsigned", 401)
+    body = await read_body(request, BODY_MAX)
+    if isinstance(body, Response):
+        return body
     refusal = await client.webhook_update_validator(body, signature)
     if refusal is not None:
-        return _plain(*refusal)
+        return plain(*refusal)
     try:
         updates = list(single_updates(json.loads(body)))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         _log.warning("a signed delivery has an unknown form (%s)", type(error).__name__)
-        return _plain("unknown form", 400)
+        return plain("unknown form", 400)
     for update in updates:
         await client.webhook_update_handler(json.dumps(update).encode())
-    return _plain("ok", 200)
+    return plain("ok", 200)
 
 
 async def _not_allowed(client: WhatsApp, request: Request) -> Response:
-    return _plain("", 405, Allow="GET, POST")
+    return plain("", 405, Allow="GET, POST")
 
 
 _answers = {"GET": _challenge, "POST": _delivery}
-
-
-async def _body(request: Request) -> bytes | None:
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > BODY_MAX:
-            return None
-    return body
 
 
 def single_updates(delivery: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -125,9 +115,3 @@ def _contact(contacts: list[dict[str, Any]], user_id: str | None, wa_id: str | N
     if len(contacts) == 1 and user_id is None and wa_id is None:
         return {"user_id": None, **contacts[0]}
     return {"user_id": user_id, "wa_id": wa_id}
-
-
-def _plain(text: str, status: int, **headers: str) -> Response:
-    # What is echoed is Meta's own challenge; a browser must not take it for a page.
-    safe = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", **headers}
-    return PlainTextResponse(text, status, headers=safe)

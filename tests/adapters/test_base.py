@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from adapters.base import Driver, EditWindowClosed, NotSupported, PrivateDeliveryUnavailable
+from adapters.driver import Driver
+from adapters.refusals import EditWindowClosed, NotSupported, PrivateDeliveryUnavailable
 from gateway.invocations import Capabilities, ChatRef, Invocation, MessageRef, Principal
 from gateway.replies import Audience, Notice, Reply, SecretPrompt, Text
 

@@ -19,7 +19,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from adapters.base import Driver, NotSupported
+from adapters.driver import Driver
+from adapters.refusals import NotSupported
 from adapters.terminal import render
 from gateway.gateway import Gateway
 from gateway.invocations import LOCAL, Capabilities, ChatRef, Invocation, MessageRef, Principal

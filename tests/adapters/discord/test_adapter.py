@@ -11,6 +11,7 @@ import discord
 import pytest
 
 from adapters.discord import interactions
+from adapters.discord.adapter import DiscordAdapter
 from gateway import sentences
 from gateway.invocations import ChatRef, Principal
 from gateway.replies import Audience, Notice, Reply, Text
@@ -297,7 +298,7 @@ async def test_news_is_not_shown_to_who_was_shut_out_meanwhile(server: DiscordSe
     async with running_bot(server, tmp_path, DEAD) as bot:
         reply = Reply((Text("notes: signed in as ada@example.com"),), audience=Audience.CALLER)
         bot.eve.takes_dms = False
-        await bot.adapter._notified(Notice(Principal("discord", str(bot.eve.id)), ChatRef("discord"), reply))
+        await bot.adapter.notify(Notice(Principal("discord", str(bot.eve.id)), ChatRef("discord"), reply))
         bot.eve.takes_dms = True
         asked = await server.slash(bot.eve, "help")
         await server.reading(asked, "do not know you")
@@ -612,7 +613,7 @@ async def test_a_rate_limit_is_waited_for(server: DiscordServer, tmp_path: Path)
 async def test_a_broken_connection_is_tried_again(
     server: DiscordServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(interactions, "_PAUSES", (0.01, 0.01))
+    monkeypatch.setattr(DiscordAdapter, "pauses", (0.01, 0.01))
     async with running_bot(server, tmp_path, DEAD) as bot:
         server.fail("POST /interactions/.*/callback")
         asked = await server.slash(bot.ada, "help")
@@ -626,7 +627,7 @@ async def test_a_broken_connection_is_tried_again(
 async def test_an_answer_that_was_taken_before_the_connection_broke_is_not_sent_twice(
     server: DiscordServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(interactions, "_PAUSES", (0.01, 0.01))
+    monkeypatch.setattr(DiscordAdapter, "pauses", (0.01, 0.01))
     async with running_bot(server, tmp_path, DEAD) as bot:
         server.fail("POST /interactions/.*/callback", before=False)
         asked = await server.slash(bot.ada, "help")
@@ -640,7 +641,7 @@ async def test_an_answer_that_was_taken_before_the_connection_broke_is_not_sent_
 async def test_discord_out_of_reach_costs_one_line_in_the_log_and_nothing_else(
     server: DiscordServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(interactions, "_PAUSES", (0.01, 0.01))
+    monkeypatch.setattr(DiscordAdapter, "pauses", (0.01, 0.01))
     async with running_bot(server, tmp_path, DEAD) as bot:
         server.fail("POST /interactions", times=3)
         with caplog.at_level(logging.WARNING):
@@ -649,7 +650,7 @@ async def test_discord_out_of_reach_costs_one_line_in_the_log_and_nothing_else(
             await server.reading(await server.slash(bot.ada, "help"), "What /mcp can do")
         (line,) = [one.getMessage() for one in caplog.records if one.name.startswith(("adapters", "gateway"))]
         assert line.startswith(
-            f"Discord: an answer to discord:{bot.ada.id} was not delivered: no connection to Discord"
+            f"Discord: an answer to discord:{bot.ada.id} was not delivered: Discord cannot be reached"
         )
 
 

@@ -273,7 +273,7 @@ class TestTroubles:
         api.next_answers("sendMessage", flood(3600))
         async with start_host() as host:
             ada.say("/mcp help")
-            await api.until(lambda: "did not take an answer (RetryAfter)" in caplog.text)
+            await api.until(lambda: "Telegram wants silence for 3600 s" in caplog.text)
             ada.say("/mcp")
             await ada.message("sign-in needed")
 

@@ -107,7 +107,7 @@ async def bot(
 
 async def quiet(adapter: WhatsAppAdapter) -> None:
     """Until everything that was taken is done."""
-    await adapter._tasks.idle()
+    await adapter.idle()
 
 
 # -- the webhook -------------------------------------------------------------------------------
@@ -238,12 +238,12 @@ async def test_after_24_hours_a_notice_waits_for_the_next_message(
         now = time.time() + WINDOW_SECONDS + 60
         api.clock = lambda: now
 
-        await adapter._notify(signed_in(api))
+        await adapter.notify(signed_in(api))
         await api.settled()
         assert api.sent == []
         assert [one.message for one in caplog.records if one.levelno >= logging.WARNING] == [
-            "a message was not delivered and waits for the person to write again: "
-            "the person has not written for 24 hours (131047)"
+            f"WhatsApp: a notice to whatsapp:{api.ada.user_id} was refused: "
+            "the person has not written for 24 hours (131047)."
         ]
 
         await api.say("are you there?")
@@ -260,7 +260,7 @@ async def test_a_notice_waits_in_the_home_for_the_next_process(api: CloudApi, re
         await api.say("hello")
         now = time.time() + WINDOW_SECONDS + 60
         api.clock = lambda: now
-        await adapter._notify(signed_in(api))
+        await adapter.notify(signed_in(api))
     (kept,) = (tmp_path / "home" / "whatsapp").iterdir()
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
     assert stat.S_IMODE(kept.parent.stat().st_mode) == 0o700
@@ -279,7 +279,7 @@ async def test_news_that_is_late_and_fails_again_goes_on_waiting(api: CloudApi, 
         await api.say("hello")
         now = time.time() + WINDOW_SECONDS + 60
         api.clock = lambda: now
-        await adapter._notify(signed_in(api))
+        await adapter.notify(signed_in(api))
         api.faults = [131026]
         await api.say("are you there?")
         await quiet(adapter)
@@ -302,7 +302,7 @@ async def test_news_is_kept_when_the_process_ends_while_it_tries_again(
 
     async with bot(api, relay, tmp_path, for_ever) as adapter:
         api.faults = [130429]
-        telling = asyncio.create_task(adapter._notify(signed_in(api)))
+        telling = asyncio.create_task(adapter.notify(signed_in(api)))
         await tried.wait()
         telling.cancel()
         await asyncio.gather(telling, return_exceptions=True)
@@ -317,7 +317,7 @@ async def test_who_was_shut_out_meanwhile_is_told_nothing(api: CloudApi, relay: 
         await api.say("hello")
         now = time.time() + WINDOW_SECONDS + 60
         api.clock = lambda: now
-        await adapter._notify(signed_in(api))
+        await adapter.notify(signed_in(api))
 
     async with bot(api, relay, tmp_path, allow=["whatsapp:US.2"]) as adapter:
         await api.say("hello")
@@ -332,8 +332,7 @@ async def test_what_arrived_is_not_kept(api: CloudApi, relay: Relay, tmp_path: P
         await api.message("/mcp logout")
         await api.settled()
 
-        assert adapter._outbox is not None
-        assert not adapter._outbox._watched
+        assert not adapter._watched
 
 
 @pytest.mark.parametrize("fault", [130429, 80007, 131056, 131000, 2, "drop"])
@@ -622,4 +621,4 @@ async def test_doctor_does_not_mistake_an_outage_for_a_bad_token(api: CloudApi, 
     async with Gateway.from_config(home=own_home(api, tmp_path)) as gateway:
         findings = await WhatsAppAdapter(gateway).check()
 
-        assert findings == [(WARN, "WhatsApp cannot be reached (RemoteProtocolError)")]
+        assert findings == [(WARN, "WhatsApp cannot be reached (RemoteProtocolError).")]

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from adapters.whatsapp.outbox import _tappable
 from adapters.whatsapp.render import BODY_MAX, LINK_MAX, TEXT_MAX, URL_MAX, Link, Outgoing, escape, render
+from adapters.whatsapp.sending import tappable
 from gateway import sentences
 from gateway.commands import help_rows
 from gateway.replies import Button, Checklist, ChecklistItem, ItemState, Reply, ServerDetail, ServerList, Table, Text
@@ -39,13 +39,13 @@ def shown(reply: Reply) -> tuple[Outgoing, ...]:
 def payload(message: Outgoing) -> dict[str, Any]:
     """As pywa sends it."""
     to = {"messaging_product": "whatsapp", "to": "16505551234"}
-    tappable = _tappable(message)
-    if tappable is None:
+    below = tappable(message)
+    if below is None:
         return {**to, "type": "text", "text": {"body": message.body}}
-    if isinstance(tappable, list):
-        kind, action = "button", {"buttons": [one.to_dict() for one in tappable]}
+    if isinstance(below, list):
+        kind, action = "button", {"buttons": [one.to_dict() for one in below]}
     else:
-        kind, action = tappable._interactive_type.value, tappable.to_dict()
+        kind, action = below._interactive_type.value, below.to_dict()
     if kind == "list":
         action = {**action, "sections": [{**one, "rows": list(one["rows"])} for one in action["sections"]]}
     footer = {"footer": {"text": message.footer}} if message.footer else {}

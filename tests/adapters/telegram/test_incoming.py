@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from adapters.telegram.updates import command, command_of, start_payload
+from adapters.telegram.incoming import command, command_of, start_payload
 
 SERVERS = ("notes", "my server", "x" * 200, "שרת")
 
