@@ -30,7 +30,7 @@ async def test_one_failure_is_logged_without_its_text_and_leaves_the_others(capl
     assert "unexpected RuntimeError" in caplog.text
     assert "canary" not in caplog.text
     assert [one.message for one in caplog.records if one.levelno == logging.WARNING] == [
-        "The disk is full. Next: slash-mcp doctor"
+        "The disk is full. Next: doctor"
     ]
 
 
