@@ -125,7 +125,7 @@ class Dispatcher:
         if not isinstance(command, grammar.Confirm | grammar.ReviewCode) or auth.limits.take(CODES, str(principal)):
             return None
         try:
-            await auth.gatekeeper.burn(command.code, str(principal))
+            await auth.burn(command.code, str(principal))
         except WrongPerson as error:
             return say(error.message, Audience.CALLER, ok=False)
         except CodeRejected as error:

@@ -11,10 +11,7 @@ from typing import TYPE_CHECKING
 from mcp_auth.lazy import attribute
 
 if TYPE_CHECKING:
-    from mcp_auth.changes import (
-        Change,
-        ChangeKind,
-    )
+    from mcp_auth.changes import Change
     from mcp_auth.config.load import load
     from mcp_auth.config.models import (
         CallbackOptions,
@@ -80,6 +77,7 @@ if TYPE_CHECKING:
     from mcp_auth.oauth.sign_in import StartedSignIn
     from mcp_auth.records import (
         SHARED,
+        ChangeKind,
         Grant,
         KeyForm,
         Origin,
@@ -171,7 +169,7 @@ __all__ = [
 
 _HOMES = {
     "Change": "mcp_auth.changes",
-    "ChangeKind": "mcp_auth.changes",
+    "ChangeKind": "mcp_auth.records",
     "CallbackOptions": "mcp_auth.config.models",
     "Config": "mcp_auth.config.models",
     "GatewayOptions": "mcp_auth.config.models",

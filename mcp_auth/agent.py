@@ -10,10 +10,14 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TextIO
+from urllib.parse import urlsplit
 
 import httpx2
 
-from mcp_auth.config.models import Server
+from mcp_auth.config.models import Config, Server
+from mcp_auth.config.servers import Servers
+from mcp_auth.config.variables import Variables
+from mcp_auth.credentials import OwnerCredentials, StoredCredentials
 from mcp_auth.errors import (
     CredentialsNeeded,
     McpAuthError,
@@ -24,7 +28,8 @@ from mcp_auth.errors import (
     is_out_of_descriptors,
     lacks_descriptors,
 )
-from mcp_auth.net.http import USER_AGENT, what_helps, why_unreachable
+from mcp_auth.keys import Keys
+from mcp_auth.net.http import USER_AGENT, Http, what_helps, why_unreachable
 from mcp_auth.net.responses import Seen
 from mcp_auth.oauth.challenge import BearerChallenge, bearer_challenge
 from mcp_auth.oauth.server_json import json_object
@@ -49,8 +54,8 @@ class Credentials(Protocol):
         """Whether a yes of the server would be news: it refused these credentials before."""
         ...
 
-    async def headers(self, refused: str | None = None) -> dict[str, str]:
-        """Everything to send. `refused`: the `Authorization` value that was answered 401."""
+    async def headers(self, request: httpx2.Request, refused: str | None = None) -> dict[str, str]:
+        """Everything to send with `request`. `refused`: the `Authorization` value that was answered 401."""
         ...
 
     async def refused(self, status: int, challenge: BearerChallenge | None, sent: str | None) -> McpAuthError:
@@ -100,7 +105,7 @@ class ServerAuth(httpx2.Auth):
             yield request
             return
         try:
-            headers = await self._credentials.headers()
+            headers = await self._credentials.headers(request)
         except CredentialsNeeded as error:
             self.refusal = error
             raise
@@ -113,7 +118,7 @@ class ServerAuth(httpx2.Auth):
         no = _no(response)
         if no is not None and no.to_credentials and sent is not None:
             try:
-                again = await self._credentials.headers(refused=sent)
+                again = await self._credentials.headers(request, refused=sent)
             except ReauthorizationNeeded as error:
                 logger.debug("no other credentials: %s", error.code)
             except CredentialsNeeded as error:
@@ -176,6 +181,67 @@ def _set(request: httpx2.Request, headers: dict[str, str]) -> None:
     # One by one: `Headers.update` builds a second `Headers` first, for every request.
     for name, value in headers.items():
         request.headers[name] = value
+
+
+class Sessions:
+    """Connects to servers with an owner's credentials."""
+
+    def __init__(
+        self,
+        config: Config,
+        servers: Servers,
+        http: Http,
+        variables: Variables,
+        keys: Keys,
+        credentials: StoredCredentials,
+    ) -> None:
+        self._network = config.gateway.network
+        self._servers = servers
+        self._http = http
+        self._variables = variables
+        self._keys = keys
+        self._credentials = credentials
+
+    def http_auth(self, entry: Server, owner: str, *, insist: bool = False) -> ServerAuth:
+        """Authentication bound to the server's origin and path."""
+        return ServerAuth(entry, OwnerCredentials(self._credentials, entry, owner, insist))
+
+    @contextlib.asynccontextmanager
+    async def open(
+        self, entry: Server, owner: str, *, insist: bool = False, bytes_max: int | None = None
+    ) -> AsyncIterator[Client]:
+        """A connected client, signed in.
+
+        Args:
+            insist: as in `Refresher.access_token`.
+            bytes_max: of all that the server may send.
+
+        Raises:
+            CredentialsNeeded and its children, ServerRefused, Unreachable.
+        """
+        from mcp_auth.net.bodies import BoundedAnswers
+
+        if entry.url is None:
+            keys = await self._keys.of(entry, owner)
+            environment = {name: self._variables.resolve(value, keys=keys) for name, value in entry.env.items()}
+            arguments = tuple(self._variables.resolve(value, keys=keys) for value in entry.args)
+            async with open_session(
+                entry, auth=None, transport=None, environment=environment, arguments=arguments
+            ) as client:
+                yield client
+            return
+        # Missing credentials are said before a connection is made.
+        headers = await self._credentials.headers(entry, owner, insist=insist)
+        rules = self._servers.rules(entry)
+        if self._network.proxy is not None:
+            url, is_signed_in = urlsplit(entry.url), "Authorization" in headers and "Authorization" not in entry.headers
+            rules.check_proxied(url.scheme, url.hostname or "", url.port, credentials=is_signed_in)
+        transport = BoundedAnswers(
+            self._http.transport(rules), entry.name, message_max=self._network.max_body, total_max=bytes_max
+        )
+        auth = self.http_auth(entry, owner, insist=insist)
+        async with open_session(entry, auth=auth, transport=transport, environment={}) as client:
+            yield client
 
 
 @contextlib.asynccontextmanager

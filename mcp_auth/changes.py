@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 from mcp_auth.audit import Audit, Event
+from mcp_auth.kinds import kind_of
 from mcp_auth.net.sites import browser_host, issued_elsewhere
-from mcp_auth.records import Linked, SignIn
+from mcp_auth.records import ChangeKind, Linked, SignIn
 
 logger = logging.getLogger(__name__)
-
-ChangeKind = Literal[
-    "sign_in_begun",
-    "signed_in",
-    "sign_in_ended",
-    "signed_out",
-    "refreshed",
-    "reauthorization_needed",
-    "key_set",
-    "key_form_ended",
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +30,16 @@ class Change:
 
 
 class Changes:
-    """The listeners to the changes made through one `McpAuth`."""
+    """The listeners to the changes made through one `McpAuth`.
+
+    `upcoming` is set by the next change, and is another object after it: whoever has kept it knows whether what was
+    looked at then may be out of date.
+    """
 
     def __init__(self, audit: Audit) -> None:
         self._audit = audit
         self._callbacks: list[Callable[[Change], None]] = []
+        self.upcoming = asyncio.Event()
 
     def on_change(self, callback: Callable[[Change], None]) -> Callable[[], None]:
         """Call `callback` after every change. Returns the undo."""
@@ -56,14 +51,54 @@ class Changes:
 
         return undo
 
+    def wake(self) -> None:
+        """Whoever has looked at credentials before is to look again."""
+        happened, self.upcoming = self.upcoming, asyncio.Event()
+        happened.set()
+
     def tell(self, change: Change) -> None:
         """Record it and call everybody; a callback that fails is logged and holds nobody up."""
+        self.wake()
         _record(self._audit, change)
         for callback in list(self._callbacks):
             try:
                 callback(change)
             except Exception as error:  # noqa: BLE001 - somebody else's code must not undo a finished sign-in
                 logger.error("a listener to %s failed: %s", change.kind, type(error).__name__)
+
+    def end(self, record: Linked) -> None:
+        """What was reached by a link has ended."""
+        kind = kind_of(record)
+        told = kind.done if record.status == "done" else kind.ended
+        self.tell(Change(told, record.server, record.owner, record if isinstance(record, SignIn) else None))
+
+    def write_continued(self, record: Linked) -> None:
+        """A browser was bound to a link."""
+        visit = record.gate.visit if record.gate is not None else None
+        self._audit.write(
+            Event.LINK_CONTINUED,
+            whom=record.origin.principal,
+            server=record.server,
+            owner=record.owner,
+            ticket=ticket_of(record),
+            address=visit.address if visit is not None else None,
+            browser=visit.browser if visit is not None else None,
+        )
+
+    def write_burned(self, record: Linked, by: str) -> None:
+        """A link was in the hands of `by`, who had not asked for it."""
+        self._audit.write(
+            Event.SIGN_IN_BURNED,
+            who=by,
+            whom=record.origin.principal,
+            server=record.server,
+            owner=record.owner,
+            ticket=ticket_of(record),
+        )
+
+    def write_wrong_code(self, principal: str, *, doing: str) -> None:
+        """`principal` sent a code that was none. `doing`: confirm or review."""
+        self._audit.write(Event.WRONG_CODE, who=principal, outcome=doing)
 
 
 # The end of a key form says nothing that its keys have not said.

@@ -206,6 +206,17 @@ Status = Literal[
     "started", "opened", "confirmed", "answered", "exchanging", "done", "refused", "failed", "expired", "cancelled"
 ]
 
+ChangeKind = Literal[
+    "sign_in_begun",
+    "signed_in",
+    "sign_in_ended",
+    "signed_out",
+    "refreshed",
+    "reauthorization_needed",
+    "key_set",
+    "key_form_ended",
+]
+
 # Where a browser keeps the secret by which it is bound: its script's `localStorage`, a cookie of this sign-in alone
 # (no script), or the forms of a key's pages, one after the other (no script).
 KeptIn = Literal["storage", "cookie", "forms"]

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from mcp_auth.records import KeyForm, Linked, Status
+from mcp_auth.kinds import kind_of
+from mcp_auth.records import Linked, Status
 
 Steps = Mapping[Status, frozenset[Status]]
 
@@ -60,12 +61,12 @@ WITHOUT_SCRIPT: Steps = {
 }
 """The same in a browser without script: the proof is asked for on the last page, after the answer."""
 
-KEY_FORM: Steps = {
+SHOWN_AGAIN: Steps = {
     **VERIFIED,
     # What was typed cannot be stored, and the form is shown again.
     "exchanging": frozenset({"done", "failed", "confirmed"}),
 }
-"""A page on which a key is typed."""
+"""A page that asks once more, as one on which a key is typed."""
 
 L = TypeVar("L", bound=Linked)
 
@@ -78,8 +79,8 @@ def steps_of(record: Linked) -> Steps:
     """The table of this record's link."""
     if record.gate is None:
         return DIRECT
-    if isinstance(record, KeyForm):
-        return KEY_FORM
+    if kind_of(record).is_shown_again:
+        return SHOWN_AGAIN
     return WITHOUT_SCRIPT if record.gate.kept_in == "cookie" else VERIFIED
 
 

@@ -140,6 +140,11 @@ class NetworkOptions(Settings, frozen=True):
     # Megabytes of one answer, or one event, of an MCP server; after decompression.
     max_body_mb: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 8
 
+    @property
+    def max_body(self) -> int:
+        """`max_body_mb` in bytes."""
+        return self.max_body_mb * 1024 * 1024
+
 
 class GatewayOptions(Settings, frozen=True, dict=True):
     """The `gateway:` section. `platforms` holds each platform's own section, e.g. `telegram`, as raw mappings."""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from mcp_auth.config.models import GatewayOptions, Server
+
+if TYPE_CHECKING:
+    from mcp_auth.records import Grant
 
 
 def accounts_of(owner: str, gateway: GatewayOptions) -> tuple[str, ...]:
@@ -20,6 +24,11 @@ def reused_name(owner: str, accounts: tuple[str, ...], gateway: GatewayOptions) 
         return None
     name = owner.removeprefix("person:")
     return f"None of the accounts that made it is {name}'s any more (gateway.people)."
+
+
+def held(grant: Grant | None, owner: str, gateway: GatewayOptions) -> Grant | None:
+    """What the owner holds; nothing where the owner's name is somebody else's by now."""
+    return None if grant is not None and reused_name(owner, grant.accounts, gateway) else grant
 
 
 def is_per_user(server: Server, gateway: GatewayOptions) -> bool:

@@ -11,12 +11,14 @@ of anything: it is asked for on the last page, in that response alone, just befo
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from enum import StrEnum
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import msgspec
 
+from mcp_auth.changes import Changes
+from mcp_auth.config.models import GatewayOptions
 from mcp_auth.errors import (
     CallbackRejected,
     CodeRejected,
@@ -28,10 +30,11 @@ from mcp_auth.errors import (
     UnknownSignIn,
     WrongPerson,
 )
+from mcp_auth.kinds import KINDS, LinkKind, again_for, kind_of
 from mcp_auth.links import tickets
 from mcp_auth.links.policy import Policy, PolicyDecision
 from mcp_auth.outcome import Next
-from mcp_auth.records import Gate, KeptIn, KeyForm, Linked, SignIn, Visit, sha256
+from mcp_auth.records import Gate, KeptIn, Linked, SignIn, Visit, sha256
 from mcp_auth.requester import asked_by
 from mcp_auth.states import CONTINUED, IN_FLIGHT, OPEN, RELEASED, SHOWS_CODE, UNPROVEN, stepped
 from mcp_auth.stores.base import Store
@@ -56,37 +59,51 @@ class Stage(StrEnum):
     ENDED = "ended"
 
 
+class Authorizer(Protocol):
+    """Makes what the browser of a kind of link needs to go on, `mcp_auth.oauth.sign_in.SignIns` for one."""
+
+    def authorize(self, record: Any) -> Any:
+        """The record with which its browser may go on, not yet stored."""
+        ...
+
+
+class LinkView(Protocol[L]):
+    """The store's view of one kind of link."""
+
+    async def get(self, id: str) -> L | None: ...
+
+    async def put_if(self, record: L) -> L | None: ...
+
+
+def view_of(store: Store, record: L) -> LinkView[L]:
+    """Where this record is stored."""
+    return cast("LinkView[L]", getattr(store, kind_of(record).view))
+
+
 class Gatekeeper:
     """Opens links for one browser each, and takes the codes.
 
     Args:
         policy: asked when a link is opened, and at its end.
-        release: called with a record whose browser may go on, before it is stored as `confirmed`.
-        changed: told of every record that ended here.
-        burned: told of every record that ended because it was in somebody else's hands, and in whose.
-        continued: told of every record that a browser was bound to.
-        codes: asked anew each time whether a code may be the proof: `gateway.verify` may say that only a login is.
+        authorizers: by kind, what a record goes through before it is stored as `confirmed`.
     """
 
     def __init__(
         self,
+        gateway: GatewayOptions,
         store: Store,
         policy: Policy,
-        release: Callable[[Linked], Awaitable[Linked]],
-        changed: Callable[[Linked], None],
-        burned: Callable[[Linked, str], None],
+        authorizers: Mapping[LinkKind, Authorizer],
+        changes: Changes,
         clock: Callable[[], float] = time.time,
-        continued: Callable[[Linked], None] = lambda record: None,
-        codes: Callable[[], bool] = lambda: True,
     ) -> None:
+        # Else only a login may be the proof.
+        self._takes_codes = gateway.verify != "browser"
         self._store = store
         self._policy = policy
-        self._release = release
-        self._changed = changed
-        self._told_burned = burned
-        self._told_continued = continued
+        self._authorizers = authorizers
+        self._changes = changes
         self._clock = clock
-        self._codes = codes
 
     async def open(
         self,
@@ -124,20 +141,20 @@ class Gatekeeper:
             decision = await self._decide(record)
             if identity is not None and not self._policy.is_same_person(record.origin.principal, identity):
                 raise await self._burned(record, identity)
-            if decision.needs_proof and identity is None and not self._codes() and not logins:
+            if decision.needs_proof and identity is None and not self._takes_codes and not logins:
                 raise NotProven("Sign in to the application itself first, in this browser.")
             gate = _gate(record)
             if is_bound_anew:
                 gate = self._bound(gate, ticket, browser, kept_in, visit)
-                gate = self._with_code(gate, browser) if self._codes() and is_early else gate
+                gate = self._with_code(gate, browser) if self._takes_codes and is_early else gate
             proof: Any = "browser" if identity is not None and is_early else None
             opened = stepped(record, "opened", self._clock(), gate=msgspec.structs.replace(gate, proof=proof))
             may_go_on = proof is not None or not decision.needs_proof or not is_early
-            return await self._released(opened) if may_go_on else opened
+            return self._release(opened) if may_go_on else opened
 
         stored = await self._update(record, bind)
         if is_bound_anew:
-            self._told_continued(stored)
+            self._changes.write_continued(stored)
         return stored
 
     async def renew_code(self, record: L, ticket: str, browser: str) -> L:
@@ -150,7 +167,7 @@ class Gatekeeper:
         """
 
         async def renew(record: L) -> L | None:
-            if self.stage(record, ticket, browser) is not Stage.CODE or not self._codes():
+            if self.stage(record, ticket, browser) is not Stage.CODE or not self._takes_codes:
                 return None
             return msgspec.structs.replace(record, gate=self._with_code(_gate(record), browser))
 
@@ -177,7 +194,7 @@ class Gatekeeper:
             decision = await self._decide(sign_in)
             if identity is not None and not self._policy.is_same_person(sign_in.origin.principal, identity):
                 raise await self._burned(sign_in, identity)
-            if decision.needs_proof and identity is None and not self._codes():
+            if decision.needs_proof and identity is None and not self._takes_codes:
                 raise NotProven("Sign in to the application itself first, in this browser, and load this page again.")
             secret = tickets.new_secret()
             gate = msgspec.structs.replace(
@@ -216,7 +233,7 @@ class Gatekeeper:
         def counts(sign_in: SignIn) -> bool:
             gate = _gate(sign_in)
             is_newest = sign_in.status == "answered" and tickets.is_last_page(secret, code, gate.answer)
-            return is_newest and (gate.proof is not None or self._codes())
+            return is_newest and (gate.proof is not None or self._takes_codes)
 
         async def renew(sign_in: SignIn) -> SignIn | None:
             gate = _gate(sign_in)
@@ -228,7 +245,7 @@ class Gatekeeper:
         shown = await self._update(sign_in, renew)
         return shown if counts(shown) else None
 
-    async def confirm(self, text: str, principal: str, *, private: bool) -> SignIn | KeyForm:
+    async def confirm(self, text: str, principal: str, *, private: bool) -> Linked:
         """Take a code that `principal` sent. Releases the browser that shows it.
 
         Args:
@@ -238,21 +255,29 @@ class Gatekeeper:
             CodeRejected: no such code, an old one, not in private, or a code is no proof here.
             WrongPerson: the code is somebody else's; that sign-in is over. NotAllowed: revoked meanwhile.
         """
-        meant, code = await self._meant(text, principal, private=private)
-        return cast("SignIn | KeyForm", await self._confirmed(meant, code))
+        try:
+            meant, code = await self._meant(text, principal, private=private)
+            return await self._confirmed(meant, code)
+        except CodeRejected:
+            self._changes.write_wrong_code(principal, doing="confirm")
+            raise
 
-    async def review(self, text: str, principal: str, *, private: bool) -> SignIn | KeyForm:
+    async def review(self, text: str, principal: str, *, private: bool) -> Linked:
         """What a code that `principal` sent would confirm. Confirms nothing: anybody can send somebody a link with one.
 
         Raises:
             As `confirm`.
         """
-        meant, _ = await self._meant(text, principal, private=private)
-        if self._clock() >= _gate(meant).code_expires_at:
-            raise _too_old()
+        try:
+            meant, _ = await self._meant(text, principal, private=private)
+            if self._clock() >= _gate(meant).code_expires_at:
+                raise _too_old()
+        except CodeRejected:
+            self._changes.write_wrong_code(principal, doing="review")
+            raise
         # Looking is no guess.
         await self._uncount(meant)
-        return cast("SignIn | KeyForm", meant)
+        return meant
 
     async def _meant(self, text: str, principal: str, *, private: bool) -> tuple[Linked, str]:
         """The record whose page shows this code, and the code; a wrong one is counted."""
@@ -263,7 +288,7 @@ class Gatekeeper:
             )
         open_ones = await self._open()
         await self._check_nobody_elses(code, principal, open_ones)
-        if not self._codes():
+        if not self._takes_codes:
             raise CodeRejected("A code is no proof here: the page asks you to log in.", next_step=Next("auth"))
         mine = [record for record in open_ones if record.origin.principal == principal]
         if any(_is_voided(code, record) for record in mine):
@@ -389,7 +414,7 @@ class Gatekeeper:
 
         ended = await self._update(record, fail)
         if is_ended_here:
-            self._changed(ended)
+            self._changes.end(ended)
         return why
 
     async def again(self, record: L) -> L:
@@ -398,7 +423,7 @@ class Gatekeeper:
         Raises:
             UnknownSignIn: a newer one took its place.
         """
-        current = await self._get(record)
+        current = await view_of(self._store, record).get(record.id)
         if current is None or current.created_at != record.created_at:
             raise UnknownSignIn("This link has been replaced by a newer one.", next_step=Next("auth", record.server))
         return current
@@ -432,14 +457,16 @@ class Gatekeeper:
             _voided(gate), code=code, code_nonce=nonce, code_expires_at=self._clock() + CODE_LIFETIME
         )
 
-    async def _released(self, record: L) -> L:
+    def _release(self, record: L) -> L:
         gate = msgspec.structs.replace(_gate(record), code=None, code_nonce=None)
-        return cast(L, await self._release(stepped(record, "confirmed", self._clock(), gate=gate)))
+        confirmed = stepped(record, "confirmed", self._clock(), gate=gate)
+        authorizer = self._authorizers.get(kind_of(record))
+        return confirmed if authorizer is None else cast(L, authorizer.authorize(confirmed))
 
     async def _open(self) -> list[Linked]:
         """Every record whose page shows a code right now, or has shown one."""
         now = self._clock()
-        stored: list[Linked] = [*await self._store.sign_ins.list(), *await self._store.key_forms.list()]
+        stored = [one for kind in KINDS for one in await getattr(self._store, kind.view).list()]
         return [one for one in stored if one.status in CONTINUED and one.expires_at > now and one.gate is not None]
 
     async def _check_nobody_elses(self, code: str, principal: str, open_ones: list[Linked]) -> None:
@@ -498,7 +525,7 @@ class Gatekeeper:
             gate = msgspec.structs.replace(gate, proof="code", code=None, code_nonce=None)
             proven = msgspec.structs.replace(record, gate=gate)
             # A last page goes on when its button is pressed.
-            return await self._released(proven) if record.status in UNPROVEN else proven
+            return self._release(proven) if record.status in UNPROVEN else proven
 
         return await self._update(record, prove)
 
@@ -522,7 +549,7 @@ class Gatekeeper:
             "A link is for the person who asked for it only."
         )
         await self.end(record, WrongPerson(sentence, next_step=again_for(record)))
-        self._told_burned(record, by)
+        self._changes.write_burned(record, by)
         return WrongPerson(
             "That belongs to something another person began, and it was stopped: whoever sent you that link would "
             "have got access to your account.",
@@ -530,29 +557,13 @@ class Gatekeeper:
         )
 
     async def _update(self, record: L, edit: Callable[[L], Awaitable[L | None]]) -> L:
-        return await update(record.server, lambda: self.again(record), edit, self._put, start=record)
-
-    async def _get(self, record: L) -> L | None:
-        if isinstance(record, KeyForm):
-            return cast("L | None", await self._store.key_forms.get(record.id))
-        return cast("L | None", await self._store.sign_ins.get(record.id))
-
-    async def _put(self, record: L) -> L | None:
-        if isinstance(record, KeyForm):
-            return cast("L | None", await self._store.key_forms.put_if(record))
-        if not isinstance(record, SignIn):
-            raise TypeError("a link leads to a sign-in or a key form")
-        return cast("L | None", await self._store.sign_ins.put_if(record))
+        view = view_of(self._store, record)
+        return await update(record.server, lambda: self.again(record), edit, view.put_if, start=record)
 
 
 def goes_on_by_itself(record: Linked) -> bool:
     """Whether the page follows a confirmed code by itself: with script, it does."""
     return record.gate is None or record.gate.kept_in == "storage"
-
-
-def again_for(record: Linked) -> Next:
-    """The command that makes a new link."""
-    return Next("key", record.server) if isinstance(record, KeyForm) else Next("auth", record.server)
 
 
 def _gate(record: Linked) -> Gate:

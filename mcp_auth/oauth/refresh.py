@@ -14,12 +14,14 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import msgspec
 
+from mcp_auth.changes import Change, Changes
 from mcp_auth.config.models import Config, Server
 from mcp_auth.config.people import reused_name
+from mcp_auth.config.servers import Servers
+from mcp_auth.config.variables import Variables
 from mcp_auth.errors import (
     Busy,
     CredentialsNeeded,
@@ -34,9 +36,10 @@ from mcp_auth.errors import (
 from mcp_auth.net.http import Http, LostAnswer
 from mcp_auth.net.issuers import fits, is_template
 from mcp_auth.net.resources import without_query_of
-from mcp_auth.net.rules import NetworkRules
 from mcp_auth.net.sites import host_of, site_of
-from mcp_auth.oauth.sign_in import LEASE_TTL, LEASE_WAIT, SignIns
+from mcp_auth.oauth.clients import client_correction
+from mcp_auth.oauth.profiles import Profiles
+from mcp_auth.oauth.sign_in import LEASE_TTL, LEASE_WAIT
 from mcp_auth.oauth.tokens import TokenError, TokenResponse, request_tokens, unusable
 from mcp_auth.outcome import Next
 from mcp_auth.records import NO_TROUBLE, Grant, RefreshMark, Registration, ServerMetadata, Tokens, sha256
@@ -49,7 +52,6 @@ logger = logging.getLogger(__name__)
 _AHEAD_SHARE = 0.2
 _AHEAD_MAX = 300.0
 _AHEAD_UNKNOWN = 60.0
-RefreshEnd = Literal["refreshed", "reauthorization_needed"]
 
 _BACKOFF_FIRST = 5.0
 _BACKOFF_MAX = 300.0
@@ -62,29 +64,27 @@ TRIED_EVERY = 3600.0
 
 
 class Refresher:
-    """Gives valid access tokens. `changed(kind, owner, server)` is told `refreshed` and `reauthorization_needed`."""
+    """Gives valid access tokens."""
 
     def __init__(
         self,
         config: Config,
+        servers: Servers,
         store: Store,
         http: Http,
-        sign_ins: SignIns,
-        rules: Callable[[Server], NetworkRules],
-        changed: Callable[[RefreshEnd, str, str], None],
+        variables: Variables,
+        profiles: Profiles,
+        changes: Changes,
         clock: Callable[[], float] = time.time,
-        *,
-        correction: Callable[[Server, Grant], dict[str, Any]] = lambda server, grant: {},
     ) -> None:
-        """`correction`: what changes in a grant when the configuration describes its client otherwise by now."""
         self._config = config
+        self._servers = servers
         self._store = store
         self._http = http
-        self._sign_ins = sign_ins
-        self._rules = rules
-        self._changed = changed
+        self._variables = variables
+        self._profiles = profiles
+        self._changes = changes
         self._clock = clock
-        self._correction = correction
         self._flights: dict[tuple[str, str, bool], asyncio.Task[_Access]] = {}
         # The (owner, server) whose server refused what was sent last.
         self.doubted: set[tuple[str, str]] = set()
@@ -181,7 +181,7 @@ class Refresher:
         now = self._clock()
         if not _is_to_be_renewed(tokens, refused, now):
             return tokens.access_token
-        if grant.registration_dead and (correction := self._correction(server, grant)):
+        if grant.registration_dead and (correction := client_correction(self._variables, server, grant)):
             grant = await self._write(grant, **correction)
         is_good = tokens.access_token != refused and not _ended(tokens, now) and tokens.token_type == "Bearer"
         fallback = tokens.access_token if is_good else None
@@ -256,7 +256,7 @@ class Refresher:
         )
         try:
             answer = await request_tokens(
-                self._http, self._rules(server), metadata, registration, form, now=self._clock()
+                self._http, self._servers.rules(server), metadata, registration, form, now=self._clock()
             )
             if isinstance(answer, TokenError) and answer.is_gone and answer.meaning == "refused":
                 moved = await self._moved(server, grant, metadata)
@@ -267,7 +267,7 @@ class Refresher:
                     answer = await self._asked_again(server, metadata, registration, form)
             if isinstance(answer, TokenError) and (answer.meaning == "registration" or answer.status == 401):
                 # Not tried before: a process that has read an older configuration leaves alone what works.
-                correction = self._correction(server, marked)
+                correction = client_correction(self._variables, server, marked)
                 if correction:
                     marked, registration = await self._write(marked, **correction), correction["registration"]
                     answer = await self._asked_again(server, metadata, registration, form)
@@ -290,7 +290,7 @@ class Refresher:
     ) -> TokenResponse | TokenError:
         return await request_tokens(
             self._http,
-            self._rules(server),
+            self._servers.rules(server),
             metadata,
             registration,
             form,
@@ -307,13 +307,13 @@ class Refresher:
 
         try:
             async with asyncio.timeout(_SECOND_TIMEOUT):
-                found = await look_up_again(self._http, self._rules(server), server, issuer)
+                found = await look_up_again(self._http, self._servers.rules(server), server, issuer)
         except (SignInError, Unreachable, TimeoutError) as error:
             name = type(error).__name__
             logger.warning("the token endpoint of %s is gone, and nothing names another: %s", server.name, name)
             return None
         try:
-            await self._sign_ins.expire_metadata(server.url or "")
+            await self._profiles.expire_metadata(server.url or "")
         except McpAuthError as error:
             # Of use for the next sign-in alone; what the refresh token is worth does not depend on it.
             logger.warning("what is known of %s could not be written: %s", server.name, error.code)
@@ -347,7 +347,7 @@ class Refresher:
         await self._write(
             grant, tokens=new, account=account, refresh_mark=None, reauthorization_told=told, **NO_TROUBLE
         )
-        self._changed("refreshed", grant.owner, grant.server)
+        self._changes.tell(Change("refreshed", grant.server, grant.owner))
         return new.access_token
 
     async def _answered(
@@ -388,7 +388,7 @@ class Refresher:
             )
             self._tell(grant)
             if grant.registration is not None:
-                await self._sign_ins.forget_registration(grant.server_url, grant.registration)
+                await self._profiles.forget_registration(grant.server_url, grant.registration)
             if fallback is not None:
                 return fallback
             raise ReauthorizationNeeded(
@@ -429,7 +429,7 @@ class Refresher:
     def _tell(self, grant: Grant) -> None:
         """`grant` as it was before: its owner hears of its end once."""
         if not grant.reauthorization_told:
-            self._changed("reauthorization_needed", grant.owner, grant.server)
+            self._changes.tell(Change("reauthorization_needed", grant.server, grant.owner))
 
     async def _failed(
         self, grant: Grant, reason: str, sent_before: int, *, retry_after: float | None = None, **changes: object

@@ -7,14 +7,17 @@ redirect URI; one of another issuer is never presented (SEP-2352).
 from __future__ import annotations
 
 import json
+import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
 
-from mcp_auth.config.models import Server
+from mcp_auth.config.models import Config, Server
+from mcp_auth.config.servers import Servers
+from mcp_auth.config.variables import Variables
 from mcp_auth.errors import ClientRegistrationNeeded, RegistrationRefused, SignInError, Unreachable
 from mcp_auth.metadata import text
 from mcp_auth.net import issuers
@@ -23,13 +26,118 @@ from mcp_auth.net.responses import Seen
 from mcp_auth.net.rules import NetworkRules, is_loopback_url, shown_host
 from mcp_auth.net.sites import host_of
 from mcp_auth.oauth.clients import method_for
+from mcp_auth.oauth.profiles import Profiles, keep_registration
 from mcp_auth.oauth.server_json import json_object
 from mcp_auth.oauth.tokens import error_code, error_text, plain
 from mcp_auth.oauth.vendors import where_to_register
 from mcp_auth.outcome import Next
-from mcp_auth.records import Registration, ServerMetadata
+from mcp_auth.records import Connection, Registration, ServerMetadata
 
 CLIENT_NAME = "slash-mcp"
+_REREGISTERED_EVERY = 3600.0
+
+logger = logging.getLogger(__name__)
+
+
+class Clients:
+    """Chooses who we are at an issuer, and registers where nobody is to be had."""
+
+    def __init__(
+        self,
+        config: Config,
+        servers: Servers,
+        variables: Variables,
+        http: Http,
+        profiles: Profiles,
+        clock: Callable[[], float],
+    ) -> None:
+        self._public_url = config.gateway.public_url
+        self._servers = servers
+        self._variables = variables
+        self._http = http
+        self._profiles = profiles
+        self._clock = clock
+
+    async def choose(
+        self, server: Server, connection: Connection, redirect_uri: str, scope: str | None, *, fresh: bool
+    ) -> tuple[Registration, bool]:
+        """The client to be, and whether it was registered for an earlier sign-in. That none is to be had is kept.
+
+        Raises:
+            SignInError and its children, Unreachable.
+        """
+        if connection.metadata is None:
+            raise ValueError("the connection must have been looked up")
+        try:
+            fixed = self._fixed(server, connection, connection.metadata, redirect_uri, fresh)
+            if fixed is not None:
+                found = fixed, False
+            else:
+                found = await self._dynamic(server, connection, connection.metadata, redirect_uri, scope, fresh)
+        except ClientRegistrationNeeded as error:
+            await self._note(connection, error.message)
+            raise
+        if connection.registration_needed is not None:
+            await self._note(connection, None)
+        return found
+
+    async def _note(self, connection: Connection, needed: str | None) -> None:
+        def note(connection: Connection) -> None:
+            connection.registration_needed = needed
+
+        await self._profiles.remember(connection.server_url, note)
+
+    def _fixed(
+        self, server: Server, connection: Connection, metadata: ServerMetadata, redirect_uri: str, fresh: bool
+    ) -> Registration | None:
+        """The client that is given by the configuration or by a document."""
+        secret = server.oauth.client_secret
+        resolved = self._variables.resolve(secret) if secret is not None else None
+        configured = configured_registration(server, resolved, metadata, redirect_uri)
+        if configured is None:
+            return metadata_document_registration(server, metadata, redirect_uri, self._public_url)
+        if not fresh:
+            check_configured_issuer(server, metadata, connection.registrations)
+        return configured
+
+    async def _dynamic(
+        self,
+        server: Server,
+        connection: Connection,
+        metadata: ServerMetadata,
+        redirect_uri: str,
+        scope: str | None,
+        fresh: bool,
+    ) -> tuple[Registration, bool]:
+        known = usable_dynamic_registration(connection.registrations, metadata, redirect_uri, scope, self._clock())
+        is_known = known is not None and not fresh
+        if known is not None and is_known and (not known.doubtful or not await self._take_turn(connection)):
+            return known, True
+        try:
+            new = await register(self._http, self._servers.rules(server), server, metadata, redirect_uri, scope)
+        except (SignInError, Unreachable) as error:
+            if known is None or not is_known:
+                raise
+            logger.warning("%s registered no new client in place of a doubtful one: %s", server.name, error.code)
+            return known, True
+        if is_known:
+            # Kept before it has worked: the next sign-in within the hour is not to register once more.
+            await self._profiles.remember(connection.server_url, lambda connection: keep_registration(connection, new))
+        return new, False
+
+    async def _take_turn(self, connection: Connection) -> bool:
+        """Whether a new client may be registered now in place of a doubtful one: once an hour."""
+        now, is_time = self._clock(), False
+
+        def take_turn(connection: Connection) -> None:
+            nonlocal is_time
+            last = connection.reregistered_at
+            is_time = last is None or not 0 <= now - last < _REREGISTERED_EVERY
+            if is_time:
+                connection.reregistered_at = now
+
+        await self._profiles.remember(connection.server_url, take_turn)
+        return is_time
 
 
 def configured_registration(

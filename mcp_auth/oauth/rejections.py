@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 import msgspec
 
-from mcp_auth.changes import Change
+from mcp_auth.changes import Change, Changes
 from mcp_auth.config.models import Server
 from mcp_auth.errors import McpAuthError, ReauthorizationNeeded, ServerRefused, SignInNeeded, Unreachable
 from mcp_auth.oauth.challenge import BearerChallenge
+from mcp_auth.oauth.profiles import Profiles
 from mcp_auth.oauth.refresh import TRIED_EVERY
-from mcp_auth.oauth.sign_in import SignIns
 from mcp_auth.outcome import Next
 from mcp_auth.records import NO_TROUBLE, Connection, Grant
 from mcp_auth.status import GIVE_CREDENTIAL, beyond_ceiling, shown_scope, uses_oauth
@@ -21,27 +20,15 @@ from mcp_auth.stores.base import Store
 from mcp_auth.stores.updates import update
 
 
-class Look(Protocol):
-    """Finds out what a server without `auth` and `headers` wants; raises `Unreachable`."""
-
-    async def __call__(self, entry: Server, *, is_refused: bool) -> Connection: ...
-
-
 class Rejections:
-    """Takes what servers answered. `tell` hears when only a person can help."""
+    """Takes what servers answered, and tells when only a person can help."""
 
     def __init__(
-        self,
-        store: Store,
-        sign_ins: SignIns,
-        look: Look,
-        tell: Callable[[Change], None],
-        clock: Callable[[], float] = time.time,
+        self, store: Store, profiles: Profiles, changes: Changes, clock: Callable[[], float] = time.time
     ) -> None:
         self._store = store
-        self._sign_ins = sign_ins
-        self._look = look
-        self._tell = tell
+        self._profiles = profiles
+        self._changes = changes
         self._clock = clock
 
     async def refused(
@@ -56,7 +43,7 @@ class Rejections:
             return await self._open_no_more(entry, status, challenge)
         if _asks_for_more(status, challenge):
             return await self._too_small(entry, owner, challenge, sent)
-        await self._sign_ins.remember(entry.url or "", lambda known: _keep_challenge(known, challenge))
+        await self._profiles.remember(entry.url or "", lambda known: _keep_challenge(known, challenge))
         if sent is None:
             return SignInNeeded(f"{entry.name} asks for a sign-in.", next_step=Next("auth", entry.name))
         return await self._token_refused(entry, owner, sent.removeprefix("Bearer "))
@@ -65,9 +52,9 @@ class Rejections:
         """A server that was taken for open said no, so it is looked at anew."""
         known = await self._store.connections.get(entry.url or "")
         if known is None or known.trouble is None:
-            await self._sign_ins.remember(entry.url or "", lambda known: _keep_challenge(known, challenge))
+            await self._profiles.remember(entry.url or "", lambda known: _keep_challenge(known, challenge))
             try:
-                known = await self._look(entry, is_refused=not _asks_for_more(status, challenge))
+                known = await self._profiles.look(entry, is_refused=not _asks_for_more(status, challenge))
             except Unreachable as error:
                 return error
         if known.needs_sign_in:
@@ -104,7 +91,7 @@ class Rejections:
                 next_step=Next("auth", entry.name),
             )
         if changed is not None and not told:
-            self._tell(Change("reauthorization_needed", entry.name, owner))
+            self._changes.tell(Change("reauthorization_needed", entry.name, owner))
         return ReauthorizationNeeded(f"{reason}.", server=entry.name, next_step=Next("auth", entry.name))
 
     async def _too_small(
@@ -134,7 +121,7 @@ class Rejections:
             return msgspec.structs.replace(grant, step_up_scope=wanted)
 
         if await self._change_grant(entry, owner, ask) is not None:
-            self._tell(Change("reauthorization_needed", entry.name, owner))
+            self._changes.tell(Change("reauthorization_needed", entry.name, owner))
         return ReauthorizationNeeded(
             f"{entry.name} asks for more access: {shown_scope(wanted)}.", next_step=Next("auth", entry.name)
         )

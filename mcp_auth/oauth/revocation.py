@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from mcp_auth.changes import Change
+from mcp_auth.changes import Change, Changes
 from mcp_auth.config.models import Server
+from mcp_auth.config.servers import Servers
 from mcp_auth.errors import McpAuthError
 from mcp_auth.net.http import Http
-from mcp_auth.net.rules import NetworkRules
+from mcp_auth.oauth.profiles import Profiles
 from mcp_auth.oauth.sign_in import LEASE_TTL, LEASE_WAIT, SignIns
 from mcp_auth.oauth.tokens import revoke_token
 from mcp_auth.outcome import Next, Step
@@ -32,21 +32,17 @@ class LogoutResult:
 
 
 class SignOut:
-    """Ends grants. `changed` is told of each that ended."""
+    """Ends grants."""
 
     def __init__(
-        self,
-        store: Store,
-        http: Http,
-        rules: Callable[[Server], NetworkRules],
-        sign_ins: SignIns,
-        changed: Callable[[Change], None],
+        self, servers: Servers, store: Store, http: Http, profiles: Profiles, sign_ins: SignIns, changes: Changes
     ) -> None:
+        self._servers = servers
         self._store = store
         self._http = http
-        self._rules = rules
+        self._profiles = profiles
         self._sign_ins = sign_ins
-        self._changed = changed
+        self._changes = changes
 
     async def sign_out(self, entry: Server, owner: str, *, by: str | None = None) -> LogoutResult:
         """Revoke, then delete; says which of the two happened.
@@ -56,7 +52,7 @@ class SignOut:
         server = entry.name
         await self._sign_ins.cancel(server, owner)
         # A client that nobody knows any more is not met again.
-        await self._sign_ins.forget_dynamic_registrations(entry.url or "")
+        await self._profiles.forget_dynamic_registrations(entry.url or "")
         async with self._store.lease(owner, server, ttl=LEASE_TTL, wait=LEASE_WAIT):
             was_damaged = await self._store.grants.set_damaged_aside(owner, server)
             grant = await self._store.grants.get(owner, server, entry.url or "")
@@ -75,7 +71,7 @@ class SignOut:
             done = "is revoked at the authorization server, and yet it" if revoked else "is not signed out: its grant"
             sentence = f"{server} {done} is still stored here, because another program changes it all the time."
             return LogoutResult(False, revoked, sentence, Next("logout", server))
-        self._changed(Change("signed_out", server, owner, by=by))
+        self._changes.tell(Change("signed_out", server, owner, by=by))
         if revoked:
             return LogoutResult(True, True, f"{server} is signed out: revoked at the authorization server and deleted.")
         why = "offers no revocation" if revoked is None else "did not confirm the revocation"
@@ -94,7 +90,7 @@ class SignOut:
             if token is None:
                 continue
             try:
-                done &= await revoke_token(self._http, self._rules(entry), url, registration, token, hint)
+                done &= await revoke_token(self._http, self._servers.rules(entry), url, registration, token, hint)
             except McpAuthError as error:
                 logger.warning("%s could not be revoked: %s", grant.server, error.message)
                 return False

@@ -24,8 +24,9 @@ import hmac
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
+from functools import partial
 from hmac import compare_digest
-from typing import TypeVar
+from typing import Any, cast
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from starlette.applications import Starlette
@@ -49,10 +50,11 @@ from mcp_auth.errors import (
     StoreError,
     TokenRequestFailed,
 )
+from mcp_auth.kinds import KINDS, LinkKind, again_for, kind_of
 from mcp_auth.limits import AddressLimits
 from mcp_auth.links import tickets
-from mcp_auth.links.gate import Stage, again_for
-from mcp_auth.net.rules import is_loopback_url
+from mcp_auth.links.gate import Stage
+from mcp_auth.net.rules import is_loopback_url, with_ipv6_forms
 from mcp_auth.oauth.authorization import AuthorizationResponse, Binding, parse_query
 from mcp_auth.oauth.vendors import where_to_get_key
 from mcp_auth.records import KeptIn, KeyForm, Linked, SignIn, Visit, sha256
@@ -87,8 +89,18 @@ _HEADERS = {
 
 _ENDS = (AuthorizationRefused, TokenRequestFailed, NotProven, NotAllowed)
 
-L = TypeVar("L", SignIn, KeyForm)
-Find = Callable[[str], Awaitable[L | None]]
+
+def application(services: Services, *, prefix: str = "", loopback_paths: Collection[str] = ()) -> ASGIApp:
+    """The endpoint, which sees the client's own address where a trusted proxy tells it. Arguments: see `Endpoint`."""
+    app, trusted = (
+        Endpoint(services, prefix=prefix, loopback_paths=loopback_paths),
+        services.config.gateway.trusted_proxies,
+    )
+    if not trusted:
+        return app
+    from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
+    return cast("ASGIApp", ProxyHeadersMiddleware(cast("Any", app), with_ipv6_forms(trusted)))
 
 
 class Endpoint:
@@ -97,7 +109,6 @@ class Endpoint:
     Args:
         prefix: the path under which it is reached, beside the one of `gateway.public_url` and of a mount.
         loopback_paths: the paths of loopback redirect URIs; looked at for each request. Empty: none is served.
-        mounts: somebody else's applications by path; each sees the path without any prefix.
     """
 
     def __init__(
@@ -106,7 +117,6 @@ class Endpoint:
         *,
         prefix: str = "",
         loopback_paths: Collection[str] = (),
-        mounts: Mapping[str, ASGIApp] | None = None,
     ) -> None:
         self._auth = auth
         self._loopback_paths = loopback_paths
@@ -121,7 +131,7 @@ class Endpoint:
         self.routes = self._routes()
         pages_app = _with_headers(AddressLimits(self._application(), auth.limits, self._link_in))
         is_https = public_url is not None and not plain_http
-        self._app = Guarded(pages_app, mounts if mounts is not None else {}, auth.limits, is_https=is_https)
+        self._app = Guarded(pages_app, auth.mounts, auth.limits, is_https=is_https)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -141,23 +151,19 @@ class Endpoint:
 
     async def _link_in(self, scope: Scope) -> str | None:
         """The record to which a request's ticket or `state` belongs, when it is one of ours."""
-        kind, _, rest = scope["path"].lstrip("/").partition("/")
-        ticket = rest.partition("/")[0]
-        query = dict(parse_qsl(scope["query_string"].decode("latin-1")))
-        record: SignIn | KeyForm | None
+        letter, _, rest = scope["path"].lstrip("/").partition("/")
         try:
-            if kind == "a":
-                record = await self._auth.sign_in_of_ticket(ticket)
-            elif kind == "k":
-                record = await self._auth.key_form_of_ticket(ticket)
-            else:
-                state = query.get("state", "")
-                record = await self._auth.sign_in_of_state(state)
-                if record is not None and not compare_digest((record.state or "").encode(), state.encode()):
-                    return None
+            for kind in KINDS:
+                if kind.letter == letter:
+                    record = await self._auth.of_ticket(kind, rest.partition("/")[0])
+                    return None if record is None else record.id
+            state = dict(parse_qsl(scope["query_string"].decode("latin-1"))).get("state", "")
+            sign_in = await self._auth.of_state(state)
         except (StoreError, Busy):
             return None
-        return None if record is None else record.id
+        if sign_in is None or not compare_digest((sign_in.state or "").encode(), state.encode()):
+            return None
+        return sign_in.id
 
     def _routes(self) -> list[Route]:
         routes = [
@@ -166,16 +172,19 @@ class Endpoint:
         ]
         if self._public_url is not None:
             routes += [
-                Route("/a/{ticket}", _shown(self._sign_in_page), methods=["GET", "POST"]),
-                Route("/a/{ticket}/state", _shown(self._sign_in_state), methods=["POST"]),
-                Route("/a/{ticket}/login/{token}", _shown(self._sign_in_login), methods=["GET", "POST"]),
-                Route("/k/{ticket}", _shown(self._key_page), methods=["GET", "POST"]),
-                Route("/k/{ticket}/state", _shown(self._key_state), methods=["POST"]),
-                Route("/k/{ticket}/login/{token}", _shown(self._key_login), methods=["GET", "POST"]),
+                *(route for kind in KINDS for route in self._routes_of(kind)),
                 Route("/callback/{connection}", _shown(self._callback), methods=["GET", "POST"]),
                 Route("/client/{connection}.json", self._client_document),
             ]
         return [*routes, Route("/{path:path}", _shown(self._elsewhere), methods=["GET", "POST"])]
+
+    def _routes_of(self, kind: LinkKind) -> list[Route]:
+        path = f"/{kind.letter}/{{ticket}}"
+        return [
+            Route(path, _shown(partial(self._page, kind)), methods=["GET", "POST"]),
+            Route(f"{path}/state", _shown(partial(self._state, kind)), methods=["POST"]),
+            Route(f"{path}/login/{{token}}", _shown(partial(self._login, kind)), methods=["GET", "POST"]),
+        ]
 
     def _application(self) -> Starlette:
         app = Starlette(
@@ -188,18 +197,6 @@ class Endpoint:
         return app
 
     # -- sign-ins ----------------------------------------------------------------------------
-
-    async def _sign_in_page(self, request: Request) -> Response | Page:
-        return await self._page(request, self._find_sign_in)
-
-    async def _sign_in_state(self, request: Request) -> Response | Page:
-        return await self._state(request, self._find_sign_in)
-
-    async def _sign_in_login(self, request: Request) -> Response | Page:
-        return await self._login(request, self._find_sign_in)
-
-    async def _find_sign_in(self, ticket: str) -> SignIn | None:
-        return await self._auth.sign_in_of_ticket(ticket)
 
     async def _callback(self, request: Request) -> Response | Page:
         """The redirect of a sign-in that began at /a: path, browser, state and iss must agree."""
@@ -236,10 +233,10 @@ class Endpoint:
         if sign_in is None or answer.code is None or answer.error is not None:
             return await self._finish(answer, binding)
         shown_before = request.query_params.get("last")
-        if shown_before is not None and (shown := await self._auth.last_page(answer, binding, shown_before)):
+        if shown_before is not None and (shown := await self._auth.exchanges.last_page(answer, binding, shown_before)):
             return self._last_page(shown, answer, shown_before, error=texts.LAST_PENDING)
         try:
-            asked, secret = await self._auth.ask_last(answer, binding)
+            asked, secret = await self._auth.exchanges.ask_last(answer, binding)
         except NotAllowed:
             # That ended it; the page says how.
             return await self._finish(answer, binding)
@@ -281,14 +278,14 @@ class Endpoint:
 
     async def _finish(self, answer: AuthorizationResponse, binding: Binding) -> Page:
         try:
-            sign_in = await self._auth.finish(answer, binding)
+            sign_in = await self._auth.exchanges.finish(answer, binding)
         except _ENDS:
             # It has ended with this answer; asked again, it says how, as it will when the page is loaded again.
-            sign_in = await self._auth.finish(answer, binding)
+            sign_in = await self._auth.exchanges.finish(answer, binding)
         return _how_it_stands(sign_in)
 
     async def _sign_in_of(self, answer: AuthorizationResponse) -> SignIn | None:
-        sign_in = await self._auth.sign_in_of_state(answer.state or "")
+        sign_in = await self._auth.of_state(answer.state or "")
         if sign_in is None or sign_in.state is None or answer.state is None:
             return None
         return sign_in if hmac.compare_digest(sign_in.state.encode(), answer.state.encode()) else None
@@ -300,7 +297,7 @@ class Endpoint:
             given = await _form(request) if request.method == "POST" else None
             query = request.url.query if given is None else given.get("answer") or _answer_of(given)
             state = dict(parse_qsl(query, errors="replace")).get("state", "")
-            if await self._auth.sign_in_of_state(state) is not None:
+            if await self._auth.of_state(state) is not None:
                 return await self._answered(request, f"{self._public_url}{request.url.path}", given)
         return await self._loopback_callback(request)
 
@@ -316,7 +313,7 @@ class Endpoint:
             answer = parse_query(request.url.query, url)
             if answer.state is None and answer.code is None and answer.error is None:
                 raise HTTPException(404)
-            sign_in = await self._auth.finish(answer, Binding())
+            sign_in = await self._auth.exchanges.finish(answer, Binding())
         except AuthorizationRefused as error:
             return _refused_page(error)
         except McpAuthError as error:
@@ -333,21 +330,9 @@ class Endpoint:
 
     # -- key forms ---------------------------------------------------------------------------
 
-    async def _key_page(self, request: Request) -> Response | Page:
-        return await self._page(request, self._find_key_form)
-
-    async def _key_state(self, request: Request) -> Response | Page:
-        return await self._state(request, self._find_key_form)
-
-    async def _key_login(self, request: Request) -> Response | Page:
-        return await self._login(request, self._find_key_form)
-
-    async def _find_key_form(self, ticket: str) -> KeyForm | None:
-        return await self._auth.key_form_of_ticket(ticket)
-
     async def _fill(self, request: Request, form: KeyForm, given: Mapping[str, str], browser: str) -> Page:
         values = {field.name: given.get(f"key{index}", "") for index, field in enumerate(form.fields)}
-        entry = await self._auth.fill_key_form(form, browser, values, untried=given.get("untried") == "yes")
+        entry = await self._auth.key_forms.fill(form, browser, values, untried=given.get("untried") == "yes")
         if entry.form.status == "exchanging":
             return _working_page(entry.form)
         if entry.form.status != "confirmed":
@@ -367,9 +352,9 @@ class Endpoint:
 
     # -- what both have in common ------------------------------------------------------------
 
-    async def _page(self, request: Request, find: Find[L]) -> Response | Page:
+    async def _page(self, kind: LinkKind, request: Request) -> Response | Page:
         ticket = request.path_params["ticket"]
-        record = await find(ticket)
+        record = await self._auth.of_ticket(kind, ticket)
         if record is None:
             return _unknown_link()
         try:
@@ -378,14 +363,14 @@ class Endpoint:
             if _is_scripted(record) and not (record.status in OPEN and _opened(record) != sha256(ticket)):
                 return pages.shell_page(record, "page")
             secret = self._kept_cookie(request, record)
-            stage = self._auth.gatekeeper.stage(record, ticket, secret)
+            stage = self._auth.verifier.stage(record, ticket, secret)
             return self._start(request, record) if stage is Stage.START else self._show(request, record, stage, secret)
         except (StoreError, Busy):
             raise
         except McpAuthError as error:
             return _rejected_page(error)
 
-    async def _posted(self, request: Request, record: SignIn | KeyForm) -> Response | Page:
+    async def _posted(self, request: Request, record: Linked) -> Response | Page:
         ticket = request.path_params["ticket"]
         given = await _form(request)
         if "form" in given or _is_foreign(request):
@@ -395,18 +380,18 @@ class Endpoint:
         # sends the form is told by its cookie.
         is_own = not _is_carried(record) or self._is_own_form(request, record, given.get(_OURS, ""))
         secret = _posted_secret(given) if is_own else None
-        stage = self._auth.gatekeeper.stage(record, ticket, secret)
+        stage = self._auth.verifier.stage(record, ticket, secret)
         if secret is None or stage is Stage.START:
             # A form of a page that is no longer shown, or of somebody else's.
             return self._start(request, record, error=texts.FORM_STALE, status=403)
         if action == "key" and stage is Stage.GO and isinstance(record, KeyForm):
             return await self._fill(request, record, given, secret)
         if action == "code":
-            renewed = await self._auth.gatekeeper.renew_code(record, ticket, secret)
-            return self._show(request, renewed, self._auth.gatekeeper.stage(renewed, ticket, secret), secret)
+            renewed = await self._auth.verifier.renew_code(record, ticket, secret)
+            return self._show(request, renewed, self._auth.verifier.stage(renewed, ticket, secret), secret)
         return self._show(request, record, stage, secret)
 
-    async def _continued(self, request: Request, record: SignIn | KeyForm, given: Mapping[str, str]) -> Response | Page:
+    async def _continued(self, request: Request, record: Linked, given: Mapping[str, str]) -> Response | Page:
         """Continue was pressed: this browser is bound by the secret that it sends."""
         ticket, secret = request.path_params["ticket"], _posted_secret(given)
         if secret is None or not self._is_own_form(request, record, given.get("form", "")):
@@ -417,30 +402,30 @@ class Endpoint:
         answer = RedirectResponse(f"./{ticket}", 303)
         if given.get("action") != "continue":
             return answer
-        kept_in: KeptIn = "cookie" if isinstance(record, SignIn) else "forms"
+        kept_in = kind_of(record).kept_without_script
         if given.get("kept") == "storage":
             kept_in = "storage"
         identity, visit = await self._auth.logins.identity(request), self._visit(request)
         opened = await self._open(record, ticket, secret, kept_in, identity, visit)
         if kept_in == "forms":
-            return self._show(request, opened, self._auth.gatekeeper.stage(opened, ticket, secret), secret)
+            return self._show(request, opened, self._auth.verifier.stage(opened, ticket, secret), secret)
         if kept_in == "cookie":
             self._set_cookie(answer, self._cookie_name(record), f"{secret}.{ticket}")
         return answer
 
     async def _open(
         self,
-        record: SignIn | KeyForm,
+        record: Linked,
         ticket: str,
         secret: str,
         kept_in: KeptIn,
         identity: str | None,
         visit: Visit | None = None,
-    ) -> SignIn | KeyForm:
+    ) -> Linked:
         uses_code = self._auth.config.gateway.verify != "browser"
         if not uses_code and kept_in != "storage" and not self._auth.logins.knows_browsers:
             raise NotProven(texts.NEEDS_SCRIPT)
-        return await self._auth.gatekeeper.open(
+        return await self._auth.verifier.open(
             record,
             ticket,
             secret,
@@ -454,16 +439,16 @@ class Endpoint:
         address = shown_address(request.client.host) if request.client is not None else None
         return Visit(browser=browser_kind(request.headers.get("user-agent", "")), address=address, at=self._auth.now())
 
-    async def _state(self, request: Request, find: Find[L]) -> Response | Page:
+    async def _state(self, kind: LinkKind, request: Request) -> Response | Page:
         """What the shell of a page shows, and the waiting page asks every other second: for its own browser alone."""
         ticket = request.path_params["ticket"]
-        record = await find(ticket)
+        record = await self._auth.of_ticket(kind, ticket)
         if record is None or _is_foreign(request):
             raise HTTPException(404)
         given = await _form(request)
         secret = _posted_secret(given) if _is_scripted(record) else None
         try:
-            stage = self._auth.gatekeeper.stage(record, ticket, secret)
+            stage = self._auth.verifier.stage(record, ticket, secret)
         except OtherBrowser as error:
             return _rejected_page(error)
         if stage is Stage.START:
@@ -471,13 +456,13 @@ class Endpoint:
         page = self._show(request, record, stage, secret)
         return JSONResponse({"state": page.state}) if given.get("seen") == page.state else page
 
-    async def _login(self, request: Request, find: Find[L]) -> Response | Page:
+    async def _login(self, kind: LinkKind, request: Request) -> Response | Page:
         """Back from a platform's login: only the bound browser knows this address, so nobody can send it here.
 
         A GET cannot say which browser it is: that is looked at when its page is posted.
         """
         ticket = request.path_params["ticket"]
-        record: SignIn | KeyForm | None = await find(ticket)
+        record = await self._auth.of_ticket(kind, ticket)
         if record is None:
             raise HTTPException(404)
         login = self._auth.logins.login_for(record.origin.principal)
@@ -492,7 +477,7 @@ class Endpoint:
         given = await _form(request)
         secret = _posted_secret(given)
         try:
-            stage = self._auth.gatekeeper.stage(record, ticket, secret)
+            stage = self._auth.verifier.stage(record, ticket, secret)
             if secret is None or not tickets.is_return_token(request.path_params["token"], secret, record.id):
                 raise OtherBrowser(
                     "This login was begun in another browser, or for another link. Nothing was changed.",
@@ -505,27 +490,29 @@ class Endpoint:
                         "That login cannot be verified; it may be too old.", next_step="go back and try again"
                     )
                 record = await self._open(record, ticket, secret, "storage", identity)
-            return self._show(request, record, self._auth.gatekeeper.stage(record, ticket, secret), secret)
+            return self._show(request, record, self._auth.verifier.stage(record, ticket, secret), secret)
         except (StoreError, Busy):
             raise
         except McpAuthError as error:
             return _rejected_page(error)
 
-    def _show(self, request: Request, record: SignIn | KeyForm, stage: Stage, secret: str | None) -> Page:
+    def _show(self, request: Request, record: Linked, stage: Stage, secret: str | None) -> Page:
         """How it stands, for the browser with this secret."""
         if stage is Stage.ENDED:
-            return _result_page(record) if self._auth.gatekeeper.is_bound(record, secret) else _used_page(record)
+            return _result_page(record) if self._auth.verifier.is_bound(record, secret) else _used_page(record)
         if stage is Stage.WORKING:
             return _working_page(record)
         if stage is Stage.CODE:
             return self._code_page(request, record, secret or "")
         if isinstance(record, SignIn):
             return pages.go_page(record)
+        if not isinstance(record, KeyForm):
+            raise TypeError("a link leads to a sign-in or a key form")
         return pages.key_page(
             record, where=self._where_to_get_key(record), carried=self._carried(request, record, secret or "")
         )
 
-    def _code_page(self, request: Request, record: SignIn | KeyForm, secret: str) -> Page:
+    def _code_page(self, request: Request, record: Linked, secret: str) -> Page:
         gate, now = record.gate, self._auth.now()
         uses_code = self._auth.config.gateway.verify != "browser"
         code = None
@@ -541,18 +528,15 @@ class Endpoint:
             carried=self._carried(request, record, secret),
         )
 
-    def _login_link(self, request: Request, record: SignIn | KeyForm, secret: str) -> tuple[str, str] | None:
+    def _login_link(self, request: Request, record: Linked, secret: str) -> tuple[str, str] | None:
         """What the button of the platform's login says, and where it leads."""
         login = self._auth.logins.login_for(record.origin.principal)
         if login is None:
             return None
-        kind = "k" if isinstance(record, KeyForm) else "a"
         ticket, token = request.path_params["ticket"], tickets.return_token(secret, record.id)
-        return login.label, login.start(f"{self._public_url}/{kind}/{ticket}/login/{token}")
+        return login.label, login.start(f"{self._public_url}/{kind_of(record).letter}/{ticket}/login/{token}")
 
-    def _start(
-        self, request: Request, record: SignIn | KeyForm, *, error: str | None = None, status: int = 200
-    ) -> Response:
+    def _start(self, request: Request, record: Linked, *, error: str | None = None, status: int = 200) -> Response:
         """The page with Continue, whose token belongs to the form cookie of this browser."""
         ticket, cookie = request.path_params["ticket"], self._form_cookie(request, record)
         kept = cookie or tickets.new_secret()
@@ -572,8 +556,7 @@ class Endpoint:
     # -- forms and cookies -------------------------------------------------------------------
 
     def _cookie_name(self, record: Linked) -> str:
-        kind = "k" if isinstance(record, KeyForm) else "a"
-        return f"{self._cookies}-{tickets.secret_name(kind, record.id, record.created_at)}"
+        return f"{self._cookies}-{tickets.secret_name(kind_of(record).letter, record.id, record.created_at)}"
 
     def _form_cookie_name(self, record: Linked) -> str:
         return f"{self._cookie_name(record)}-form"
@@ -582,7 +565,7 @@ class Endpoint:
         value = _cookie(request, self._form_cookie_name(record))
         return value if tickets.is_secret(value) else None
 
-    def _kept_cookie(self, request: Request, record: SignIn | KeyForm | None) -> str | None:
+    def _kept_cookie(self, request: Request, record: Linked | None) -> str | None:
         """The secret of a browser without script, where one is bound."""
         if record is None or record.gate is None or record.gate.kept_in != "cookie":
             return None
@@ -733,7 +716,7 @@ def _check_own_visit(request: Request) -> None:
 # -- pages for how things stand --------------------------------------------------------------
 
 
-def _result_page(record: SignIn | KeyForm, error: str | None = None) -> Page:
+def _result_page(record: Linked, error: str | None = None) -> Page:
     """How it ended, for the browser in which it was done."""
     names, end = {"server": record.server}, record.result
     if record.status == "done":
@@ -764,7 +747,7 @@ def _facts(sign_in: SignIn) -> tuple[tuple[str, str], ...]:
     return tuple(facts)
 
 
-def _used_page(record: SignIn | KeyForm) -> Page:
+def _used_page(record: Linked) -> Page:
     """For a browser that is not the one: that it is over, and nothing else."""
     heading, line = {
         "expired": (texts.EXPIRED_HEADING, texts.EXPIRED_LINE),
@@ -773,7 +756,7 @@ def _used_page(record: SignIn | KeyForm) -> Page:
     return pages.message_page(pages.Message(heading, (line,), "note", status=410, command=again_for(record)))
 
 
-def _working_page(record: SignIn | KeyForm) -> Page:
+def _working_page(record: Linked) -> Page:
     heading = texts.KEY_WORKING_HEADING if isinstance(record, KeyForm) else texts.WORKING_HEADING
     return pages.message_page(pages.Message(heading, (), "note", refresh=2))
 

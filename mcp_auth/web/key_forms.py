@@ -8,13 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from mcp_auth.config.models import Config
+from mcp_auth.changes import Changes
+from mcp_auth.config.models import Config, Server
 from mcp_auth.errors import AlreadyFinished, KeyInvalid, KeyMissing, KeyRefused, McpAuthError, SignInError
-from mcp_auth.keys import KeyTrial, KeyVariable, Verdict
+from mcp_auth.keys import Keys, KeyTrial, KeyVariable, Verdict
 from mcp_auth.limits import Limits, too_often, wait_to_try_key
 from mcp_auth.links.gate import Gatekeeper
 from mcp_auth.outcome import Next, Outcome
@@ -23,26 +23,10 @@ from mcp_auth.states import IN_FLIGHT, OPEN, stepped
 from mcp_auth.stores.base import Store
 from mcp_auth.stores.updates import update
 
-if TYPE_CHECKING:
-    from mcp_auth.config.models import Server
-
 LIFETIME = 600.0
 # Storing waits for locks of a few seconds at most: a claim older than this belongs to a process that died.
 STALE_CLAIM = 60.0
 TRIES = 5
-
-
-class Keys(Protocol):
-    """What a form does with what was typed: `McpAuth`. `by`: the principal who asked in the chat."""
-
-    config: Config
-
-    @property
-    def limits(self) -> Limits: ...
-
-    async def try_keys(self, server: str, values: Mapping[str, str], owner: str, *, by: str | None) -> KeyTrial: ...
-
-    async def set_keys(self, server: str, values: Mapping[str, str], owner: str, *, by: str | None) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -74,20 +58,24 @@ class Entry:
 
 
 class KeyForms:
-    """Begins, fills in and ends key forms. `changed` is told of every end."""
+    """Begins, fills in and ends key forms."""
 
     def __init__(
         self,
+        config: Config,
         store: Store,
-        gatekeeper: Gatekeeper,
         keys: Keys,
-        changed: Callable[[KeyForm], None],
+        limits: Limits,
+        verifier: Gatekeeper,
+        changes: Changes,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._config = config
         self._store = store
-        self._gatekeeper = gatekeeper
         self._keys = keys
-        self._changed = changed
+        self._limits = limits
+        self._verifier = verifier
+        self._changes = changes
         self._clock = clock
 
     async def begin(
@@ -119,7 +107,7 @@ class KeyForms:
                     gate=Gate(),
                     fields=fields,
                 )
-            form, ticket = self._gatekeeper.add_ticket(form)
+            form, ticket = self._verifier.add_ticket(form)
             return form
 
         stored = await update(server.name, lambda: self.current(slot), open_again, self._store.key_forms.put_if)
@@ -142,7 +130,16 @@ class KeyForms:
     async def current(self, slot: str) -> KeyForm | None:
         """The latest form in the slot, with a death that nobody wrote down yet."""
         form = await self._store.key_forms.get(slot)
-        if form is None or form.status not in OPEN:
+        return None if form is None else await self.settle(form)
+
+    async def open(self) -> list[KeyForm]:
+        """Every open key form; the dead are written down on the way."""
+        stored = [await self.settle(form) for form in await self._store.key_forms.list()]
+        return [form for form in stored if form.status in OPEN]
+
+    async def settle(self, form: KeyForm) -> KeyForm:
+        """The record with what time did to it."""
+        if form.status not in OPEN:
             return form
         if form.status in IN_FLIGHT:
             ends_at = (form.claimed_at or form.expires_at) + STALE_CLAIM
@@ -155,7 +152,7 @@ class KeyForms:
         if self._clock() < ends_at:
             return form
         ended = await self._end(form, status, Outcome(status, sentence, next_step=Next("key", form.server)))
-        return ended or await self._store.key_forms.get(slot)
+        return ended or await self._store.key_forms.get(form.id) or form
 
     async def fill(self, form: KeyForm, browser: str, values: Mapping[str, str], *, untried: bool = False) -> Entry:
         """Try what was typed, and store it. Once a form.
@@ -169,17 +166,17 @@ class KeyForms:
         """
         if form.status != "confirmed":
             raise AlreadyFinished("This form was used before.", next_step=Next("key", form.server))
-        await self._gatekeeper.check_end(form, browser)
+        await self._verifier.check_end(form, browser)
         empty = [field.name for field in form.fields if not values.get(field.name, "").strip()]
         if empty:
             return Entry(form, f"Nothing was entered for {', '.join(empty)}.")
         given = {field.name: values[field.name] for field in form.fields}
         by = form.origin.principal
-        wait = wait_to_try_key(self._keys.limits, by, form.server, self._keys.config.gateway)
+        wait = wait_to_try_key(self._limits, by, form.server, self._config.gateway)
         if wait:
             return Entry(form, too_often(wait))
         try:
-            trial = await self._keys.try_keys(form.server, given, form.owner, by=by)
+            trial = await self._keys.attempt(form.server, given, form.owner, by=by)
         except (KeyInvalid, KeyMissing) as error:
             return await self._again(form, str(error))
         if trial.verdict is Verdict.REFUSED:
@@ -188,7 +185,7 @@ class KeyForms:
             sentence = f"The key could not be tried: {trial.detail} Nothing is stored yet."
             return Entry(form, sentence, may_store=True)
         # Asking the server takes its time, and people change.
-        await self._gatekeeper.check_end(form, browser)
+        await self._verifier.check_end(form, browser)
         return await self._stored(form, given, trial)
 
     async def _stored(self, form: KeyForm, given: Mapping[str, str], trial: KeyTrial) -> Entry:
@@ -196,9 +193,9 @@ class KeyForms:
         stored = await self._store.key_forms.put_if(stepped(form, "exchanging", now, claimed_at=now))
         if stored is None:
             # Sent twice, or cancelled meanwhile: what became of it counts.
-            return Entry(await self._gatekeeper.again(form))
+            return Entry(await self._verifier.again(form))
         try:
-            await self._keys.set_keys(form.server, given, form.owner, by=form.origin.principal)
+            await self._keys.set(form.server, given, form.owner, by=form.origin.principal)
         except KeyInvalid as error:
             back = await self._store.key_forms.put_if(stepped(stored, "confirmed", self._clock(), claimed_at=None))
             return await self._again(back or stored, str(error))
@@ -216,7 +213,7 @@ class KeyForms:
             ended = await self._end(form, "failed", KeyRefused(sentence, next_step=Next("key", form.server)).outcome)
             return Entry(ended or form, why)
         counted = await self._store.key_forms.put_if(msgspec.structs.replace(form, tries=tries))
-        return Entry(counted or await self._gatekeeper.again(form), why)
+        return Entry(counted or await self._verifier.again(form), why)
 
     async def cancel(self, server: str, owner: str) -> bool:
         """End the open form of (owner, server). False when there is none.
@@ -235,7 +232,7 @@ class KeyForms:
     async def _end(self, form: KeyForm, status: Status, end: Outcome) -> KeyForm | None:
         ended = await self._store.key_forms.put_if(stepped(form, status, self._clock(), end=end))
         if ended is not None:
-            self._changed(ended)
+            self._changes.end(ended)
         return ended
 
 

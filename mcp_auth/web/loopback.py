@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 from collections import Counter
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Collection, Generator
 from contextlib import contextmanager, suppress
 from ipaddress import ip_network
 from pathlib import Path
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from filelock import FileLock
     from starlette.types import ASGIApp
 
+    from mcp_auth.web.services import Services
+
 logger = logging.getLogger(__name__)
 
 CALLBACK_PATH = "/callback"
@@ -34,22 +36,18 @@ CONNECTIONS_WAITING = 150
 
 
 class LoopbackListeners:
-    """The application on loopback ports of this machine, one listener a port, started when first needed.
-
-    `application` makes it, given the paths of loopback redirect URIs (which grow as they are needed). `trusted`: the
-    addresses and networks of proxies.
+    """The endpoint on loopback ports of this machine, one listener a port, started when first needed.
 
     A process that listens holds the kernel lock `<home>/callback-<port>.lock`, so that another process of
     the same home knows the listener for its own and waits on the store instead.
     """
 
-    def __init__(
-        self, home: Path, application: Callable[[Collection[str]], ASGIApp], trusted: Collection[str] = ()
-    ) -> None:
-        self._home = home
-        self._trusted = trusted
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._home = services.config.home
+        # Of loopback redirect URIs; they grow as they are needed.
         self._paths = {CALLBACK_PATH}
-        self._app = application(self._paths)
+        self._app: ASGIApp | None = None
         self._servers: dict[tuple[str, int], _Running] = {}
 
     @property
@@ -87,7 +85,11 @@ class LoopbackListeners:
             except StoreError:
                 bound.close()
                 raise
-        running = await _serve(self._app, bound, lock, self._trusted)
+        if self._app is None:
+            from mcp_auth.web.endpoint import application
+
+            self._app = application(self._services, loopback_paths=self._paths)
+        running = await _serve(self._app, bound, lock, self._services.config.gateway.trusted_proxies)
         self._servers[host, actual] = running
         return actual
 

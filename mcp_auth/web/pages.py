@@ -20,6 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
+from mcp_auth.kinds import kind_of
 from mcp_auth.links.tickets import secret_name, shown_code
 from mcp_auth.net.rules import shown_host
 from mcp_auth.net.sites import browser_host, issued_elsewhere
@@ -371,7 +372,7 @@ def _waits_until(record: Linked, code: str | None) -> float:
 
 
 def _name(record: Linked) -> str:
-    return secret_name("k" if isinstance(record, KeyForm) else "a", record.id, record.created_at)
+    return secret_name(kind_of(record).letter, record.id, record.created_at)
 
 
 def _scopes(record: Linked) -> list[tuple[str, bool]]:

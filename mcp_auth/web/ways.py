@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+import logging
+from typing import Protocol
 from urllib.parse import urlsplit
 
+from mcp_auth.changes import Change, Changes
 from mcp_auth.config.models import Config, Server
-from mcp_auth.errors import NotAllowed, PortBusy, SignInError
+from mcp_auth.config.servers import Servers
+from mcp_auth.errors import ConfigError, NotAllowed, PortBusy, SignInError
+from mcp_auth.keys import Keys, KeyVariable
+from mcp_auth.kinds import KEY_FORM, SIGN_IN
+from mcp_auth.links.gate import Gatekeeper
 from mcp_auth.links.logins import Logins
 from mcp_auth.links.policy import Policy, PolicyDecision
 from mcp_auth.links.tickets import connection_id, connection_ids
 from mcp_auth.net import issuers
 from mcp_auth.net.rules import is_loopback_url
-from mcp_auth.oauth.sign_in import StartedSignIn
+from mcp_auth.oauth.profiles import Profiles
+from mcp_auth.oauth.sign_in import SignIns, StartedSignIn
 from mcp_auth.outcome import Next
-from mcp_auth.records import Connection, Origin, SignIn
+from mcp_auth.records import SHARED, Connection, Origin, SignIn, check_owner
+from mcp_auth.status import GIVE_CREDENTIAL, needs_a_look, uses_oauth
+from mcp_auth.stores.base import Store
+from mcp_auth.web.key_forms import KeyForms, StartedKeyForm
+from mcp_auth.web.loopback import LoopbackListeners
 
-if TYPE_CHECKING:
-    from mcp_auth.links.gate import Gatekeeper
-    from mcp_auth.web.loopback import LoopbackListeners
+logger = logging.getLogger(__name__)
 
 
 class Reception:
     """Who receives redirects and shows our pages: this process, another one of this home, or a server around us."""
 
-    def __init__(self, config: Config, listeners: Callable[[], LoopbackListeners]) -> None:
+    def __init__(self, config: Config, listeners: LoopbackListeners) -> None:
         self._config = config
         self._listeners = listeners
         # Somebody else's server serves our pages, so that none of ours has to.
@@ -37,7 +45,7 @@ class Reception:
         Raises:
             PortBusy: another program has it.
         """
-        return await self._listeners().listen(self._config.gateway.callback.host, port, path)
+        return await self._listeners.listen(self._config.gateway.callback.host, port, path)
 
     async def serves_pages(self, listen: bool) -> bool:
         """Whether our pages are served: by the application around us, by a process of this home, or from now on."""
@@ -45,7 +53,7 @@ class Reception:
             return True
         port = self._config.gateway.callback.port
         if not listen:
-            return self._listeners().is_listened_to(port)
+            return self._listeners.is_listened_to(port)
         await self.listen(port)
         return True
 
@@ -56,7 +64,7 @@ class Reception:
         parts = urlsplit(redirect_uri)
         port = parts.port or 80
         if not listen:
-            return self._listeners().is_listened_to(port)
+            return self._listeners.is_listened_to(port)
         await self.listen(port, parts.path or "/")
         return True
 
@@ -225,9 +233,101 @@ class PublicWay:
         stored, ticket = await self._gatekeeper.issue_ticket(sign_in)
         return StartedSignIn(
             stored,
-            f"{self._config.gateway.public_url}/a/{ticket}",
+            f"{self._config.gateway.public_url}/{SIGN_IN.letter}/{ticket}",
             reused=reused,
             listening=listening,
             public=True,
             needs_proof=decision.needs_proof,
         )
+
+
+class Ways:
+    """Begins what is reached by a link: each sign-in by the way that its link takes, and key forms."""
+
+    def __init__(
+        self,
+        config: Config,
+        servers: Servers,
+        store: Store,
+        policy: Policy,
+        logins: Logins,
+        keys: Keys,
+        profiles: Profiles,
+        sign_ins: SignIns,
+        key_forms: KeyForms,
+        gatekeeper: Gatekeeper,
+        reception: Reception,
+        changes: Changes,
+    ) -> None:
+        self._config = config
+        self._servers = servers
+        self._store = store
+        self._policy = policy
+        self._logins = logins
+        self._keys = keys
+        self._profiles = profiles
+        self._sign_ins = sign_ins
+        self._key_forms = key_forms
+        self._reception = reception
+        self._changes = changes
+        self._direct = DirectWay(config, policy, reception)
+        self._public = PublicWay(config, policy, logins, gatekeeper, reception)
+
+    async def sign_in(self, server: str, owner: str, origin: Origin, *, fresh: bool, listen: bool) -> StartedSignIn:
+        """As `McpAuth.sign_in`."""
+        entry = self._servers.usable(server)
+        check_owner(owner)
+        await self._check_wants_sign_in(entry)
+        way: Way = self._public if is_public(self._config, entry, origin) else self._direct
+        await way.check(entry, owner, origin)
+        open_one = await self._sign_ins.reusable(entry, owner, origin)
+        if open_one is not None and not fresh and way.has_link(open_one):
+            return await way.link(open_one, listen, reused=True)
+        if open_one is not None:
+            await self._sign_ins.cancel(server, owner, by_us=True)
+        connection = await self._profiles.look_up(entry, fresh=fresh)
+        redirect_uri = await way.redirect_uri(entry, connection, listen)
+        begun = await self._sign_ins.begin(
+            entry, owner, origin, connection, redirect_uri, fresh=fresh, gated=way.is_gated
+        )
+        started = await way.link(begun, listen)
+        self._changes.tell(Change("sign_in_begun", server, owner, started.sign_in, by=origin.principal))
+        return started
+
+    async def _check_wants_sign_in(self, entry: Server) -> None:
+        connection = await self._store.connections.get(entry.url) if entry.url is not None else None
+        if needs_a_look(entry, connection):
+            connection = await self._profiles.look(entry)
+        if uses_oauth(entry, connection):
+            return
+        if connection is not None and connection.trouble is not None:
+            raise NotAllowed(f"{entry.name} cannot be signed in to: {connection.trouble}.", next_step=GIVE_CREDENTIAL)
+        if await self._keys.variables(entry, SHARED):
+            raise NotAllowed(f"{entry.name} uses an API key, not a sign-in.", next_step=Next("key", entry.name))
+        raise NotAllowed(f"{entry.name} needs no sign-in.", next_step=Next("test", entry.name))
+
+    async def key_form(
+        self, server: str, owner: str, origin: Origin, variables: tuple[KeyVariable, ...], *, listen: bool
+    ) -> StartedKeyForm:
+        """As `McpAuth.key_form`."""
+        public_url = self._config.gateway.public_url
+        if public_url is None:
+            raise ConfigError("A key form needs gateway.public_url.", key="gateway.public_url")
+        decision = await self._policy.decide(origin.principal, server, check_owner(owner))
+        if not decision.allowed:
+            raise NotAllowed(f"You may not set a key for {server}.")
+        check_method(decision, self._config, self._logins, origin.principal)
+        await self._reception.serves_pages(listen)
+        form, ticket = await self._key_forms.begin(self._servers.usable(server), owner, origin, variables)
+        return StartedKeyForm(form, f"{public_url}/{KEY_FORM.letter}/{ticket}", decision.needs_proof)
+
+    async def resume(self) -> None:
+        """After a restart: listen again for the redirects of every open sign-in. A port that is gone is logged."""
+        for sign_in in await self._sign_ins.open():
+            try:
+                if sign_in.gate is not None:
+                    await self._reception.serves_pages(True)
+                else:
+                    await self._reception.hears(sign_in.redirect_uri, True)
+            except PortBusy as error:
+                logger.warning("the redirect of %s must be pasted: %s", sign_in.server, error.message)

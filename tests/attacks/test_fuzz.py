@@ -105,7 +105,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory, _oauth_server: OAuthServer) 
     auth = open_auth(folder, servers, {"public_url": PUBLIC, "verify": "code", "allow": [ANN.principal]})
     loop = asyncio.new_event_loop()
     values, cookies = loop.run_until_complete(prepare(auth))
-    yield Scene(auth, Endpoint(auth, loopback_paths=["/callback"]), loop, values, cookies)
+    yield Scene(auth, Endpoint(auth.parts.services, loopback_paths=["/callback"]), loop, values, cookies)
     loop.run_until_complete(auth.close())
     loop.close()
 

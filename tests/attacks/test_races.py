@@ -30,7 +30,7 @@ async def test_a_code_that_is_sent_twice_at_once_is_right_twice(tmp_path: Path, 
     async with public_gateway(tmp_path, notes(oauth), verify="code") as gateway, Browser() as browser:
         page = await browser.press(await browser.open(await link_of(Chat(gateway, ANN))))
         together = asyncio.Barrier(2)
-        counted = gateway.auth.gatekeeper._counted
+        counted = gateway.auth.parts.verifier._counted
 
         async def side_by_side(record: Any) -> Any:
             await together.wait()
@@ -38,7 +38,7 @@ async def test_a_code_that_is_sent_twice_at_once_is_right_twice(tmp_path: Path, 
             await together.wait()
             return one
 
-        gateway.auth.gatekeeper._counted = side_by_side  # type: ignore[method-assign]
+        gateway.auth.parts.verifier._counted = side_by_side  # type: ignore[method-assign]
         answers = await asyncio.gather(*(gateway.auth.confirm(page.code, str(ANN), private=True) for _ in range(2)))
 
         assert [answer.status for answer in answers] == ["confirmed", "confirmed"]
@@ -164,14 +164,14 @@ async def test_a_key_that_is_sent_twice_at_once_is_stored_once_and_said_twice(
     async with public_gateway(tmp_path, api(oauth)) as gateway, Browser() as browser:
         form = await browser.press(await browser.open(await key_link_of(Chat(gateway, ANN))))
         together = asyncio.Barrier(3)
-        asked = gateway.auth.try_keys
+        asked = gateway.auth.parts.keys.attempt
 
         async def side_by_side(*arguments: Any, **options: Any) -> KeyTrial:
             trial = await asked(*arguments, **options)
             await together.wait()
             return trial
 
-        gateway.auth.try_keys = side_by_side  # type: ignore[method-assign]
+        gateway.auth.parts.keys.attempt = side_by_side  # type: ignore[method-assign]
         pages = await asyncio.gather(*(browser.press(form, "key", key0=KEY) for _ in range(3)))
 
         assert {page.heading for page in pages} <= {"The key for my-api is stored", "Storing the key"}
@@ -186,14 +186,14 @@ async def test_a_form_cancelled_while_its_key_is_tried_stores_nothing_and_says_s
     async with public_gateway(tmp_path, api(oauth)) as gateway, Browser() as browser:
         chat = Chat(gateway, ANN)
         form = await browser.press(await browser.open(await key_link_of(chat)))
-        asked = gateway.auth.try_keys
+        asked = gateway.auth.parts.keys.attempt
 
         async def cancelled(*arguments: Any, **options: Any) -> KeyTrial:
             trial = await asked(*arguments, **options)
             await chat.say("cancel my-api")
             return trial
 
-        gateway.auth.try_keys = cancelled  # type: ignore[method-assign]
+        gateway.auth.parts.keys.attempt = cancelled  # type: ignore[method-assign]
         page = await browser.press(form, "key", key0=KEY)
 
         assert page.heading == "This was cancelled"

@@ -84,14 +84,14 @@ async def test_removed_while_the_server_is_asked_about_the_key(tmp_path: Path, o
     """The last decision is right before the key is stored."""
     async with public_gateway(tmp_path, api(oauth), identity="per_user") as gateway, Browser() as browser:
         form = await browser.press(await browser.open(await key_link_of(Chat(gateway, ANN))))
-        asked = gateway.auth.try_keys
+        asked = gateway.auth.parts.keys.attempt
 
         async def slow(*arguments: Any, **options: Any) -> KeyTrial:
             trial = await asked(*arguments, **options)
             allow(gateway, BOB)
             return trial
 
-        gateway.auth.try_keys = slow  # type: ignore[method-assign]
+        gateway.auth.parts.keys.attempt = slow  # type: ignore[method-assign]
         page = await browser.press(form, "key", key0=KEY)
 
         assert "may no longer do this" in page.text

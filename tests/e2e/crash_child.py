@@ -49,17 +49,21 @@ ME = Origin(principal="cli:local")
 ANN = Origin(principal="telegram:100001", display_name="Ann")
 NEW_KEY = "new-" + "n" * 5000
 ACTING = (
-    "core",
     "endpoint",
     "env_file",
+    "exchange",
     "gate",
     "key_forms",
     "keys",
     "loopback",
+    "probes",
+    "profiles",
     "refresh",
+    "registration",
     "sign_in",
     "tickets",
     "tokens",
+    "ways",
 )
 WRITING_OR_SENDING = frozenset(
     str(path)

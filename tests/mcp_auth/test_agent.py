@@ -24,6 +24,7 @@ from mcp_auth.errors import (
     SignInNeeded,
     Unreachable,
 )
+from mcp_auth.net.rules import NetworkRules
 from mcp_auth.outcome import Next
 from mcp_auth.status import AuthState, ConnectionState
 from tests.homes import ME, open_auth, query_of, signed_in
@@ -470,8 +471,10 @@ async def test_a_probe_is_bounded_in_time(tmp_path: Path, oauth: OAuthServer) ->
 async def test_defect_10_one_tls_context_serves_all_servers(tmp_path: Path) -> None:
     servers = {f"s{n}": {"url": f"https://s{n}.example.com/mcp"} for n in range(50)}
     async with open_auth(tmp_path, servers) as auth:
-        http = auth._http()
-        contexts = {id(http.transport(auth._rules(server))._tls()) for server in auth.config.servers.values()}
+        http = auth.parts.http
+        contexts = {
+            id(http.transport(NetworkRules.for_url(one.url or ""))._tls()) for one in auth.config.servers.values()
+        }
     assert len(contexts) == 1
 
 

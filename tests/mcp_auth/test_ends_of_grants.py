@@ -304,7 +304,7 @@ async def test_a_refresh_that_brings_the_refused_access_token_again_is_asked_for
         asked = len(oauth.requests("/token"))
         answers = [shapes.Good().response(refused, f"rt-{n}") for n in range(12)]
         oauth.knobs.token_answers = [*answers, *copies(shapes.ENDED["invalid_grant"])]
-        entry, refresher = auth.config.servers["notes"], auth._refresher()
+        entry, refresher = auth.config.servers["notes"], auth.parts.refresher
         tries = [refresher.access_token(entry, "shared", refused=refused) for _ in range(at_once)]
         for error in await asyncio.gather(*tries, return_exceptions=True):
             assert isinstance(error, ReauthorizationNeeded) and error.next_step == Next("auth", "notes")

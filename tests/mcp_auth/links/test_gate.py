@@ -89,18 +89,24 @@ async def test_the_code_is_for_the_one_who_began(tmp_path: Path, oauth: OAuthSer
 
 
 async def test_a_code_counts_no_more_once_only_a_login_is_a_proof(tmp_path: Path, oauth: OAuthServer) -> None:
-    async with opened(tmp_path, oauth) as auth, Browser(auth.asgi_app()) as browser:
+    async def endpoint(scope: Any, receive: Any, send: Any) -> None:
+        await running[-1].asgi_app()(scope, receive, send)
+
+    async with opened(tmp_path, oauth) as auth, Browser(endpoint) as browser:
+        running = [auth]
         started = await auth.sign_in("notes", "shared", ANN)
         page = await browser.press(await browser.open(started.link))
         assert (await auth.review(page.code, ANN.principal, private=True)).status == "opened"
-        auth.config = replace(auth.config, gateway=replace(auth.config.gateway, verify="browser"))
+        # The operator changes the configuration, and starts it again
+        again = McpAuth.open(replace(auth.config, gateway=replace(auth.config.gateway, verify="browser")))
+        running.append(again)
 
-        for take in (auth.review, auth.confirm):
+        for take in (again.review, again.confirm):
             with pytest.raises(CodeRejected, match="no proof here"):
                 await take(page.code, ANN.principal, private=True)
 
         assert not (await browser.open(page.url)).has_code
-        kept = await auth.store.sign_ins.get(started.sign_in.id)
+        kept = await again.store.sign_ins.get(started.sign_in.id)
         assert kept is not None
         assert kept.status == "opened"
 
@@ -184,9 +190,9 @@ async def test_a_link_that_was_continued_and_then_proven_by_a_login_was_continue
         ticket, secret = started.link.rpartition("/")[2], tickets.new_secret()
 
         visit = Visit(browser="Firefox on Linux", at=1.0)
-        waiting = await auth.gatekeeper.open(started.sign_in, ticket, secret, "storage", visit=visit)
+        waiting = await auth.parts.verifier.open(started.sign_in, ticket, secret, "storage", visit=visit)
         assert waiting.status == "opened" and waiting.gate is not None and waiting.gate.proof is None
-        proven = await auth.gatekeeper.open(waiting, ticket, secret, "storage", identity=ANN.principal)
+        proven = await auth.parts.verifier.open(waiting, ticket, secret, "storage", identity=ANN.principal)
 
         assert proven.status == "confirmed" and proven.gate is not None and proven.gate.proof == "browser"
         assert proven.gate.visit == visit
@@ -201,7 +207,7 @@ async def test_earlier_tickets_stay_up_to_a_number_and_the_opened_one_whatever_c
         started = await auth.sign_in("notes", "shared", ANN)
         record, given = replace(started.sign_in, gate=None), []
         for _ in range(40):
-            record, ticket = auth.gatekeeper.add_ticket(record)
+            record, ticket = auth.parts.verifier.add_ticket(record)
             given.append(sha256(ticket))
             assert record.gate is not None
             assert record.gate.tickets == tuple(given[-_TICKETS_KEPT:])
@@ -209,7 +215,7 @@ async def test_earlier_tickets_stay_up_to_a_number_and_the_opened_one_whatever_c
         oldest = record.gate.tickets[0]
         record = replace(record, gate=replace(record.gate, opened=oldest, browser="b", attempts=3))
         for _ in range(40):
-            record, ticket = auth.gatekeeper.add_ticket(record)
+            record, ticket = auth.parts.verifier.add_ticket(record)
             given.append(sha256(ticket))
         assert record.gate == replace(
             record.gate, tickets=(oldest, *given[-_TICKETS_KEPT:]), opened=oldest, browser="b", attempts=3

@@ -407,7 +407,7 @@ async def test_whoever_joins_a_refresh_that_fails_is_not_given_the_token_that_wa
         oauth.knobs.token_answers = [answer] * 4
         ahead = asyncio.create_task(auth.access_token("notes"))
         await refreshing(oauth)
-        refused = asyncio.create_task(auth._refresher().access_token(entry, "shared", refused=old))
+        refused = asyncio.create_task(auth.parts.refresher.access_token(entry, "shared", refused=old))
         await asyncio.sleep(0)
         answered.set()
         assert await ahead == old

@@ -27,7 +27,8 @@ from mcp_auth.errors import (
     WrongPerson,
 )
 from mcp_auth.oauth.authorization import AuthorizationResponse, Binding
-from mcp_auth.oauth.sign_in import STALE_CLAIM, previous_of
+from mcp_auth.oauth.exchange import previous_of
+from mcp_auth.oauth.sign_in import STALE_CLAIM
 from mcp_auth.outcome import Next
 from mcp_auth.records import Connection, ServerMetadata, SignIn, Tokens, encode
 from mcp_auth.status import AuthState

@@ -69,7 +69,7 @@ async def test_what_is_typed_into_a_form_that_is_over_goes_nowhere(
         secret = browser.kept(form.url, form.kept or "")
         assert secret is not None and record.status != "confirmed"
         with pytest.raises(AlreadyFinished):
-            await gateway.auth.fill_key_form(record, secret, {"MY_API_KEY": "sk-typed-too-late"}, untried=True)
+            await gateway.auth.parts.key_forms.fill(record, secret, {"MY_API_KEY": "sk-typed-too-late"}, untried=True)
         assert not sent(oauth, "sk-typed-too-late")
         assert dotenv_values(gateway.config.env_file) == before
 
@@ -107,7 +107,7 @@ async def test_a_key_that_cannot_be_stored_ends_the_form_and_says_why(
         async def fails(*arguments: Any, **options: Any) -> None:
             raise error
 
-        gateway.auth.set_keys = fails  # type: ignore[method-assign]
+        gateway.auth.parts.keys.set = fails  # type: ignore[method-assign]
         page = await browser.press(form, "key", key0=KEY)
 
         assert page.status >= 400
@@ -117,7 +117,7 @@ async def test_a_key_that_cannot_be_stored_ends_the_form_and_says_why(
         assert not notice.reply.ok and str(error.next_step) in words(notice.reply)
         assert error.message in (await browser.open(form.url)).text
         # And a new link works
-        del gateway.auth.set_keys  # type: ignore[method-assign]
+        del gateway.auth.parts.keys.set  # type: ignore[method-assign]
         form = await browser.press(await browser.open(await key_link_of(chat)))
         assert (await browser.press(form, "key", key0=KEY)).heading == "The key for my-api is stored"
 
@@ -138,7 +138,7 @@ async def test_a_key_that_no_line_can_hold_is_asked_for_again_and_counted(tmp_pa
         async def fails(*arguments: Any, **options: Any) -> None:
             raise KeyInvalid("The value holds a line break.")
 
-        gateway.auth.set_keys = fails  # type: ignore[method-assign]
+        gateway.auth.parts.keys.set = fails  # type: ignore[method-assign]
         for number in range(1, TRIES):
             form = await browser.press(form, "key", key0=KEY)
             assert (form.status, "line break" in form.text, "key0" in form.fields) == (422, True, True)
@@ -158,7 +158,7 @@ async def test_a_form_that_ends_while_its_key_is_tried_shows_its_end(
             assert await gateway.auth.cancel_key_form("my-api") is True
             return KeyTrial(verdict, "")
 
-        gateway.auth.try_keys = meanwhile  # type: ignore[method-assign]
+        gateway.auth.parts.keys.attempt = meanwhile  # type: ignore[method-assign]
         page = await browser.press(form, "key", key0=KEY)
         assert page.heading == "This was cancelled"
         assert not gateway.config.env_file.exists()
@@ -189,7 +189,7 @@ async def test_cancelling_says_whether_there_was_something_to_cancel(tmp_path: P
         async def key_link_again() -> None:
             await auth.key_form("my-api", "shared", Origin(principal=str(ANN)), VARIABLES)
 
-        auth.set_keys = storing  # type: ignore[method-assign]
+        auth.parts.keys.set = storing  # type: ignore[method-assign]
         assert (await browser.press(form, "key", key0=KEY)).heading == "The key for my-api is stored"
         assert tried == ["both"]
         assert await auth.cancel_key_form("my-api") is False
@@ -207,7 +207,7 @@ async def test_an_open_form_is_handed_out_again_to_who_began_it_for_the_same_key
         again = await begin("my-api", "shared", ann, VARIABLES)
         assert (again.form.created_at, again.link != first.link) == (first.form.created_at, True)
         with pytest.raises(SignInError, match="Another account"):
-            await gateway.auth._forms().begin(api(oauth), "shared", Origin(principal=str(BOB)), VARIABLES)
+            await gateway.auth.parts.key_forms.begin(api(oauth), "shared", Origin(principal=str(BOB)), VARIABLES)
         other = (KeyVariable(name="OTHER_KEY", where="X-Key", is_set=False),)
         changed = await begin("my-api", "shared", ann, other)
         assert changed.form.created_at > first.form.created_at

@@ -225,7 +225,7 @@ async def test_any_query_gets_a_page_and_never_an_error_of_ours(
         started = await auth.sign_in("notes", "shared", ME, listen=False)
         known = {"state": started.sign_in.state, "iss": quote(oauth.issuer, safe="")}
         query = "&".join(piece.format(**known) if "{" in piece else piece for piece in pieces)
-        app = httpx2.ASGITransport(Endpoint(auth, loopback_paths=("/callback",)))
+        app = httpx2.ASGITransport(Endpoint(auth.parts.services, loopback_paths=("/callback",)))
         base = started.sign_in.redirect_uri.removesuffix("/callback")
         async with httpx2.AsyncClient(transport=app, base_url=base) as browser:
             page = await browser.get(f"/callback?{query}")
