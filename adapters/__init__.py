@@ -4,86 +4,22 @@ The names of `__all__`, `adapters.buttons`, each `adapters.<chat>` and `adapters
 other module is private and may change. They are imported when first used, so that `import adapters` costs nothing.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-from mcp_auth.lazy import attribute
-
-if TYPE_CHECKING:
-    from adapters.base import Adapter, Finding, remark
-    from adapters.driver import Driver, nobody_served
-    from adapters.layout import (
-        Layout,
-        Line,
-        Span,
-        fit,
-        lay_out,
-    )
-    from adapters.log_filters import (
-        hide_payloads,
-        mask_tokens,
-    )
-    from adapters.refusals import (
-        EditWindowClosed,
-        Elsewhere,
-        Later,
-        Misconfigured,
-        NotSupported,
-        PrivateDeliveryUnavailable,
-        Refused,
-        TooLong,
-    )
-    from adapters.symbols import (
-        BAD,
-        GOOD,
-        WARN,
-    )
+from mcp_auth.lazy import public_names
 
 # Other distributions have a package of this name too: `mcp_auth.start` looks for this line.
 __distribution__ = "slash-mcp"
-__all__ = [
-    "BAD",
-    "GOOD",
-    "WARN",
-    "Adapter",
-    "Driver",
-    "EditWindowClosed",
-    "Elsewhere",
-    "Finding",
-    "Later",
-    "Layout",
-    "Line",
-    "Misconfigured",
-    "NotSupported",
-    "PrivateDeliveryUnavailable",
-    "Refused",
-    "Span",
-    "TooLong",
-    "fit",
-    "hide_payloads",
-    "lay_out",
-    "mask_tokens",
-    "nobody_served",
-    "remark",
-]
 
-_HOMES = {
-    **dict.fromkeys(("EditWindowClosed", "Elsewhere", "Later", "Misconfigured"), "adapters.refusals"),
-    **dict.fromkeys(("NotSupported", "PrivateDeliveryUnavailable", "Refused", "TooLong"), "adapters.refusals"),
-    **dict.fromkeys(("Driver", "nobody_served"), "adapters.driver"),
-    "Layout": "adapters.layout",
-    "Line": "adapters.layout",
-    "Span": "adapters.layout",
-    "fit": "adapters.layout",
-    "lay_out": "adapters.layout",
-    "hide_payloads": "adapters.log_filters",
-    "mask_tokens": "adapters.log_filters",
-    "BAD": "adapters.symbols",
-    "GOOD": "adapters.symbols",
-    "WARN": "adapters.symbols",
-}
-
-
-def __getattr__(name: str) -> object:
-    return attribute(__name__, name, __all__, _HOMES, "adapters.base")
+# `__init__.pyi` says the same to type checkers.
+__all__, __getattr__ = public_names(
+    __name__,
+    {
+        "base": "Adapter Finding remark",
+        "driver": "Driver nobody_served",
+        "layout": "Layout Line Span fit lay_out",
+        "log_filters": "hide_payloads mask_tokens",
+        "refusals": (
+            "EditWindowClosed Elsewhere Later Misconfigured NotSupported PrivateDeliveryUnavailable Refused TooLong"
+        ),
+        "symbols": "BAD GOOD WARN",
+    },
+)

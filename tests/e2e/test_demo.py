@@ -59,4 +59,6 @@ def test_the_demo_works_from_an_installed_wheel(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "whoami: ada@example.com" in done.stdout
     for package in ("mcp_auth", "gateway", "adapters"):
-        assert next((tmp_path / "venv").glob(f"lib/*/site-packages/{package}/py.typed")).exists()
+        (folder,) = (tmp_path / "venv").glob(f"lib/*/site-packages/{package}")
+        assert (folder / "py.typed").exists()
+        assert (folder / "__init__.pyi").exists()
