@@ -99,7 +99,7 @@ class Dispatcher:
             else:
                 yield await answer
         except McpAuthError as error:
-            yield say(_explain(error, request.principal), spec.audience, ok=False)
+            yield say(_explain(error, request.principal), spec.audience, ok=False, data=error)
         except Exception as error:  # noqa: BLE001 - every command answers, whatever happens below
             yield say(sentences.unexpected(error_reports.note(error)), spec.audience, ok=False)
 
@@ -111,7 +111,7 @@ class Dispatcher:
         try:
             return await self._services.prompts.submit(principal, prompt_id, value)
         except McpAuthError as error:
-            return say(_explain(error, principal), Audience.CALLER, ok=False)
+            return say(_explain(error, principal), Audience.CALLER, ok=False, data=error)
         except Exception as error:  # noqa: BLE001 - the person waits for an answer
             return say(sentences.unexpected(error_reports.note(error)), Audience.CALLER, ok=False)
 
@@ -137,7 +137,7 @@ class Dispatcher:
         return None
 
     def _parse(self, invocation: Invocation) -> grammar.Command:
-        return parse(invocation.text, list(self.config.servers))
+        return invocation.command or parse(invocation.text, list(self.config.servers))
 
     def _is_known_event(self, invocation: Invocation) -> bool:
         return (invocation.principal.platform, invocation.event_id) in self._events

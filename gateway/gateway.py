@@ -50,17 +50,28 @@ class Gateway:
     Args:
         config: a loaded configuration; `from_config` reads one.
         store: where grants are kept, instead of the files of the home.
+        alone: for one command of the operator at this machine: nobody else is served, and neither the redirects nor the
+            ends of other people's sign-ins are looked after.
 
     Raises:
         ConfigError: the configuration is not made for as many people as are let in.
         StoreError: the file of those people is damaged.
     """
 
-    def __init__(self, config: Config, *, store: Store | None = None, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        store: Store | None = None,
+        alone: bool = False,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         from mcp_auth.core import McpAuth
 
         self.people = People(config, clock)
-        self.people.check()
+        if not alone:
+            self.people.check()
+        self._alone = alone
         # Knows servers and sign-ins; closed together with the gateway.
         self.auth = auth = McpAuth.open(
             config, store=store, policy=GatewayPolicy(self.people), logins=Logins(config.gateway, in_chat), clock=clock
@@ -172,6 +183,10 @@ class Gateway:
             self._starting = asyncio.Lock()
         async with self._starting:
             if self._started or self._stopped:
+                return
+            if self._alone:
+                await self._watcher.start(recall=False)
+                self._started = True
                 return
             if warm:
                 # Waited for: an import in a second thread, while this one imports too, can fail with a deadlock error.

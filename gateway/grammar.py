@@ -27,16 +27,25 @@ class Detail:
 
 @dataclass(frozen=True, slots=True)
 class Auth:
-    """`/mcp auth [SERVER ...]`; no server: all that need it."""
+    """`/mcp auth [SERVER ...]`; no server: all that need it.
+
+    Only a program sets the others. `fresh`, `listen`: see `McpAuth.sign_in`.
+    """
 
     servers: tuple[str, ...] = ()
+    fresh: bool = False
+    listen: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """`/mcp key [SERVER]`; no server: the only one that lacks a key, if it is the only one."""
+    """`/mcp key [SERVER]`; no server: the only one that lacks a key, if it is the only one.
+
+    `variable`: only this one, as a program may want.
+    """
 
     server: str | None = None
+    variable: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gateway.grammar import Command
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -69,6 +72,10 @@ class Invocation:
     display_name: str = ""
     # `--as PERSON` of the command line: act with this person's credentials. Only for cli:local.
     acting_for: str | None = None
+    # What a program asks, in place of a text. It is gone when it has its answer, so later news has no place.
+    command: Command | None = None
+    # On `time.monotonic()`: servers get no longer than that to answer.
+    deadline: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

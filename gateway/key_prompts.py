@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from gateway import sentences
@@ -16,7 +16,7 @@ from mcp_auth.limits import too_often, wait_to_try_key
 
 if TYPE_CHECKING:
     from mcp_auth.core import McpAuth
-    from mcp_auth.keys import KeyVariable
+    from mcp_auth.keys import KeyTrial, KeyVariable
 
 LIFETIME = 600.0
 TRIES = 5
@@ -115,7 +115,7 @@ class KeyPrompts:
         try:
             return await self._try(prompt_id, pending)
         except KeyInvalid as error:
-            return self._again(prompt_id, pending, sentences.error(error))
+            return self._again(prompt_id, pending, sentences.error(error), error)
         except BaseException:
             self._open.pop(prompt_id, None)
             raise
@@ -129,16 +129,16 @@ class KeyPrompts:
             return self._again(prompt_id, pending, too_often(wait))
         trial = await self._auth.try_keys(pending.server, pending.values, pending.owner, by=str(pending.principal))
         if trial.verdict is Verdict.REFUSED:
-            return self._again(prompt_id, pending, sentences.key_refused(pending.server))
+            return self._again(prompt_id, pending, sentences.key_refused(pending.server), trial)
         if trial.verdict is Verdict.UNREACHABLE:
-            return self._ask_for_word(prompt_id, pending, trial.detail)
+            return self._ask_for_word(prompt_id, pending, trial)
         await self._store(pending)
         self._open.pop(prompt_id, None)
         if trial.verdict is Verdict.NO_DIFFERENCE:
-            return done(sentences.key_no_difference(pending.server))
+            return done(sentences.key_no_difference(pending.server), trial)
         if trial.verdict is Verdict.NOT_TRIED:
-            return done(sentences.key_not_tried(pending.server, trial.detail))
-        return done(sentences.key_stored(pending.server, verified=True))
+            return done(sentences.key_not_tried(pending.server, trial.detail), trial)
+        return done(sentences.key_stored(pending.server, verified=True), trial)
 
     async def _store(self, pending: _Pending) -> None:
         await self._check_allowed(pending)
@@ -151,36 +151,35 @@ class KeyPrompts:
         if not decision.allowed:
             raise NotAllowed(f"You may no longer set a key for {pending.server}; nothing was stored.")
 
-    def _again(self, prompt_id: str, pending: _Pending, why: str) -> Reply:
+    def _again(self, prompt_id: str, pending: _Pending, why: str, data: KeyTrial | KeyInvalid | None = None) -> Reply:
         """Nothing was stored: the same question once more, at most `TRIES` times."""
         pending.tries += 1
         pending.values.clear()
         if pending.tries >= TRIES:
             self._open.pop(prompt_id, None)
-            return say(f"{why} {sentences.key_ask_again(pending.server)}", Audience.CALLER, ok=False)
+            return say(f"{why} {sentences.key_ask_again(pending.server)}", Audience.CALLER, ok=False, data=data)
         prompt = self._prompt(prompt_id, pending)
-        return Reply(
-            (Text(why, tone="bad"), *prompt.blocks), audience=Audience.CALLER, summary=prompt.summary, ok=False
-        )
+        return replace(prompt, blocks=(Text(why, tone="bad"), *prompt.blocks), ok=False, data=data)
 
-    def _ask_for_word(self, prompt_id: str, pending: _Pending, detail: str) -> Reply:
+    def _ask_for_word(self, prompt_id: str, pending: _Pending, trial: KeyTrial) -> Reply:
         del self._open[prompt_id]
         pending.awaiting_word = True
         pending.expires_at = self._clock() + LIFETIME
         button = Button(sentences.STORE_ANYWAY, command=f"key-store {self._new_id(pending)}")
         return Reply(
-            (Text(sentences.key_unreachable(pending.server, detail), tone="warning"),),
+            (Text(sentences.key_unreachable(pending.server, trial.detail), tone="warning"),),
             buttons=(button,),
             audience=Audience.CALLER,
             summary=sentences.PRIVATE_ANSWER,
             ok=False,
+            data=trial,
         )
 
     def _prompt(self, prompt_id: str, pending: _Pending) -> Reply:
         asked = next(variable for variable in pending.variables if variable.name not in pending.values)
         is_tried = self._auth.config.servers[pending.server].url is not None
         text = sentences.key_prompt(pending.server, asked.name, asked.where, is_tried=is_tried)
-        prompt = SecretPrompt(prompt_id, pending.server, asked.name, text, pending.expires_at)
+        prompt = SecretPrompt(prompt_id, pending.server, asked.name, text, pending.expires_at, asked.where)
         return Reply((prompt,), audience=Audience.CALLER, summary=sentences.PRIVATE_ANSWER)
 
     def _new_id(self, pending: _Pending) -> str:

@@ -48,6 +48,7 @@ class Privacy:
             blocks=tuple(_block(block, self._conceal) for block in reply.blocks),
             summary=reply.summary and self._conceal(reply.summary),
             title=reply.title and self._conceal(reply.title),
+            data=None,
         )
 
     def notice(self, notice: Notice) -> Notice:
@@ -84,7 +85,7 @@ def _block(block: Block, conceal: Conceal) -> Block:
             rows = tuple((label, shown.get(value) or conceal(value)) for label, value in facts)
             return replace(block, server=_status(status, conceal), facts=rows)
         case Checklist():
-            items = tuple(replace(item, text=conceal(item.text)) for item in block.items)
+            items = tuple(replace(item, text=conceal(item.text), data=None) for item in block.items)
             return replace(block, items=items, note=block.note and conceal(block.note))
         case Table():
             return replace(block, rows=tuple((left, conceal(right)) for left, right in block.rows))

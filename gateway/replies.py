@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from gateway import sentences
 from gateway.invocations import ChatRef, MessageRef, Principal
 from mcp_auth.status import ServerStatus
+
+if TYPE_CHECKING:
+    from mcp_auth.errors import McpAuthError
+    from mcp_auth.keys import KeyTrial
+    from mcp_auth.oauth.sign_in import StartedSignIn
+    from mcp_auth.outcome import Outcome
+
+    Data = ServerStatus | StartedSignIn | KeyTrial | Outcome | McpAuthError | TimeoutError
+    """What a text says, for a program: the server as it is now, the link, what became of a key, what went wrong."""
+
+
+Tone = Literal["plain", "good", "warning", "bad"]
 
 
 class Audience(StrEnum):
@@ -33,7 +45,7 @@ class Text:
 
     # Some hold a code to be let in with.
     text: str = field(repr=False)
-    tone: Literal["plain", "good", "warning", "bad"] = "plain"
+    tone: Tone = "plain"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +83,7 @@ class ChecklistItem:
     link: str | None = field(default=None, repr=False)
     command: str | None = None
     expires_at: float | None = None
+    data: Data | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +103,8 @@ class SecretPrompt:
     variable: str
     text: str
     expires_at: float
+    # The header or environment variable that it fills.
+    where: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +121,8 @@ Block = Text | ServerList | ServerDetail | Checklist | SecretPrompt | Table
 class Reply:
     """One message. `final`: nothing will replace it within this invocation.
 
-    `summary` is the line that may stand in public when `audience` is CALLER and the chat is shared.
+    `summary` is the line that may stand in public when `audience` is CALLER and the chat is shared. `data`: the same as
+    the text, for the operator's program; chats get none.
     """
 
     blocks: tuple[Block, ...]
@@ -116,6 +132,7 @@ class Reply:
     summary: str | None = None
     title: str | None = None
     ok: bool = True
+    data: Data | None = field(default=None, repr=False)
 
     @property
     def prompt(self) -> SecretPrompt | None:
@@ -123,15 +140,18 @@ class Reply:
         return next((block for block in self.blocks if isinstance(block, SecretPrompt)), None)
 
 
-def say(text: str, audience: Audience = Audience.CHAT, *, ok: bool = True, final: bool = True) -> Reply:
+def say(
+    text: str, audience: Audience = Audience.CHAT, *, ok: bool = True, final: bool = True, data: Data | None = None
+) -> Reply:
     """One sentence."""
     summary = sentences.PRIVATE_ANSWER if audience is Audience.CALLER else None
-    return Reply((Text(text, "plain" if ok else "warning"),), audience=audience, final=final, summary=summary, ok=ok)
+    tone: Tone = "plain" if ok else "warning"
+    return Reply((Text(text, tone),), audience=audience, final=final, summary=summary, ok=ok, data=data)
 
 
-def done(text: str) -> Reply:
+def done(text: str, data: Data | None = None) -> Reply:
     """What the person wanted has happened."""
-    return Reply((Text(text, "good"),), audience=Audience.CALLER, summary=sentences.PRIVATE_ANSWER)
+    return Reply((Text(text, "good"),), audience=Audience.CALLER, summary=sentences.PRIVATE_ANSWER, data=data)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gateway import policy
 from gateway.invocations import LOCAL, Capabilities, Invocation, Principal
+from gateway.surfaces import Surface, in_chat, in_shell
 from mcp_auth.audit import Event
 from mcp_auth.config.models import Config
 from mcp_auth.limits import counted_as
@@ -69,6 +71,11 @@ class Request:
         return policy.is_admin(self.principal, self.config.gateway)
 
     @property
+    def surface(self) -> Surface:
+        """How the next step is typed where the answer is read."""
+        return in_chat if self.invocation.command is None else in_shell
+
+    @property
     def has_key_forms(self) -> bool:
         """Whether keys are typed on a page of ours. The terminal hides what is typed and needs none."""
         return self.config.gateway.public_url is not None and self.principal != LOCAL
@@ -84,8 +91,14 @@ class Request:
         Raises:
             NotAllowed: see `policy.owner_for`.
         """
-        entry = self.config.servers[server]
-        return policy.owner_for(self.principal, entry, self.config, self.invocation.acting_for)
+        acting_for, people = self.invocation.acting_for, self.services.people
+        config = people.config if acting_for is None else people.ever_known
+        return policy.owner_for(self.principal, config.servers[server], config, acting_for)
+
+    def bound(self, seconds: float) -> float:
+        """How long servers may take: `seconds`, or what is left for the invocation."""
+        deadline = self.invocation.deadline
+        return seconds if deadline is None else min(seconds, max(0.0, deadline - time.monotonic()))
 
     def may_change(self, server: str) -> bool:
         return policy.may_change(self.principal, self.config.servers[server], self.config)

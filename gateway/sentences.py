@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from gateway.surfaces import in_chat, with_next
+from gateway.surfaces import Surface, in_chat, with_next
 from mcp_auth.errors import McpAuthError, StoreError
 from mcp_auth.outcome import Outcome
 from mcp_auth.records import Grant, Visit
@@ -158,9 +158,9 @@ def command(text: str) -> str:
     return f"/mcp {text}" if text else "/mcp"
 
 
-def error(problem: McpAuthError) -> str:
+def error(problem: McpAuthError, surface: Surface = in_chat) -> str:
     """One sentence and what to do next. Which file it was is the operator's to know."""
-    return STORE_TROUBLE if isinstance(problem, StoreError) else with_next(problem.text, problem.next_step)
+    return STORE_TROUBLE if isinstance(problem, StoreError) else with_next(problem.text, problem.next_step, surface)
 
 
 def unexpected(reference: str) -> str:
@@ -481,8 +481,9 @@ def key_modal(server: str) -> str:
     return f"Key for {server}"
 
 
-def key_not_needed(server: str) -> str:
-    return f"{server} needs no key."
+def key_not_needed(server: str, variables: Sequence[str] = ()) -> str:
+    known = ", ".join(variables)
+    return f"{server} needs {f'only {known}' if known else 'no key'}."
 
 
 def key_ways(server: str, platform: str, *, in_chat: bool) -> str:

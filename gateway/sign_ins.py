@@ -16,6 +16,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from gateway import error_reports, sentences
 from gateway.bounded_dict import BoundedDict
 from gateway.invocations import ChatRef, Invocation, MessageRef, Principal
@@ -24,16 +26,19 @@ from gateway.surfaces import with_next
 from mcp_auth.config.models import GatewayOptions
 from mcp_auth.errors import McpAuthError, StoreError
 from mcp_auth.net.sites import browser_host, issued_elsewhere
-from mcp_auth.outcome import Next
+from mcp_auth.outcome import Next, Outcome
 from mcp_auth.records import SHARED, KeyForm, Linked, Origin, SignIn
 from mcp_auth.states import OPEN
 from mcp_auth.status import ConnectionState
 
 if TYPE_CHECKING:
+    from gateway.replies import Data
     from mcp_auth.changes import Change
     from mcp_auth.core import McpAuth
 
 _log = logging.getLogger("gateway")
+TEST_TIMEOUT = 30.0
+_MOMENT = 1.0
 _POLL_SECONDS = 1.0
 _LAST_WORDS_SECONDS = 3.0
 # A board is forgotten with its last link; this bounds those whose platform never confirms a delivery.
@@ -41,7 +46,7 @@ _BOARDS_KEPT = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class End:
     """How a sign-in ended. `text` for the person who began, `public` for a shared chat, `line` for the checklist."""
 
     server: str
@@ -50,6 +55,7 @@ class Outcome:
     public: str
     line: str
     ok: bool
+    data: Data | None = None
 
 
 @dataclass(slots=True)
@@ -125,10 +131,15 @@ class SignInWatcher:
         self._undo: Callable[[], None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def start(self) -> None:
-        """Follow what is open in the store, and listen for changes."""
+    async def start(self, *, recall: bool = True) -> None:
+        """Listen for changes. `recall`: follow what is open in the store, too."""
         self._loop = asyncio.get_running_loop()
         self._undo = self._auth.on_change(self._on_change)
+        if recall:
+            await self._recall()
+        self._runner = asyncio.create_task(self._run(), name="sign-in watcher")
+
+    async def _recall(self) -> None:
         known: list[SignIn | KeyForm] = []
         try:
             known += await self._auth.store.sign_ins.list()
@@ -139,9 +150,8 @@ class SignInWatcher:
         for record in known:
             if record.status in OPEN and record.origin.chat is not None:
                 self._followed.setdefault(_slot(record), _Followed(record))
-        self._recall([record for record in known if isinstance(record, SignIn)])
+        self._recall_boards([record for record in known if isinstance(record, SignIn)])
         self._wake.set()
-        self._runner = asyncio.create_task(self._run(), name="sign-in watcher")
 
     async def stop(self) -> None:
         """Stop watching. An end that is being told right now gets a moment: nobody tells it after a restart."""
@@ -208,14 +218,14 @@ class SignInWatcher:
             self._answering[str(principal)] -= 1
             self._wake.set()
 
-    async def settle(self, record: SignIn | KeyForm) -> Outcome:
+    async def settle(self, record: SignIn | KeyForm) -> End:
         """The outcome of what ended, for a reply. Its boards are brought up to date."""
         followed = self._followed.pop(_slot(record), None) or _Followed(record)
-        outcome = await self._outcome(record)
+        outcome = await self._outcome(followed, record)
         self._show_outcome(followed, outcome)
         return outcome
 
-    def _recall(self, known: list[SignIn]) -> None:
+    def _recall_boards(self, known: list[SignIn]) -> None:
         """The checklists of the process before this one, as far as links on them are open."""
         for message in {_encoded(one.origin.message): one.origin.message for one in known}.values():
             its_own = [one for one in known if one.origin.message == message]
@@ -271,7 +281,7 @@ class SignInWatcher:
 
     async def _announce(self, followed: _Followed) -> None:
         record = followed.record
-        outcome = await self._outcome(record)
+        outcome = await self._outcome(followed, record)
         self._show_outcome(followed, outcome)
         self._notify(record.origin, outcome.text, outcome.public, ok=outcome.ok)
         if not outcome.ok:
@@ -289,34 +299,39 @@ class SignInWatcher:
             if current is not None and current.status not in OPEN and _is_same(current, followed.record):
                 await self.settle(current)
 
-    async def _outcome(self, record: SignIn | KeyForm) -> Outcome:
+    async def _outcome(self, followed: _Followed, record: SignIn | KeyForm) -> End:
         try:
             if record.status != "done":
                 return _not_done(record)
-            return await self._done(record) if isinstance(record, SignIn) else _key_done(record)
+            return await self._done(record, followed.boards) if isinstance(record, SignIn) else _key_done(record)
         except McpAuthError as error:
-            return _failed(record.server, sentences.error(error))
+            return _failed(record.server, sentences.error(error), error)
         except Exception as error:  # noqa: BLE001 - the chat must hear of the end, whatever happens here
             return _failed(record.server, sentences.unexpected(error_reports.note(error)))
 
-    async def _done(self, sign_in: SignIn) -> Outcome:
+    async def _done(self, sign_in: SignIn, boards: list[Board]) -> End:
         server, owner, now = sign_in.server, sign_in.owner, self._clock()
-        connection = await self._auth.confirm_works(server, owner)
+        # A moment at least: a server that is asked for none would be called unreachable.
+        ends = [board.invocation.deadline - time.monotonic() for board in boards if board.invocation.deadline]
+        limit = min([TEST_TIMEOUT, *(max(_MOMENT, left) for left in ends)])
+        connection = await self._auth.confirm_works(server, owner, timeout=limit)
         if connection.state is ConnectionState.REFUSED:
-            return _failed(server, with_next(sentences.refused_after_sign_in(server, connection), Next("auth", server)))
+            why, step = sentences.refused_after_sign_in(server, connection), Next("auth", server)
+            return _failed(server, with_next(why, step), Outcome("refused", why, next_step=step))
         status = await self._auth.status(server, owner)
         text = sentences.signed_in(server, status, connection, now)
         line = text.removeprefix(f"{server}: ")
         if status.expires_at is not None and not status.refreshable:
             text = f"{text}. {sentences.no_refresh_token(server, status.expires_at, now)}"
-        return Outcome(server, ItemState.DONE, text, sentences.public_end(server, ok=True), line, True)
+        data = replace(status, connection=connection)
+        return End(server, ItemState.DONE, text, sentences.public_end(server, ok=True), line, True, data)
 
     # -- what is shown -----------------------------------------------------------------------
 
-    def _show_outcome(self, followed: _Followed, outcome: Outcome) -> None:
+    def _show_outcome(self, followed: _Followed, outcome: End) -> None:
         again = None if outcome.ok else f"auth {outcome.server}"
         for board in followed.boards:
-            board.set(ChecklistItem(outcome.server, outcome.state, outcome.line, command=again))
+            board.set(ChecklistItem(outcome.server, outcome.state, outcome.line, command=again, data=outcome.data))
             self._show(board)
 
     def _replaced(self, followed: _Followed) -> None:
@@ -389,7 +404,9 @@ class SignInWatcher:
 
 def origin_of(invocation: Invocation, board: Board | None = None) -> Origin:
     """Who asked, and where a notice about the end goes. `board`: what a later process is to edit then."""
-    chat = {"platform": invocation.chat.platform, "data": invocation.chat.data, "private": invocation.private}
+    chat = None
+    if invocation.command is None:
+        chat = {"platform": invocation.chat.platform, "data": invocation.chat.data, "private": invocation.private}
     message = None
     if board is not None and board.shown is not None:
         items = [[item.server, item.state, item.text, item.command] for item in board.items.values()]
@@ -462,20 +479,20 @@ def _owners(owner: str, gateway: GatewayOptions) -> list[Principal]:
     return [Principal.parse(text) for text in found]
 
 
-def _not_done(record: SignIn | KeyForm) -> Outcome:
+def _not_done(record: SignIn | KeyForm) -> End:
     server = record.server
     if record.status == "cancelled":
         text = sentences.public_end(server, ok=False, cancelled=True)
-        return Outcome(server, ItemState.CANCELLED, text, text, sentences.CANCELLED, False)
-    return _failed(server, sentences.sign_in_ended(server, record.result))
+        return End(server, ItemState.CANCELLED, text, text, sentences.CANCELLED, False, record.result)
+    return _failed(server, sentences.sign_in_ended(server, record.result), record.result)
 
 
-def _key_done(form: KeyForm) -> Outcome:
+def _key_done(form: KeyForm) -> End:
     text = sentences.key_form_done(form.server, form.result.sentence if form.result else None)
     public = sentences.public_key(form.server)
-    return Outcome(form.server, ItemState.DONE, text, public, sentences.KEY_STORED, True)
+    return End(form.server, ItemState.DONE, text, public, sentences.KEY_STORED, True)
 
 
-def _failed(server: str, text: str) -> Outcome:
+def _failed(server: str, text: str, error: Data | None = None) -> End:
     line = text.removeprefix(f"{server}: ")
-    return Outcome(server, ItemState.FAILED, text, sentences.public_end(server, ok=False), line, False)
+    return End(server, ItemState.FAILED, text, sentences.public_end(server, ok=False), line, False, error)

@@ -18,7 +18,6 @@ import yaml
 from telegram.ext import Application
 
 from adapters.base import LONGEST_PAUSE
-from adapters.cli.auth import PROBE_TIMEOUT
 from adapters.cli.cli import _COMMANDS, _parser
 from adapters.cli.listing import _PROBES_SECONDS
 from adapters.discord.interactions import TOKEN_SECONDS
@@ -37,6 +36,7 @@ from adapters.waiting import _DAYS, _PER_PERSON
 from adapters.whatsapp.options import WhatsAppOptions
 from adapters.whatsapp.render import LINKS_MAX
 from gateway.gateway import Gateway
+from gateway.handlers.listing import PROBE_SECONDS
 from gateway.people import CODE_SECONDS, PENDING_PER_PLATFORM
 from gateway.serve import _LONGEST_PAUSE as LONGEST_PAUSE_OF_PLATFORMS
 from mcp_auth import limits
@@ -271,7 +271,7 @@ def test_how_often_is_too_often_as_the_guide_says(row: str, rates: list[limits.R
             "default `{}`",
             WhatsAppOptions(token="", phone_id="", app_secret="", verify_token="").api_version,
         ),
-        ("docs/mcp-authentication.md", "at most {} seconds each", PROBE_TIMEOUT),
+        ("docs/mcp-authentication.md", "at most {} seconds each", PROBE_SECONDS),
     ],
 )
 def test_figures_are_those_of_the_program(page: str, sentence: str, figure: float | str) -> None:

@@ -10,32 +10,28 @@ import threading
 import time
 import webbrowser
 from argparse import Namespace
-from dataclasses import dataclass, field
 from typing import Any
 
+from adapters.cli.ask import answer, ask
 from adapters.cli.chat import read_lines
 from adapters.cli.cli import FAILED, OK, complain, for_shell
-from adapters.cli.listing import find_server, owner_of
+from adapters.cli.listing import find_server
 from adapters.terminal.qr import qr_code
 from adapters.terminal.screen import Progress, as_json_text, is_colored, say
 from adapters.text import clean, link_text
+from gateway.gateway import Gateway
+from gateway.grammar import Auth, Paste
 from gateway.invocations import LOCAL
-from gateway.sentences import auth_state, link_ready, minutes, no_refresh_token, refused_after_sign_in, tools
-from gateway.surfaces import in_chat, in_shell, with_next
+from gateway.replies import Checklist, ChecklistItem, ItemState, Notice, Reply
+from gateway.sentences import minutes, no_refresh_token, tools
+from gateway.surfaces import in_shell, with_next
 from mcp_auth.config.load import load
-from mcp_auth.core import PROBE_TIMEOUT, TEST_TIMEOUT, McpAuth
-from mcp_auth.errors import McpAuthError, sentence
-from mcp_auth.links.logins import Logins
-from mcp_auth.links.tickets import typed_code
+from mcp_auth.errors import McpAuthError
 from mcp_auth.net.names import run
 from mcp_auth.oauth.sign_in import StartedSignIn
 from mcp_auth.outcome import Next, Outcome, Step
-from mcp_auth.records import Origin
 from mcp_auth.states import OPEN
-from mcp_auth.status import AuthState, ConnectionState, needs_a_look, wants_sign_in
-
-# Seconds.
-_MOMENT = 1.0
+from mcp_auth.status import AuthState, ServerStatus
 
 
 def run_auth(options: Namespace) -> int:
@@ -45,128 +41,121 @@ def run_auth(options: Namespace) -> int:
 
 async def _auth(options: Namespace) -> int:
     config = load(options.config, options.home)
-    names = [find_server(config, name) for name in options.servers]
-    async with McpAuth.open(config, logins=Logins(config.gateway, in_chat)) as auth:
-        run = _Run(auth, options)
-        return await run.all(names)
+    names = tuple(dict.fromkeys(find_server(config, name) for name in options.servers))
+    async with Gateway(config, alone=True) as gateway:
+        return await _Run(gateway, options).all(Auth(names, fresh=options.fresh, listen=not options.no_wait))
 
 
-@dataclass
 class _Run:
-    """One run of the command: what was begun, and whether anything failed."""
+    """One run of the command: the checklist as far as it was printed, and whether anything failed."""
 
-    auth: McpAuth
-    options: Namespace
-    failed: bool = False
-    started: dict[str, StartedSignIn] = field(default_factory=dict)
-    progress: Progress = field(default_factory=lambda: Progress("preparing the links..."))
-    begun_at: float = field(default_factory=time.monotonic)
+    def __init__(self, gateway: Gateway, options: Namespace) -> None:
+        self.gateway = gateway
+        self.options = options
+        self.failed = False
+        self.items: dict[str, ChecklistItem] = {}
+        self.late: set[str] = set()
+        self.news: asyncio.Queue[Reply] = asyncio.Queue()
+        self.progress = Progress("preparing the links...")
+        self.deadline = None if options.timeout is None else time.monotonic() + options.timeout
 
-    async def all(self, names: list[str]) -> int:
-        if not self.auth.config.servers:
+    async def all(self, command: Auth) -> int:
+        if not self.gateway.config.servers:
             self._say("No MCP servers are configured. Next: slash-mcp add NAME URL")
             return OK
-        wanted = names or await self._needed()
-        if not wanted:
-            if not self.failed:
-                self._say("No server is known to lack a sign-in or a key. Next: slash-mcp list --probe")
-            return FAILED if self.failed else OK
+        self.gateway.subscribe(LOCAL.platform, self._notice)
         with self.progress:
-            await asyncio.gather(*(self._begin(name) for name in dict.fromkeys(wanted)))
-        if self.started and not self.options.no_wait:
+            # With `--timeout 0` servers have as long as usual.
+            deadline = self.deadline if self.options.timeout else None
+            async for reply in ask(self.gateway, self.options, command, deadline=deadline):
+                self._show(reply)
+        if not self.items and not self.failed:
+            self._say("No server is known to lack a sign-in or a key. Next: slash-mcp list --probe")
+        if self._links() and not self.options.no_wait:
             await self._wait()
         return FAILED if self.failed else OK
 
-    async def _needed(self) -> list[str]:
-        """The servers that lack a sign-in or a key; what nobody looked at yet is looked at now."""
-        config = self.auth.config
-        unknown = [
-            server.name
-            for server in config.servers.values()
-            if server.url is not None and needs_a_look(server, await self.auth.store.connections.get(server.url))
-        ]
-        limit = PROBE_TIMEOUT if self._bound() is None else min(PROBE_TIMEOUT, self._bound() or 0.0)
-        found = await asyncio.gather(*(self.auth.probe(name, self._owner(name), timeout=limit) for name in unknown))
-        for name, connection in zip(unknown, found, strict=True):
-            url = config.servers[name].url or ""
-            # What was not asked, for want of file descriptors or of its turn, is as little known as before.
-            is_unknown = needs_a_look(config.servers[name], await self.auth.store.connections.get(url))
-            if connection.state is ConnectionState.UNREACHABLE or (connection.detail is not None and is_unknown):
-                self._fail(name, sentence(f"{name} could not be asked: {connection.detail}"), Next("test", name))
-        statuses = await self.auth.statuses(self._owner)
-        for one in statuses:
-            if one.not_renewable and not wants_sign_in(one):
-                # A new sign-in would not help; and yet not all is well.
-                self._fail(one.name, f"{one.name}: {auth_state(one, time.time())}.", one.next)
-        return [one.name for one in statuses if wants_sign_in(one) or one.auth is AuthState.KEY_MISSING]
+    def _links(self) -> dict[str, StartedSignIn]:
+        """What was begun, has not ended, and is still waited for."""
+        shown = [item for item in self.items.values() if item.server not in self.late]
+        return {item.server: item.data for item in shown if isinstance(item.data, StartedSignIn)}
 
-    def _owner(self, name: str) -> str:
-        return owner_of(self.auth.config, name, self.options)
+    async def _notice(self, notice: Notice) -> None:
+        await self.news.put(notice.reply)
 
-    # -- beginning ---------------------------------------------------------------------------
+    def _show(self, reply: Reply) -> None:
+        """Print what is new on the checklist."""
+        if isinstance(reply.data, McpAuthError):
+            raise reply.data
+        for item in [item for block in reply.blocks if isinstance(block, Checklist) for item in block.items]:
+            before = self.items.get(item.server)
+            self.items[item.server] = item
+            if item != before and item.state is not ItemState.PREPARING:
+                self._show_item(item, is_begun=before is not None)
 
-    async def _begin(self, name: str) -> None:
-        owner = self._owner(name)
-        try:
-            status = await self.auth.status(name, owner)
-            if status.auth is AuthState.KEY_MISSING:
-                self._event(
-                    {"event": "key_needed", "server": name, "variables": list(status.variables)},
-                    f"{name}: needs a key: {', '.join(status.variables)}. Next: slash-mcp key {name}",
-                )
-                return
-            async with asyncio.timeout(self._bound()):
-                started = await self.auth.sign_in(
-                    name, owner, Origin(principal=str(LOCAL)), fresh=self.options.fresh, listen=not self.options.no_wait
-                )
-        except TimeoutError:
-            self._fail(name, f"{name} gave no link within {self.options.timeout:g} seconds.", Next("auth", name))
-            return
-        except McpAuthError as error:
-            self._fail(name, error.text, error.next_step)
-            return
-        self.started[name] = started
-        self._show_link(name, started)
+    def _show_item(self, item: ChecklistItem, *, is_begun: bool) -> None:
+        name, data = item.server, item.data
+        if isinstance(data, StartedSignIn):
+            self._show_link(item, data)
+        elif isinstance(data, ServerStatus) and data.auth is AuthState.KEY_MISSING:
+            self._event(
+                {"event": "key_needed", "server": name, "variables": list(data.variables)},
+                f"{name}: {item.text}. Next: {in_shell(Next('key', name))}",
+            )
+        elif isinstance(data, ServerStatus) and is_begun:
+            self._show_end(data)
+        elif isinstance(data, ServerStatus):
+            has_key = data.auth is AuthState.KEY_SET
+            why = "uses an API key, not a sign-in" if has_key else item.text
+            self._fail(name, f"{name} {why}.", Next("key", name) if has_key else data.next)
+        elif isinstance(data, McpAuthError | Outcome):
+            self._fail(name, data.text, data.next_step)
+        elif isinstance(data, TimeoutError) and self.options.timeout:
+            seconds = f"{self.options.timeout:g}"
+            self._fail(name, f"{name} gave no link within {seconds} seconds.", Next("auth", name))
+        else:
+            self._fail(name, f"{name}: {item.text}", Next("auth", name))
 
-    def _show_link(self, name: str, started: StartedSignIn) -> None:
-        ready = link_ready(started.expires_at, time.time(), started.host, started.issued_elsewhere)
-        text = f"{name}: {ready}\n{link_text(started.link)}"
+    def _show_link(self, item: ChecklistItem, started: StartedSignIn) -> None:
+        name = item.server
+        text = f"{name}: {item.text}\n{link_text(started.link)}"
         if sys.stdout.isatty() and not self.options.json:
             text = f"{text}\n{qr_code(started.link, color=is_colored(sys.stdout))}".rstrip()
         self._event(
-            {
-                "event": "authorization_url",
-                "server": name,
-                "url": started.link,
-                "expires_at": started.expires_at,
-            },
-            text,
+            {"event": "authorization_url", "server": name, "url": started.link, "expires_at": started.expires_at}, text
         )
         if started.needs_proof and self.options.no_wait:
-            with self.progress.aside():
-                say(f"slash-mcp: {name}: the page shows a code. Next: slash-mcp paste CODE", sys.stderr)
+            self._complain(f"{name}: the page shows a code. Next: slash-mcp paste CODE")
         if not started.listening:
-            with self.progress.aside():
-                say(
-                    f"slash-mcp: {name}: nothing on this machine waits for the answer. When the browser's last page "
-                    "does not load, copy its address. Next: slash-mcp paste URL",
-                    sys.stderr,
-                )
+            self._complain(
+                f"{name}: nothing on this machine waits for the answer. When the browser's last page does not load, "
+                "copy its address. Next: slash-mcp paste URL"
+            )
         if not self.options.no_browser and not self.options.no_wait and _has_browser():
             # What $BROWSER names may stay in the foreground for as long as it likes.
             threading.Thread(target=webbrowser.open, args=(started.link,), daemon=True, name="browser").start()
 
+    def _show_end(self, status: ServerStatus) -> None:
+        names, detail, ends_at = status.connection.tools, status.connection.detail, status.expires_at
+        who = f" as {status.account}" if status.account else ""
+        found = f", {tools(len(names))}" if names is not None else f", but {detail}"
+        ends = f". {no_refresh_token(status.name, ends_at, time.time())}" if ends_at is not None else ""
+        self._event(
+            {"event": "signed_in", "server": status.name, "account": status.account, "expires_at": ends_at},
+            for_shell(f"{status.name}: signed in{who}{found}{ends}"),
+        )
+
     # -- waiting -----------------------------------------------------------------------------
 
     async def _wait(self) -> None:
-        if any(started.needs_proof for started in self.started.values()):
+        if any(started.needs_proof for started in self._links().values()):
             self._say("Waiting. When a page shows a code, type it here; when the last page does not load, its address.")
         else:
             self._say("Waiting. When the browser's last page does not load, paste its address here.")
         beside = [asyncio.create_task(self._take_pastes()), asyncio.create_task(self._show_time_left())]
         try:
             with self.progress:
-                await asyncio.gather(*(self._wait_for(name, started) for name, started in self.started.items()))
+                await self._until_all_ended()
         except asyncio.CancelledError:
             if not self.options.json:
                 left = "The links work until they expire. Next: slash-mcp paste URL, or: slash-mcp cancel"
@@ -177,59 +166,29 @@ class _Run:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
 
+    async def _until_all_ended(self) -> None:
+        try:
+            async with asyncio.timeout(None if self.deadline is None else self.deadline - time.monotonic()):
+                while self._links():
+                    self._show(await self.news.get())
+        except TimeoutError:
+            for name, started in self._links().items():
+                if (await self.gateway.auth.wait(started.sign_in, 0.0)).status in OPEN:
+                    self.late.add(name)
+                    reason = f"{name}: nobody finished the sign-in in time; its link still works."
+                    self._fail(name, reason, Next("paste", arguments=("URL",)))
+        while self._links():
+            # It ended in time; the new access is being tried.
+            self._show(await self.news.get())
+
     async def _show_time_left(self) -> None:
         """A prompt for the address, with the minutes that are left."""
-        while True:
-            left = max(self._seconds(started) for started in self.started.values())
+        while links := self._links():
+            left = max(started.expires_at for started in links.values()) - time.time()
+            if self.deadline is not None:
+                left = self.deadline - time.monotonic()
             self.progress.show(f"{minutes(left)} left > ")
-            await asyncio.sleep(left % 60 or 60)
-
-    async def _wait_for(self, name: str, started: StartedSignIn) -> None:
-        owner = started.sign_in.owner
-        try:
-            # Past its end, so that it is recorded as expired.
-            ended = await self.auth.wait(started.sign_in, self._seconds(started, grace=60.0))
-            if ended.status in OPEN:
-                self._fail(
-                    name,
-                    f"{name}: nobody finished the sign-in in time; its link still works.",
-                    Next("paste", arguments=("URL",)),
-                )
-                return
-            if ended.status != "done":
-                end = ended.result or Outcome("failed", f"The sign-in to {name} ended.")
-                self._fail(name, end.text, end.next_step)
-                return
-            # A moment at least: a server that is asked for none would be called unreachable.
-            left = self._bound()
-            limit = TEST_TIMEOUT if left is None else min(TEST_TIMEOUT, max(_MOMENT, left))
-            connection = await self.auth.confirm_works(name, owner, timeout=limit)
-            status = await self.auth.status(name, owner)
-        except McpAuthError as error:
-            self._fail(name, error.text, error.next_step)
-            return
-        if connection.state is ConnectionState.REFUSED:
-            self._fail(name, refused_after_sign_in(name, connection), Next("auth", name))
-            return
-        who = f" as {status.account}" if status.account else ""
-        found = f", {tools(len(connection.tools))}" if connection.tools is not None else f", but {connection.detail}"
-        ends = f". {no_refresh_token(name, status.expires_at, time.time())}" if status.expires_at is not None else ""
-        self._event(
-            {"event": "signed_in", "server": name, "account": status.account, "expires_at": status.expires_at},
-            for_shell(f"{name}: signed in{who}{found}{ends}"),
-        )
-
-    def _seconds(self, started: StartedSignIn, grace: float = 0.0) -> float:
-        """How long to wait for one sign-in: until its link expires, or for as long as `--timeout` says."""
-        if self.options.timeout is None:
-            return max(0.0, started.expires_at - time.time() + grace)
-        return max(0.0, self.begun_at + float(self.options.timeout) - time.monotonic())
-
-    def _bound(self) -> float | None:
-        """How long servers may take to answer: what is left of `--timeout`; None: as usual, with 0 too."""
-        if not self.options.timeout:
-            return None
-        return max(0.0, self.begun_at + float(self.options.timeout) - time.monotonic())
+            await asyncio.sleep(max(0.0, left) % 60 or 60)
 
     async def _take_pastes(self) -> None:
         """From standard input: redirect addresses, for browsers on another machine, and the codes of our own pages."""
@@ -237,10 +196,8 @@ class _Run:
             if not line.strip():
                 continue
             try:
-                if typed_code(line) is not None and any(started.public for started in self.started.values()):
-                    await self.auth.confirm(line, str(LOCAL), private=True)
-                else:
-                    await self.auth.paste(line, str(LOCAL))
+                # What became of a sign-in is said by its line of the checklist.
+                await answer(self.gateway, self.options, Paste(line))
             except McpAuthError as error:
                 with self.progress.aside():
                     complain(error)
@@ -256,14 +213,17 @@ class _Run:
             with self.progress.aside():
                 say(text)
 
+    def _complain(self, text: str) -> None:
+        with self.progress.aside():
+            say(f"slash-mcp: {text}", sys.stderr)
+
     def _fail(self, name: str, reason: str, next_step: Step | None) -> None:
         self.failed = True
         if self.options.json:
             step = in_shell(next_step) if next_step else None
             self._event({"event": "failed", "server": name, "reason": reason, "next": step}, "")
-            return
-        with self.progress.aside():
-            say(f"slash-mcp: {clean(with_next(reason, next_step, in_shell))}", sys.stderr)
+        else:
+            self._complain(clean(with_next(reason, next_step, in_shell)))
 
 
 def _has_browser() -> bool:

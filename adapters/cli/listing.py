@@ -89,27 +89,26 @@ def owner_of(config: Config, name: str, options: Namespace) -> str:
     return owner_for(LOCAL, config.servers[name], people, options.acting_for)
 
 
-def find_server(config: Config, typed: str) -> str:
-    """The configured name that was meant: exact, else case-insensitive, else the only one that begins so.
+def find_server(config: Config, typed: str, *, whole: bool = False) -> str:
+    """The configured name that was meant, as in a chat. `whole`: what ends something wants all of it, in any case.
 
     Raises:
         UnknownServer: none, or several.
     """
-    if typed in config.servers:
-        return typed
-    folded = typed.casefold()
-    same = [name for name in config.servers if name.casefold() == folded]
-    near = same or [name for name in config.servers if name.casefold().startswith(folded)]
-    if len(near) == 1:
-        return near[0]
-    if near:
-        raise UnknownServer(f"More than one server begins like that: {', '.join(near)}.", next_step="type more of it")
-    if not config.servers:
-        raise UnknownServer("No MCP servers are configured.", next_step=Next("add", arguments=("NAME", "URL")))
-    from gateway.grammar import close_servers
+    from gateway.grammar import close_servers, find
 
-    close = close_servers(typed, list(config.servers))
-    meant = f"Did you mean {' or '.join(close)}?" if close else f"There are: {', '.join(config.servers)}."
+    names = list(config.servers)
+    found = find(typed, names)
+    if len(found) == 1 and (not whole or find(typed, names, by_beginning=False)):
+        return found[0]
+    if len(found) == 1:
+        raise UnknownServer(f"This command wants the whole name. Did you mean {found[0]}?", next_step=Next("list"))
+    if found:
+        raise UnknownServer(f"More than one server begins like that: {', '.join(found)}.", next_step="type more of it")
+    if not names:
+        raise UnknownServer("No MCP servers are configured.", next_step=Next("add", arguments=("NAME", "URL")))
+    close = close_servers(typed, names)
+    meant = f"Did you mean {' or '.join(close)}?" if close else f"There are: {', '.join(names)}."
     raise UnknownServer(f"No server has that name. {meant}", next_step=Next("list"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gateway import grammar, sentences
+from gateway.invocations import LOCAL
 from gateway.replies import Audience, Button, Reply, Text, done, say
 from gateway.request import Request
 from gateway.surfaces import with_next
@@ -10,6 +11,7 @@ from mcp_auth.errors import SignInError, WrongPerson
 from mcp_auth.links.gate import goes_on_by_itself
 from mcp_auth.links.tickets import typed_code
 from mcp_auth.records import KeyForm
+from mcp_auth.states import SHOWS_CODE
 
 
 async def paste(command: grammar.Paste, request: Request) -> Reply:
@@ -18,6 +20,8 @@ async def paste(command: grammar.Paste, request: Request) -> Reply:
         request.note_refusal("paste")
         may_anywhere = request.may_paste(private=True)
         return say(sentences.PASTE_PRIVATE if may_anywhere else sentences.PASTE_OFF_TEAM, ok=False)
+    if request.principal == LOCAL and typed_code(command.text) is not None and await _shows_code(request):
+        return await confirm(grammar.Confirm(command.text), request)
     watcher = request.services.watcher
     try:
         async with watcher.answering(request.principal):
@@ -25,7 +29,17 @@ async def paste(command: grammar.Paste, request: Request) -> Reply:
     except WrongPerson:
         request.note_refusal("paste")
         raise
-    return done(outcome.text) if outcome.ok else say(outcome.text, Audience.CALLER, ok=False)
+    if outcome.ok:
+        return done(outcome.text, outcome.data)
+    return say(outcome.text, Audience.CALLER, ok=False, data=outcome.data)
+
+
+async def _shows_code(request: Request) -> bool:
+    """Whether a page of ours waits for the operator: eight characters are its code then, not the browser's."""
+    return any(
+        one.gate is not None and one.origin.principal == str(request.principal) and one.status in SHOWS_CODE
+        for one in await request.auth.open_sign_ins()
+    )
 
 
 async def confirm(command: grammar.Confirm, request: Request) -> Reply:
@@ -61,7 +75,7 @@ async def cancel(command: grammar.Cancel, request: Request) -> Reply:
                 if await request.auth.cancel(name, owner) or form:
                     cancelled.append(name)
             except SignInError as error:
-                too_late.append(sentences.error(error))
+                too_late.append(sentences.error(error, request.surface))
     said = [sentences.cancelled(cancelled)] if cancelled else []
     return say("\n".join([*said, *too_late]) or sentences.CANCELLED_NONE, ok=not too_late)
 
@@ -73,4 +87,4 @@ async def logout(command: grammar.Logout, request: Request) -> Reply:
         return say(sentences.ONLY_ADMINS, ok=False)
     async with request.services.watcher.answering(request.principal):
         result = await request.auth.logout(name, request.owner(name), by=str(request.principal))
-    return say(with_next(result.detail, result.next_step), ok=result.deleted)
+    return say(with_next(result.detail, result.next_step, request.surface), ok=result.deleted)

@@ -6,7 +6,9 @@ from gateway import grammar, sentences
 from gateway.replies import Audience, Button, Reply, Text, say
 from gateway.request import Request
 from gateway.sign_ins import origin_of
+from mcp_auth.errors import ConfigError
 from mcp_auth.keys import KeyVariable
+from mcp_auth.outcome import Next
 from mcp_auth.status import AuthState
 
 
@@ -22,19 +24,25 @@ async def ask_key(command: grammar.Key, request: Request) -> Reply:
         return say(sentences.ONLY_ADMINS, ok=False)
     owner = request.owner(name)
     variables = await request.auth.key_variables(name, owner)
-    wanted = (
-        tuple(one for one in variables if not one.is_set)
-        or tuple(one for one in variables if not one.has_default)
-        or variables
-    )
+    wanted = _choose(variables, command.variable)
     if not wanted:
-        return say(sentences.key_not_needed(name), ok=False)
+        text = sentences.key_not_needed(name, [one.name for one in variables])
+        step = Next("key" if variables else "test", name)
+        return say(text, ok=False, data=ConfigError(text, next_step=step))
     if request.has_key_forms:
         return await _key_form(name, owner, wanted, request)
     if not request.may_prompt:
         ways = sentences.key_ways(name, request.principal.platform, in_chat=request.capabilities.secret_input)
         return say(ways, ok=False)
     return request.services.prompts.ask(request.principal, name, owner, wanted)
+
+
+def _choose(variables: tuple[KeyVariable, ...], only: str | None) -> tuple[KeyVariable, ...]:
+    """The variable that is named, else the unset ones, else all that have no default."""
+    if only is not None:
+        return tuple(one for one in variables if one.name == only)
+    unset = tuple(one for one in variables if not one.is_set)
+    return unset or tuple(one for one in variables if not one.has_default) or variables
 
 
 async def _key_form(server: str, owner: str, variables: tuple[KeyVariable, ...], request: Request) -> Reply:

@@ -50,15 +50,14 @@ async def test(command: grammar.Test, request: Request) -> AsyncGenerator[Reply,
     connection = await request.auth.test(command.server, request.owner(command.server))
     status = await request.status(command.server)
     ready = connection.state is ConnectionState.READY
-    yield say(sentences.tested(status, connection), Audience.CALLER, ok=ready)
+    data = replace(status, connection=connection)
+    yield say(sentences.tested(status, connection), Audience.CALLER, ok=ready, data=data)
 
 
 async def probe(names: list[str], request: Request, results: dict[str, ConnectionStatus]) -> AsyncGenerator[None, None]:
     """Fill `results`: yields after the quick ones, and when all are there or `PROBES_SECONDS` have passed."""
-    tasks = {
-        asyncio.create_task(request.auth.probe(name, request.owner(name), timeout=PROBE_SECONDS)): name
-        for name in names
-    }
+    limit = request.bound(PROBE_SECONDS)
+    tasks = {asyncio.create_task(request.auth.probe(name, request.owner(name), timeout=limit)): name for name in names}
     try:
         for seconds in (_FIRST_RESULTS_SECONDS, PROBES_SECONDS - _FIRST_RESULTS_SECONDS):
             waiting = [task for task, name in tasks.items() if name not in results]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import TYPE_CHECKING
 
 from gateway import error_reports, grammar, policy, sentences
 from gateway.handlers.listing import may_have_changed, probe
@@ -12,19 +13,31 @@ from gateway.invocations import LOCAL
 from gateway.replies import Button, ChecklistItem, ItemState, Reply, say
 from gateway.request import Request
 from gateway.sign_ins import Board, origin_of
-from mcp_auth.errors import McpAuthError
+from mcp_auth.errors import McpAuthError, ReauthorizationNeeded, Unreachable
 from mcp_auth.limits import SERVER_SIGN_INS, SERVER_SIGN_INS_EACH, SIGN_INS, too_often
-from mcp_auth.status import NEEDS_SIGN_IN, AuthState, ServerStatus, needs_a_look, wants_sign_in
+from mcp_auth.outcome import Next
+from mcp_auth.status import (
+    NEEDS_SIGN_IN,
+    AuthState,
+    ConnectionState,
+    ConnectionStatus,
+    ServerStatus,
+    needs_a_look,
+    wants_sign_in,
+)
+
+if TYPE_CHECKING:
+    from mcp_auth.oauth.sign_in import StartedSignIn
 
 _BEGIN_SECONDS = 60.0
 
 
 async def sign_in(command: grammar.Auth, request: Request) -> AsyncGenerator[Reply, None]:
-    statuses = await _targets(command, request)
-    if not statuses:
+    board, edits = Board(request.invocation, {}), request.capabilities.edits
+    statuses = await _targets(command, board, request)
+    if not statuses and not board.items:
         yield await _nothing_to_do(request)
         return
-    board, edits = Board(request.invocation, {}), request.capabilities.edits
     to_begin = []
     for status in statuses:
         item = _first_item(status, request, named=bool(command.servers))
@@ -35,7 +48,7 @@ async def sign_in(command: grammar.Auth, request: Request) -> AsyncGenerator[Rep
         request.services.watcher.keep(board)
         if to_begin:
             yield board.reply(final=False)
-    async with aclosing(_begin_all(to_begin, board, request)) as steps:
+    async with aclosing(_begin_all(to_begin, command, board, request)) as steps:
         async for _ in steps:
             if edits:
                 yield board.reply(final=False)
@@ -50,24 +63,44 @@ async def _nothing_to_do(request: Request) -> Reply:
     return say(trouble or sentences.NOTHING_TO_SIGN_IN, ok=not trouble)
 
 
-async def _targets(command: grammar.Auth, request: Request) -> list[ServerStatus]:
-    """The named servers, or all that need a sign-in or a key; what was never looked at is looked at once."""
+async def _targets(command: grammar.Auth, board: Board, request: Request) -> list[ServerStatus]:
+    """The named servers, or all that need a sign-in or a key; what was never looked at is looked at once.
+
+    A program hears of those, too, of which that cannot be said, and of those where a sign-in would not help.
+    """
     if command.servers:
         return [await request.status(name) for name in command.servers]
-    statuses = await request.statuses()
-    unknown = [status.name for status in statuses if await _is_unknown(status, request)]
+    unknown = [name for name in request.config.servers if await _is_unknown(name, request)]
+    results: dict[str, ConnectionStatus] = {}
     if unknown:
-        async for _ in probe(unknown, request, {}):
+        async for _ in probe(unknown, request, results):
             pass
-        statuses = await request.statuses()
+    statuses = await request.statuses()
+    if request.invocation.command is not None:
+        for name, connection in results.items():
+            # What was not asked, for want of file descriptors or of its turn, is as little known as before.
+            lost = connection.detail is not None and await _is_unknown(name, request)
+            if lost or connection.state is ConnectionState.UNREACHABLE:
+                problem = Unreachable(f"{name} could not be asked: {connection.detail}", next_step=Next("test", name))
+                board.set(_failed(name, problem))
+        for one in statuses:
+            if one.not_renewable and not wants_sign_in(one):
+                text = f"{one.name}: {sentences.auth_state(one, request.services.clock())}."
+                board.set(_failed(one.name, ReauthorizationNeeded(text, next_step=one.next)))
     return [status for status in statuses if wants_sign_in(status) or status.auth is AuthState.KEY_MISSING]
 
 
-async def _is_unknown(status: ServerStatus, request: Request) -> bool:
-    server = request.config.servers[status.name]
+async def _is_unknown(name: str, request: Request) -> bool:
+    server = request.config.servers[name]
     if server.url is None:
         return False
     return needs_a_look(server, await request.auth.store.connections.get(server.url))
+
+
+def _failed(name: str, error: McpAuthError) -> ChecklistItem:
+    return ChecklistItem(
+        name, ItemState.FAILED, sentences.error(error), command=grammar.command_for("auth", name), data=error
+    )
 
 
 def _first_item(status: ServerStatus, request: Request, *, named: bool) -> ChecklistItem:
@@ -78,12 +111,12 @@ def _first_item(status: ServerStatus, request: Request, *, named: bool) -> Check
         return ChecklistItem(name, ItemState.FAILED, sentences.ONLY_ADMINS)
     if status.auth is AuthState.KEY_MISSING or (named and status.auth is AuthState.KEY_SET):
         text = sentences.checklist_key(status.variables)
-        return ChecklistItem(name, ItemState.KEY, text, command=grammar.command_for("key", name))
+        return ChecklistItem(name, ItemState.KEY, text, command=grammar.command_for("key", name), data=status)
     oauth = status.auth in NEEDS_SIGN_IN or status.auth is AuthState.SIGNED_IN
     open_so_far = status.auth is AuthState.NONE_NEEDED and request.config.servers[name].url is not None
     if not (oauth or open_so_far or may_have_changed(status, request)):
         state = ItemState.FAILED if status.auth is AuthState.MISCONFIGURED else ItemState.DONE
-        return ChecklistItem(name, state, sentences.nothing_to_do(status))
+        return ChecklistItem(name, state, sentences.nothing_to_do(status), data=status)
     if not policy.may_sign_in(request.principal, request.config.gateway):
         request.note_refusal("auth", name)
         return ChecklistItem(name, ItemState.FAILED, sentences.team_sign_in(name))
@@ -93,9 +126,11 @@ def _first_item(status: ServerStatus, request: Request, *, named: bool) -> Check
     return ChecklistItem(name, ItemState.PREPARING, sentences.PREPARING)
 
 
-async def _begin_all(names: list[str], board: Board, request: Request) -> AsyncGenerator[None, None]:
+async def _begin_all(
+    names: list[str], command: grammar.Auth, board: Board, request: Request
+) -> AsyncGenerator[None, None]:
     """Begin in parallel; yields when something is ready that was not shown."""
-    tasks = {asyncio.create_task(_begin(name, board, request)) for name in names}
+    tasks = {asyncio.create_task(_begin(name, command, board, request)) for name in names}
     try:
         while tasks:
             done, tasks = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -108,44 +143,51 @@ async def _begin_all(names: list[str], board: Board, request: Request) -> AsyncG
             task.cancel()
 
 
-async def _begin(name: str, board: Board, request: Request) -> None:
+async def _begin(name: str, command: grammar.Auth, board: Board, request: Request) -> None:
     """One server's line: its link, or why there is none. One failure leaves the others alone."""
     capabilities = request.capabilities
     is_reused = False
+    again = grammar.command_for("auth", name)
     try:
-        async with asyncio.timeout(_BEGIN_SECONDS):
+        async with asyncio.timeout(request.bound(_BEGIN_SECONDS)):
             origin = origin_of(request.invocation, board if capabilities.lasting_edits else None)
-            started = await request.auth.sign_in(name, request.owner(name), origin)
+            started = await request.auth.sign_in(
+                name, request.owner(name), origin, fresh=command.fresh, listen=command.listen
+            )
             is_reused = started.reused
     except McpAuthError as error:
-        text = sentences.error(error)
-    except TimeoutError:
-        text = sentences.TOO_LONG
+        item = _failed(name, error)
+    except TimeoutError as error:
+        item = ChecklistItem(name, ItemState.FAILED, sentences.TOO_LONG, command=again, data=error)
     except Exception as error:  # noqa: BLE001 - the other servers keep their links
         text = sentences.unexpected(error_reports.note(error))
+        item = ChecklistItem(name, ItemState.FAILED, text, command=again)
     else:
-        board.note = sentences.links_note(
-            local=request.principal == LOCAL,
-            private=request.invocation.private,
-            listening=started.listening,
-            public=started.public,
-            needs_proof=started.needs_proof,
-            form=capabilities.modal,
-        )
-        if capabilities.modal:
-            verb = "confirm" if started.public else "paste"
-            board.button = Button(sentences.BUTTON_FORMS[verb], command=verb)
-        text = sentences.link_ready(
-            started.expires_at, request.services.clock(), started.host, started.issued_elsewhere
-        )
-        board.set(ChecklistItem(name, ItemState.LINK, text, link=started.link, expires_at=started.expires_at))
+        item = _link(name, started, board, request)
         request.services.watcher.follow(started.sign_in, board if capabilities.edits else None)
-        return
     finally:
         # One that failed was asked of the server too.
         if not is_reused:
             _count_begun(name, request)
-    board.set(ChecklistItem(name, ItemState.FAILED, text, command=grammar.command_for("auth", name)))
+    board.set(item)
+
+
+def _link(name: str, started: StartedSignIn, board: Board, request: Request) -> ChecklistItem:
+    form = request.capabilities.modal
+    board.note = sentences.links_note(
+        local=request.principal == LOCAL,
+        private=request.invocation.private,
+        listening=started.listening,
+        public=started.public,
+        needs_proof=started.needs_proof,
+        form=form,
+    )
+    if form:
+        verb = "confirm" if started.public else "paste"
+        board.button = Button(sentences.BUTTON_FORMS[verb], command=verb)
+    text = sentences.link_ready(started.expires_at, request.services.clock(), started.host, started.issued_elsewhere)
+    until = started.expires_at
+    return ChecklistItem(name, ItemState.LINK, text, link=started.link, expires_at=until, data=started)
 
 
 def _wait_to_begin(status: ServerStatus, request: Request) -> float:

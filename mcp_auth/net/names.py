@@ -117,7 +117,12 @@ class _Loop(asyncio.SelectorEventLoop):
         return await look_up(host, port, family=family, type=type, proto=proto, flags=flags)
 
 
+def runner() -> asyncio.Runner:
+    """As `asyncio.Runner`, for a process of our own: its end does not wait for a name server."""
+    return asyncio.Runner(loop_factory=_Loop)
+
+
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """As `asyncio.run`, for a process of our own: its end does not wait for a name server."""
-    with asyncio.Runner(loop_factory=_Loop) as runner:
-        return runner.run(main)
+    """As `asyncio.run`, with such a runner."""
+    with runner() as one:
+        return one.run(main)

@@ -312,7 +312,7 @@ def test_a_timeout_bounds_the_trial_of_the_new_access_too(
 ) -> None:
     ahead = [0.0]
     clock = SimpleNamespace(time=time.time, monotonic=lambda: time.monotonic() + ahead[0])
-    monkeypatch.setattr("adapters.cli.auth.time", clock)
+    monkeypatch.setattr("gateway.sign_ins.time", clock)
     exchanged, tried = threading.Event(), threading.Event()
     oauth.knobs.token_gate = exchanged
 
