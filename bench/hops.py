@@ -2,6 +2,7 @@
 
 The real gateway, the terminal's adapter and the demo's servers, in one process; what belongs to the demo is not
 counted. A call is one of Python code in `adapters`, `gateway` or `mcp_auth`, each resumption of a coroutine included.
+`--files` lists the calls of each file.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import io
 import sys
 import tempfile
 import time
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -40,6 +42,7 @@ class Trip:
     functions: set[CodeType] = field(default_factory=set)
     files: set[str] = field(default_factory=set)
     changes: int = 0
+    by_function: Counter[CodeType] = field(default_factory=Counter)
     _last: str = ""
 
     def seen(self, frame: FrameType, event: str, argument: Any) -> None:
@@ -49,12 +52,22 @@ class Trip:
             return
         self.calls += 1
         self.functions.add(code)
+        self.by_function[code] += 1
         self.files.add(file)
         self.changes += file != self._last
         self._last = file
 
     def row(self) -> str:
         return f"{self.name:<44} {self.calls:6} {len(self.functions):9} {len(self.files):5} {self.changes:7}"
+
+    def listing(self) -> Iterator[str]:
+        """The calls by file, most first, each with its functions."""
+        files: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)
+        for code, calls in self.by_function.most_common():
+            files[str(Path(code.co_filename).relative_to(ROOT))].append((calls, code.co_qualname))
+        for file, functions in sorted(files.items(), key=lambda entry: -sum(calls for calls, _ in entry[1])):
+            yield f"{sum(calls for calls, _ in functions):6} {file}"
+            yield from (f"       {calls:4} {name}" for calls, name in functions)
 
 
 @contextmanager
@@ -100,6 +113,9 @@ def main() -> None:
     print(f"{'':<44} {'calls':>6} {'functions':>9} {'files':>5} {'changes':>7}")
     for trip in trips:
         print(trip.row())
+    if "--files" in sys.argv[1:]:
+        for trip in trips:
+            print(f"\n{trip.name}", *trip.listing(), sep="\n")
 
 
 if __name__ == "__main__":

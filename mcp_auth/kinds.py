@@ -1,7 +1,7 @@
 """The kinds of links, a row each: what is reached by a link, and in what one kind differs from another.
 
 Whoever handles links asks the row and not which class a record is of. A kind has beside its row a record
-(`mcp_auth.records`), a view of the store (`mcp_auth.stores.base`) and a page (`mcp_auth.web.pages`). This stands beside
+(`mcp_auth.records`), a view of the store (`mcp_auth.stores.base`) and a page (`mcp_auth.web.kinds`). This stands beside
 the wings because states and changes ask it too.
 """
 
@@ -25,7 +25,7 @@ class LinkKind(msgspec.Struct, frozen=True, kw_only=True):
         view: the attribute of `mcp_auth.stores.base.Store` that keeps its records.
         leads_out: its browser goes on to somebody else's site and comes back, so without script a cookie has to know it
             again; else its secret goes from form to form of our own pages.
-        is_shown_again: what was given may turn out to be of no use, and its page asks for it once more.
+        asks: its page asks for something, and asks once more when that turns out to be of no use.
         done: what is told when it ended well, and `ended`: when it ended otherwise.
     """
 
@@ -34,7 +34,7 @@ class LinkKind(msgspec.Struct, frozen=True, kw_only=True):
     letter: str
     view: Literal["sign_ins", "key_forms"]
     leads_out: bool
-    is_shown_again: bool
+    asks: bool
     done: ChangeKind
     ended: ChangeKind
 
@@ -50,7 +50,7 @@ SIGN_IN = LinkKind(
     letter="a",
     view="sign_ins",
     leads_out=True,
-    is_shown_again=False,
+    asks=False,
     done="signed_in",
     ended="sign_in_ended",
 )
@@ -60,7 +60,7 @@ KEY_FORM = LinkKind(
     letter="k",
     view="key_forms",
     leads_out=False,
-    is_shown_again=True,
+    asks=True,
     done="key_form_ended",
     ended="key_form_ended",
 )

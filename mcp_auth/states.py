@@ -79,7 +79,7 @@ def steps_of(record: Linked) -> Steps:
     """The table of this record's link."""
     if record.gate is None:
         return DIRECT
-    if kind_of(record).is_shown_again:
+    if kind_of(record).asks:
         return SHOWN_AGAIN
     return WITHOUT_SCRIPT if record.gate.kept_in == "cookie" else VERIFIED
 

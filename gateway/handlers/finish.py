@@ -8,9 +8,9 @@ from gateway.replies import Audience, Button, Reply, Text, done, say
 from gateway.request import Request
 from gateway.surfaces import with_next
 from mcp_auth.errors import SignInError, WrongPerson
+from mcp_auth.kinds import KEY_FORM, kind_of
 from mcp_auth.links.gate import goes_on_by_itself
 from mcp_auth.links.tickets import typed_code
-from mcp_auth.records import KeyForm
 from mcp_auth.states import SHOWS_CODE
 
 
@@ -55,7 +55,7 @@ async def review(command: grammar.ReviewCode, request: Request) -> Reply:
     """Anybody can send somebody a link that brings a code here: what it is for is said, and one button confirms."""
     record = await request.auth.review(command.code, str(request.principal), private=request.invocation.private)
     visit = record.gate.visit if record.gate is not None else None
-    text = sentences.review(record.server, isinstance(record, KeyForm), visit, request.services.clock())
+    text = sentences.review(record.server, kind_of(record) is KEY_FORM, visit, request.services.clock())
     button = Button(sentences.BUTTON_CONFIRM, command=f"confirm {typed_code(command.code) or ''}")
     return Reply((Text(text),), (button,), Audience.CALLER, summary=sentences.PRIVATE_ANSWER)
 

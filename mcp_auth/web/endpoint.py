@@ -23,7 +23,6 @@ import asyncio
 import hmac
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import replace
 from functools import partial
 from hmac import compare_digest
 from typing import Any, cast
@@ -56,12 +55,12 @@ from mcp_auth.links import tickets
 from mcp_auth.links.gate import Stage
 from mcp_auth.net.rules import is_loopback_url, with_ipv6_forms
 from mcp_auth.oauth.authorization import AuthorizationResponse, Binding, parse_query
-from mcp_auth.oauth.vendors import where_to_get_key
 from mcp_auth.records import KeptIn, KeyForm, Linked, SignIn, Visit, sha256
 from mcp_auth.states import OPEN
 from mcp_auth.web import page_texts as texts
 from mcp_auth.web import pages
 from mcp_auth.web.guards import BODY_SECONDS, Guarded
+from mcp_auth.web.kinds import pages_of, where_to_get
 from mcp_auth.web.pages import Page
 from mcp_auth.web.services import Services
 from mcp_auth.web.visits import browser_kind, shown_address
@@ -341,14 +340,10 @@ class Endpoint:
             entry.form,
             error=entry.error,
             may_store=entry.may_store,
-            where=self._where_to_get_key(form),
+            where=where_to_get(form, self._auth.config),
             carried=self._carried(request, form, browser),
             status=422 if entry.error else 200,
         )
-
-    def _where_to_get_key(self, form: KeyForm) -> str | None:
-        server = self._auth.config.servers.get(form.server)
-        return where_to_get_key(server.url) if server is not None and server.url is not None else None
 
     # -- what both have in common ------------------------------------------------------------
 
@@ -384,8 +379,8 @@ class Endpoint:
         if secret is None or stage is Stage.START:
             # A form of a page that is no longer shown, or of somebody else's.
             return self._start(request, record, error=texts.FORM_STALE, status=403)
-        if action == "key" and stage is Stage.GO and isinstance(record, KeyForm):
-            return await self._fill(request, record, given, secret)
+        if action == "key" and stage is Stage.GO and kind_of(record).asks:
+            return await self._fill(request, cast("KeyForm", record), given, secret)
         if action == "code":
             renewed = await self._auth.verifier.renew_code(record, ticket, secret)
             return self._show(request, renewed, self._auth.verifier.stage(renewed, ticket, secret), secret)
@@ -504,13 +499,7 @@ class Endpoint:
             return _working_page(record)
         if stage is Stage.CODE:
             return self._code_page(request, record, secret or "")
-        if isinstance(record, SignIn):
-            return pages.go_page(record)
-        if not isinstance(record, KeyForm):
-            raise TypeError("a link leads to a sign-in or a key form")
-        return pages.key_page(
-            record, where=self._where_to_get_key(record), carried=self._carried(request, record, secret or "")
-        )
+        return pages_of(record).released(record, self._auth.config, self._carried(request, record, secret or ""))
 
     def _code_page(self, request: Request, record: Linked, secret: str) -> Page:
         gate, now = record.gate, self._auth.now()
@@ -542,6 +531,7 @@ class Endpoint:
         kept = cookie or tickets.new_secret()
         page = pages.start_page(
             record,
+            pages_of(record).start(record),
             tickets.form_token(kept, ticket),
             tickets.new_secret(),
             self._auth.now(),
@@ -720,10 +710,7 @@ def _result_page(record: Linked, error: str | None = None) -> Page:
     """How it ended, for the browser in which it was done."""
     names, end = {"server": record.server}, record.result
     if record.status == "done":
-        done = pages.Message(texts.DONE_HEADING, (), "good", names=names, closing=texts.CLOSE)
-        if isinstance(record, SignIn):
-            return pages.message_page(replace(done, facts=_facts(record)))
-        return pages.message_page(replace(done, heading=texts.KEY_DONE_HEADING, lines=(end.sentence if end else "",)))
+        return pages.message_page(pages_of(record).done(record))
     heading, tone, status = {
         "expired": (texts.EXPIRED_HEADING, "note", 410),
         "cancelled": (texts.CANCELLED_HEADING, "note", 410),
@@ -737,16 +724,6 @@ def _how_it_stands(sign_in: SignIn) -> Page:
     return _working_page(sign_in) if sign_in.status == "exchanging" else _result_page(sign_in)
 
 
-def _facts(sign_in: SignIn) -> tuple[tuple[str, str], ...]:
-    facts = [(texts.ACCOUNT, sign_in.account)] if sign_in.account else []
-    check = sign_in.check
-    if check is not None and check.tools is not None:
-        facts.append((texts.TOOLS, str(len(check.tools))))
-    elif check is not None:
-        facts.append((texts.CONNECTION, texts.connection(check.state, check.detail)))
-    return tuple(facts)
-
-
 def _used_page(record: Linked) -> Page:
     """For a browser that is not the one: that it is over, and nothing else."""
     heading, line = {
@@ -757,8 +734,7 @@ def _used_page(record: Linked) -> Page:
 
 
 def _working_page(record: Linked) -> Page:
-    heading = texts.KEY_WORKING_HEADING if isinstance(record, KeyForm) else texts.WORKING_HEADING
-    return pages.message_page(pages.Message(heading, (), "note", refresh=2))
+    return pages.message_page(pages.Message(pages_of(record).working, (), "note", refresh=2))
 
 
 def _unknown_link() -> Page:

@@ -22,8 +22,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from mcp_auth.kinds import kind_of
 from mcp_auth.links.tickets import secret_name, shown_code
-from mcp_auth.net.rules import shown_host
-from mcp_auth.net.sites import browser_host, issued_elsewhere
+from mcp_auth.net.sites import browser_host
 from mcp_auth.oauth.tokens import plain
 from mcp_auth.outcome import Next, Step
 from mcp_auth.records import KeyForm, Linked, SignIn
@@ -146,31 +145,42 @@ def shell_page(record: Linked, task: str) -> Page:
     return Page("shell.html", 200, heading, "shell", {}, tone="note", task=task, name=_name(record))
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What the first page of one kind of link says. `facts` and `scopes`: beside who asked, where and until when."""
+
+    heading: str
+    lead: str
+    # The server's own address, and the host to which the browser is sent.
+    address: str = ""
+    host: str = ""
+    facts: tuple[tuple[str, str, str], ...] = ()
+    # What is asked for, and whether that is new.
+    scopes: tuple[tuple[str, bool], ...] = ()
+
+
 def start_page(
-    record: Linked, form: str, secret: str, now: float, *, error: str | None = None, status: int = 200
+    record: Linked, start: Start, form: str, secret: str, now: float, *, error: str | None = None, status: int = 200
 ) -> Page:
     """Who asked, for what, until when; and the button that goes on.
 
     `secret`: binds a browser without script. A script puts the one that it keeps in its place.
     """
-    is_key = isinstance(record, KeyForm)
     name, place = asked_by(record.origin.principal, plain(record.origin.display_name, _LONGEST_NAME) or "")
-    facts: list[tuple[str, str, str]] = [
+    facts = [
         (texts.WHO, name, place),
-        (texts.WHERE, plain(record.server, _LONGEST_NAME) or "?", _address(record)),
+        (texts.WHERE, plain(record.server, _LONGEST_NAME) or "?", start.address),
+        *start.facts,
+        (texts.UNTIL, *texts.until(record.expires_at, now)),
     ]
-    if isinstance(record, SignIn):
-        elsewhere = issued_elsewhere(record.metadata)
-        facts.append((texts.ISSUER, _browser_host(record), texts.issued_by(elsewhere) if elsewhere else ""))
-    facts.append((texts.UNTIL, *texts.until(record.expires_at, now)))
-    scopes = _scopes(record)
+    scopes = [(plain(scope, _LONGEST_NAME) or "?", is_new) for scope, is_new in start.scopes]
     return Page(
         "start.html",
         status,
-        texts.KEY_HEADING if is_key else texts.SIGN_IN_HEADING,
+        start.heading,
         "start",
         {
-            "lead": texts.KEY_START_LEAD if is_key else texts.SIGN_IN_LEAD,
+            "lead": start.lead,
             "facts": facts,
             "scopes": scopes[:_SCOPES_SHOWN],
             "more_scopes": texts.MORE_SCOPES.format(count=len(scopes) - _SCOPES_SHOWN)
@@ -179,7 +189,7 @@ def start_page(
             "hidden": {"form": form, "secret": secret, "kept": ""},
             "error": error,
         },
-        names=_shown({"server": record.server, "host": _browser_host(record)}),
+        names=_shown({"server": record.server, "host": start.host}),
         task="start",
         name=_name(record),
         has_form=True,
@@ -271,7 +281,7 @@ def go_page(sign_in: SignIn) -> Page:
         texts.GO_HEADING,
         "go",
         {"lead": texts.GO_LEAD, "url": sign_in.authorization_url},
-        names=_shown({"host": _browser_host(sign_in)}),
+        names=_shown({"host": browser_host(sign_in.metadata)}),
         onward=sign_in.authorization_url,
     )
 
@@ -375,29 +385,6 @@ def _name(record: Linked) -> str:
     return secret_name(kind_of(record).letter, record.id, record.created_at)
 
 
-def _scopes(record: Linked) -> list[tuple[str, bool]]:
-    """What is asked for, and whether that is new; nothing is, where there was no access before. The new ones first."""
-    if not isinstance(record, SignIn) or record.scope is None:
-        return []
-    before = record.scope_before.split() if record.scope_before is not None else None
-    asked = [
-        (plain(one, _LONGEST_NAME) or "?", before is not None and one not in before) for one in record.scope.split()
-    ]
-    return sorted(asked, key=lambda scope: not scope[1])
-
-
 def _who(record: Linked) -> str:
     name, place = asked_by(record.origin.principal, plain(record.origin.display_name, _LONGEST_NAME) or "")
     return f"{name} ({place})" if place else name
-
-
-def _address(record: Linked) -> str:
-    return _host(record.server_url) if isinstance(record, SignIn) else ""
-
-
-def _browser_host(record: Linked) -> str:
-    return browser_host(record.metadata) if isinstance(record, SignIn) else ""
-
-
-def _host(url: str) -> str:
-    return shown_host(urlsplit(url).hostname or "")
