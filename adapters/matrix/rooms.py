@@ -13,6 +13,7 @@ from collections import defaultdict
 from typing import Any
 from urllib.parse import quote
 
+from aiohttp import ClientResponse
 from nio import (
     AsyncClient,
     MatrixRoom,
@@ -22,10 +23,17 @@ from nio import (
     RoomMemberEvent,
 )
 from nio.api import RoomPreset
-from nio.responses import DirectRoomsResponse, RoomCreateResponse, RoomGetStateResponse, RoomInviteResponse
+from nio.responses import (
+    DirectRoomsResponse,
+    RoomCreateResponse,
+    RoomForgetResponse,
+    RoomGetStateResponse,
+    RoomInviteResponse,
+    RoomLeaveResponse,
+)
 
 from adapters.matrix.calls import call
-from adapters.refusals import PrivateDeliveryUnavailable
+from adapters.refusals import Elsewhere, Later, Misconfigured, PrivateDeliveryUnavailable, Refused
 from gateway import sentences
 
 _log = logging.getLogger(__name__)
@@ -55,7 +63,7 @@ class Rooms:
         """Whether only `user` and the bot are in it or asked into it, and nobody can come in without being asked.
 
         Raises:
-            NotSent: the homeserver does not answer.
+            Refused: the homeserver does not answer.
         """
         checked_at = self._checked.get((room_id, user))
         if checked_at is not None and time.monotonic() - checked_at < _CHECKED_SECONDS:
@@ -73,11 +81,11 @@ class Rooms:
         """Go, or do not come, and leave nothing of the room behind.
 
         Raises:
-            NotSent: the homeserver does not answer.
+            Refused: the homeserver does not answer.
         """
         self._forget_checks(room_id)
-        await call(self._client.room_leave(room_id))
-        await call(self._client.room_forget(room_id))
+        await call(self._client.room_leave(room_id), RoomLeaveResponse)
+        await call(self._client.room_forget(room_id), RoomForgetResponse)
 
     async def on_state(self, room: MatrixRoom, event: object) -> None:
         """A callback for `STATE_EVENTS`: look again before the next private word."""
@@ -92,7 +100,7 @@ class Rooms:
 
         Raises:
             PrivateDeliveryUnavailable: they cannot be invited.
-            NotSent: the homeserver does not answer.
+            Refused: the homeserver does not answer.
         """
         async with self._locks[user]:
             room_id = self._mine.get(user)
@@ -118,35 +126,42 @@ class Rooms:
         alone = self._present(state) == {self._me}
         if membership == "ban" or not alone:
             return False
-        return isinstance(await call(self._client.room_invite(room_id, user)), RoomInviteResponse)
+        try:
+            await call(self._client.room_invite(room_id, user), RoomInviteResponse)
+        except Elsewhere:
+            return False
+        return True
 
     async def _made(self, user: str) -> str:
         # What was said before the person came is for them.
         history = {"history_visibility": "invited"}
-        made = await call(
-            self._client.room_create(
-                name=sentences.ROOM_NAME,
-                is_direct=True,
-                preset=RoomPreset.private_chat,
-                invite=[user],
-                # Nobody lets anybody else in.
-                power_level_override={"invite": 100, "state_default": 100},
-                initial_state=[
-                    {"type": "m.room.history_visibility", "state_key": "", "content": history},
-                    {"type": "m.room.guest_access", "state_key": "", "content": {"guest_access": "forbidden"}},
-                ],
-            )
+        making = self._client.room_create(
+            name=sentences.ROOM_NAME,
+            is_direct=True,
+            preset=RoomPreset.private_chat,
+            invite=[user],
+            # Nobody lets anybody else in.
+            power_level_override={"invite": 100, "state_default": 100},
+            initial_state=[
+                {"type": "m.room.history_visibility", "state_key": "", "content": history},
+                {"type": "m.room.guest_access", "state_key": "", "content": {"guest_access": "forbidden"}},
+            ],
         )
-        if not isinstance(made, RoomCreateResponse):
-            raise PrivateDeliveryUnavailable(how=sentences.ROOM_REFUSED)
+        try:
+            made = await call(making, RoomCreateResponse)
+        except (Later, Misconfigured):
+            raise
+        except Refused as error:
+            raise PrivateDeliveryUnavailable(how=sentences.ROOM_REFUSED, why=error.message) from None
         direct = await self._direct()
         direct.setdefault(user, []).append(made.room_id)
         await self._remember(direct)
         return str(made.room_id)
 
     async def _state(self, room_id: str) -> _State | None:
-        answer = await call(self._client.room_get_state(room_id))
-        if not isinstance(answer, RoomGetStateResponse):
+        try:
+            answer = await call(self._client.room_get_state(room_id), RoomGetStateResponse)
+        except Elsewhere:
             return None
         return {(event["type"], event["state_key"]): event for event in answer.events}
 
@@ -172,14 +187,17 @@ class Rooms:
         return str(self._client.user_id)
 
     async def _direct(self) -> dict[str, list[str]]:
-        answer = await call(self._client.list_direct_rooms())
-        return dict(answer.rooms) if isinstance(answer, DirectRoomsResponse) else {}
+        try:
+            return dict((await call(self._client.list_direct_rooms(), DirectRoomsResponse)).rooms)
+        except Elsewhere:
+            # Nothing is stored under that name yet.
+            return {}
 
     async def _remember(self, direct: dict[str, list[str]]) -> None:
         # nio reads this account data and has no word for writing it.
         path = f"/_matrix/client/v3/user/{quote(self._me, safe='')}/account_data/m.direct"
         headers = {"Authorization": f"Bearer {self._client.access_token}", "Content-Type": "application/json"}
-        answer = await call(self._client.send("PUT", path, json.dumps(direct), headers))
+        answer = await call(self._client.send("PUT", path, json.dumps(direct), headers), ClientResponse)
         answer.release()
         if not answer.ok:
             _log.warning("the room with a person is not remembered (%d); a restart makes a new one", answer.status)

@@ -6,16 +6,17 @@ import asyncio
 import hashlib
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 from nio import AsyncClient
-from nio.responses import ErrorResponse, SyncResponse
+from nio.responses import SyncResponse
 
-from adapters.matrix.calls import TOKEN_OVER, refused
-from mcp_auth.errors import ConfigError, StoreError
+from adapters.base import Sleep
+from adapters.matrix.calls import FAILURES, refusal_of
+from adapters.refusals import Misconfigured
+from mcp_auth.errors import StoreError
 from mcp_auth.small_files import read_small_file
 from mcp_auth.stores.durable import write_temporary
 
@@ -68,9 +69,7 @@ class SyncToken:
         self._path.unlink(missing_ok=True)
 
 
-async def sync_forever(
-    client: AsyncClient, token: SyncToken, begin: Callable[[], None], sleep: Callable[[float], Awaitable[None]]
-) -> None:
+async def sync_forever(client: AsyncClient, token: SyncToken, begin: Callable[[], None], sleep: Sleep) -> None:
     """Sync until cancelled.
 
     Args:
@@ -78,7 +77,7 @@ async def sync_forever(
             after it, because that one brings the history.
 
     Raises:
-        ConfigError: the homeserver refuses the access token.
+        Misconfigured: the homeserver refuses the access token.
     """
     since = token.read()
     begun = since is not None
@@ -93,12 +92,13 @@ async def sync_forever(
                 answer = await client.sync(
                     0 if first else _POLL_MS, _FILTER, since=since if first else None, full_state=first
                 )
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except FAILURES as error:
             failures = await _pause(failures, type(error).__name__, sleep)
             continue
         if not isinstance(answer, SyncResponse):
-            if answer.status_code in TOKEN_OVER:
-                raise ConfigError(_sentence(answer), key="gateway.matrix.token")
+            refusal = refusal_of(answer)
+            if isinstance(refusal, Misconfigured):
+                raise refusal
             if first and since is not None and answer.status_code in ("M_UNKNOWN", "M_INVALID_PARAM"):
                 _log.warning("the homeserver no longer knows where the last process stopped; what was missed stays so")
                 token.forget()
@@ -116,14 +116,9 @@ async def sync_forever(
         token.write(answer.next_batch)
 
 
-async def _pause(failures: int, why: str, sleep: Callable[[float], Awaitable[None]]) -> int:
+async def _pause(failures: int, why: str, sleep: Sleep) -> int:
     """One line for an outage, however long."""
     if failures == 0:
         _log.warning("the homeserver does not answer (%s); trying again until it does", why)
     await sleep(min(2.0**failures, _LONGEST_PAUSE))
     return min(failures + 1, 10)
-
-
-def _sentence(answer: ErrorResponse) -> str:
-    text = refused(answer)
-    return text[0].upper() + text[1:]

@@ -72,7 +72,7 @@ async def bot(home: Path) -> AsyncIterator[MatrixAdapter]:
         running = asyncio.create_task(adapter.run())
         try:
             async with asyncio.timeout(PATIENCE):
-                while adapter._client is None and not running.done():
+                while not adapter.listening.is_set() and not running.done():
                     await asyncio.sleep(0.01)
             if running.done():
                 running.result()
@@ -104,7 +104,7 @@ async def test_it_follows_those_who_are_served_and_nobody_else(
     async with bot(home_for(tmp_path, account, ann)) as adapter:
         strangers = await bob.create_room(account, ann, direct=False)
         room = await two(ann, account)
-        await adapter._tasks.idle()
+        await adapter.idle()
 
         await bob.until(lambda: bob.members.get(strangers, {}).get(account.user_id) == "invite")
         await ann.say(room, "!mcp")
@@ -134,7 +134,7 @@ async def test_a_stranger_is_told_a_code_in_their_direct_room_which_the_bot_leav
         assert let_in.room != room
         await bob.say(let_in.room, "!mcp")
         await bob.sees("MCP Servers")
-        await adapter._tasks.idle()
+        await adapter.idle()
 
 
 async def test_a_strangers_room_that_others_read_or_may_enter_is_left_without_a_word(
@@ -163,7 +163,7 @@ async def test_a_flood_of_invitations_moves_the_bot_a_few_times_only(
         crowded = [await bob.create_room(account, ann, direct=True) for _ in range(6)]
         direct = [await bob.create_room(account) for _ in range(3)]
         room = await two(ann, account)
-        await adapter._tasks.idle()
+        await adapter.idle()
         # Three in an hour for one person, whatever their rooms turn out to be.
         gone = [one for one in (*crowded, *direct) if await membership(bob, one, account) == "leave"]
         assert len(gone) == 3
@@ -180,7 +180,7 @@ async def test_a_flood_of_invitations_moves_the_bot_a_few_times_only(
             last = await mal.create_room(account)
             await ann.say(room, "!mcp")
             await ann.sees("MCP Servers")
-            await adapter._tasks.idle()
+            await adapter.idle()
             assert await membership(eve, again, account) == "invite"
             assert await membership(mal, last, account) == "invite"
             assert len(eve.from_others()) == 1
@@ -199,7 +199,7 @@ async def test_people_of_other_homeservers_and_the_shut_out_are_not_visited(
         content = {"membership": "invite", "is_direct": True}
         event = InviteMemberEvent({}, "@eve:elsewhere.test", account.user_id, "invite", "leave", content)
         await adapter._on_invite(MatrixInvitedRoom(remote, account.user_id), event)
-        await adapter._tasks.idle()
+        await adapter.idle()
 
         assert await membership(bob, denied, account) == "invite"
         assert await membership(bob, remote, account) == "invite"
@@ -241,7 +241,7 @@ async def test_what_people_said_before_the_bot_came_is_history(
         await ann.say(room, "!mcp")
 
         await ann.sees("MCP Servers")
-        await adapter._tasks.idle()
+        await adapter.idle()
         assert not [one for one in ann.from_others() if "logout" in one.text]
 
 
@@ -296,9 +296,9 @@ async def test_a_room_that_is_no_longer_for_two_is_not_told_and_not_edited(
                 await asyncio.sleep(0.02)
 
         told = notice(account, ann, room)
-        await adapter._notify(told)
+        await adapter.notify(told)
         edited = Notice(told.principal, told.chat, told.reply, message=_ref(room, ann, shown.event_id))
-        await adapter._notify(edited)
+        await adapter.notify(edited)
 
         assert (await ann.sees("ada@example.com")).room != room
         assert not [one for one in bob.from_others() if "ada@example.com" in one.text]
@@ -331,7 +331,7 @@ async def test_an_encrypted_room_is_refused_once_and_says_what_to_do(
         await ann.send(room, content, "m.room.encrypted")
         await ann.say(other.room, "!mcp")
         await ann.sees("MCP Servers")
-        await adapter._tasks.idle()
+        await adapter.idle()
         assert len([one for one in ann.from_others() if one.room == room]) == 1
 
 
@@ -351,7 +351,7 @@ async def test_notices_emotes_edits_and_other_words_are_not_for_it(
         await ann.say(room, "!mcp")
 
         await ann.sees("MCP Servers")
-        await adapter._tasks.idle()
+        await adapter.idle()
         assert len(ann.from_others()) == 1
 
 
@@ -387,7 +387,7 @@ async def test_a_restart_answers_what_came_meanwhile_and_nothing_twice(
     await ann.say(room, "!mcp help")
     async with bot(home) as adapter:
         await ann.sees("!mcp logout")
-        await adapter._tasks.idle()
+        await adapter.idle()
         assert len([one for one in ann.from_others() if "MCP Servers" in one.text]) == 1
 
     kept.write_text("s0_0_0_0_0_0_0_0_0_unknown")
@@ -478,13 +478,13 @@ async def test_a_message_that_cannot_be_sent_is_one_line_and_no_end(
     tmp_path: Path, ann: Member, account: Member, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with bot(home_for(tmp_path, account, ann)) as adapter:
-        await adapter._notify(notice(account, ann, "!gone:matrix.test"))
+        await adapter.notify(notice(account, ann, "!gone:matrix.test"))
         await ann.sees("ada@example.com")
 
         gone = ChatRef("matrix", {"room": "!gone:matrix.test", "user": ann.user_id, "private": False})
-        await adapter._notify(Notice(Principal("matrix", ann.user_id), gone, Reply((Text("notes: signed in."),))))
+        await adapter.notify(Notice(Principal("matrix", ann.user_id), gone, Reply((Text("notes: signed in."),))))
 
-        assert "a message was given up: the homeserver answers M_FORBIDDEN" in caplog.text
+        assert "was refused: the homeserver answers M_FORBIDDEN" in caplog.text
 
 
 async def test_who_cannot_be_reached_in_private_is_told_so_where_they_asked(

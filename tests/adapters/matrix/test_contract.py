@@ -48,7 +48,7 @@ class MatrixHarness(Harness):
         self._adapter = MatrixAdapter(gateway)
         self._process = asyncio.create_task(self._adapter.run())
         async with asyncio.timeout(PATIENCE):
-            while self._adapter._client is None and not self._process.done():
+            while not self._adapter.listening.is_set() and not self._process.done():
                 await asyncio.sleep(0.02)
 
     async def stop(self) -> None:
