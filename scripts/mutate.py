@@ -43,7 +43,7 @@ GROUPS = {
             "oauth/refresh",
         ),
         *("oauth/rejections", "oauth/registration", "oauth/sign_in", "oauth/token_words", "oauth/tokens"),
-        *("oauth/exchange", "oauth/profiles", "credentials"),
+        *("oauth/exchange", "oauth/profiles", "oauth/renewal", "credentials"),
     ],
     "proof": [
         *(

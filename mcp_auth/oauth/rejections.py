@@ -12,7 +12,7 @@ from mcp_auth.config.models import Server
 from mcp_auth.errors import McpAuthError, ReauthorizationNeeded, ServerRefused, SignInNeeded, Unreachable
 from mcp_auth.oauth.challenge import BearerChallenge
 from mcp_auth.oauth.profiles import Profiles
-from mcp_auth.oauth.refresh import TRIED_EVERY
+from mcp_auth.oauth.renewal import TRIED_EVERY
 from mcp_auth.outcome import Next
 from mcp_auth.records import NO_TROUBLE, Connection, Grant
 from mcp_auth.status import GIVE_CREDENTIAL, beyond_ceiling, shown_scope, uses_oauth

@@ -60,6 +60,7 @@ ACTING = (
     "profiles",
     "refresh",
     "registration",
+    "renewal",
     "sign_in",
     "tickets",
     "tokens",

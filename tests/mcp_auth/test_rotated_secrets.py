@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -42,7 +41,7 @@ def write_env(tmp_path: Path, secret: str) -> None:
 
 
 async def auth_state(auth: McpAuth) -> AuthState:
-    (listed,) = local_statuses(auth.config, lambda _: "shared", time.time())
+    (listed,) = local_statuses(auth.config, lambda _: "shared", auth.parts.services.now())
     status = await auth.status("notes")
     assert (listed.auth, listed.next) == (status.auth, status.next)
     return status.auth

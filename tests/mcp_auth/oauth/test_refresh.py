@@ -15,7 +15,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from mcp_auth import McpAuth
 from mcp_auth.errors import ReauthorizationNeeded, RefreshUnavailable, SignInNeeded
-from mcp_auth.oauth.refresh import _SURE_AFTER, _backoff, is_due
+from mcp_auth.oauth.refresh import is_due
+from mcp_auth.oauth.renewal import _SURE_AFTER, _backoff
 from mcp_auth.outcome import Next
 from mcp_auth.records import NO_TROUBLE, RefreshMark, Tokens, sha256
 from mcp_auth.status import AuthState
