@@ -26,7 +26,7 @@ from mcp_auth.small_files import FileTooLarge, NotRegularFile, read_small_file
 
 MAX_BYTES = 20_000_000
 MAX_DEPTH = 60
-_TOO_DEEP = f"the nesting is deeper than {MAX_DEPTH}"
+_TOO_DEEP = f"the nesting is deeper than {MAX_DEPTH} levels"
 
 KeyPath = tuple[str | int, ...]
 
@@ -97,7 +97,7 @@ def _read_text(file: Path) -> str:
             f"the file cannot be read ({error.strerror or 'input/output error'})", file=str(file)
         ) from None
     except ValueError:
-        raise ConfigError("the name of the file holds characters that no file has") from None
+        raise ConfigError("the file name contains characters that no file can have") from None
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -130,7 +130,7 @@ class _Pairs(list[tuple[_Node, _Node]]):
 
     @cached_property
     def own(self) -> dict[str, tuple[int, _Node]]:
-        """Line and value of each key; of a key that stands there twice, the last."""
+        """Line and value of each key; of a key that is defined twice, the last."""
         return {
             key.value: (key.line, value) for key, value in self if isinstance(key.value, str) and not _is_merge(key)
         }
@@ -141,7 +141,7 @@ def _yaml_document(file: Path, text: str, wanted: Collection[str]) -> Document:
     if root is None or (root.plain and root.tag is None and _implicit_tag(root.value) == _TAG + "null"):
         return Document(file, {}, (), lambda path: None, is_json=False)
     if not root.is_mapping:
-        raise ConfigError("the file is no mapping of keys to values", file=str(file), line=root.line)
+        raise ConfigError("the file must be a mapping of keys to values", file=str(file), line=root.line)
     # Without aliases a file has fewer nodes than characters, so only repeated expansion gets beyond that.
     builder = _Builder(file, budget=len(text) + 1000)
     data = builder.root(root, wanted)
@@ -156,20 +156,20 @@ def _yaml_tree(file: Path, text: str) -> _Node | None:
         line = error.problem_mark.line + 1 if error.problem_mark else None
         raise ConfigError(_yaml_problem(error, text, line), file=str(file), line=line) from None
     except yaml.YAMLError:
-        raise ConfigError("the file holds characters that YAML does not allow", file=str(file)) from None
+        raise ConfigError("the file contains characters that YAML does not allow", file=str(file)) from None
 
 
 def _yaml_problem(error: yaml.MarkedYAMLError, text: str, line: int | None) -> str:
     lines = text.splitlines()
     broken = lines[line - 1] if line and line <= len(lines) else ""
     if "\t" in broken[: len(broken) - len(broken.lstrip())]:
-        return "a tab stands where YAML wants spaces"
+        return "YAML needs spaces here, not a tab"
     if "nesting" in (error.problem or ""):
         # libyaml reads ahead, and since 0.2.6 it meets its own limit before ours.
         return _TOO_DEEP
     # libyaml's own sentences are constant texts, and name no part of the file.
-    hint = "; inside {...} a ${VAR} needs quotes" if "${" in broken else ""
-    return f"this is no valid YAML: {error.problem}{hint}"
+    hint = "; inside {...}, put ${VAR} in quotes" if "${" in broken else ""
+    return f"this is not valid YAML: {error.problem}{hint}"
 
 
 def _tree_of(file: Path, events: Iterator[Any]) -> _Node | None:
@@ -192,7 +192,7 @@ def _tree_of(file: Path, events: Iterator[Any]) -> _Node | None:
             stack.pop()
             continue
         elif kind is yaml.DocumentStartEvent and root is not None:
-            raise ConfigError("the file holds several documents", file=str(file), line=event.start_mark.line + 1)
+            raise ConfigError("the file contains several documents", file=str(file), line=event.start_mark.line + 1)
         else:
             continue
         if kind is not yaml.AliasEvent and event.anchor is not None:
@@ -247,14 +247,14 @@ class _Builder:
         if self.budget < 0:
             raise ConfigError("the aliases of this file expand to too much", file=str(self.file), line=node.line)
         if len(path) > MAX_DEPTH:
-            return self._fault(node, path[:4], f"is nested deeper than {MAX_DEPTH}, or holds itself")
+            return self._fault(node, path[:4], f"is nested deeper than {MAX_DEPTH} levels, or contains itself")
         if node.is_mapping:
             if node.tag not in (None, "!", _TAG + "map"):
-                return self._fault(node, path, "has a YAML tag, and none is allowed here")
+                return self._fault(node, path, "has a YAML tag; tags are not allowed here")
             return self._mapping(node, path)
         if isinstance(node.value, list):
             if node.tag not in (None, "!", _TAG + "seq"):
-                return self._fault(node, path, "has a YAML tag, and none is allowed here")
+                return self._fault(node, path, "has a YAML tag; tags are not allowed here")
             return [self._value(item, (*path, index)) for index, item in enumerate(node.value)]
         return self._scalar(node, path)
 
@@ -268,10 +268,10 @@ class _Builder:
                 continue
             key = key_node.value
             if not isinstance(key, str):
-                self._fault(key_node, path, "has a key that is no plain word")
+                self._fault(key_node, path, "has a key that is not a plain word")
                 continue
             if key in own:
-                self._fault(key_node, (*path, key), f"stands there twice (lines {lines[key]} and {key_node.line})")
+                self._fault(key_node, (*path, key), f"is defined twice (lines {lines[key]} and {key_node.line})")
             lines[key] = key_node.line
             own[key] = self._value(value_node, (*path, key)) if wanted is None or wanted(key) else None
         return {**merged, **own}
@@ -279,7 +279,7 @@ class _Builder:
     def _merge(self, node: _Node, path: KeyPath) -> dict[str, Any]:
         sources = [node] if node.is_mapping else node.value
         if isinstance(sources, str) or not all(source.is_mapping for source in sources):
-            self._fault(node, path, "merges (<<) something that is no mapping")
+            self._fault(node, path, "merges (<<) something that is not a mapping")
             return {}
         merged: dict[str, Any] = {}
         for source in sources:
@@ -296,11 +296,11 @@ class _Builder:
             return node.value
         construct = _CONSTRUCTORS.get(tag)
         if construct is None:
-            return self._fault(node, path, "has a YAML tag, and none is allowed here")
+            return self._fault(node, path, "has a YAML tag; tags are not allowed here")
         try:
             return construct(self._constructor, yaml.ScalarNode(tag, node.value))
         except (ValueError, KeyError, IndexError):
-            return self._fault(node, path, "is not what its YAML tag or its form promises")
+            return self._fault(node, path, "does not match its YAML tag or form")
 
     def _fault(self, node: _Node, path: KeyPath, message: str) -> None:
         self.faults.append(Fault(path, node.line, message))
@@ -368,7 +368,7 @@ def _json_document(file: Path, text: str) -> Document:
         return Document(file, {}, (), lambda path: None, is_json=True)
     text, value = _parse_json(file, text)
     if not isinstance(value, dict):
-        raise ConfigError("the file is no JSON object", file=str(file), line=1)
+        raise ConfigError("the file must be a JSON object", file=str(file), line=1)
 
     line = _JsonLines(text)
     faults: list[Fault] = []
@@ -387,7 +387,7 @@ def _parse_json(file: Path, text: str) -> tuple[str, Any]:
             text = _without_comments(text)
             return text, json.loads(text, object_pairs_hook=_Object.of)
     except json.JSONDecodeError as error:
-        raise ConfigError(f"this is no valid JSON: {error.msg}", file=str(file), line=error.lineno) from None
+        raise ConfigError(f"this is not valid JSON: {error.msg}", file=str(file), line=error.lineno) from None
     except ValueError:
         raise ConfigError("a number in this file is too long", file=str(file)) from None
     except RecursionError:
@@ -410,15 +410,17 @@ def _plain(value: Any, path: KeyPath, faults: list[Fault], line: Callable[[KeyPa
         faults.append(Fault(path, line(path), message))
 
     if len(path) > MAX_DEPTH:
-        return fault(f"is nested deeper than {MAX_DEPTH}")
+        return fault(f"is nested deeper than {MAX_DEPTH} levels")
     if isinstance(value, str):
-        return fault("holds half a surrogate pair") if not value.isascii() and re.search(_HALF_PAIR, value) else value
+        return (
+            fault("contains half a surrogate pair") if not value.isascii() and re.search(_HALF_PAIR, value) else value
+        )
     if isinstance(value, list):
         return [_plain(item, (*path, index), faults, line) for index, item in enumerate(value)]
     if not isinstance(value, _Object):
         return value
     for key in value.twice:
-        faults.append(Fault((*path, key), line((*path, key)), "stands there twice"))
+        faults.append(Fault((*path, key), line((*path, key)), "is defined twice"))
     return {key: _plain(item, (*path, key), faults, line) for key, item in value.items()}
 
 

@@ -31,7 +31,7 @@ STORES = ("files",)
 
 
 # Never the value: it may hold a password.
-STORE_CLAUSE = f"names a store that this version does not have; it must be {' or '.join(STORES)}."
+STORE_CLAUSE = f"must be {' or '.join(STORES)}; this version has no other store."
 
 
 class Settings(Redacted, msgspec.Struct, kw_only=True, frozen=True):

@@ -6,7 +6,7 @@ Texts made here name file, line and key, the type found and what is allowed, and
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -60,7 +60,7 @@ class Loading:
         document = read_document(file, _SECTIONS)
         root = _Place(document, (), str(file))
         if included and "gateway" in document.data:
-            raise root.at("gateway").error("stands in an included file, and only the first file may hold it")
+            raise root.at("gateway").error("is in an included file; only the main file may have it")
         if not included:
             self._add_gateway(root.at("gateway"))
         self._add_servers(root)
@@ -89,7 +89,7 @@ class Loading:
             for name in group if len(group) > 1 else ():
                 others = ", ".join(_shown(other) for other in group if other != name)
                 error = self.places[name].error(
-                    f"has the same file name for its tokens as {others}; rename one of them"
+                    f"would store its tokens in the same file as {others}; rename one of them"
                 )
                 self.servers[name] = msgspec.structs.replace(self.servers[name], problem=error.message)
         return self.servers
@@ -103,7 +103,7 @@ class Loading:
         self.gateway = _gateway(place, raw, self.warnings)
         for where, text in _texts(raw, ()):
             if is_malformed(text):
-                raise place.at(*where).error(f"holds a placeholder of another form; {_PLACEHOLDERS}")
+                raise place.at(*where).error(f"has a malformed placeholder; {_PLACEHOLDERS}")
             self.gateway_variables.update(reference.name for reference in references(text))
 
     def _add_servers(self, root: _Place) -> None:
@@ -120,7 +120,7 @@ class Loading:
             if raw is None:
                 continue
             if not isinstance(raw, dict):
-                raise place.error(f"is {_found(raw)}; allowed is a mapping of names to servers")
+                raise place.error(_must_be("a mapping of names to servers", raw))
             for name, entry in raw.items():
                 self._add_server(_Place(root.document, (section, name), root.document.file.name), name, entry)
 
@@ -128,7 +128,9 @@ class Loading:
         if name in self.servers:
             first = self.places[name]
             self.warnings.append(
-                place.error(f"is left out, because {first.shown}:{first.line} has a server of that name").message
+                place.error(
+                    f"is ignored, because {first.shown}:{first.line} already defines a server of that name"
+                ).message
             )
             return
         self.places[name] = place
@@ -136,16 +138,16 @@ class Loading:
 
     def _hint_at_missing_section(self, root: _Place) -> None:
         if root.document.is_json:
-            self.warnings.append(f"{root.document.file}: no mcpServers in this file")
+            self.warnings.append(f"{root.document.file}: this file has no mcpServers")
             return
         for key in ("mcpServers", "mcp-servers", "mcp_server", "mcpservers", "servers"):
             if key in root.document.data:
-                self.warnings.append(root.at(key).error("is not read in a YAML file; write mcp_servers").message)
+                self.warnings.append(root.at(key).error("is not used in a YAML file; write mcp_servers").message)
 
     def _include(self, place: _Place, target: str) -> None:
         """Add the servers of another file; one that cannot be used is left out with a warning, and the others work."""
         if len(self.files) >= _MAX_FILES:
-            raise place.error(f"leads to more than {_MAX_FILES} files")
+            raise place.error(f"includes more than {_MAX_FILES} files")
         try:
             folder = Path() if target.startswith("~") else place.document.file.parent
             file = absolute(folder / target)
@@ -155,7 +157,7 @@ class Loading:
                 raise place.error("names a file that does not exist")
             self.add_file(file)
         except ConfigError as error:
-            self.warnings.append(f"{error.message.removesuffix('.')}; the rest works without it.")
+            self.warnings.append(f"{error.message.removesuffix('.')}; the rest still works.")
 
 
 class _Place(msgspec.Struct, frozen=True):
@@ -203,7 +205,7 @@ def _includes(place: _Place) -> Iterator[tuple[_Place, str]]:
     for index, target in enumerate(raw if isinstance(raw, list) else [raw]):
         where = place.at(index) if isinstance(raw, list) else place
         if not isinstance(target, str) or not target or "\0" in target:
-            raise where.error(f"is {_found(target)}; allowed is the name of a file, or a list of them")
+            raise where.error(_must_be("a file name or a list of file names", target))
         yield where, target
 
 
@@ -223,7 +225,7 @@ _TRANSPORTS: dict[str, Transport] = {
     "sse": "sse",
     "stdio": "stdio",
 }
-_PLACEHOLDERS = "allowed are ${VAR}, ${VAR:-default} and ${env:VAR}"
+_PLACEHOLDERS = "use ${VAR}, ${VAR:-default} or ${env:VAR}"
 
 
 def _server(place: _Place, name: str, raw: Any, warnings: list[str]) -> Server:
@@ -237,7 +239,7 @@ def _server(place: _Place, name: str, raw: Any, warnings: list[str]) -> Server:
 
 def _checked_server(place: _Place, name: str, raw: Any, warnings: list[str]) -> Server:
     if not is_name(name):
-        raise place.error("has a name that is empty, too long or holds control characters")
+        raise place.error("has a name that is empty, too long or contains control characters")
     given = _present(place, raw)
     unknown = sorted(given.keys() - _SERVER_KEYS - _FOREIGN_KEYS)
     if unknown:
@@ -260,33 +262,33 @@ def _checked_server(place: _Place, name: str, raw: Any, warnings: list[str]) -> 
 def _present(place: _Place, raw: Any) -> dict[str, Any]:
     """The keys of a mapping that have a value; `headers:` with nothing behind it counts as absent."""
     if not isinstance(raw, dict):
-        raise place.error(f"is {_found(raw)}; allowed is a mapping")
+        raise place.error(_must_be("a mapping", raw))
     return {key: value for key, value in raw.items() if value is not None}
 
 
 def _unknown_keys(place: _Place, unknown: Iterable[str]) -> str:
-    return place.error(f"has keys that are not known here and do nothing: {', '.join(map(_shown, unknown))}").message
+    return place.error(f"has unknown keys, which are ignored: {', '.join(map(_shown, unknown))}").message
 
 
 def _enabled(place: _Place, given: Mapping[str, Any]) -> bool:
     for key in ("enabled", "disabled"):
         if not isinstance(given.get(key, True), bool):
-            raise place.at(key).error(f"is {_found(given[key])}; allowed is true or false")
+            raise place.at(key).error(_must_be("true or false", given[key]))
     return given.get("enabled", True) and not given.get("disabled", False)
 
 
 def _transport(place: _Place, given: Mapping[str, Any]) -> Transport:
     if "url" in given and "command" in given:
-        raise place.error("has both url and command; allowed is one of them")
+        raise place.error("has both url and command; keep one of them")
     if "url" not in given and "command" not in given:
-        raise place.error("has neither url nor command; one of them is needed")
+        raise place.error("needs a url or a command")
     named: set[Transport] = set()
     for key in ("transport", "type"):
         value = given.get(key)
         if value is None:
             continue
         if not isinstance(value, str) or value.lower() not in _TRANSPORTS:
-            raise place.at(key).error(f"is {_found(value)}; allowed is http, streamable-http, sse or stdio")
+            raise place.at(key).error("must be http, streamable-http, sse or stdio")
         named.add(_TRANSPORTS[value.lower()])
     if len(named) > 1:
         raise place.error("has a type and a transport that contradict each other")
@@ -294,7 +296,7 @@ def _transport(place: _Place, given: Mapping[str, Any]) -> Transport:
     transport = named.pop() if named else default
     if (transport == "stdio") != ("command" in given):
         wanted = "command" if transport == "stdio" else "url"
-        raise place.error(f"has a transport that goes with a {wanted}, and there is none")
+        raise place.error(f"has a transport that needs a {wanted}, but there is none")
     return transport
 
 
@@ -327,9 +329,9 @@ def _tools_block(place: _Place, raw: Any, warnings: list[str]) -> dict[str, Any]
 def _check_texts(place: _Place, server: Server) -> None:
     for where, text in server.templates().items():
         if is_malformed(text):
-            raise place.at(*_steps(where)).error(f"holds a placeholder of another form; {_PLACEHOLDERS}")
+            raise place.at(*_steps(where)).error(f"has a malformed placeholder; {_PLACEHOLDERS}")
         if "\0" in text or (not where.startswith(("args", "env.")) and any(c in text for c in "\r\n")):
-            raise place.at(*_steps(where)).error("holds a line break or NUL")
+            raise place.at(*_steps(where)).error("contains a line break or NUL")
     oauth = server.oauth
     literal = {
         **{key: getattr(server, key) for key in _LITERAL},
@@ -338,7 +340,7 @@ def _check_texts(place: _Place, server: Server) -> None:
     }
     for where, value in literal.items():
         if isinstance(value, str) and "${" in value:
-            raise place.at(*_steps(where)).error("holds a placeholder, and none is resolved here")
+            raise place.at(*_steps(where)).error("contains a placeholder, but this key cannot use variables")
 
 
 # Nobody puts variables into these, so that a placeholder would be sent as it is. A grant is bound to its
@@ -366,12 +368,12 @@ def _steps(where: str) -> KeyPath:
 def _check_target(place: _Place, server: Server) -> None:
     if server.url is None:
         if not server.command or not server.command.strip():
-            raise place.at("command").error("is empty; allowed is the name of a program")
+            raise place.at("command").error("is empty; it must be the name of a program")
         if server.auth is not None:
-            raise place.at("auth").error("is oauth on a command; OAuth is for servers with a url")
+            raise place.at("auth").error("is oauth, but this server is a command; OAuth needs a url")
         for name in server.env:
             if not name or "=" in name or "\0" in name:
-                raise place.at("env").error("holds a name that no variable can have")
+                raise place.at("env").error("has an invalid variable name")
         return
     problem = url_problem(server.url, allow_http=server.allow_http, oauth=server.auth == "oauth")
     if problem:
@@ -384,9 +386,9 @@ _HEADER_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 def _check_headers(place: _Place, server: Server) -> None:
     for name in server.headers:
         if not re.fullmatch(_HEADER_NAME, name):
-            raise place.at("headers", name).error("is no name of a header (RFC 9110 section 5.1)")
+            raise place.at("headers", name).error("is not a valid header name (RFC 9110 section 5.1)")
         if server.auth == "oauth" and name.lower() == "authorization":
-            raise place.at("headers", name).error("stands together with auth: oauth; allowed is one of them")
+            raise place.at("headers", name).error("cannot be combined with auth: oauth; keep one of them")
 
 
 # Each of these binds the answer to the one who asked; a configured value would loosen that.
@@ -403,11 +405,11 @@ def _check_oauth(place: _Place, oauth: OAuthOptions) -> None:
     for name in oauth.authorize_params:
         plain = name.strip().lower()
         if not plain or plain in _OWN_PARAMS or plain.startswith("code_challenge"):
-            raise place.at("authorize_params", name).error("may not be set here; it belongs to the sign-in itself")
+            raise place.at("authorize_params", name).error("cannot be set here; the sign-in sets it itself")
     if oauth.redirect_uri is not None and (problem := public_url_problem(oauth.redirect_uri)):
         raise place.at("redirect_uri").error(problem)
     if oauth.redirect_host is not None and not is_loopback_host(oauth.redirect_host):
-        raise place.at("redirect_host").error("is not loopback; allowed are localhost, 127.0.0.1 and ::1")
+        raise place.at("redirect_host").error("must be loopback: localhost, 127.0.0.1 or ::1")
     if oauth.client_metadata_url is not None:
         problem, parts = split_url(oauth.client_metadata_url)
         if problem or parts is None or parts.scheme != "https" or parts.path in {"", "/"}:
@@ -423,15 +425,15 @@ def _check_issuer(place: _Place, issuer: str) -> None:
     if problem or parts is None or not (parts.scheme == "https" or is_loopback_url(issuer)):
         raise place.error(problem or "is not an https URL (RFC 8414 section 2)")
     if "?" in issuer or "#" in issuer or not issuer.isascii():
-        raise place.error("holds a query, a fragment or other characters that no issuer has (RFC 8414 section 2)")
+        raise place.error("contains a query, a fragment or characters that an issuer cannot have (RFC 8414 section 2)")
     if re.search(r"[{}]", issuer.replace(TENANT, "")):
-        raise place.error(f"holds braces; allowed is {TENANT}, which stands for any one GUID")
+        raise place.error(f"contains braces; only {TENANT} may be used, for any one GUID")
 
 
 def _check_resource(place: _Place, resource: str) -> None:
     # RFC 8707 section 2: an absolute URI without a fragment; `api://...` is one too.
     if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*:\S", resource) or "#" in resource or not resource.isprintable():
-        raise place.error("is no absolute URI without a fragment (RFC 8707 section 2)")
+        raise place.error("must be an absolute URI without a fragment (RFC 8707 section 2)")
 
 
 _GATEWAY_KEYS = frozenset(GatewayOptions.__struct_fields__) - {"platforms"}
@@ -454,12 +456,14 @@ def _gateway(place: _Place, raw: Any, warnings: list[str]) -> GatewayOptions:
         raise place.at("store").error(STORE_CLAUSE)
     for index, proxy in enumerate(gateway.trusted_proxies):
         if not _is_network(proxy):
-            raise place.at("trusted_proxies", index).error("is no address or network; allowed are 10.0.0.5, 10.0.0.0/8")
+            raise place.at("trusted_proxies", index).error(
+                "must be an address or a network, such as 10.0.0.5 or 10.0.0.0/8"
+            )
     if gateway.public_url is None:
         return gateway
     problem = public_url_problem(gateway.public_url)
     if problem is None and "?" in gateway.public_url:
-        problem = "has a query (?...), and none is allowed"
+        problem = "must not have a query (?...)"
     if problem:
         raise place.at("public_url").error(problem)
     return msgspec.structs.replace(gateway, public_url=gateway.public_url.rstrip("/"))
@@ -493,7 +497,7 @@ def _platforms(place: _Place, raw: Mapping[str, Any], warnings: list[str]) -> di
             if key not in _PLATFORMS:
                 _warn_of_misspelling(place.at(key), key, warnings)
         elif key in _PLATFORMS:
-            raise place.at(key).error(f"is {_found(value)}; allowed is a mapping")
+            raise place.at(key).error(_must_be("a mapping", value))
         else:
             unknown.append(key)
     if unknown:
@@ -544,7 +548,7 @@ def _warn_of_misspelling(place: _Place, key: str, warnings: list[str]) -> None:
     from difflib import get_close_matches
 
     for near in get_close_matches(key, _GATEWAY_KEYS | _PLATFORMS, n=1, cutoff=0.8):
-        warnings.append(place.error(f"is taken as a platform's section; {near} was meant?").message)
+        warnings.append(place.error(f"is not a known key and counts as a platform; did you mean {near}?").message)
 
 
 def _check_principals(place: _Place, gateway: GatewayOptions) -> None:
@@ -553,12 +557,14 @@ def _check_principals(place: _Place, gateway: GatewayOptions) -> None:
         try:
             check_owner(f"person:{name}")
         except ValueError:
-            raise place.at("people", name).error("is no name of a person; allowed is a word without : and /") from None
+            raise place.at("people", name).error(
+                "is not a valid name for a person; use a word without : and /"
+            ) from None
         for index, principal in enumerate(principals):
             where = place.at("people", name, index)
             _check_principal(where, principal)
             if owners.setdefault(principal, name) != name:
-                raise where.error(f"stands at {_shown(owners[principal])} already; a principal belongs to one person")
+                raise where.error(f"already belongs to {_shown(owners[principal])}; an account belongs to one person")
     for key, listed in (("allow", gateway.allow), ("admins", gateway.admins)):
         for index, principal in enumerate(listed):
             _check_principal(place.at(key, index), principal)
@@ -568,7 +574,7 @@ def _check_principal(place: _Place, text: str) -> None:
     platform, _, user = text.partition(":")
     usable = user and len(text) <= 200 and not any(c.isspace() or not c.isprintable() for c in user)
     if not platform.isidentifier() or not usable or "${" in text:
-        raise place.error("is no principal; allowed is platform:user, for example telegram:123456789")
+        raise place.error("is not an account; write platform:user, for example telegram:123456789")
 
 
 def _check_people(gateway: GatewayOptions, servers: Mapping[str, Server], place: _Place | None) -> None:
@@ -601,6 +607,7 @@ _WORDS = {
 }
 _KINDS: dict[type, str] = {str: "str", bool: "bool", int: "int", float: "float", list: "array", dict: "object"}
 _EXPECTED = r"Expected `(?P<allowed>[^`]+)`(?P<bound> [<>]=? [\d.]+)?(?:, got `(?P<found>\w+)`)?"
+_SIGNS = {">": "greater than", ">=": "of at least", "<": "less than", "<=": "of at most"}
 _PATH = r"`\$(?P<path>[^`]*)`$"
 
 
@@ -623,14 +630,26 @@ def _explained(place: _Place, raw: Any, model: type[Settings], text: str) -> Con
     where = place.at(*steps)
     value = _value_at(raw, steps)
     if expected is None:
-        allowed = " or ".join(_choices(model, steps)) or "another value"
-        return where.error(f"is {_found(value)} of another kind; allowed is {allowed}")
+        allowed = _any_of(_choices(model, steps)) or "another value"
+        return where.error(f"must be {allowed}")
     kinds = [_WORDS.get(kind, kind) for kind in expected["allowed"].split(" | ") if kind != "null"]
     choices = _choices(model, steps)
-    allowed = " or ".join(choices or kinds) + (expected["bound"] or "")
+    allowed = _any_of(choices or kinds) + _bound(expected["bound"])
     hint = "; put it in quotes" if "text" in kinds and found in {"int", "float", "bool"} and not choices else ""
-    is_ = "out of range" if expected["bound"] and found is None else _found(value)
-    return where.error(f"is {is_}; allowed is {allowed}{hint}")
+    is_out_of_range = expected["bound"] and found is None
+    return where.error(f"must be {allowed}" if is_out_of_range else f"{_must_be(allowed, value)}{hint}")
+
+
+def _any_of(words: Sequence[str]) -> str:
+    return " or ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
+
+
+def _bound(text: str | None) -> str:
+    """` > 0.0`, as msgspec writes it, in words."""
+    if text is None:
+        return ""
+    sign, number = text.split()
+    return f" {_SIGNS[sign]} {float(number):g}"
 
 
 def _resolved(pattern: list[str], value: Any, found: str | None) -> KeyPath | None:
@@ -673,9 +692,9 @@ def _kind(value: Any) -> str:
     return "null" if value is None else _KINDS.get(type(value), "object")
 
 
-def _found(value: Any) -> str:
-    """What a value is, without saying the value."""
-    return _WORDS[_kind(value)]
+def _must_be(allowed: str, value: Any) -> str:
+    """What a value has to be and what it is, without saying the value."""
+    return f"must be {allowed}, but it is empty" if value is None else f"must be {allowed}, not {_WORDS[_kind(value)]}"
 
 
 def absolute(path: Path) -> Path:

@@ -23,8 +23,8 @@ def url_problem(url: str, *, allow_http: bool = False, oauth: bool = False) -> s
     if parts.scheme == "https" or is_loopback_host(parts.hostname or ""):
         return None
     if oauth:
-        return "is plain http beyond loopback, and OAuth never goes over that; allowed is https"
-    return None if allow_http else "is plain http beyond loopback; allowed is https, or http with allow_http: true"
+        return "is plain http beyond loopback, and OAuth needs https"
+    return None if allow_http else "is plain http beyond loopback; use https, or set allow_http: true"
 
 
 def public_url_problem(url: str) -> str | None:
@@ -32,7 +32,7 @@ def public_url_problem(url: str) -> str | None:
     problem, parts = split_url(url)
     if problem or parts is None or parts.scheme == "https" or is_loopback_url(url):
         return problem
-    return "is plain http beyond loopback; allowed is https, or http on loopback"
+    return "is plain http beyond loopback; use https"
 
 
 def split_url(url: str) -> tuple[str | None, SplitResult | None]:
@@ -42,20 +42,20 @@ def split_url(url: str) -> tuple[str | None, SplitResult | None]:
     if url.startswith("${") and not re.match(r"1[^:/?#]*://", plain) and "@" not in plain and "#" not in plain:
         return None, None
     if not plain.isprintable() or " " in plain or "\\" in plain:
-        return "is no URL: it holds white space, a control character or a backslash", None
+        return "is not a URL: it contains white space, a control character or a backslash", None
     try:
         parts = urlsplit(plain)
         port = parts.port
     except ValueError:
-        return "is no URL that can be read", None
+        return "is not a valid URL", None
     if "://" not in plain:
-        return "is no address that begins with https://", None
+        return "must begin with https://", None
     if parts.scheme not in {"http", "https"}:
-        return "has another scheme; allowed are https and http", None
+        return "must begin with https:// or http://", None
     if "@" in parts.netloc:
-        return "has a user name in it; put credentials into headers", None
+        return "contains a user name; put credentials into headers", None
     if "#" in plain:
-        return "has a fragment (#...), and none is allowed", None
+        return "must not have a fragment (#...)", None
     if not parts.hostname or port == 0:
-        return "has no host, or no usable port", None
+        return "has no host or no valid port", None
     return None, parts

@@ -243,7 +243,7 @@ def _log_warning(sentence: str) -> None:
 
 def _checked(name: str, value: str) -> str:
     if any(character in value for character in "\r\n\0"):
-        raise KeyInvalid(f"The value of {name} holds a line break or NUL and is not sent.")
+        raise KeyInvalid(f"The value of {name} contains a line break or NUL and is not sent.")
     if "${" in value:
         raise KeyInvalid(f"The value of {name} holds a placeholder, and values are not expanded; it is not sent.")
     return value

@@ -42,7 +42,7 @@ def test_placeholders_are_filled_in(tmp_path: Path) -> None:
     [
         ({}, "gateway.smoke has no token"),
         ({"token": "${SMOKE_TOKEN}"}, "SMOKE_TOKEN has no value"),
-        ({"token": "t", "port": "five"}, "gateway.smoke.port is text; allowed is a whole number"),
+        ({"token": "t", "port": "five"}, "gateway.smoke.port must be a whole number, not text"),
     ],
     ids=["missing", "no-value", "wrong-kind"],
 )

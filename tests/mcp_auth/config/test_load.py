@@ -183,7 +183,7 @@ def test_an_error_in_json_names_the_line_of_the_key(home: Path) -> None:
     assert config.servers["a"].problem is None
     assert (
         config.servers["b"].problem
-        == ".mcp.json:5: mcpServers.b.url is a whole number; allowed is text; put it in quotes"
+        == ".mcp.json:5: mcpServers.b.url must be text, not a whole number; put it in quotes"
     )
 
 
@@ -226,7 +226,7 @@ def test_included_files_add_servers_and_never_override(home: Path) -> None:
         "c": "https://c.example",
     }
     assert len(config.warnings) == 1
-    assert "mcp_servers.a is left out" in config.warnings[0]
+    assert "mcp_servers.a is ignored" in config.warnings[0]
     assert "config.yaml:3" in config.warnings[0]
 
 
@@ -240,7 +240,7 @@ def test_an_included_file_with_a_gateway_section_is_left_out(home: Path) -> None
     config = read(home, "mcp_servers: {a: {command: x}}\ninclude: b.yaml\n")
     assert (list(config.servers), config.gateway.verify) == (["a"], "auto")
     (warning,) = config.warnings
-    assert "b.yaml:2: gateway stands in an included file" in warning
+    assert "b.yaml:2: gateway is in an included file" in warning
 
 
 def test_an_included_file_that_is_missing_is_left_out(home: Path) -> None:
@@ -266,18 +266,18 @@ def test_an_empty_file_has_no_servers(home: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("mcp_servers:\n\ta: 1\n", ":2: a tab stands where YAML wants spaces"),
-        ("- a\n", ":1: the file is no mapping"),
-        ("just text\n", ":1: the file is no mapping"),
-        ("a: [1\n", "this is no valid YAML"),
-        ("a: 1\n---\nb: 2\n", ":2: the file holds several documents"),
+        ("mcp_servers:\n\ta: 1\n", ":2: YAML needs spaces here, not a tab"),
+        ("- a\n", ":1: the file must be a mapping"),
+        ("just text\n", ":1: the file must be a mapping"),
+        ("a: [1\n", "this is not valid YAML"),
+        ("a: 1\n---\nb: 2\n", ":2: the file contains several documents"),
         ("a: *b\n", ":1: an alias has no anchor"),
         ("a: \x07\n", "characters that YAML does not allow"),
-        ("mcp_servers: [a]\n", ":1: mcp_servers is a list; allowed is a mapping"),
-        ("mcp_servers: 5\n", ":1: mcp_servers is a whole number"),
-        ("mcp_servers: {}\nmcp_servers: {}\n", r":2: mcp_servers stands there twice \(lines 1 and 2\)"),
-        ("gateway: {}\ngateway: {}\n", ":2: gateway stands there twice"),
-        ("a: {b: ${C}}\n", r"a \$\{VAR\} needs quotes"),
+        ("mcp_servers: [a]\n", ":1: mcp_servers must be a mapping of names to servers, not a list"),
+        ("mcp_servers: 5\n", ":1: mcp_servers must be"),
+        ("mcp_servers: {}\nmcp_servers: {}\n", r":2: mcp_servers is defined twice \(lines 1 and 2\)"),
+        ("gateway: {}\ngateway: {}\n", ":2: gateway is defined twice"),
+        ("a: {b: ${C}}\n", r"put \$\{VAR\} in quotes"),
     ],
 )
 def test_a_file_that_is_no_configuration_is_refused_with_its_line(home: Path, text: str, expected: str) -> None:
@@ -359,56 +359,62 @@ def test_a_larger_file_is_refused(home: Path) -> None:
 @pytest.mark.parametrize(
     ("entry", "expected"),
     [
-        ("{}", "has neither url nor command"),
-        ("", "mcp_servers.bad is nothing; allowed is a mapping"),
-        ("text", "mcp_servers.bad is text; allowed is a mapping"),
-        ("[url]", "mcp_servers.bad is a list; allowed is a mapping"),
+        ("{}", "needs a url or a command"),
+        ("", "mcp_servers.bad must be a mapping, but it is empty"),
+        ("text", "mcp_servers.bad must be a mapping, not text"),
+        ("[url]", "mcp_servers.bad must be a mapping, not a list"),
         ("{url: https://a.example, command: x}", "has both url and command"),
-        ("{url: ftp://a.example}", "mcp_servers.bad.url has another scheme"),
-        ("{url: a.example/mcp}", "mcp_servers.bad.url is no address that begins with https://"),
+        ("{url: ftp://a.example}", "mcp_servers.bad.url must begin with https:// or http://"),
+        ("{url: a.example/mcp}", "mcp_servers.bad.url must begin with https://"),
         ("{url: 'https://'}", "mcp_servers.bad.url has no host"),
-        ("{url: 'https://a b'}", "mcp_servers.bad.url is no URL"),
-        ("{url: 'https://a.example:99999'}", "mcp_servers.bad.url is no URL"),
-        ("{url: 'https://[::1'}", "mcp_servers.bad.url is no URL"),
-        ("{url: 'https://u:p@a.example/'}", "mcp_servers.bad.url has a user name"),
-        ("{url: 'https://a.example/#x'}", "mcp_servers.bad.url has a fragment"),
+        ("{url: 'https://a b'}", "mcp_servers.bad.url is not a "),
+        ("{url: 'https://a.example:99999'}", "mcp_servers.bad.url is not a "),
+        ("{url: 'https://[::1'}", "mcp_servers.bad.url is not a "),
+        ("{url: 'https://u:p@a.example/'}", "mcp_servers.bad.url contains a user name"),
+        ("{url: 'https://a.example/#x'}", "mcp_servers.bad.url must not have a fragment"),
         ("{url: http://a.example/mcp}", "is plain http beyond loopback"),
         ("{url: http://127.0.0.1.example/mcp}", "is plain http beyond loopback"),
-        ("{url: http://a.example, allow_http: true, auth: oauth}", "OAuth never goes over that"),
-        ("{url: https://a.example, auth: bearer}", "mcp_servers.bad.auth is text of another kind; allowed is oauth"),
-        ("{url: https://a.example, auth: 5}", "mcp_servers.bad.auth is a whole number; allowed is oauth"),
-        ("{command: x, auth: oauth}", "mcp_servers.bad.auth is oauth on a command"),
+        ("{url: http://a.example, allow_http: true, auth: oauth}", "OAuth needs https"),
+        ("{url: https://a.example, auth: bearer}", "mcp_servers.bad.auth must be oauth"),
+        ("{url: https://a.example, auth: 5}", "mcp_servers.bad.auth must be oauth, not a whole number"),
+        ("{command: x, auth: oauth}", "mcp_servers.bad.auth is oauth, but this server is a command"),
         ("{command: ''}", "mcp_servers.bad.command is empty"),
         ("{command: x, transport: http}", "there is none"),
         ("{url: https://a.example, type: stdio}", "there is none"),
-        ("{url: https://a.example, type: ws}", "mcp_servers.bad.type is text; allowed is http"),
+        ("{url: https://a.example, type: ws}", "mcp_servers.bad.type must be http"),
         ("{url: https://a.example, type: sse, transport: http}", "contradict"),
-        ("{url: https://a.example, auth: oauth, headers: {authorization: x}}", "stands together with auth: oauth"),
-        ("{url: https://a.example, headers: [a]}", "mcp_servers.bad.headers is a list; allowed is a mapping"),
-        ("{url: https://a.example, headers: {A: ok, X-Id: 5}}", "mcp_servers.bad.headers.X-Id is a whole number"),
-        ("{url: https://a.example, headers: {A: }}", "mcp_servers.bad.headers.A is nothing"),
-        ("{url: https://a.example, headers: {'a b': x}}", "is no name of a header"),
-        ('{url: https://a.example, headers: {A: "x\\ny"}}', "mcp_servers.bad.headers.A holds a line break"),
-        ("{url: https://a.example, headers: {A: '${input:key}'}}", "mcp_servers.bad.headers.A holds a placeholder"),
-        ("{url: https://a.example, enabled: maybe}", "mcp_servers.bad.enabled is text; allowed is true or false"),
-        ("{url: https://a.example, timeout: -1}", "mcp_servers.bad.timeout is out of range; allowed is a number > 0"),
-        ("{url: https://a.example, timeout: .nan}", "mcp_servers.bad.timeout is out of range"),
-        ("{url: https://a.example, timeout: .inf}", "mcp_servers.bad.timeout is out of range"),
-        ("{url: https://a.example, timeout: true}", "mcp_servers.bad.timeout is true or false; allowed is a number"),
-        ("{url: https://a.example, tools: {include: {a: b}}}", "mcp_servers.bad.tools.include is a mapping"),
-        ("{url: https://a.example, tools: {include: [a, 1]}}", "mcp_servers.bad.tools.include[1] is a whole number"),
-        ("{url: https://a.example, identity: mine}", "allowed is shared or per_user"),
-        ("{url: https://a.example, url: https://b.example}", "mcp_servers.bad.url stands there twice"),
+        ("{url: https://a.example, auth: oauth, headers: {authorization: x}}", "cannot be combined with auth: oauth"),
+        ("{url: https://a.example, headers: [a]}", "mcp_servers.bad.headers must be a mapping, not a list"),
+        (
+            "{url: https://a.example, headers: {A: ok, X-Id: 5}}",
+            "mcp_servers.bad.headers.X-Id must be text, not a whole number",
+        ),
+        ("{url: https://a.example, headers: {A: }}", "mcp_servers.bad.headers.A must be text, but it is empty"),
+        ("{url: https://a.example, headers: {'a b': x}}", "is not a valid header name"),
+        ('{url: https://a.example, headers: {A: "x\\ny"}}', "mcp_servers.bad.headers.A contains a line break"),
+        (
+            "{url: https://a.example, headers: {A: '${input:key}'}}",
+            "mcp_servers.bad.headers.A has a malformed placeholder",
+        ),
+        ("{url: https://a.example, enabled: maybe}", "mcp_servers.bad.enabled must be true or false, not text"),
+        ("{url: https://a.example, timeout: -1}", "mcp_servers.bad.timeout must be a number greater than 0"),
+        ("{url: https://a.example, timeout: .nan}", "mcp_servers.bad.timeout must be a number"),
+        ("{url: https://a.example, timeout: .inf}", "mcp_servers.bad.timeout must be a number"),
+        ("{url: https://a.example, timeout: true}", "mcp_servers.bad.timeout must be a number, not true or false"),
+        ("{url: https://a.example, tools: {include: {a: b}}}", "mcp_servers.bad.tools.include must be"),
+        ("{url: https://a.example, tools: {include: [a, 1]}}", "mcp_servers.bad.tools.include[1] must be"),
+        ("{url: https://a.example, identity: mine}", "must be shared or per_user"),
+        ("{url: https://a.example, url: https://b.example}", "mcp_servers.bad.url is defined twice"),
         ("{url: !!python/object:os.system x}", "has a YAML tag"),
-        ("{url: !!int x}", "is not what its YAML tag"),
-        ("{[a]: b}", "has a key that is no plain word"),
-        ("{command: x, args: text}", "mcp_servers.bad.args is text; allowed is a list"),
+        ("{url: !!int x}", "does not match its YAML tag"),
+        ("{[a]: b}", "has a key that is not a plain word"),
+        ("{command: x, args: text}", "mcp_servers.bad.args must be a list, not text"),
         (
             "{command: x, args: [a, 8080]}",
-            "mcp_servers.bad.args[1] is a whole number; allowed is text; put it in quotes",
+            "mcp_servers.bad.args[1] must be text, not a whole number; put it in quotes",
         ),
-        ("{command: x, env: {A: true}}", "mcp_servers.bad.env.A is true or false; allowed is text; put it in quotes"),
-        ("{command: x, env: {'A=B': x}}", "mcp_servers.bad.env holds a name"),
+        ("{command: x, env: {A: true}}", "mcp_servers.bad.env.A must be text, not true or false; put it in quotes"),
+        ("{command: x, env: {'A=B': x}}", "mcp_servers.bad.env has an invalid variable name"),
     ],
 )
 def test_a_bad_entry_is_misconfigured_and_the_others_work(home: Path, entry: str, expected: str) -> None:
@@ -420,33 +426,33 @@ def test_a_bad_entry_is_misconfigured_and_the_others_work(home: Path, entry: str
 @pytest.mark.parametrize(
     ("oauth", "expected"),
     [
-        ("true", "oauth is true or false; allowed is a mapping"),
-        ("{client_id: 5}", "oauth.client_id is a whole number"),
-        ("{client_id: '${ID}'}", "oauth.client_id holds a placeholder"),
+        ("true", "oauth must be a mapping, not true or false"),
+        ("{client_id: 5}", "oauth.client_id must be"),
+        ("{client_id: '${ID}'}", "oauth.client_id contains a placeholder"),
         ("{redirect_uri: http://bot.example/cb}", "oauth.redirect_uri is plain http beyond loopback"),
-        ("{redirect_uri: myapp://cb}", "oauth.redirect_uri has another scheme"),
-        ("{redirect_port: 70000}", "oauth.redirect_port is out of range; allowed is a whole number <= 65535"),
-        ("{redirect_host: 0.0.0.0}", "oauth.redirect_host is not loopback"),
+        ("{redirect_uri: myapp://cb}", "oauth.redirect_uri must begin with https://"),
+        ("{redirect_port: 70000}", "oauth.redirect_port must be a whole number of at most 65535"),
+        ("{redirect_host: 0.0.0.0}", "oauth.redirect_host must be loopback"),
         ("{client_metadata_url: https://a.example}", "oauth.client_metadata_url is not an https URL with a path"),
         ("{client_metadata_url: http://127.0.0.1/x}", "oauth.client_metadata_url is not an https URL with a path"),
-        ("{application_type: phone}", "allowed is native or web"),
-        ("{token_endpoint_auth_method: jwt}", "allowed is none or client_secret_post or client_secret_basic"),
-        ("{resource: 5}", "oauth.resource is a whole number"),
-        ("{resource: 'a b'}", "oauth.resource is no absolute URI"),
-        ("{resource: 'https://a.example/#f'}", "oauth.resource is no absolute URI"),
-        ("{scope: [a]}", "oauth.scope is a list"),
-        ("{authorize_params: {state: null}}", "oauth.authorize_params.state may not be set"),
+        ("{application_type: phone}", "must be native or web"),
+        ("{token_endpoint_auth_method: jwt}", "must be none, client_secret_post or client_secret_basic"),
+        ("{resource: 5}", "oauth.resource must be"),
+        ("{resource: 'a b'}", "oauth.resource must be an absolute URI"),
+        ("{resource: 'https://a.example/#f'}", "oauth.resource must be an absolute URI"),
+        ("{scope: [a]}", "oauth.scope must be"),
+        ("{authorize_params: {state: null}}", "oauth.authorize_params.state cannot be set"),
         ("{issuer: http://as.example}", "oauth.issuer is not an https URL"),
-        ("{issuer: as.example}", "oauth.issuer is no address that begins with https://"),
-        ("{issuer: 'https://as.example/?a=1'}", "oauth.issuer holds a query"),
-        ("{issuer: 'https://as.example/#a'}", "oauth.issuer has a fragment"),
-        ("{issuer: 'https://as.example/{tenant}'}", "oauth.issuer holds braces"),
-        ("{issuer: 'https://as.example/${TENANT}'}", "oauth.issuer holds a placeholder"),
-        ("{issuer: true}", "oauth.issuer is true or false"),
-        ("{cimd: 1}", "oauth.cimd is a whole number"),
-        ("{authorize_params: {a: 1}}", "oauth.authorize_params.a is a whole number"),
+        ("{issuer: as.example}", "oauth.issuer must begin with https://"),
+        ("{issuer: 'https://as.example/?a=1'}", "oauth.issuer contains a query"),
+        ("{issuer: 'https://as.example/#a'}", "oauth.issuer must not have a fragment"),
+        ("{issuer: 'https://as.example/{tenant}'}", "oauth.issuer contains braces"),
+        ("{issuer: 'https://as.example/${TENANT}'}", "oauth.issuer contains a placeholder"),
+        ("{issuer: true}", "oauth.issuer must be"),
+        ("{cimd: 1}", "oauth.cimd must be"),
+        ("{authorize_params: {a: 1}}", "oauth.authorize_params.a must be"),
         *(
-            (f"{{authorize_params: {{{name}: x}}}}", f"oauth.authorize_params.{name} may not be set")
+            (f"{{authorize_params: {{{name}: x}}}}", f"oauth.authorize_params.{name} cannot be set")
             for name in [
                 "state",
                 "redirect_uri",
@@ -480,7 +486,7 @@ def test_oauth_over_http_is_for_loopback(home: Path, url: str) -> None:
     ["{url: '${URL}'}", "{url: 'https://${HOST}/mcp'}", "{url: 'https://a.example/?k=${K:-x}'}", "{command: '${CMD}'}"],
 )
 def test_a_placeholder_where_nothing_resolves_it_is_misconfigured_and_never_sent(home: Path, entry: str) -> None:
-    assert "holds a placeholder, and none is resolved here" in problem(home, entry)
+    assert "contains a placeholder, but this key cannot use variables" in problem(home, entry)
 
 
 def test_plain_http_in_the_home_network_needs_allow_http(home: Path) -> None:
@@ -502,7 +508,7 @@ def test_half_a_surrogate_pair_is_a_problem_and_no_crash(home: Path) -> None:
 
 def test_a_server_that_stands_there_twice_is_misconfigured(home: Path) -> None:
     config = read(home, "mcp_servers:\n  a: {url: https://a.example}\n  b: {command: x}\n  a: {command: y}\n")
-    assert "mcp_servers.a stands there twice (lines 2 and 4)" in (config.servers["a"].problem or "")
+    assert "mcp_servers.a is defined twice (lines 2 and 4)" in (config.servers["a"].problem or "")
     assert config.servers["b"].problem is None
 
 
@@ -548,11 +554,11 @@ def test_unknown_keys_are_warned_about_once(home: Path) -> None:
     )
     assert config.servers["a"].problem is None
     text = "\n".join(config.warnings)
-    assert "mcp_servers.a has keys that are not known here and do nothing: more, nonsense" in text
-    assert "mcp_servers.a.oauth has keys that are not known here and do nothing: scopes" in text
-    assert "mcp_servers.a.tools has keys that are not known here and do nothing: only" in text
-    assert "gateway has keys that are not known here and do nothing: colour" in text
-    assert "gateway.matrx is taken as a platform's section; matrix was meant?" in text
+    assert "mcp_servers.a has unknown keys, which are ignored: more, nonsense" in text
+    assert "mcp_servers.a.oauth has unknown keys, which are ignored: scopes" in text
+    assert "mcp_servers.a.tools has unknown keys, which are ignored: only" in text
+    assert "gateway has unknown keys, which are ignored: colour" in text
+    assert "gateway.matrx is not a known key and counts as a platform; did you mean matrix?" in text
     assert len(config.warnings) == 5
     assert set(config.gateway.platforms) == {"matrx", "my_platform"}
 
@@ -569,34 +575,34 @@ def test_a_section_of_another_name_is_hinted_at(home: Path) -> None:
 @pytest.mark.parametrize(
     ("gateway", "expected"),
     [
-        ("[a]", "gateway is a list; allowed is a mapping"),
-        ("{callback: {port: x}}", "gateway.callback.port is text; allowed is a whole number"),
-        ("{callback: {port: 0}}", "gateway.callback.port is out of range; allowed is a whole number >= 1"),
-        ("{callback: 8765}", "gateway.callback is a whole number; allowed is a mapping"),
+        ("[a]", "gateway must be a mapping, not a list"),
+        ("{callback: {port: x}}", "gateway.callback.port must be a whole number, not text"),
+        ("{callback: {port: 0}}", "gateway.callback.port must be a whole number of at least 1"),
+        ("{callback: 8765}", "gateway.callback must be a mapping, not a whole number"),
         ("{public_url: http://bot.example}", "gateway.public_url is plain http beyond loopback"),
-        ("{public_url: bot.example}", "gateway.public_url is no address that begins with https://"),
-        ("{public_url: 'https://bot.example/?a=b'}", "gateway.public_url has a query"),
-        ("{store: sqlite}", "gateway.store names a store that this version does not have; it must be files."),
-        ("{store: memory}", "gateway.store names a store that this version does not have; it must be files."),
-        ("{store: 'postgresql://u:p@db/x'}", "gateway.store names a store that this version does not have"),
-        ("{store: '${DATABASE_URL}'}", "gateway.store names a store that this version does not have"),
-        ("{identity: own}", "gateway.identity is text of another kind; allowed is shared or per_user"),
-        ("{allow: [1]}", r"gateway.allow\[0\] is a whole number; allowed is text"),
-        ("{allow: [ann]}", r"gateway.allow\[0\] is no principal"),
-        ("{allow: ['telegram:']}", r"gateway.allow\[0\] is no principal"),
-        ("{allow: ['telegram:${ME}']}", r"gateway.allow\[0\] is no principal"),
-        ("{allow: ['telegram:1 2']}", r"gateway.allow\[0\] is no principal"),
-        ("{admins: [ann]}", r"gateway.admins\[0\] is no principal"),
-        ("{people: {ann: [1]}}", r"gateway.people.ann\[0\] is a whole number"),
-        ("{people: {ann: [bob]}}", r"gateway.people.ann\[0\] is no principal"),
-        ("{people: {'a:b': []}}", "is no name of a person"),
-        ("{people: {a: ['x:1'], b: ['x:1']}}", r"gateway.people.b\[0\] stands at a already"),
-        ("{verify: maybe}", "gateway.verify is text of another kind; allowed is auto"),
-        ("{network: {allow: [5]}}", r"gateway.network.allow\[0\] is a whole number"),
-        ("{telegram: abc}", "gateway.telegram is text; allowed is a mapping"),
-        ("{telegram: {token: '${A-b}'}}", "gateway.telegram.token holds a placeholder of another form"),
-        ("{store: files, store: memory}", "gateway.store stands there twice"),
-        ("{telegram: {token: a, token: b}}", "gateway.telegram.token stands there twice"),
+        ("{public_url: bot.example}", "gateway.public_url must begin with https://"),
+        ("{public_url: 'https://bot.example/?a=b'}", "gateway.public_url must not have a query"),
+        ("{store: sqlite}", "gateway.store must be files; this version has no other store."),
+        ("{store: memory}", "gateway.store must be files; this version has no other store."),
+        ("{store: 'postgresql://u:p@db/x'}", "gateway.store must be files; this version has no other store"),
+        ("{store: '${DATABASE_URL}'}", "gateway.store must be files; this version has no other store"),
+        ("{identity: own}", "gateway.identity must be shared or per_user"),
+        ("{allow: [1]}", r"gateway.allow\[0\] must be text, not a whole number"),
+        ("{allow: [ann]}", r"gateway.allow\[0\] is not an account"),
+        ("{allow: ['telegram:']}", r"gateway.allow\[0\] is not an account"),
+        ("{allow: ['telegram:${ME}']}", r"gateway.allow\[0\] is not an account"),
+        ("{allow: ['telegram:1 2']}", r"gateway.allow\[0\] is not an account"),
+        ("{admins: [ann]}", r"gateway.admins\[0\] is not an account"),
+        ("{people: {ann: [1]}}", r"gateway.people.ann\[0\] must be text"),
+        ("{people: {ann: [bob]}}", r"gateway.people.ann\[0\] is not an account"),
+        ("{people: {'a:b': []}}", "is not a valid name for a person"),
+        ("{people: {a: ['x:1'], b: ['x:1']}}", r"gateway.people.b\[0\] already belongs to a"),
+        ("{verify: maybe}", "gateway.verify must be auto"),
+        ("{network: {allow: [5]}}", r"gateway.network.allow\[0\] must be text"),
+        ("{telegram: abc}", "gateway.telegram must be a mapping, not text"),
+        ("{telegram: {token: '${A-b}'}}", "gateway.telegram.token has a malformed placeholder"),
+        ("{store: files, store: memory}", "gateway.store is defined twice"),
+        ("{telegram: {token: a, token: b}}", "gateway.telegram.token is defined twice"),
     ],
 )
 def test_a_bad_gateway_section_refuses_to_start(home: Path, gateway: str, expected: str) -> None:
@@ -822,5 +828,5 @@ def test_texts_come_back_as_written(tmp_path: Path, headers: dict[str, str], arg
 @pytest.mark.parametrize("proxies", ["[nginx]", "[10.0.0.0/99]", "['*']", "[10.0.0.1/8]"])
 def test_trusted_proxies_are_addresses_and_networks(home: Path, proxies: str) -> None:
     text = f"gateway:\n  trusted_proxies: {proxies}\n"
-    with pytest.raises(ConfigError, match=r"gateway\.trusted_proxies\[0\] is no address or network"):
+    with pytest.raises(ConfigError, match=r"gateway\.trusted_proxies\[0\] must be an address or a network"):
         read(home, text)
