@@ -195,7 +195,7 @@ def cold_start(arena: Arena) -> Figures:
     keys.write_text("SEARCH_KEY=sk-of-the-bench\n")
     keys.chmod(0o600)
     tokens = Tokens(access_token="at", refresh_token="rt", obtained_at=time.time(), expires_at=time.time() + 86_400)
-    if FileStore(folder).write_grant(Grant(server="notes", owner=SHARED, server_url=_NOTES, tokens=tokens)) is None:
+    if FileStore(folder).grants.write(Grant(server="notes", owner=SHARED, server_url=_NOTES, tokens=tokens)) is None:
         raise RuntimeError("the grant was not stored")
     environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(folder), "LANG": "C.UTF-8"}
     slash_mcp = Path(sys.executable).with_name("slash-mcp")

@@ -77,7 +77,7 @@ class Gateway:
             config, store=store, policy=GatewayPolicy(self.people), logins=Logins(config.gateway, in_chat), clock=clock
         )
         self._privacy = Privacy(config)
-        self._watcher = SignInWatcher(auth, self._emit, clock)
+        self._watcher = SignInWatcher(auth, self._emit, self._reaches, clock)
         self._pairing = Pairing(self.people, auth.limits, self._emit, clock)
         self._dispatcher = Dispatcher(auth, self._watcher, self.people, self._pairing, clock)
         self._people_watch: asyncio.Task[None] | None = None
@@ -280,16 +280,18 @@ class Gateway:
             self.people.refresh()
             self._pairing.tell_allowed()
 
-    def _emit(self, notice: Notice) -> None:
+    def _reaches(self, platform: str) -> bool:
+        return any(one.platform == platform for one in self._subscriptions)
+
+    def _emit(self, notice: Notice) -> list[asyncio.Future[None]]:
+        """Hand a notice to its platform's adapters. Returns what is done when each has sent it, or has said why not."""
         private = notice.reply.audience is Audience.CALLER
         if private and not is_allowed(notice.principal, self.config.gateway):
             # Shut out since: what they began is no longer theirs to hear of.
-            return
+            return []
         if notice.principal != LOCAL:
             notice = self._privacy.notice(notice)
-        for subscription in self._subscriptions:
-            if subscription.platform == notice.chat.platform:
-                subscription.put(notice)
+        return [one.put(notice) for one in self._subscriptions if one.platform == notice.chat.platform]
 
 
 class _Started:
@@ -324,17 +326,19 @@ class _Subscription:
 
     platform: str
     callback: Callable[[Notice], Awaitable[object]]
-    waiting: list[Notice] = field(default_factory=list)
+    waiting: list[tuple[Notice, asyncio.Future[None]]] = field(default_factory=list)
     sender: asyncio.Task[None] | None = None
 
     @property
     def is_idle(self) -> bool:
         return not self.waiting and (self.sender is None or self.sender.done())
 
-    def put(self, notice: Notice) -> None:
-        self.waiting.append(notice)
+    def put(self, notice: Notice) -> asyncio.Future[None]:
+        sent = asyncio.get_running_loop().create_future()
+        self.waiting.append((notice, sent))
         if self.sender is None or self.sender.done():
             self.sender = asyncio.create_task(self._send())
+        return sent
 
     async def stop(self) -> None:
         if self.sender is None:
@@ -345,11 +349,14 @@ class _Subscription:
 
     async def _send(self) -> None:
         while self.waiting:
-            notice = self.waiting.pop(0)
+            notice, sent = self.waiting.pop(0)
             try:
                 await self.callback(notice)
             except Exception as error:  # noqa: BLE001 - one platform's failure must not cost it the next notice
                 error_reports.note(error)
+            finally:
+                if not sent.done():
+                    sent.set_result(None)
 
 
 def _warm() -> None:

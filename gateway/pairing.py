@@ -32,7 +32,7 @@ class Pairing:
         self,
         people: People,
         limits: Limits,
-        emit: Callable[[Notice], None],
+        emit: Callable[[Notice], object],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._people = people

@@ -11,8 +11,7 @@ import contextlib
 import json
 import logging
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +26,10 @@ from mcp_auth.config.models import GatewayOptions
 from mcp_auth.errors import McpAuthError, StoreError
 from mcp_auth.net.sites import browser_host, issued_elsewhere
 from mcp_auth.outcome import Next, Outcome
-from mcp_auth.records import SHARED, KeyForm, Linked, Origin, SignIn
+from mcp_auth.records import SHARED, KeyForm, Linked, Origin, SignIn, Untold, sha256
 from mcp_auth.states import OPEN
 from mcp_auth.status import ConnectionState
+from mcp_auth.stores.base import answering, news_id
 
 if TYPE_CHECKING:
     from gateway.replies import Data
@@ -41,6 +41,10 @@ TEST_TIMEOUT = 30.0
 _MOMENT = 1.0
 _POLL_SECONDS = 1.0
 _LAST_WORDS_SECONDS = 3.0
+# Whoever began a sign-in tells of its end, with the checklist; after so long, anybody who can.
+_GRACE_SECONDS = 3.0
+# Longer than it takes to ask the server, and the platform to take a message.
+_CLAIM_SECONDS = 90.0
 # A board is forgotten with its last link; this bounds those whose platform never confirms a delivery.
 _BOARDS_KEPT = 1000
 
@@ -113,18 +117,30 @@ class _Followed:
 class SignInWatcher:
     """Follows sign-ins until they end and emits notices.
 
+    What somebody has to hear stands in the outbox of the store, beside its cause; here it is claimed and said. A
+    checklist is edited by whoever has it.
+
     Args:
-        emit: called in the event loop with every notice; must not block.
+        emit: called in the event loop with every notice; returns what is done when it is sent.
+        reaches: whether this process can say something on a platform.
     """
 
-    def __init__(self, auth: McpAuth, emit: Callable[[Notice], None], clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        auth: McpAuth,
+        emit: Callable[[Notice], list[asyncio.Future[None]]],
+        reaches: Callable[[str], bool],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._auth = auth
         self._emit = emit
+        self._reaches = reaches
         self._clock = clock
         self._followed: dict[_Slot, _Followed] = {}
         self._boards: BoundedDict[tuple[str, str], Board] = BoundedDict(_BOARDS_KEPT)
-        self._answering: Counter[str] = Counter()
-        self._told_dead: set[tuple[str, str]] = set()
+        # How far the changes of the store were looked at, and what has to be looked at all the same.
+        self._places: dict[type[SignIn] | type[KeyForm], object] = {}
+        self._fresh: set[_Slot] = set()
         self._wake = asyncio.Event()
         self._ends: set[asyncio.Task[None]] = set()
         self._runner: asyncio.Task[None] | None = None
@@ -177,6 +193,7 @@ class SignInWatcher:
         if known is None or not _is_same(known.record, record):
             known = self._followed[_slot(record)] = _Followed(record)
         known.record = record
+        self._fresh.add(_slot(record))
         if board is not None and board not in known.boards:
             known.boards.append(board)
         self._wake.set()
@@ -207,20 +224,19 @@ class SignInWatcher:
     @contextlib.asynccontextmanager
     async def answering(self, principal: Principal) -> AsyncIterator[None]:
         """While a command of this principal ends sign-ins, its reply tells the outcome and no notice does."""
-        self._answering[str(principal)] += 1
         try:
-            yield
-            await self._settle_ended(str(principal))
-        except McpAuthError:
-            await self._settle_ended(str(principal))
-            raise
+            with answering(str(principal)):
+                yield
         finally:
-            self._answering[str(principal)] -= 1
+            await self._settle_ended(str(principal))
             self._wake.set()
 
     async def settle(self, record: SignIn | KeyForm) -> End:
         """The outcome of what ended, for a reply. Its boards are brought up to date."""
         followed = self._followed.pop(_slot(record), None) or _Followed(record)
+        row = await self._claim(await self._auth.store.outbox.get(news_id(record)))
+        if row is not None:
+            await self._auth.store.outbox.delete_if(row)
         outcome = await self._outcome(followed, record)
         self._show_outcome(followed, outcome)
         return outcome
@@ -242,7 +258,7 @@ class SignInWatcher:
     async def _run(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_POLL_SECONDS if self._followed else None):
+                async with asyncio.timeout(_POLL_SECONDS):
                     await self._wake.wait()
             self._wake.clear()
             try:
@@ -252,26 +268,48 @@ class SignInWatcher:
                 await asyncio.sleep(_POLL_SECONDS)
 
     async def _look(self) -> None:
-        """Take everything followed that ended, and tell of it."""
-        if not self._followed:
-            return
-        opened: list[SignIn | KeyForm] = [*await self._auth.open_sign_ins(), *await self._auth.open_key_forms()]
-        still_open = {_slot(record): record for record in opened}
-        for slot, followed in list(self._followed.items()):
-            if self._answering[followed.record.origin.principal]:
-                continue
-            current = still_open.get(slot) or await self._stored(followed.record)
-            if current is not None and _is_same(current, followed.record):
-                followed.record = current
-                if current.status in OPEN:
-                    continue
-            self._followed.pop(slot, None)
-            if current is not None and not _is_same(current, followed.record):
-                self._replaced(followed)
-                continue
-            task = asyncio.create_task(self._announce(followed))
-            self._ends.add(task)
-            task.add_done_callback(self._ends.discard)
+        """Take what ended, and what somebody has to hear."""
+        await self._auth.sweep()
+        await self._take_changes()
+        for slot in self._fresh & self._followed.keys():
+            await self._look_at(slot, self._followed[slot])
+        self._fresh.clear()
+        for row in await self._auth.store.outbox.due(self._clock()):
+            if self._is_mine(row):
+                self._begin(self._deliver(row))
+
+    async def _take_changes(self) -> None:
+        """Which of the followed were written since the last look, by whomever."""
+        kinds: tuple[type[SignIn] | type[KeyForm], ...] = (SignIn, KeyForm)
+        for kind in kinds:
+            view = self._auth.store.sign_ins if kind is SignIn else self._auth.store.key_forms
+            self._places[kind], keys = await view.changes(self._places.get(kind))
+            changed: Iterable[_Slot] = self._followed if keys is None else [(kind, key) for key in keys]
+            self._fresh |= {slot for slot in changed if slot[0] is kind}
+
+    async def _look_at(self, slot: _Slot, followed: _Followed) -> None:
+        current = await self._stored(followed.record)
+        if current is not None and _is_same(current, followed.record):
+            followed.record = current
+            if current.status in OPEN:
+                return
+        self._followed.pop(slot, None)
+        if current is not None and not _is_same(current, followed.record):
+            self._replaced(followed)
+        else:
+            self._begin(self._announce(followed))
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        async def done() -> None:
+            try:
+                await work
+            except McpAuthError as error:
+                # It stands in the outbox until it is said.
+                _log.warning("what ended could not be told: %s", error.code)
+
+        task = asyncio.create_task(done())
+        self._ends.add(task)
+        task.add_done_callback(self._ends.discard)
 
     async def _stored(self, record: SignIn | KeyForm) -> SignIn | KeyForm | None:
         store = self._auth.store
@@ -280,16 +318,67 @@ class SignInWatcher:
         return await store.sign_ins.get(record.id)
 
     async def _announce(self, followed: _Followed) -> None:
-        record = followed.record
-        outcome = await self._outcome(followed, record)
+        """Bring the checklists up to date, and tell whoever has to hear of it, unless somebody else does."""
+        outcome = await self._outcome(followed, followed.record)
         self._show_outcome(followed, outcome)
-        self._notify(record.origin, outcome.text, outcome.public, ok=outcome.ok)
-        if not outcome.ok:
+        row = await self._auth.store.outbox.get(news_id(followed.record))
+        if row is not None and self._can_say(row) and (row := await self._claim(row)) is not None:
+            await self._tell(row, outcome)
+
+    # -- the outbox --------------------------------------------------------------------------
+
+    def _is_mine(self, row: Untold) -> bool:
+        """Whether it can be said here, and nobody is nearer to it."""
+        if not self._can_say(row):
+            return False
+        # Whoever follows it says it with the checklist.
+        ended = row.sign_in or row.key_form
+        return ended is None or (_slot(ended) not in self._followed and self._clock() >= row.at + _GRACE_SECONDS)
+
+    def _can_say(self, row: Untold) -> bool:
+        chat = _chat_of(row.origin.chat)[0] if row.origin.chat else Principal.parse(row.origin.principal)
+        return self._reaches(chat.platform)
+
+    async def _claim(self, row: Untold | None) -> Untold | None:
+        return None if row is None else await self._auth.store.outbox.claim(row, self._clock(), _CLAIM_SECONDS)
+
+    async def _deliver(self, row: Untold) -> None:
+        claimed = await self._claim(row) if await self._came_true(row) else None
+        if claimed is None:
             return
-        if isinstance(record, SignIn):
-            self._tell_owner(record, outcome.text)
-        else:
-            self.key_stored(Principal.parse(record.origin.principal), record.server)
+        ended = row.sign_in or row.key_form
+        await self._tell(claimed, None if ended is None else await self._outcome(_Followed(ended), ended))
+
+    async def _came_true(self, row: Untold) -> bool:
+        """Whether what it is written with was written too; if its writer died before, it goes after a while."""
+        ended, is_true = row.sign_in or row.key_form, True
+        if ended is not None:
+            current = await self._stored(ended)
+            is_true = current is None or not _is_same(current, ended) or current.status not in OPEN
+        elif row.about == "grant":
+            grant = await self._auth.store.grants.get(row.owner, row.server, "")
+            is_true = grant is not None and grant.reauthorization_told
+        if not is_true and self._clock() > row.at + _CLAIM_SECONDS:
+            await self._auth.store.outbox.delete_if(row)
+        return is_true
+
+    async def _tell(self, row: Untold, outcome: End | None) -> None:
+        """Say it, wait until it is said, and take it out of the outbox."""
+        sent: list[asyncio.Future[None]] = []
+        if outcome is not None:
+            sent += self._notify(row.origin, outcome.text, outcome.public, ok=outcome.ok)
+            if outcome.ok and row.sign_in is not None:
+                sent += await self._tell_owner(row.sign_in, outcome.text)
+            elif outcome.ok:
+                self.key_stored(Principal.parse(row.origin.principal), row.server)
+        elif row.about == "grant":
+            status = await self._auth.status(row.server, row.owner)
+            text = sentences.grant_dead(row.server, status, self._clock())
+            sent += self._notify(row.origin, text, sentences.grant_dead_public(row.server), ok=False)
+        elif row.text is not None:
+            sent += self._say(Principal.parse(row.origin.principal), row.text)
+        await asyncio.gather(*sent)
+        await self._auth.store.outbox.delete_if(row)
 
     async def _settle_ended(self, principal: str) -> None:
         for followed in list(self._followed.values()):
@@ -347,59 +436,44 @@ class SignInWatcher:
         if board.message is not None and not board.is_open:
             self._boards.pop(_event(board.invocation), None)
 
-    def _notify(self, origin: Origin, text: str, public: str, *, ok: bool) -> None:
+    def _notify(self, origin: Origin, text: str, public: str, *, ok: bool) -> list[asyncio.Future[None]]:
         if origin.chat is None:
-            return
+            return []
         chat, private = _chat_of(origin.chat)
         tone: Any = "good" if ok else "warning"
         shown = Text(text if private else public, tone=tone)
         audience = Audience.CALLER if private else Audience.CHAT
         principal = Principal.parse(origin.principal)
-        self._emit(Notice(principal, chat, Reply((shown,), audience=audience, ok=ok)))
+        return self._emit(Notice(principal, chat, Reply((shown,), audience=audience, ok=ok)))
 
-    def _tell_owner(self, sign_in: SignIn, text: str) -> None:
+    async def _tell_owner(self, sign_in: SignIn, text: str) -> list[asyncio.Future[None]]:
         """A new connection is never news to its owner: who else answers for it hears of it too, in private."""
         origin = sign_in.origin
         private = origin.chat is not None and _chat_of(origin.chat)[1]
+        sent: list[asyncio.Future[None]] = []
         for principal in _owners(sign_in.owner, self._auth.config.gateway):
-            if str(principal) == origin.principal and (private or origin.chat is None):
+            is_same = str(principal) == origin.principal
+            if is_same and (private or origin.chat is None):
                 continue
-            chat = ChatRef(principal.platform)
-            if str(principal) == origin.principal and origin.chat is not None:
-                chat, _ = _chat_of(origin.chat)
-            shown = Text(sentences.new_connection(text, by_other=str(principal) != origin.principal), tone="good")
-            self._emit(Notice(principal, chat, Reply((shown,), audience=Audience.CALLER)))
+            said = sentences.new_connection(text, by_other=not is_same)
+            if is_same and origin.chat is not None:
+                sent += self._say(principal, said, _chat_of(origin.chat)[0])
+            elif self._reaches(principal.platform):
+                sent += self._say(principal, said)
+            else:
+                row = f"text-{sign_in.id}-{sha256(str(principal))[:32]}"
+                to = Origin(principal=str(principal))
+                await self._auth.store.outbox.add(Untold(id=row, about="text", origin=to, at=self._clock(), text=said))
+        return sent
 
-    # -- dead grants -------------------------------------------------------------------------
+    def _say(self, principal: Principal, text: str, chat: ChatRef | None = None) -> list[asyncio.Future[None]]:
+        reply = Reply((Text(text, tone="good"),), audience=Audience.CALLER)
+        return self._emit(Notice(principal, chat or ChatRef(principal.platform), reply))
 
     def _on_change(self, change: Change) -> None:
         if self._loop is not None:
             # A change may be reported from a thread of the host application.
-            self._loop.call_soon_threadsafe(self._changed, change)
-
-    def _changed(self, change: Change) -> None:
-        self._wake.set()
-        if change.kind in ("signed_in", "refreshed"):
-            self._told_dead.discard((change.server, change.owner))
-        if change.kind != "reauthorization_needed" or (change.server, change.owner) in self._told_dead:
-            return
-        self._told_dead.add((change.server, change.owner))
-        task = asyncio.create_task(self._tell_dead(change.server, change.owner))
-        self._ends.add(task)
-        task.add_done_callback(self._ends.discard)
-
-    async def _tell_dead(self, server: str, owner: str) -> None:
-        """Tell the chat where this grant was last asked for; without one, the list says it."""
-        try:
-            sign_ins = self._auth.store.sign_ins
-            last = await sign_ins.latest(owner, server)
-            status = await self._auth.status(server, owner)
-        except McpAuthError as error:
-            _log.warning("nobody was told that %s wants a new sign-in: %s", server, error.code)
-            return
-        if last is not None:
-            text = sentences.grant_dead(server, status, self._clock())
-            self._notify(last.origin, text, sentences.grant_dead_public(server), ok=False)
+            self._loop.call_soon_threadsafe(self._wake.set)
 
 
 def origin_of(invocation: Invocation, board: Board | None = None) -> Origin:

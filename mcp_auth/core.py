@@ -236,8 +236,16 @@ class McpAuth:
         return await self.parts.sign_ins.cancel(self._servers.named(server).name, check_owner(owner))
 
     async def open_sign_ins(self, owner: str | None = None) -> list[SignIn]:
-        """Every open sign-in, or one owner's."""
+        """Every sign-in that is open by now, or one owner's."""
         return await self.parts.sign_ins.open(owner)
+
+    async def sweep(self) -> None:
+        """Write down the ends that time has brought to sign-ins and key forms: nothing that reads does.
+
+        A `Gateway` does so once a second. Costs a look at two logs while nothing has ended.
+        """
+        await self.parts.sign_ins.sweep()
+        await self.parts.key_forms.sweep()
 
     async def wait(self, sign_in: SignIn, timeout: float) -> SignIn:
         """The sign-in when it has ended, in whichever process, or as it is after `timeout` seconds."""

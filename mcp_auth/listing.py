@@ -29,7 +29,7 @@ def local_statuses(
     """
     check_store(config)
     asked = [(server, check_owner(owner_for(server))) for server in config.servers.values()]
-    found = [stored for stored, _ in FileStore(config.home).read_many(places(asked))]
+    found = FileStore(config.home).read_many(places(asked))
     return statuses_of(asked, found, config.gateway, Variables(config.env_file, config.gateway_variables, warn), now)
 
 

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from mcp_auth.errors import StoreError
 
 SHARED = "shared"
+# Tokens are renewed in the last fifth of their life, at most five minutes: early enough for a request that takes long,
+# and for the retry after a failed refresh, while the old token still works.
+_AHEAD_SHARE = 0.2
+_AHEAD_MAX = 300.0
+_AHEAD_UNKNOWN = 60.0
 # Compiled by `re` at its first use: most homes know no owner but `shared`.
 _OWNER = r"person:[^\s:/\x00-\x1f]{1,128}|principal:[^\x00-\x1f\x7f]{1,256}"
 
@@ -47,7 +52,9 @@ def sha256(text: str) -> str:
 
 
 class Record(Redacted, msgspec.Struct, kw_only=True, omit_defaults=True):
-    """Base of the stored records."""
+    """Base of the stored records. `version` counts the writes; 0 means not stored yet."""
+
+    version: int = 0
 
     if TYPE_CHECKING:  # msgspec has it, and its stubs do not say so
 
@@ -107,6 +114,16 @@ class Tokens(Value, frozen=True):
     scope: str | None = None
     token_type: str = "Bearer"
 
+    @property
+    def renew_at(self) -> float | None:
+        """When it is time for new ones, before the end and never at it. None: when the server says 401."""
+        if self.expires_at is None:
+            return None
+        ahead = _AHEAD_UNKNOWN
+        if self.obtained_at is not None:
+            ahead = min(_AHEAD_MAX, _AHEAD_SHARE * max(0.0, self.expires_at - self.obtained_at))
+        return self.expires_at - ahead
+
 
 class RefreshMark(Value, frozen=True):
     """Written before a refresh token is sent: which one (SHA-256), and how often so far."""
@@ -118,8 +135,7 @@ class RefreshMark(Value, frozen=True):
 class Grant(Record):
     """Everything one owner holds at one server.
 
-    `version` counts the writes; 0 means not stored yet. `keys` are this owner's API keys
-    (`identity: per_user` only; shared keys live in `.env`).
+    `keys` are this owner's API keys (`identity: per_user` only; shared keys live in `.env`).
     """
 
     __secret__: ClassVar[frozenset[str]] = frozenset({"keys"})
@@ -127,7 +143,6 @@ class Grant(Record):
     server: str
     owner: str
     server_url: str
-    version: int = 0
     issuer: str | None = None
     metadata: ServerMetadata | None = None
     registration: Registration | None = None
@@ -148,6 +163,8 @@ class Grant(Record):
     # When the server refused the access token above, which is over therefore, whatever its `expires_at` says.
     access_refused_at: float | None = None
     registration_dead: bool = False
+    # Who signed in, and where; that chat hears when only a person can help.
+    origin: Origin | None = None
     # The server asked for these scopes on top (403 insufficient_scope); the next sign-in asks for the union.
     step_up_scope: str | None = None
     refresh_mark: RefreshMark | None = None
@@ -162,12 +179,16 @@ class Grant(Record):
     # The first OAuth error among them that came when the access token had ended.
     refresh_refused_at: float | None = None
     last_error: str | None = None
-    # SHA-256 of the Hermes token file as we last wrote or adopted it.
-    mirror_sha256: str | None = None
-    # And as it was before that: found there still, it is our write that is missing, not Hermes' that is new.
-    mirror_before_sha256: str | None = None
     # What was granted before a re-authorization, until the new tokens have worked once.
     previous: PreviousGrant | None = None
+
+    @property
+    def refresh_at(self) -> float | None:
+        """When to refresh; None: there is nothing to refresh with, or only a person can help."""
+        if self.tokens is None or self.tokens.refresh_token is None or self.reauthorization is not None:
+            return None
+        due = self.tokens.renew_at
+        return due if due is None else max(due, self.refresh_not_before or 0.0)
 
 
 # What a grant with new tokens knows of the failures before them.
@@ -185,7 +206,7 @@ NO_TROUBLE: dict[str, Any] = {
 }
 
 
-class PreviousGrant(Record):
+class PreviousGrant(Value, frozen=True):
     """The good grant that a re-authorization replaces, kept until the new one has worked."""
 
     issuer: str | None = None
@@ -284,7 +305,6 @@ class Linked(Record, kw_only=True):
     origin: Origin
     created_at: float
     expires_at: float
-    version: int = 0
     # None: the link is the authorization server's own (loopback mode).
     gate: Gate | None = None
     # When it became `exchanging`; a claim that is old belongs to a process that died.
@@ -358,11 +378,33 @@ class KeyForm(Linked, kw_only=True):
     tries: int = 0
 
 
+class Untold(Record):
+    """Something that somebody has to hear, written together with what it is about: a row of the outbox.
+
+    Whoever can reach the chat of `origin` claims it, says it, and removes it. `about`: the end of a sign-in or of a key
+    form (which are here as they ended), a grant that only a person can make work again, somebody who was let in, or
+    what stands in `text`.
+    """
+
+    __secret__: ClassVar[frozenset[str]] = frozenset({"text"})
+
+    id: str
+    about: Literal["sign_in", "key_form", "grant", "person", "text"]
+    origin: Origin
+    at: float
+    server: str = ""
+    owner: str = ""
+    sign_in: SignIn | None = None
+    key_form: KeyForm | None = None
+    text: str | None = None
+    # Until then somebody else is saying it.
+    claimed_until: float = 0.0
+
+
 class Connection(Record):
     """What is known of one server URL, without anybody's credentials: findings, metadata, registrations."""
 
     server_url: str
-    version: int = 0
     # The answer of the keyless probe: does it ask for OAuth? None: not probed yet.
     needs_sign_in: bool | None = None
     # Why no sign-in can begin although the server refuses who has no credential; each look is a new one then.

@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from mcp_auth.kinds import kind_of
-from mcp_auth.records import Linked, Status
+from mcp_auth.kinds import again_for, kind_of
+from mcp_auth.outcome import Outcome
+from mcp_auth.records import KeyForm, Linked, SignIn, Status
 
 Steps = Mapping[Status, frozenset[Status]]
 
@@ -68,6 +69,11 @@ SHOWN_AGAIN: Steps = {
 }
 """A page that asks once more, as one on which a key is typed."""
 
+STALE_CLAIM = 60.0
+"""Seconds after which a claim belongs to a process that died: whatever is exchanged or stored is bounded by less."""
+KEPT_ENDED = 86_400.0
+"""Seconds for which an ended record can still be asked for."""
+
 L = TypeVar("L", bound=Linked)
 
 
@@ -96,3 +102,42 @@ def stepped(record: L, status: Status, now: float, **changes: Any) -> L:
     if status in ENDED:
         changed.ended_at = now
     return changed
+
+
+def due_at(record: Linked) -> float:
+    """When time ends this record: its link or its claim; of an ended one, when nobody needs it any more."""
+    if record.status in WAITING:
+        return record.expires_at
+    if record.status in IN_FLIGHT:
+        return (record.claimed_at or record.expires_at) + STALE_CLAIM
+    return (record.ended_at or record.expires_at) + KEPT_ENDED
+
+
+def as_of(record: L, now: float, *, is_done: bool = False) -> L:
+    """What time has made of the record by `now`: itself, or the end that the sweeper writes down.
+
+    Args:
+        is_done: what a claim was for has happened, although its holder died before it could say so.
+    """
+    if record.status in ENDED or now < due_at(record):
+        return record
+    # Nothing can be exchanged with it any more.
+    spent = {"code_verifier": None, "authorization_url": None} if isinstance(record, SignIn) else {}
+    if is_done:
+        return stepped(record, "done", now, **spent)
+    status: Status = "expired" if record.status in WAITING else "failed"
+    sentences = _SENTENCES[status]
+    sentence = (sentences[1] if isinstance(record, KeyForm) else sentences[0]).format(record.server)
+    code = "sign_in_expired" if status == "expired" else "sign_in_failed"
+    end = Outcome(status if isinstance(record, KeyForm) else code, sentence, next_step=again_for(record))
+    return stepped(record, status, now, end=end, **spent)
+
+
+# Of a sign-in, and of a key form.
+_SENTENCES = {
+    "expired": ("The link for {} has expired.", "The link for the key of {} has expired."),
+    "failed": (
+        "The sign-in to {} was interrupted before it was finished.",
+        "Storing the key for {} was interrupted; it may be stored or not.",
+    ),
+}

@@ -62,6 +62,8 @@ GROUPS = {
     "stores": [
         *("config/env_file", "keys", "records", "stores/durable", "stores/files", "stores/hermes", "stores/memory"),
         "stores/updates",
+        "stores/base",
+        "stores/index",
     ],
     "who-may-what": [
         *("limits", "gateway/policy", "gateway/dispatcher", "gateway/people", "gateway/sign_ins", "gateway/pairing"),

@@ -186,7 +186,7 @@ def _records(config: Config) -> Iterator[Finding]:
         if server.url is None or server.problem is not None or is_per_user(server, config.gateway):
             continue
         try:
-            store.read_grant(SHARED, server.name, server.url)
+            store.grants.read(SHARED, server.name, server.url)
         except McpAuthError as error:
             yield Finding(BAD, told(error))
 

@@ -155,7 +155,7 @@ def _grant(home: Path, server: str, owner: str = "shared") -> None:
 
     tokens = Tokens(access_token="token", expires_at=time.time() + 86_400)
     url = f"https://mcp.example/{server}/mcp"
-    if FileStore(home).write_grant(Grant(server=server, owner=owner, server_url=url, tokens=tokens)) is None:
+    if FileStore(home).grants.write(Grant(server=server, owner=owner, server_url=url, tokens=tokens)) is None:
         raise RuntimeError("the grant was not stored")
 
 

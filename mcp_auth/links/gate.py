@@ -286,11 +286,10 @@ class Gatekeeper:
             raise CodeRejected(
                 "A code has eight characters; copy it from the page.", next_step=Next("confirm", arguments=("CODE",))
             )
-        open_ones = await self._open()
-        await self._check_nobody_elses(code, principal, open_ones)
+        await self._check_nobody_elses(code, principal)
         if not self._takes_codes:
             raise CodeRejected("A code is no proof here: the page asks you to log in.", next_step=Next("auth"))
-        mine = [record for record in open_ones if record.origin.principal == principal]
+        mine = await self._continued(principal=principal)
         if any(_is_voided(code, record) for record in mine):
             # It was right before, so it is no guess.
             raise CodeRejected(
@@ -322,7 +321,7 @@ class Gatekeeper:
         """
         code = tickets.typed_code(text)
         if code is not None:
-            await self._check_nobody_elses(code, principal, await self._open())
+            await self._check_nobody_elses(code, principal)
 
     async def check_end(self, record: Linked, browser: str | None) -> None:
         """Policy once more, at the end: the right browser, an allowed person, and the proof if one is needed by now.
@@ -463,17 +462,18 @@ class Gatekeeper:
         authorizer = self._authorizers.get(kind_of(record))
         return confirmed if authorizer is None else cast(L, authorizer.authorize(confirmed))
 
-    async def _open(self) -> list[Linked]:
-        """Every record whose page shows a code right now, or has shown one."""
-        now = self._clock()
-        stored = [one for kind in KINDS for one in await getattr(self._store, kind.view).list()]
-        return [one for one in stored if one.status in CONTINUED and one.expires_at > now and one.gate is not None]
+    async def _continued(self, *, principal: str | None = None, code: str | None = None) -> list[Linked]:
+        """The records whose page shows a code right now, or has shown one: a person's, or those of this code."""
+        now, digest = self._clock(), None if code is None else sha256(code)
+        views = [getattr(self._store, kind.view) for kind in KINDS]
+        found = [one for view in views for one in await view.open(principal=principal, code=digest)]
+        return [one for one in found if one.status in CONTINUED and one.expires_at > now and one.gate is not None]
 
-    async def _check_nobody_elses(self, code: str, principal: str, open_ones: list[Linked]) -> None:
+    async def _check_nobody_elses(self, code: str, principal: str) -> None:
         """A code that counts no more was seen in somebody else's hands all the same."""
-        for record in open_ones:
-            asked, shown = record.origin.principal, tickets.is_same(code, _gate(record).code)
-            if asked == principal or not (shown or _is_voided(code, record)):
+        for record in await self._continued(code=code):
+            asked = record.origin.principal
+            if asked == principal:
                 continue
             if self._policy.is_same_person(asked, principal):
                 # Nobody else's hands: only another of the same person's.

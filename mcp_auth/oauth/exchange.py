@@ -184,17 +184,16 @@ class Exchanges:
             raise _unknown()
         if not hmac.compare_digest(sign_in.state.encode(), answer.state.encode()):
             raise _unknown()
-        return await self._sign_ins.settle(sign_in)
+        return await self._sign_ins.as_of_now(sign_in)
 
     async def _only_open(self, principal: str) -> SignIn:
         """The sign-in that a bare code can only belong to."""
         now = self._clock()
         fitting = [
             sign_in
-            for sign_in in await self._store.sign_ins.list()
+            for sign_in in await self._store.sign_ins.open(principal=principal)
             if sign_in.status in WAITING
             and sign_in.expires_at > now
-            and sign_in.origin.principal == principal
             and sign_in.gate is None
             and not sign_in.metadata.authorization_response_iss_parameter_supported
         ]
@@ -318,12 +317,12 @@ class Exchanges:
 
     async def _store_grant(self, sign_in: SignIn, answer: TokenResponse) -> None:
         now = self._clock()
-        async with self._store.lease(sign_in.owner, sign_in.server, ttl=LEASE_TTL, wait=LEASE_WAIT):
+        async with self._store.grants.lease(sign_in.owner, sign_in.server, ttl=LEASE_TTL, wait=LEASE_WAIT):
             # Damaged since the link was made: kept beside the new one.
             await self._store.grants.set_damaged_aside(sign_in.owner, sign_in.server)
 
-            async def replace(old: Grant | None) -> Grant:
-                version, gateway = old.version if old else 0, self._config.gateway
+            async def replace(stored: Grant | None) -> Grant:
+                old, gateway = stored, self._config.gateway
                 if old is not None and reused_name(old.owner, old.accounts, gateway):
                     # Nothing of somebody else's goes along, and nothing of it comes back.
                     old = None
@@ -331,11 +330,11 @@ class Exchanges:
                 if tokens.scope is None:
                     # RFC 6749 section 5.1: left out means granted as asked.
                     tokens = msgspec.structs.replace(tokens, scope=sign_in.scope)
-                return Grant(
+                new = Grant(
                     server=sign_in.server,
                     owner=sign_in.owner,
                     server_url=sign_in.server_url,
-                    version=version,
+                    version=stored.version if stored else 0,
                     issuer=answer.id_token_issuer if issuers.is_template(sign_in.issuer) else sign_in.issuer,
                     metadata=sign_in.metadata,
                     registration=sign_in.registration,
@@ -346,9 +345,11 @@ class Exchanges:
                     accounts=accounts_of(sign_in.owner, gateway),
                     keys=old.keys if old else {},
                     signed_in_at=now,
-                    mirror_sha256=old.mirror_sha256 if old else None,
+                    origin=msgspec.structs.replace(sign_in.origin, message=None),
                     previous=previous_of(old, sign_in.server_url, now),
                 )
+                # What the store has noted beside the grant stays with it.
+                return msgspec.structs.replace(stored, **msgspec.structs.asdict(new)) if stored else new
 
             await update(
                 sign_in.server,

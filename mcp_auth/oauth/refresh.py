@@ -33,12 +33,6 @@ from mcp_auth.stores.base import Store
 
 logger = logging.getLogger(__name__)
 
-# The last fifth of a token's life, at most five minutes: early enough for a request that takes long,
-# and for the retry after a failed refresh, while the old token still works.
-_AHEAD_SHARE = 0.2
-_AHEAD_MAX = 300.0
-_AHEAD_UNKNOWN = 60.0
-
 
 class Refresher:
     """Gives valid access tokens."""
@@ -129,7 +123,7 @@ class Refresher:
 
     async def _take_lease(self, server: Server, owner: str, refused: str | None, insist: bool) -> _Access:
         try:
-            async with self._store.lease(owner, server.name, ttl=LEASE_TTL, wait=LEASE_WAIT):
+            async with self._store.grants.lease(owner, server.name, ttl=LEASE_TTL, wait=LEASE_WAIT):
                 for _ in range(3):
                     try:
                         return _Access(await self._renew(server, owner, refused, insist), refused)
@@ -226,12 +220,7 @@ class _Access:
 
 def is_due(tokens: Tokens, now: float) -> bool:
     """Whether it is time to refresh: before the end, never at it."""
-    if tokens.expires_at is None:
-        return False
-    ahead = _AHEAD_UNKNOWN
-    if tokens.obtained_at is not None:
-        ahead = min(_AHEAD_MAX, _AHEAD_SHARE * max(0.0, tokens.expires_at - tokens.obtained_at))
-    return now >= tokens.expires_at - ahead
+    return tokens.renew_at is not None and now >= tokens.renew_at
 
 
 def _is_to_be_renewed(tokens: Tokens, refused: str | None, now: float) -> bool:

@@ -148,16 +148,24 @@ class Rejections:
 
     async def _change_grant(self, entry: Server, owner: str, change: Callable[[Grant], Grant | None]) -> Grant | None:
         """Write what `change` makes of the grant, again after every lost race. None: nothing to change."""
-        is_changed = False
+        is_changed = is_news = False
 
         async def edit(grant: Grant | None) -> Grant | None:
-            nonlocal is_changed
+            nonlocal is_changed, is_news
             changed = change(grant) if grant is not None else None
             is_changed = changed is not None
+            is_news = (
+                changed is not None and grant is not None and changed.reauthorization_told > grant.reauthorization_told
+            )
             return changed
 
         grants = self._store.grants
-        stored = await update(entry.name, lambda: grants.get(owner, entry.name, entry.url or ""), edit, grants.put_if)
+
+        async def write(changed: Grant) -> Grant | None:
+            untold = await grants.news_of(changed, self._clock()) if is_news else None
+            return await grants.put_if(changed, untold)
+
+        stored = await update(entry.name, lambda: grants.get(owner, entry.name, entry.url or ""), edit, write)
         return stored if is_changed else None
 
 

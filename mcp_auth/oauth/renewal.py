@@ -344,7 +344,9 @@ class Renewal:
             Superseded: another program wrote other tokens meanwhile, or the grant is gone.
         """
         for _ in range(20):
-            stored = await self._store.grants.put_if(msgspec.structs.replace(grant, **changes))
+            is_news = bool(changes.get("reauthorization_told")) and not grant.reauthorization_told
+            untold = await self._store.grants.news_of(grant, self._clock()) if is_news else None
+            stored = await self._store.grants.put_if(msgspec.structs.replace(grant, **changes), untold)
             if stored is not None:
                 return stored
             current = await self._store.grants.get(grant.owner, grant.server, grant.server_url)

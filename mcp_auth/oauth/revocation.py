@@ -53,7 +53,7 @@ class SignOut:
         await self._sign_ins.cancel(server, owner)
         # A client that nobody knows any more is not met again.
         await self._profiles.forget_dynamic_registrations(entry.url or "")
-        async with self._store.lease(owner, server, ttl=LEASE_TTL, wait=LEASE_WAIT):
+        async with self._store.grants.lease(owner, server, ttl=LEASE_TTL, wait=LEASE_WAIT):
             was_damaged = await self._store.grants.set_damaged_aside(owner, server)
             grant = await self._store.grants.get(owner, server, entry.url or "")
             if was_damaged and grant is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import logging
 import secrets
 import time
 from collections.abc import Callable
@@ -20,16 +21,15 @@ import msgspec
 from mcp_auth.changes import Changes
 from mcp_auth.config.models import Config, Server
 from mcp_auth.config.people import held
-from mcp_auth.errors import SignInError, SignInExpired
+from mcp_auth.errors import SignInError, StoreError
 from mcp_auth.net.resources import resource_of, without_query_of
 from mcp_auth.net.sites import browser_host, issued_elsewhere
 from mcp_auth.oauth.profiles import Profiles
 from mcp_auth.oauth.registration import Clients
-from mcp_auth.oauth.tokens import TOKEN_TIMEOUT
 from mcp_auth.oauth.vendors import authorize_params, scope_params
 from mcp_auth.outcome import Next, Outcome
 from mcp_auth.records import Connection, Gate, Grant, Origin, ServerMetadata, SignIn, Status
-from mcp_auth.states import IN_FLIGHT, OPEN, WAITING, stepped
+from mcp_auth.states import IN_FLIGHT, OPEN, WAITING, as_of, due_at, stepped
 from mcp_auth.status import is_pinned, shown_scope
 from mcp_auth.stores.base import Store
 from mcp_auth.stores.updates import update
@@ -37,11 +37,11 @@ from mcp_auth.stores.updates import update
 LIFETIME = 600.0
 # A person looks at the last page meanwhile.
 TRY_OUT_TIMEOUT = 10.0
-# A claim older than this belongs to a process that died: the token request ends long before.
-STALE_CLAIM = TOKEN_TIMEOUT + 25.0 + TRY_OUT_TIMEOUT
 LEASE_TTL = 45.0
 LEASE_WAIT = 40.0
 _POLL = 0.3
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -78,7 +78,7 @@ class StartedSignIn:
 
 
 class SignIns:
-    """Begins and cancels sign-ins, and writes down what time did to them; `Exchanges` finishes them."""
+    """Begins and cancels sign-ins, and sweeps up what time ended; `Exchanges` finishes them."""
 
     def __init__(
         self,
@@ -97,9 +97,9 @@ class SignIns:
         self._clock = clock
 
     async def current(self, server: str, owner: str) -> SignIn | None:
-        """The latest sign-in of (owner, server), with a death that nobody wrote down yet."""
+        """The latest sign-in of (owner, server) as it is by now."""
         sign_in = await self._store.sign_ins.latest(owner, server)
-        return None if sign_in is None else await self.settle(sign_in)
+        return None if sign_in is None else await self.as_of_now(sign_in)
 
     async def reusable(self, server: Server, owner: str, origin: Origin) -> SignIn | None:
         """The open sign-in that may be handed out again, now with this origin.
@@ -107,7 +107,10 @@ class SignIns:
         Raises:
             SignInError: it is open for somebody else, or its answer is being exchanged right now.
         """
-        sign_in = await self.current(server.name, owner)
+        sign_in = await self._store.sign_ins.latest(owner, server.name)
+        if sign_in is not None and sign_in.status in OPEN:
+            # What it leaves behind counts for the next one.
+            sign_in = await self._write_down(sign_in)
         if sign_in is None or sign_in.status not in OPEN or sign_in.server_url != server.url:
             return None
         if sign_in.origin.principal != origin.principal:
@@ -247,42 +250,63 @@ class SignIns:
                 end = Outcome("cancelled", f"A newer sign-in to {sign_in.server} took its place.")
                 return stepped(sign_in, "cancelled", self._clock(), end=end)
             left = deadline - time.monotonic()
-            if current.status not in OPEN or left <= 0:
+            if current.status not in OPEN:
+                await self.sweep()
+                return current
+            if left <= 0:
                 return current
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(_POLL, left)):
                     await change.wait()
 
     async def open(self, owner: str | None = None) -> list[SignIn]:
-        """Every open sign-in; the dead are written down on the way."""
-        found = []
-        for stored in await self._store.sign_ins.list():
-            if stored.status in OPEN and (owner is None or stored.owner == owner):
-                sign_in = await self.settle(stored)
-                if sign_in.status in OPEN:
-                    found.append(sign_in)
-        return found
+        """Every sign-in that is open by now."""
+        stored = [await self.as_of_now(one) for one in await self._store.sign_ins.open(owner=owner)]
+        return [one for one in stored if one.status in OPEN]
 
-    async def settle(self, sign_in: SignIn) -> SignIn:
-        """The record with what time did to it: an expired link, or the claim of a process that died."""
-        now = self._clock()
-        again = Next("auth", sign_in.server)
-        if sign_in.status in IN_FLIGHT and sign_in.claimed_at is not None and now > sign_in.claimed_at + STALE_CLAIM:
-            grant = await self._store.grants.get(sign_in.owner, sign_in.server, sign_in.server_url)
-            if grant is not None and grant.signed_in_at is not None and grant.signed_in_at >= sign_in.claimed_at:
-                ended = await self.end(sign_in, "done")
+    async def sweep(self) -> None:
+        """Write down every end that time has brought, and remove what ended a day ago; costs a look while none has."""
+        for sign_in in await self._store.sign_ins.due(self._clock()):
+            if sign_in.status in OPEN:
+                await self._write_down(sign_in)
             else:
-                sentence = f"The sign-in to {sign_in.server} was interrupted before it was finished."
-                ended = await self.end(sign_in, "failed", SignInError(sentence, next_step=again).outcome)
-        elif sign_in.status in WAITING and now >= sign_in.expires_at:
+                await self._note_origin(sign_in)
+                await self._store.sign_ins.delete_if(sign_in)
+
+    async def as_of_now(self, sign_in: SignIn) -> SignIn:
+        """The sign-in with what time has done to it: an expired link, or the claim of a process that died."""
+        now, is_done = self._clock(), False
+        if sign_in.status in IN_FLIGHT and sign_in.claimed_at is not None and now >= due_at(sign_in):
+            grant = await self._store.grants.get(sign_in.owner, sign_in.server, sign_in.server_url)
+            signed_in_at = grant.signed_in_at if grant is not None else None
+            is_done = signed_in_at is not None and signed_in_at >= sign_in.claimed_at
+        return as_of(sign_in, now, is_done=is_done)
+
+    async def _write_down(self, sign_in: SignIn) -> SignIn:
+        """The same, and the end is stored."""
+        ended = await self.as_of_now(sign_in)
+        if ended.status in OPEN:
+            return sign_in
+        if ended.status == "expired":
             # A server that never comes back with an answer may have forgotten us: look everything up again.
             await self._profiles.expire_metadata(sign_in.server_url)
             await self._profiles.doubt_registration(sign_in)
-            sentence = f"The link for {sign_in.server} has expired."
-            ended = await self.end(sign_in, "expired", SignInExpired(sentence, next_step=again).outcome)
-        else:
-            return sign_in
-        return ended or await self._store.sign_ins.get(sign_in.id) or sign_in
+        stored = await self._store.sign_ins.put_if(ended)
+        if stored is None:
+            return await self._store.sign_ins.get(sign_in.id) or ended
+        self._changes.end(stored)
+        return stored
+
+    async def _note_origin(self, sign_in: SignIn) -> None:
+        """A grant of version 0.1.0 does not know who signed in."""
+        grants, server = self._store.grants, sign_in.server
+        try:
+            grant = await grants.get(sign_in.owner, server, sign_in.server_url)
+        except StoreError as error:
+            logger.warning("who signed in to %s is not noted: %s", server, error.code)
+            return
+        if grant is not None and grant.origin is None and grant.version:
+            await grants.put_if(msgspec.structs.replace(grant, origin=sign_in.origin))
 
     async def end(self, sign_in: SignIn, status: Status, end: Outcome | None = None) -> SignIn | None:
         """Move the record to its end, and tell of it; None when somebody else moved it first."""

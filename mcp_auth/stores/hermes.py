@@ -13,21 +13,34 @@ import hashlib
 import os
 import threading
 import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from mcp_auth.config.models import mirror_name
+from mcp_auth.errors import StoreError
 from mcp_auth.metadata import missing, server_metadata
 from mcp_auth.net.issuers import is_same
 from mcp_auth.net.resources import resource_of
-from mcp_auth.records import NO_TROUBLE, SHARED, Grant, Registration, ServerMetadata, Tokens
+from mcp_auth.records import NO_TROUBLE, SHARED, Grant, Registration, ServerMetadata, Tokens, Untold, grant_key
 from mcp_auth.small_files import read_small_file
-from mcp_auth.stores.durable import acquired, is_settled, make_folder, new_lock, remove_file, replace_file
-
-if TYPE_CHECKING:
-    from filelock import FileLock
+from mcp_auth.stores.base import GRANTS, Backend, Grants, Held, Kind, Place, damaged_at, log, named
+from mcp_auth.stores.durable import (
+    POLL,
+    Absent,
+    Folder,
+    in_thread,
+    is_settled,
+    make_folder,
+    remove_file,
+    replace_file,
+    try_lock,
+    until,
+    version_of,
+)
 
 
 class TokenFile(msgspec.Struct, frozen=True):
@@ -39,6 +52,196 @@ class TokenFile(msgspec.Struct, frozen=True):
 
 
 NO_FILE = TokenFile(None, None, None)
+# Hermes holds its lock for one refresh; who only writes does not wait for all of it.
+_MIRROR_WAIT = 2.0
+
+
+class HermesGrant(Grant):
+    """A grant, and what its mirror was when it was written: that of shared grants, in a home."""
+
+    # SHA-256 of the Hermes token file as we last wrote or adopted it.
+    mirror_sha256: str | None = None
+    # And as it was before that: found there still, it is our write that is missing, not Hermes' that is new.
+    mirror_before_sha256: str | None = None
+
+
+MIRRORED: Kind[Grant] = Kind(GRANTS.name, HermesGrant, GRANTS.key, GRANTS.columns, is_precious=True)
+
+
+class MirroredGrants(Grants):
+    """The grants of a home: the truth in its own folder, and after it the mirror, which Hermes changes too.
+
+    Between two reads Hermes may write; whoever writes without having seen that loses, as against any other writer.
+    """
+
+    def __init__(self, backend: Backend, folder: Folder[Grant], write_news: Callable[..., None], tokens: Path) -> None:
+        super().__init__(backend, MIRRORED)
+        self._folder = folder
+        self._write_news = write_news
+        self._mirror = HermesMirror(tokens)
+        self._absent = Absent(tokens)
+        self._complained: set[str] = set()
+
+    # -- without an event loop ---------------------------------------------------------------
+
+    def read(self, owner: str, server: str, server_url: str) -> tuple[Grant | None, bool]:
+        """The grant, and whether Hermes' token file is missing, torn, or of before. Writes nothing. Raises as `get`."""
+        grant = self._folder.read(grant_key(owner, server))
+        if owner != SHARED:
+            return grant, False
+        return self._adopted(grant, server, server_url, self._mirror.token_file(server))
+
+    def read_many(self, places: Sequence[Place]) -> list[tuple[Grant | StoreError | None, bool]]:
+        """Each as by `read`, errors in their places; one look at each folder tells what is still missing."""
+        self._folder.absent.look()
+        self._absent.look()
+        return [self._read_one(*place) for place in places]
+
+    def _read_one(self, owner: str, server: str, server_url: str) -> tuple[Grant | StoreError | None, bool]:
+        grant = self._folder.read_unless_absent(grant_key(owner, server))
+        if isinstance(grant, StoreError):
+            return named(grant, server), False
+        if owner != SHARED:
+            return grant, False
+        file = NO_FILE
+        if server not in self._absent:
+            file = self._mirror.token_file(server)
+            if file is NO_FILE:
+                self._absent.add(server, self._mirror.token_path(server))
+        return self._adopted(grant, server, server_url, file)
+
+    def _adopted(self, grant: Grant | None, server: str, server_url: str, file: TokenFile) -> tuple[Grant | None, bool]:
+        grant = self._mirror.adopted(grant, server, server_url, file)
+        if grant is None or grant.tokens is None or grant.version == 0:
+            return grant, False
+        return grant, self._mirror.is_behind(grant, file)
+
+    def write(self, grant: Grant, untold: Untold | None = None) -> Grant | None:
+        """As `put_if`. The truth first, then the mirror; one that cannot be written now is written by a later read."""
+        stored = _noted(grant).__copy__()
+        mirror, key = self._mirror, grant_key(grant.owner, grant.server)
+        # Where the tokens stay the same the mirror does, and nobody waits for Hermes.
+        stays = grant.owner != SHARED or mirror.has_tokens_of(grant)
+        with self._held(grant.server, None if stays else _MIRROR_WAIT) as held, self._folder.locked(key):
+            before = self._folder.read(key)
+            if version_of(before) != grant.version:
+                return None
+            stored.version += 1
+            if grant.owner == SHARED:
+                if mirror.is_newer(before, stored):
+                    return None
+                mirror.stamp(stored)
+            self._write_news(untold, synced=True)
+            self._folder.replace(key, stored)
+            if held:
+                self._write_mirror(stored)
+        return stored
+
+    def _remove(self, grant: Grant) -> bool:
+        key = grant_key(grant.owner, grant.server)
+        with self._held(grant.server, _MIRROR_WAIT), self._folder.locked(key):
+            before = self._folder.read(key)
+            if version_of(before) != grant.version:
+                return False
+            # First the mirror: the other way round a crash would bring the grant back from it.
+            was_mirrored = self._mirror.delete(grant.server)
+            if before is not None:
+                self._folder.remove(key)
+        return before is not None or was_mirrored
+
+    def _repair(self, grant: Grant) -> None:
+        """Write the mirror again, unless the grant has changed meanwhile."""
+        key, mirror = grant_key(grant.owner, grant.server), self._mirror
+        with self._held(grant.server, 0) as held, self._folder.locked(key):
+            if not held or version_of(self._folder.read_if_possible(key)) != grant.version:
+                return
+            if mirror.is_behind(grant, mirror.token_file(grant.server)):
+                self._write_mirror(grant)
+
+    # -- the view ----------------------------------------------------------------------------
+
+    async def get(self, owner: str, server: str, server_url: str) -> Grant | None:
+        with damaged_at(server):
+            grant, is_behind = self.read(owner, server, server_url)
+        if grant is not None and is_behind:
+            await in_thread(lambda: self._repair(grant))
+        return grant
+
+    async def get_many(self, places: Sequence[Place]) -> list[Grant | StoreError | None]:
+        return [await self._repaired(grant) if is_behind else grant for grant, is_behind in self.read_many(places)]
+
+    async def _repaired(self, grant: Grant | StoreError | None) -> Grant | StoreError | None:
+        try:
+            if isinstance(grant, Grant):
+                await in_thread(lambda: self._repair(grant))
+        except StoreError as error:
+            return error
+        return grant
+
+    async def _put(self, grant: Grant, untold: Untold | None) -> Grant | None:
+        return await in_thread(lambda: self.write(grant, untold))
+
+    async def _delete(self, grant: Grant) -> bool:
+        if grant.owner != SHARED:
+            return await super()._delete(grant)
+        return await in_thread(lambda: self._remove(grant))
+
+    @asynccontextmanager
+    async def lease(self, owner: str, server: str, *, ttl: float, wait: float) -> AsyncIterator[Held]:
+        """As of every store; of a shared grant with the lock that newer Hermes takes around its own refresh."""
+        deadline = time.monotonic() + wait
+        async with super().lease(owner, server, ttl=ttl, wait=wait) as held:
+            if owner != SHARED:
+                yield held
+                return
+            await until(lambda: self._mirror.try_hold(server) or None, deadline, server)
+            try:
+                yield held
+            finally:
+                self._mirror.release(server)
+
+    # -- the mirror --------------------------------------------------------------------------
+
+    @contextmanager
+    def _held(self, server: str, wait: float | None) -> Iterator[bool]:
+        """Hermes' lock of this server for the time of one write; False when Hermes does not give it up.
+
+        `wait` None: it is not needed.
+        """
+        held = False
+        if wait is not None:
+            deadline = time.monotonic() + wait
+            try:
+                while not (held := self._mirror.try_hold(server)) and time.monotonic() < deadline:
+                    time.sleep(POLL)
+            except StoreError as error:
+                self._complain(server, error)
+        try:
+            yield held
+        finally:
+            if held:
+                self._mirror.release(server)
+
+    def _write_mirror(self, grant: Grant) -> None:
+        try:
+            self._mirror.write(grant)
+        except StoreError as error:
+            # The grant itself is safe; its owner must not lose it for the sake of the copy.
+            self._complain(grant.server, error)
+        else:
+            self._complained.discard(grant.server)
+
+    def _complain(self, server: str, error: StoreError) -> None:
+        if server not in self._complained:
+            self._complained.add(server)
+            log().warning("Hermes does not see the grant of %s: %s", server, error.message)
+
+
+def _noted(grant: Grant) -> HermesGrant:
+    """The grant, with a place for what is noted of the mirror."""
+    if isinstance(grant, HermesGrant):
+        return grant
+    return HermesGrant(**{name: getattr(grant, name) for name in grant.__struct_fields__})
 
 
 class HermesMirror:
@@ -49,7 +252,7 @@ class HermesMirror:
         self._paths: dict[str, Path] = {}
         self._seen: dict[Path, tuple[tuple[int, int, int], TokenFile]] = {}
         self._guard = threading.Lock()
-        self._holders: dict[Path, tuple[FileLock, int]] = {}
+        self._holders: dict[Path, tuple[int, int]] = {}
 
     def try_hold(self, server: str) -> bool:
         """Take the lock that newer Hermes holds around a refresh, unless Hermes or another process has it.
@@ -61,23 +264,23 @@ class HermesMirror:
         """
         path = self._lock_path(server)
         with self._guard:
-            lock, holders = self._holders.get(path, (None, 0))
-            if lock is None:
+            held, holders = self._holders.get(path, (None, 0))
+            if held is None:
                 make_folder(self._folder)
-                lock = new_lock(path)
-                if not acquired(lock):
+                held = try_lock(path)
+                if held is None:
                     return False
-            self._holders[path] = (lock, holders + 1)
+            self._holders[path] = (held, holders + 1)
         return True
 
     def release(self, server: str) -> None:
         path = self._lock_path(server)
         with self._guard:
-            lock, holders = self._holders.pop(path)
+            held, holders = self._holders.pop(path)
             if holders > 1:
-                self._holders[path] = (lock, holders - 1)
+                self._holders[path] = (held, holders - 1)
             else:
-                lock.release()
+                os.close(held)
 
     def _lock_path(self, server: str) -> Path:
         return self._folder / f"{mirror_name(server)}.json.refresh.lock"
@@ -92,7 +295,8 @@ class HermesMirror:
             return grant
         if grant is None:
             return self._first(server, server_url, digest, tokens, issuer)
-        if digest in (grant.mirror_sha256, grant.mirror_before_sha256):
+        noted = _noted(grant)
+        if digest in (noted.mirror_sha256, noted.mirror_before_sha256):
             return grant
         if grant.server_url != server_url or grant.tokens is None:
             return grant
@@ -101,7 +305,7 @@ class HermesMirror:
         if tokens.access_token == grant.tokens.access_token and tokens.refresh_token == grant.tokens.refresh_token:
             return grant
         return msgspec.structs.replace(
-            grant,
+            noted,
             tokens=msgspec.structs.replace(
                 tokens,
                 refresh_token=tokens.refresh_token or grant.tokens.refresh_token,
@@ -113,23 +317,23 @@ class HermesMirror:
             **NO_TROUBLE,
         )
 
-    def is_newer(self, stored: Grant | None, grant: Grant) -> bool:
+    def is_newer(self, stored: Grant | None, grant: HermesGrant) -> bool:
         """Whether Hermes wrote tokens that whoever made `grant` of `stored` has not seen."""
         adopted = self.adopted(stored, grant.server, grant.server_url, self.token_file(grant.server))
-        return adopted is not None and adopted is not stored and adopted.mirror_sha256 != grant.mirror_sha256
+        return adopted is not None and adopted is not stored and _noted(adopted).mirror_sha256 != grant.mirror_sha256
 
     def is_behind(self, grant: Grant, file: TokenFile) -> bool:
         """Whether the token file is missing, torn, or still the one that this grant was to replace."""
-        digest = file.sha256
+        digest, noted = file.sha256, _noted(grant)
         if not _is_mirrored(grant.tokens):
-            return digest is not None and digest == grant.mirror_before_sha256
-        return digest is None or (digest == grant.mirror_before_sha256 and digest != grant.mirror_sha256)
+            return digest is not None and digest == noted.mirror_before_sha256
+        return digest is None or (digest == noted.mirror_before_sha256 and digest != noted.mirror_sha256)
 
     def has_tokens_of(self, grant: Grant) -> bool:
         """Whether the token file is the very one that `write` makes of this grant."""
         return self.token_file(grant.server).sha256 == _digest(_token_file(grant))
 
-    def stamp(self, grant: Grant) -> None:
+    def stamp(self, grant: HermesGrant) -> None:
         """Note in the grant which token file it will have and which one it finds, before either is written."""
         grant.mirror_sha256 = _digest(_token_file(grant))
         grant.mirror_before_sha256 = self.token_file(grant.server).sha256
@@ -193,7 +397,7 @@ class HermesMirror:
         metadata = _read_metadata(self._folder / f"{name}.meta.json")
         if metadata is not None and issuer is not None and not is_same(metadata.issuer, issuer):
             return None
-        return Grant(
+        return HermesGrant(
             server=server,
             owner=SHARED,
             server_url=server_url,

@@ -3,145 +3,123 @@
 from __future__ import annotations
 
 import asyncio
-import copy
-import hmac
+import math
 import secrets
+import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Generic, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import msgspec
 
-from mcp_auth.errors import Busy
-from mcp_auth.records import Connection, Grant, KeyForm, SignIn, Stored, grant_key
-from mcp_auth.stores.base import Place, one_by_one
+from mcp_auth.errors import Busy, StoreError
+from mcp_auth.records import Record, Untold
+from mcp_auth.stores.base import OUTBOX, Held, Kind, Query, Store
+from mcp_auth.stores.index import Index
 
-R = TypeVar("R", Grant, SignIn, KeyForm, Connection)
+R = TypeVar("R", bound=Record)
 
 
-class MemoryStore:
-    """Keeps everything until the process ends. Use one instance in one event loop."""
+@dataclass
+class _Shelf:
+    """The records of one kind under their keys."""
+
+    records: dict[str, Any] = field(default_factory=dict)
+    index: Index = field(default_factory=Index)
+    # How many changes there were, and which was the last of each record.
+    count: int = 0
+    changed: dict[str, int] = field(default_factory=dict)
+
+    def put(self, kind: Kind[R], key: str, record: R | None) -> None:
+        if record is None:
+            del self.records[key]
+        else:
+            self.records[key] = record
+        self.index.put(key, None if record is None else kind.columns(record))
+        self.count += 1
+        self.changed[key] = self.count
+
+
+class MemoryBackend:
+    """Keeps everything until the process ends. Every record that is given out is a copy."""
 
     def __init__(self) -> None:
-        self.grants = MemoryGrants()
-        self.sign_ins = MemorySignIns()
-        self.key_forms = MemoryKeyForms()
-        self.connections = MemoryConnections()
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._shelves: defaultdict[str, _Shelf] = defaultdict(_Shelf)
+        self._salt: bytes | None = None
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._fence = 0
 
-    async def get_many(self, places: Sequence[Place]) -> list[Stored]:
-        return await one_by_one(self, places)
+    async def get(self, kind: Kind[R], key: str) -> R | None:
+        record: R | None = self._shelves[kind.name].records.get(key)
+        return None if record is None else record.__copy__()
+
+    async def get_many(self, kind: Kind[R], keys: Sequence[str]) -> list[R | StoreError | None]:
+        return [await self.get(kind, key) for key in keys]
+
+    async def put_if(self, kind: Kind[R], record: R, untold: Untold | None = None) -> R | None:
+        if not self._is_current(kind, record):
+            return None
+        stored = msgspec.structs.replace(record, version=record.version + 1)
+        self._shelves[kind.name].put(kind, kind.key(record), stored)
+        if untold is not None:
+            self._shelves[OUTBOX.name].put(OUTBOX, untold.id, msgspec.structs.replace(untold, version=1))
+        return stored.__copy__()
+
+    async def delete_if(self, kind: Kind[R], record: R) -> bool:
+        key, shelf = kind.key(record), self._shelves[kind.name]
+        if key not in shelf.records or not self._is_current(kind, record):
+            return False
+        shelf.put(kind, key, None)
+        return True
+
+    def _is_current(self, kind: Kind[R], record: R) -> bool:
+        stored = self._shelves[kind.name].records.get(kind.key(record))
+        return record.version == (stored.version if stored is not None else 0)
+
+    async def find(self, kind: Kind[R], query: Query) -> list[R]:
+        shelf = self._shelves[kind.name]
+        found = [shelf.records[key] for key in shelf.index.find(query)]
+        return [one.__copy__() for one in found if query.matches(kind.columns(one))]
+
+    async def changes(self, kind: Kind[R], since: object) -> tuple[object, list[str] | None]:
+        shelf = self._shelves[kind.name]
+        if not isinstance(since, int):
+            return shelf.count, None
+        return shelf.count, [key for key, count in shelf.changed.items() if count > since]
+
+    async def set_aside(self, kind: Kind[R], key: str) -> bool:
+        return False
+
+    async def salt(self, *, make: bool) -> bytes | None:
+        if self._salt is None and make:
+            self._salt = secrets.token_bytes(32)
+        return self._salt
 
     @asynccontextmanager
-    async def lease(self, owner: str, server: str, *, ttl: float, wait: float) -> AsyncIterator[None]:
-        lock = self._locks.setdefault(grant_key(owner, server), asyncio.Lock())
+    async def lease(self, name: str, *, ttl: float, wait: float) -> AsyncIterator[Held]:
+        lock = self._locks[name]
         try:
             async with asyncio.timeout(wait):
                 await lock.acquire()
         except TimeoutError:
-            raise Busy(f"{server} is being changed by somebody else.", next_step="try again") from None
+            raise Busy(f"{name} is held by somebody else.", next_step="try again") from None
+        self._fence += 1
         try:
-            yield
+            yield Held(self._fence, math.inf)
         finally:
             lock.release()
+
+    def now(self) -> float:
+        return time.time()
 
     async def close(self) -> None:
         """Nothing to close."""
 
 
-class _Records(Generic[R]):
-    """Versioned records under string keys. Every get is a copy, so that nobody edits what is stored."""
+class MemoryStore(Store):
+    """Use one instance in one event loop."""
 
     def __init__(self) -> None:
-        self._records: dict[str, R] = {}
-
-    def read(self, key: str) -> R | None:
-        record = self._records.get(key)
-        return None if record is None else copy.copy(record)
-
-    def write(self, key: str, record: R) -> R | None:
-        stored = self._records.get(key)
-        if (stored.version if stored is not None else 0) != record.version:
-            return None
-        kept = msgspec.structs.replace(record, version=record.version + 1)
-        self._records[key] = kept
-        return copy.copy(kept)
-
-    def delete(self, key: str, version: int) -> bool:
-        stored = self._records.get(key)
-        if stored is None or stored.version != version:
-            return False
-        del self._records[key]
-        return True
-
-    def all(self) -> list[R]:
-        return [copy.copy(record) for record in self._records.values()]
-
-
-class MemoryGrants:
-    def __init__(self) -> None:
-        self._records: _Records[Grant] = _Records()
-        self.written = object()
-
-    async def get(self, owner: str, server: str, server_url: str) -> Grant | None:
-        return self._records.read(grant_key(owner, server))
-
-    async def put_if(self, grant: Grant) -> Grant | None:
-        self.written = object()
-        return self._records.write(grant_key(grant.owner, grant.server), grant)
-
-    async def delete_if(self, grant: Grant) -> bool:
-        self.written = object()
-        return self._records.delete(grant_key(grant.owner, grant.server), grant.version)
-
-    async def set_damaged_aside(self, owner: str, server: str) -> bool:
-        return False
-
-    async def list(self, owner: str | None = None) -> list[Grant]:
-        return [grant for grant in self._records.all() if owner is None or grant.owner == owner]
-
-
-class MemorySignIns:
-    def __init__(self) -> None:
-        self._records: _Records[SignIn] = _Records()
-        self._salt = secrets.token_bytes(32)
-
-    async def slot(self, owner: str, server: str) -> str:
-        return hmac.digest(self._salt, grant_key(owner, server).encode(), "sha256").hex()[:32]
-
-    async def get(self, id: str) -> SignIn | None:
-        return self._records.read(id)
-
-    async def latest(self, owner: str, server: str) -> SignIn | None:
-        return self._records.read(await self.slot(owner, server))
-
-    async def put_if(self, sign_in: SignIn) -> SignIn | None:
-        return self._records.write(sign_in.id, sign_in)
-
-    async def list(self) -> list[SignIn]:
-        return self._records.all()
-
-
-class MemoryKeyForms:
-    def __init__(self) -> None:
-        self._records: _Records[KeyForm] = _Records()
-
-    async def get(self, id: str) -> KeyForm | None:
-        return self._records.read(id)
-
-    async def put_if(self, form: KeyForm) -> KeyForm | None:
-        return self._records.write(form.id, form)
-
-    async def list(self) -> list[KeyForm]:
-        return self._records.all()
-
-
-class MemoryConnections:
-    def __init__(self) -> None:
-        self._records: _Records[Connection] = _Records()
-
-    async def get(self, server_url: str) -> Connection | None:
-        return self._records.read(server_url)
-
-    async def put_if(self, connection: Connection) -> Connection | None:
-        return self._records.write(connection.server_url, connection)
+        super().__init__(MemoryBackend())

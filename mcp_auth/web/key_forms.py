@@ -19,13 +19,11 @@ from mcp_auth.limits import Limits, too_often, wait_to_try_key
 from mcp_auth.links.gate import Gatekeeper
 from mcp_auth.outcome import Next, Outcome
 from mcp_auth.records import Gate, KeyField, KeyForm, Origin, Status
-from mcp_auth.states import IN_FLIGHT, OPEN, stepped
+from mcp_auth.states import IN_FLIGHT, OPEN, as_of, stepped
 from mcp_auth.stores.base import Store
 from mcp_auth.stores.updates import update
 
 LIFETIME = 600.0
-# Storing waits for locks of a few seconds at most: a claim older than this belongs to a process that died.
-STALE_CLAIM = 60.0
 TRIES = 5
 
 
@@ -110,7 +108,11 @@ class KeyForms:
             form, ticket = self._verifier.add_ticket(form)
             return form
 
-        stored = await update(server.name, lambda: self.current(slot), open_again, self._store.key_forms.put_if)
+        async def before() -> KeyForm | None:
+            form = await self._store.key_forms.get(slot)
+            return None if form is None else await self._write_down(form)
+
+        stored = await update(server.name, before, open_again, self._store.key_forms.put_if)
         if stored is None:
             raise AssertionError("every edit above makes a form")
         return stored, ticket
@@ -128,31 +130,37 @@ class KeyForms:
         return msgspec.structs.replace(before, origin=origin) if before.fields == fields else None
 
     async def current(self, slot: str) -> KeyForm | None:
-        """The latest form in the slot, with a death that nobody wrote down yet."""
+        """The latest form in the slot as it is by now."""
         form = await self._store.key_forms.get(slot)
-        return None if form is None else await self.settle(form)
+        return None if form is None else await self.as_of_now(form)
 
     async def open(self) -> list[KeyForm]:
-        """Every open key form; the dead are written down on the way."""
-        stored = [await self.settle(form) for form in await self._store.key_forms.list()]
-        return [form for form in stored if form.status in OPEN]
+        """Every form that is open by now."""
+        stored = [await self.as_of_now(one) for one in await self._store.key_forms.open()]
+        return [one for one in stored if one.status in OPEN]
 
-    async def settle(self, form: KeyForm) -> KeyForm:
-        """The record with what time did to it."""
-        if form.status not in OPEN:
+    async def sweep(self) -> None:
+        """As `SignIns.sweep`."""
+        for form in await self._store.key_forms.due(self._clock()):
+            if form.status in OPEN:
+                await self._write_down(form)
+            else:
+                await self._store.key_forms.delete_if(form)
+
+    async def as_of_now(self, form: KeyForm) -> KeyForm:
+        """The form with what time has done to it."""
+        return as_of(form, self._clock())
+
+    async def _write_down(self, form: KeyForm) -> KeyForm:
+        """The same, and an end is stored."""
+        ended = await self.as_of_now(form)
+        if ended is form:
             return form
-        if form.status in IN_FLIGHT:
-            ends_at = (form.claimed_at or form.expires_at) + STALE_CLAIM
-            status: Status = "failed"
-            sentence = f"Storing the key for {form.server} was interrupted; it may be stored or not."
-        else:
-            ends_at = form.expires_at
-            status = "expired"
-            sentence = f"The link for the key of {form.server} has expired."
-        if self._clock() < ends_at:
-            return form
-        ended = await self._end(form, status, Outcome(status, sentence, next_step=Next("key", form.server)))
-        return ended or await self._store.key_forms.get(form.id) or form
+        stored = await self._store.key_forms.put_if(ended)
+        if stored is None:
+            return await self._store.key_forms.get(form.id) or ended
+        self._changes.end(stored)
+        return stored
 
     async def fill(self, form: KeyForm, browser: str, values: Mapping[str, str], *, untried: bool = False) -> Entry:
         """Try what was typed, and store it. Once a form.
@@ -164,6 +172,7 @@ class KeyForms:
             OtherBrowser, NotProven, NotAllowed: see `Gatekeeper.check_end`. AlreadyFinished: it was used before.
             StoreError, Busy: it could not be written; the form is over.
         """
+        form = as_of(form, self._clock())
         if form.status != "confirmed":
             raise AlreadyFinished("This form was used before.", next_step=Next("key", form.server))
         await self._verifier.check_end(form, browser)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 from collections import Counter
 from collections.abc import Collection, Generator
@@ -20,7 +21,6 @@ from mcp_auth.small_files import exists
 
 if TYPE_CHECKING:
     import uvicorn
-    from filelock import FileLock
     from starlette.types import ASGIApp
 
     from mcp_auth.web.services import Services
@@ -63,16 +63,14 @@ class LoopbackListeners:
         self._paths.add(path)
         if (host, port) in self._servers:
             return port
-        from mcp_auth.stores.durable import acquired
-
         lock = self._lock(port) if port else None
-        if lock is not None and not acquired(lock):
+        if port and lock is None:
             return port
         try:
             bound = _bind(host, port)
         except OSError as error:
             if lock is not None:
-                lock.release()
+                os.close(lock)
             raise PortBusy(
                 f"Port {port} on {host} cannot be listened on ({error.strerror or type(error).__name__}).",
                 next_step="stop the other program, or set gateway.callback.port to a free port",
@@ -81,7 +79,6 @@ class LoopbackListeners:
         if lock is None:
             try:
                 lock = self._lock(actual)
-                acquired(lock)
             except StoreError:
                 bound.close()
                 raise
@@ -103,10 +100,11 @@ class LoopbackListeners:
         for running in servers:
             await running.stop()
 
-    def _lock(self, port: int) -> FileLock:
-        from mcp_auth.stores.durable import make_folder, new_lock
+    def _lock(self, port: int) -> int | None:
+        """The lock of a port, or None where another process of this home has it."""
+        from mcp_auth.stores.durable import make_folder, try_lock
 
-        return new_lock(_port_lock(make_folder(self._home), port))
+        return try_lock(_port_lock(make_folder(self._home), port))
 
 
 def is_ours(home: Path, port: int) -> bool:
@@ -133,7 +131,7 @@ def _port_lock(home: Path, port: int) -> Path:
 
 
 class _Running:
-    def __init__(self, server: uvicorn.Server, task: asyncio.Task[None], lock: FileLock) -> None:
+    def __init__(self, server: uvicorn.Server, task: asyncio.Task[None], lock: int | None) -> None:
         self._server = server
         self._task = task
         self._lock = lock
@@ -145,7 +143,9 @@ class _Running:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
-        self._lock.release()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
 
 class _Connections:
@@ -190,7 +190,7 @@ class _Connections:
         self._waiting.pop(transport, None)
 
 
-async def _serve(app: ASGIApp, bound: socket.socket, lock: FileLock, trusted: Collection[str]) -> _Running:
+async def _serve(app: ASGIApp, bound: socket.socket, lock: int | None, trusted: Collection[str]) -> _Running:
     import uvicorn
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -270,7 +270,8 @@ async def _serve(app: ASGIApp, bound: socket.socket, lock: FileLock, trusted: Co
     task = asyncio.create_task(server.serve(sockets=[bound]))
     while not server.started:
         if task.done():
-            lock.release()
+            if lock is not None:
+                os.close(lock)
             task.result()
             raise PortBusy("The callback endpoint did not start.", next_step=Next("doctor"))
         await asyncio.sleep(0.005)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class Links(Protocol):
     """The service of one kind of link."""
 
-    async def settle(self, record: Any) -> Any:
+    async def as_of_now(self, record: Any) -> Any:
         """The record with what time did to it."""
         ...
 
@@ -54,7 +54,7 @@ class Services:
         if record is None or not self.verifier.knows(record, ticket):
             return None
         links: dict[LinkKind, Links] = {SIGN_IN: self.sign_ins, KEY_FORM: self.key_forms}
-        return cast("Linked", await links[kind].settle(record))
+        return cast("Linked", await links[kind].as_of_now(record))
 
     async def of_state(self, state: str) -> SignIn | None:
         """The sign-in behind a link of ours that may have sent the browser on with this `state`, else None."""

@@ -19,7 +19,7 @@ from gateway.gateway import Gateway
 from mcp_auth import limits
 from mcp_auth.config.models import CallbackOptions
 from mcp_auth.limits import PAGES, Limits, Rate, address_keys
-from mcp_auth.stores import files
+from mcp_auth.stores import durable
 from mcp_auth.stores.files import FileStore
 from mcp_auth.web import guards, loopback
 from tests.attacks.scene import notes
@@ -471,7 +471,7 @@ async def test_attack_nothing_grows_with_made_up_links_and_answers(
     tmp_path: Path, oauth: OAuthServer, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make = list(made_up())[number]
-    monkeypatch.setattr(files, "_PATHS_KEPT", 200)
+    monkeypatch.setattr(durable, "_PATHS_KEPT", 200)
     callback = CallbackOptions(port=free_port())
     config = configure(tmp_path, notes(oauth), allow=(str(ANN),), public_url="https://bot.test", callback=callback)
     async with open_gateway(config, FileStore(tmp_path)) as gateway:

@@ -24,11 +24,10 @@ from dotenv import dotenv_values
 
 from mcp_auth import McpAuth
 from mcp_auth.errors import ReauthorizationNeeded, SignInError
-from mcp_auth.oauth.sign_in import STALE_CLAIM
 from mcp_auth.outcome import Next
 from mcp_auth.records import Grant
+from mcp_auth.states import STALE_CLAIM
 from mcp_auth.status import AuthState, ConnectionState
-from mcp_auth.web import key_forms
 from tests.e2e.crash_child import ANN, NEW_KEY, key_form, public_sign_in
 from tests.e2e.processes import ROOT, environment
 from tests.homes import signed_in, write_home
@@ -184,7 +183,7 @@ async def begin_again(home: Path) -> None:
     async with McpAuth.open(home=home, clock=lambda: time.time() + STALE_CLAIM + 1) as auth:
         told = []
         auth.on_change(lambda change: told.append(change.sign_in))
-        assert await auth.open_sign_ins() == []
+        await auth.sweep()
         assert [(end.status, end.result and end.result.next_step) for end in told if end] == [
             ("failed", Next("auth", "notes"))
         ]
@@ -235,7 +234,7 @@ async def test_a_key_form_that_dies_can_be_filled_in_or_asked_for_again(life: Li
         found[(values["MY_KEY"] or "")[:3]] += 1
         assert not any(NEW_KEY[:40] in path.read_text() for path in (home / "key-forms").glob("*.json"))
         async with McpAuth.open(home=home) as auth:
-            await try_again(home, auth, key_form, key_forms.STALE_CLAIM)
+            await try_again(home, auth, key_form, STALE_CLAIM)
         async with McpAuth.open(home=home) as auth:
             assert await auth.open_key_forms() == []
             assert (await auth.headers("my-api"))["Authorization"] == f"Bearer {NEW_KEY}"

@@ -269,7 +269,7 @@ async def test_an_unforeseen_error_is_one_sentence_and_a_reference_in_the_log(
         async def broken(*args: Any) -> None:
             raise RuntimeError(f"secret {KEY}")
 
-        monkeypatch.setattr(gateway.auth.store.grants, "get", broken)
+        monkeypatch.setattr(gateway.auth.store.grants, "get_many", broken)
         with caplog.at_level(logging.DEBUG):
             (reply,) = await Chat(gateway).say("")
 

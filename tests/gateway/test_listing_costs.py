@@ -42,7 +42,7 @@ def made(folder: Path, count: int, signed_in: bool = False) -> Path:
     for name, server in servers.items() if signed_in else ():
         if name.startswith("oauth"):
             tokens = Tokens(access_token="token", refresh_token="refresh", expires_at=time.time() + 86_400)
-            assert store.write_grant(Grant(server=name, owner="shared", server_url=server["url"], tokens=tokens))
+            assert store.grants.write(Grant(server=name, owner="shared", server_url=server["url"], tokens=tokens))
     return home
 
 

@@ -119,7 +119,7 @@ def test_every_sentence_is_read_before_it_goes(tmp_path: Path, text: str, shown:
 async def test_a_damaged_grant_is_told_without_its_folder(tmp_path: Path, oauth: OAuthServer, said: str) -> None:
     config = configure(tmp_path, Server(name="notes", url=oauth.url, auth="oauth"), allow=(str(ANN),))
     store = FileStore(tmp_path)
-    path = store._grant_files.path(grant_key("shared", "notes"))
+    path = tmp_path / "grants" / f"{grant_key('shared', 'notes')}.json"
     path.parent.mkdir(mode=0o700)
     path.write_text("{")
     async with open_gateway(config, store) as gateway:

@@ -363,15 +363,15 @@ async def test_a_store_that_cannot_be_read_for_a_while_only_delays_the_news(
 ) -> None:
     monkeypatch.setattr(sign_ins, "_POLL_SECONDS", 0.01)
     store, left = MemoryStore(), [0]
-    listed = store.sign_ins.list
+    due = store.sign_ins.due
 
-    async def list_or_fail() -> Any:
+    async def look_or_fail(before: float) -> Any:
         left[0] -= 1
         if left[0] >= 0:
             raise StoreError("The disk is gone.")
-        return await listed()
+        return await due(before)
 
-    monkeypatch.setattr(store.sign_ins, "list", list_or_fail)
+    monkeypatch.setattr(store.sign_ins, "due", look_or_fail)
     async with open_gateway(config_for(tmp_path, notes), store) as gateway:
         chat = Chat(gateway)
         address = await open_link(await link_of(chat))

@@ -198,7 +198,7 @@ async def _end(auth: Any, oauth: OAuthServer, link: str, outcome: str, now: list
         return
     if outcome == "expired":
         now[0] += 3600
-        await auth.open_sign_ins()
+        await auth.sweep()
         return
     if outcome == "refused":
         oauth.knobs.authorize_error = {"error": "access_denied", "error_description": "CANARY"}

@@ -171,7 +171,7 @@ async def test_a_damaged_record_of_a_sign_in_counts_as_none(
         (home / "sign-ins").rmdir()
         spoil(home / "sign-ins")
     else:
-        slot = FileStore(home).slot("shared", "notes")
+        slot = await FileStore(home).sign_ins.slot("shared", "notes")
         replaced(home / "sign-ins" / (".salt" if place == ".salt" else f"{slot}.json"), spoil)
     async with McpAuth.open(home=home) as auth:
         assert {one.name: one.auth.value for one in await auth.statuses()} == GOOD

@@ -554,7 +554,7 @@ async def test_who_never_gets_a_turn_takes_what_others_have_refreshed(
     monkeypatch.setattr("mcp_auth.oauth.refresh.LEASE_WAIT", 0.1)
     async with granted(tmp_path, oauth, clock) as auth:
         clock.ahead = 4000
-        async with auth.store.lease("shared", "notes", ttl=45, wait=1):
+        async with auth.store.grants.lease("shared", "notes", ttl=45, wait=1):
             with pytest.raises(RefreshUnavailable):
                 await auth.access_token("notes")
             monkeypatch.setattr("mcp_auth.oauth.refresh.LEASE_WAIT", 3.0)

@@ -28,9 +28,9 @@ from mcp_auth.errors import (
 )
 from mcp_auth.oauth.authorization import AuthorizationResponse, Binding
 from mcp_auth.oauth.exchange import previous_of
-from mcp_auth.oauth.sign_in import STALE_CLAIM
 from mcp_auth.outcome import Next
 from mcp_auth.records import Connection, ServerMetadata, SignIn, Tokens, encode
+from mcp_auth.states import STALE_CLAIM
 from mcp_auth.status import AuthState
 from mcp_auth.stores.files import FileStore
 from tests.homes import ME, Clock, open_auth, query_of, signed_in, write_home
@@ -70,7 +70,7 @@ async def test_duty_issuer_verifier_and_state_are_stored_before_the_link_is_give
     async with opened(tmp_path, oauth) as auth:
         started = await auth.sign_in("notes", "shared", ME, listen=False)
         # On the disk: another process reads it
-        stored = FileStore(auth.config.home).read_sign_in("shared", "notes")
+        stored = await FileStore(auth.config.home).sign_ins.latest("shared", "notes")
         assert stored is not None
         assert (stored.issuer, stored.state, stored.code_verifier) == (
             oauth.issuer,
@@ -669,6 +669,9 @@ async def test_a_claim_of_a_process_that_died_turns_into_try_again(tmp_path: Pat
             await auth.paste(redirect, ME.principal)
         clock.ahead = 60
         assert await auth.open_sign_ins() == []
+        # Looking writes nothing
+        assert (await auth.store.sign_ins.list())[0].status == "exchanging"
+        await auth.sweep()
         assert (await auth.store.sign_ins.list())[0].status == "failed"
         await signed_in(auth)
 
@@ -806,11 +809,12 @@ async def test_a_link_lives_until_its_very_second(tmp_path: Path, oauth: OAuthSe
         with pytest.raises(CallbackRejected, match="does not say which"):
             await auth.paste("abcdef", ME.principal)
         assert await auth.open_sign_ins() == []
+        await auth.sweep()
         ended = await auth.store.sign_ins.get(started.sign_in.id)
         assert ended is not None and ended.status == "expired"
 
 
-@pytest.mark.parametrize(("later", "status"), [(0.0, "exchanging"), (1.0, "failed")])
+@pytest.mark.parametrize(("later", "status"), [(-1.0, "exchanging"), (0.0, "failed")])
 async def test_a_claim_is_that_of_a_dead_process_only_after_its_time(
     tmp_path: Path, oauth: OAuthServer, later: float, status: str
 ) -> None:
@@ -821,7 +825,7 @@ async def test_a_claim_is_that_of_a_dead_process_only_after_its_time(
         claimed = msgspec.structs.replace(sign_in, status="exchanging", claimed_at=now[0])
         assert await auth.store.sign_ins.put_if(claimed) is not None
         now[0] += STALE_CLAIM + later
-        await auth.open_sign_ins()
+        await auth.sweep()
         found = await auth.store.sign_ins.get(sign_in.id)
         assert found is not None and found.status == status
 
@@ -836,7 +840,7 @@ async def test_what_died_after_the_grant_was_stored_is_done(tmp_path: Path, oaut
         claimed = msgspec.structs.replace(sign_in, status="exchanging", claimed_at=now[0])
         assert await auth.store.sign_ins.put_if(claimed) is not None
         now[0] += STALE_CLAIM + 1
-        await auth.open_sign_ins()
+        await auth.sweep()
         found = await auth.store.sign_ins.get(sign_in.id)
         assert found is not None and found.status == "done"
 

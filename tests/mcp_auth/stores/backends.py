@@ -23,7 +23,7 @@ from mcp_auth.records import (
     Tokens,
 )
 from mcp_auth.stores.base import Store
-from mcp_auth.stores.files import FileStore
+from mcp_auth.stores.files import FileBackend, FileStore
 from mcp_auth.stores.memory import MemoryStore
 
 URL = "https://notes.example/mcp"
@@ -37,17 +37,16 @@ class Backend(Protocol):
 class Files:
     """Files, with the mirror for Hermes as every home has it."""
 
-    mirror = True
-
     def __init__(self, folder: Path) -> None:
         self.home = folder / "home"
 
-    def open(self) -> FileStore:
-        return FileStore(self.home, mirror=self.mirror)
+    def open(self) -> Store:
+        return FileStore(self.home)
 
 
 class FilesAlone(Files):
-    mirror = False
+    def open(self) -> Store:
+        return Store(FileBackend(self.home))
 
 
 class Memory:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,22 @@ from tests.mcp_auth.stores.backends import BACKENDS, Backend
 
 
 @pytest.fixture(params=sorted(BACKENDS))
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Backend]:
+    """Whatever it opens is closed after the test, so that no engine's connections add up."""
     made: Backend = BACKENDS[request.param](tmp_path)
-    return made
+    opened: list[Store] = []
+    open_one = made.open
+
+    def remembered() -> Store:
+        opened.append(open_one())
+        return opened[-1]
+
+    made.open = remembered  # type: ignore[method-assign]
+    yield made
+    for store in opened:
+        await store.close()
 
 
 @pytest.fixture
-def store(backend: Backend) -> Store:
+async def store(backend: Backend) -> Store:
     return backend.open()

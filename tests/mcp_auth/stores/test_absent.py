@@ -87,8 +87,10 @@ def _hermes(home: Path) -> None:
 
 
 def _sign_in(home: Path) -> None:
-    write = "asyncio.run(store.sign_ins.put_if(sign_in(store.slot('shared', 'notes'))))"
-    _elsewhere(home, write)
+    begin = (
+        "async def begin():\n    await store.sign_ins.put_if(sign_in(await store.sign_ins.slot('shared', 'notes')))\n"
+    )
+    _elsewhere(home, f"{begin}asyncio.run(begin())")
 
 
 def _connection(home: Path) -> None:
@@ -98,7 +100,7 @@ def _connection(home: Path) -> None:
 def _elsewhere(home: Path, code: str) -> None:
     names = "from tests.mcp_auth.stores.backends import connection, sign_in"
     program = f"import asyncio, sys; from pathlib import Path; from mcp_auth.stores.files import FileStore; {names}\n"
-    program += f"store = FileStore(Path(sys.argv[1])); {code}"
+    program += f"store = FileStore(Path(sys.argv[1]))\n{code}"
     subprocess.run([sys.executable, "-c", program, str(home)], check=True, cwd=Path(__file__).parents[3])
 
 

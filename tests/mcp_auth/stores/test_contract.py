@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 import pytest
@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_auth.errors import Busy
-from mcp_auth.records import Connection, Grant, KeyForm, SignIn, Stored, grant_key
-from mcp_auth.stores.base import Store
+from mcp_auth.records import Connection, Gate, Grant, KeyForm, Origin, SignIn, Stored, grant_key
+from mcp_auth.stores.base import Store, answering, news_id
 from tests.mcp_auth.stores.backends import (
     URL,
     Backend,
@@ -37,7 +37,8 @@ async def stored(store: Store, owner: str = "shared", server: str = "notes") -> 
 
 def unversioned(record: Grant) -> Grant:
     """As the caller wrote it: without what the store adds."""
-    return msgspec.structs.replace(record, version=0, mirror_sha256=None)
+    mine = {name: getattr(record, name) for name in Grant.__struct_fields__}
+    return Grant(**{**mine, "version": 0})
 
 
 # -- everything of several servers -----------------------------------------------------------
@@ -266,6 +267,127 @@ async def test_key_forms_have_the_slots_of_sign_ins_and_a_space_of_their_own(bac
     assert kept is not None and kept.version == 1
 
 
+# -- open and due ----------------------------------------------------------------------------
+
+
+def slots_of(found: Sequence[SignIn]) -> set[str]:
+    return {one.server for one in found}
+
+
+async def test_what_is_open_is_found_by_who_began_it_and_by_the_codes_of_its_page(backend: Backend) -> None:
+    store, other = backend.open(), backend.open()
+    for number, (status, principal) in enumerate(
+        [("opened", "telegram:1"), ("opened", "telegram:2"), ("done", "telegram:1"), ("started", "telegram:1")]
+    ):
+        slot = await store.sign_ins.slot("shared", f"n{number}")
+        shown = Gate(code=f"code{number}", voided=(f"old{number}",)) if status == "opened" else None
+        made = sign_in(slot, f"n{number}", status=status, origin=Origin(principal=principal), gate=shown)
+        assert await (store, other)[number % 2].sign_ins.put_if(made) is not None
+    for each in (store, other, backend.open()):
+        assert slots_of(await each.sign_ins.open()) == {"n0", "n1", "n3"}
+        assert slots_of(await each.sign_ins.open(principal="telegram:1")) == {"n0", "n3"}
+        assert slots_of(await each.sign_ins.open(code="code1")) == slots_of(await each.sign_ins.open(code="old1"))
+        assert slots_of(await each.sign_ins.open(code="code1", principal="telegram:1")) == set()
+        assert slots_of(await each.sign_ins.open(code="code9")) == set()
+    # And what changes is found as it is now, whoever asks
+    (first,) = await store.sign_ins.open(code="code0")
+    assert await store.sign_ins.put_if(msgspec.structs.replace(first, status="cancelled")) is not None
+    for each in (store, other):
+        assert slots_of(await each.sign_ins.open(principal="telegram:1")) == {"n3"}
+        assert await each.sign_ins.open(code="code0") == []
+
+
+async def test_what_is_due_is_found_and_nothing_before(backend: Backend) -> None:
+    store, other = backend.open(), backend.open()
+    slot = await store.sign_ins.slot("shared", "notes")
+    assert await other.sign_ins.due(2e10) == []
+    first = await store.sign_ins.put_if(sign_in(slot))
+    assert first is not None
+    assert await other.sign_ins.due(first.expires_at - 1) == []
+    assert [one.id for one in await other.sign_ins.due(first.expires_at)] == [slot]
+    later = await other.sign_ins.put_if(msgspec.structs.replace(first, expires_at=first.expires_at + 100))
+    assert later is not None
+    assert await store.sign_ins.due(first.expires_at + 99) == []
+    assert await other.sign_ins.delete_if(later) is True
+    assert await store.sign_ins.due(2e10) == [] and await other.sign_ins.due(2e10) == []
+
+
+async def test_a_grant_is_due_when_it_is_time_to_refresh_it(store: Store) -> None:
+    assert await store.grants.put_if(grant("notes")) is not None
+    assert await store.grants.put_if(grant("other", reauthorization="ended")) is not None
+    assert await store.grants.put_if(grant("third", tokens=tokens("3", refresh_token=None))) is not None
+    assert await store.grants.due(2e9 - 301) == []
+    assert [one.server for one in await store.grants.due(2e9 - 300)] == ["notes"]
+
+
+async def test_changes_are_told_once_and_at_first_everything_may_have_changed(backend: Backend) -> None:
+    store, other = backend.open(), backend.open()
+    slots = [await store.sign_ins.slot("shared", f"n{number}") for number in range(3)]
+    assert await store.sign_ins.put_if(sign_in(slots[0])) is not None
+    place, keys = await other.sign_ins.changes(None)
+    assert keys is None
+    assert await other.sign_ins.changes(place) == (place, [])
+    for slot in slots[1:]:
+        assert await store.sign_ins.put_if(sign_in(slot)) is not None
+    later, keys = await other.sign_ins.changes(place)
+    assert keys is not None and set(keys) == set(slots[1:])
+    assert await other.sign_ins.changes(later) == (later, [])
+
+
+# -- the outbox ------------------------------------------------------------------------------
+
+
+def ended(slot: str, **fields: object) -> SignIn:
+    told = Origin(principal="telegram:1", chat={"platform": "telegram"})
+    return sign_in(slot, status="failed", origin=told, ended_at=1.9e9, **fields)
+
+
+async def test_an_end_is_written_with_its_news_and_an_end_that_lost_is_not(backend: Backend) -> None:
+    store, other = backend.open(), backend.open()
+    slot = await store.sign_ins.slot("shared", "notes")
+    assert await store.sign_ins.put_if(ended(slot, version=7)) is None
+    assert await other.outbox.due(2e10) == []
+    # Nobody is told where there is no chat, nor by news what a reply tells
+    quiet = await store.sign_ins.put_if(sign_in(slot, status="failed", ended_at=1.9e9))
+    assert quiet is not None
+    with answering("telegram:1"):
+        quiet = await store.sign_ins.put_if(ended(slot, version=quiet.version))
+    assert quiet is not None and await other.outbox.due(2e10) == []
+
+    stored = await store.sign_ins.put_if(ended(slot, version=quiet.version))
+    assert stored is not None
+    (row,) = await other.outbox.due(2e10)
+    assert (row.about, row.server, row.owner, row.origin) == ("sign_in", "notes", "shared", stored.origin)
+    assert row.id == news_id(stored) and row.sign_in is not None and row.sign_in.status == "failed"
+    assert await store.outbox.get(row.id) == row
+
+
+async def test_news_of_a_grant_is_written_with_it(backend: Backend) -> None:
+    store, other = backend.open(), backend.open()
+    told = Origin(principal="telegram:1", chat={"platform": "telegram"})
+    first = await store.grants.put_if(grant(origin=told))
+    assert first is not None
+    row = await store.grants.news_of(first, 1.9e9)
+    assert row is not None
+    assert await store.grants.put_if(grant(), row) is None and await other.outbox.due(2e10) == []
+    assert await store.grants.put_if(first, row) is not None
+    assert [one.about for one in await other.outbox.due(2e10)] == ["grant"]
+
+
+async def test_one_claims_a_row_and_when_its_time_is_over_another(backend: Backend) -> None:
+    store, other = backend.open(), backend.open()
+    assert await store.sign_ins.put_if(ended("0" * 32)) is not None
+    (row,) = await store.outbox.due(1.9e9)
+    claims = await asyncio.gather(*(each.outbox.claim(row, 1.9e9, 60) for each in (store, other) * 3))
+    assert sum(one is not None for one in claims) == 1
+    assert await other.outbox.due(1.9e9 + 59) == []
+    (again,) = await other.outbox.due(1.9e9 + 60)
+    assert await other.outbox.claim(again, 1.9e9 + 59, 60) is None
+    last = await other.outbox.claim(again, 1.9e9 + 60, 60)
+    assert last is not None and await other.outbox.delete_if(last)
+    assert await store.outbox.due(2e10) == []
+
+
 # -- connections -----------------------------------------------------------------------------
 
 
@@ -310,7 +432,7 @@ async def test_a_lease_is_held_by_one_at_a_time(backend: Backend) -> None:
 
     async def work(store: Store) -> None:
         nonlocal inside, most, turns
-        async with store.lease("shared", "notes", ttl=30, wait=PATIENCE):
+        async with store.grants.lease("shared", "notes", ttl=30, wait=PATIENCE):
             inside, turns = inside + 1, turns + 1
             most = max(most, inside)
             await asyncio.sleep(0.001)
@@ -322,30 +444,44 @@ async def test_a_lease_is_held_by_one_at_a_time(backend: Backend) -> None:
 
 
 async def test_who_waits_too_long_for_a_lease_is_told(backend: Backend) -> None:
-    async with backend.open().lease("shared", "notes", ttl=30, wait=PATIENCE):
+    async with backend.open().grants.lease("shared", "notes", ttl=30, wait=PATIENCE):
         for store in (backend.open(), backend.open()):
             with pytest.raises(Busy, match="notes") as caught:
-                async with store.lease("shared", "notes", ttl=30, wait=0.05):
+                async with store.grants.lease("shared", "notes", ttl=30, wait=0.05):
                     pytest.fail("two hold the lease")
             assert caught.value.next_step == "try again"
 
 
 async def test_leases_of_other_owners_and_servers_are_free(store: Store) -> None:
-    async with store.lease("shared", "notes", ttl=30, wait=PATIENCE):
+    async with store.grants.lease("shared", "notes", ttl=30, wait=PATIENCE):
         for owner, server in (("person:ann", "notes"), ("shared", "other"), ("principal:cli:local", "notes")):
-            async with store.lease(owner, server, ttl=30, wait=PATIENCE):
+            async with store.grants.lease(owner, server, ttl=30, wait=PATIENCE):
                 pass
+
+
+async def test_a_lease_has_a_name_and_its_holders_are_numbered(backend: Backend) -> None:
+    store, fences = backend.open(), []
+    for each in (store, backend.open(), store):
+        async with each.backend.lease("leader of telegram", ttl=30, wait=PATIENCE) as held:
+            fences.append(held.fence)
+            assert held.deadline > each.backend.now()
+            with pytest.raises(Busy):
+                async with store.backend.lease("leader of telegram", ttl=30, wait=0.01):
+                    pytest.fail("two hold the lease")
+            async with store.backend.lease("leader of slack", ttl=30, wait=PATIENCE):
+                pass
+    assert fences == sorted(set(fences))
 
 
 async def test_an_error_and_a_cancellation_give_the_lease_back(backend: Backend) -> None:
     store = backend.open()
     with pytest.raises(ZeroDivisionError):
-        async with store.lease("shared", "notes", ttl=30, wait=PATIENCE):
+        async with store.grants.lease("shared", "notes", ttl=30, wait=PATIENCE):
             raise ZeroDivisionError
     held = asyncio.Event()
 
     async def hold() -> None:
-        async with store.lease("shared", "notes", ttl=30, wait=PATIENCE):
+        async with store.grants.lease("shared", "notes", ttl=30, wait=PATIENCE):
             held.set()
             await asyncio.Event().wait()
 
@@ -357,13 +493,13 @@ async def test_an_error_and_a_cancellation_give_the_lease_back(backend: Backend)
     for task in (waiting, holder):
         task.cancel()
     await asyncio.gather(waiting, holder, return_exceptions=True)
-    async with backend.open().lease("shared", "notes", ttl=30, wait=PATIENCE):
+    async with backend.open().grants.lease("shared", "notes", ttl=30, wait=PATIENCE):
         pass
 
 
 async def test_records_can_be_written_under_the_lease_and_beside_it(backend: Backend) -> None:
     store, other = backend.open(), backend.open()
-    async with store.lease("shared", "notes", ttl=30, wait=PATIENCE):
+    async with store.grants.lease("shared", "notes", ttl=30, wait=PATIENCE):
         first = await store.grants.put_if(grant())
         assert first is not None
         # The version, not the lease, decides about writes

@@ -18,10 +18,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from bench.contestants.common import system_calls
 from mcp_auth.errors import Busy, StoreError
 from mcp_auth.outcome import Next
-from mcp_auth.records import encode, grant_key
-from mcp_auth.stores.files import FileStore
+from mcp_auth.records import Gate, Origin, encode, grant_key
+from mcp_auth.stores import index
+from mcp_auth.stores.base import Store
+from mcp_auth.stores.files import FileBackend, FileStore
 from tests.mcp_auth.stores.backends import URL, connection, grant, key_form, sign_in, tokens
 from tests.patience import PATIENCE
 
@@ -58,7 +61,8 @@ def python(code: str, *arguments: object) -> subprocess.Popen[str]:
 _COUNT = """
 import asyncio, sys
 from pathlib import Path
-from mcp_auth.stores.files import FileStore
+from mcp_auth.stores.base import Store
+from mcp_auth.stores.files import FileBackend, FileStore
 from tests.mcp_auth.stores.backends import URL, grant
 
 async def main():
@@ -79,7 +83,7 @@ def test_processes_that_write_at_once_lose_nothing(home: Path) -> None:
     for writer in writers:
         _, errors = writer.communicate(timeout=PATIENCE)
         assert writer.returncode == 0, errors
-    found = FileStore(home).read_grant("shared", "notes", URL)
+    found, _ = FileStore(home).grants.read("shared", "notes", URL)
     assert found is not None and (found.refresh_failures, found.version) == (45, 45)
 
 
@@ -89,7 +93,7 @@ from pathlib import Path
 from mcp_auth.stores.files import FileStore
 
 async def main():
-    async with FileStore(Path(sys.argv[1])).lease("shared", "notes", ttl=3600, wait=20):
+    async with FileStore(Path(sys.argv[1])).grants.lease("shared", "notes", ttl=3600, wait=20):
         print("held", flush=True)
         sys.stdin.readline()
 
@@ -102,25 +106,25 @@ async def test_a_lease_excludes_other_processes_and_ends_with_its_holder(home: P
     try:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
         with pytest.raises(Busy):
-            async with store.lease("shared", "notes", ttl=30, wait=0.05):
+            async with store.grants.lease("shared", "notes", ttl=30, wait=0.05):
                 pytest.fail("two hold the lease")
         # The kernel takes it back at once, whatever its time to live was
         holder.send_signal(signal.SIGKILL)
-        async with store.lease("shared", "notes", ttl=30, wait=20):
+        async with store.grants.lease("shared", "notes", ttl=30, wait=20):
             pass
     finally:
         holder.kill()
         holder.communicate()
 
 
-def test_homes_have_slots_of_their_own(tmp_path: Path) -> None:
-    slots = {FileStore(tmp_path / str(number)).slot("shared", "notes") for number in range(3)}
+async def test_homes_have_slots_of_their_own(tmp_path: Path) -> None:
+    slots = {await FileStore(tmp_path / str(number)).sign_ins.slot("shared", "notes") for number in range(3)}
     assert len(slots) == 3
 
 
 async def test_a_reader_sees_a_write_that_the_clock_of_the_disk_cannot_tell_apart(home: Path) -> None:
     # Given a record that one process reads while it is as young as the clock can tell, however busy this machine is
-    store, reader = FileStore(home, mirror=False), FileStore(home, mirror=False)
+    store, reader = Store(FileBackend(home)), Store(FileBackend(home))
     first = await store.grants.put_if(grant(name="1"))
     assert first is not None
     now = time.time_ns() + 60_000_000_000
@@ -165,13 +169,14 @@ def hook(event, arguments):
         busy = False
 
 from mcp_auth.config.env_file import remove, write
-from mcp_auth.stores.files import FileStore
+from mcp_auth.stores.base import Store
+from mcp_auth.stores.files import FileBackend, FileStore
 from tests.mcp_auth.stores.backends import URL, connection, grant, key_form, sign_in
 import filelock, dotenv.parser, mcp_auth.stores.hermes
 
 async def main():
     store = FileStore(home)
-    async with store.lease("shared", "notes", ttl=30, wait=5):
+    async with store.grants.lease("shared", "notes", ttl=30, wait=5):
         first = await store.grants.put_if(grant())
         await store.grants.put_if(first)
     slot = await store.sign_ins.slot("shared", "notes")
@@ -257,7 +262,7 @@ async def test_a_damaged_sign_in_or_finding_counts_as_none_and_gives_way(
     for folder in ("sign-ins", "connections"):
         next((home / folder).glob("*.json")).write_bytes(data)
     assert await store.sign_ins.get(slot) is None
-    assert store.read_sign_in("shared", "notes") is None
+    assert await store.sign_ins.latest("shared", "notes") is None
     assert await store.sign_ins.list() == []
     assert await store.connections.get(URL) is None
     assert "is damaged" in caplog.text
@@ -267,12 +272,12 @@ async def test_a_damaged_sign_in_or_finding_counts_as_none_and_gives_way(
 
 def test_a_grant_of_a_newer_version_with_more_members_is_read(home: Path) -> None:
     store = FileStore(home)
-    written = store.write_grant(grant())
+    written = store.grants.write(grant())
     assert written is not None
     path = grant_file(home)
     path.write_bytes(path.read_bytes()[:-1] + b',"from_2027":{"a":[1]}}')
-    assert FileStore(home).read_grant("shared", "notes", URL) == written
-    again = FileStore(home).write_grant(written)
+    assert FileStore(home).grants.read("shared", "notes", URL) == (written, False)
+    again = FileStore(home).grants.write(written)
     assert again is not None and again.version == 2
 
 
@@ -291,7 +296,7 @@ async def every_call(store: FileStore) -> dict[str, Exception | None]:
     """Each method of the store with what it raised."""
 
     async def lease() -> None:
-        async with store.lease("shared", "notes", ttl=30, wait=1):
+        async with store.grants.lease("shared", "notes", ttl=30, wait=1):
             pass
 
     calls: dict[str, Callable[[], Awaitable[Any]]] = {
@@ -339,7 +344,11 @@ def break_by_file(path: Path) -> None:
 async def test_where_no_folder_can_be_made_every_call_answers_or_raises_a_store_error(
     home: Path, spoil: Callable[[Path], None], what: str
 ) -> None:
-    spoiled = [home] if what == "home" else [home / name for name in ("grants", "sign-ins", "key-forms", "connections")]
+    spoiled = (
+        [home]
+        if what == "home"
+        else [home / name for name in ("grants", "sign-ins", "key-forms", "connections", "leases")]
+    )
     for path in spoiled:
         spoil(path)
     raised = await every_call(FileStore(home))
@@ -352,7 +361,8 @@ async def test_where_no_folder_can_be_made_every_call_answers_or_raises_a_store_
 _RACE = """
 import asyncio, sys
 from pathlib import Path
-from mcp_auth.stores.files import FileStore
+from mcp_auth.stores.base import Store
+from mcp_auth.stores.files import FileBackend, FileStore
 from tests.mcp_auth.stores.backends import connection, sign_in
 
 async def main():
@@ -439,7 +449,7 @@ async def test_an_unreadable_grant_is_an_error_and_stays(plain_user: Path) -> No
         with pytest.raises(StoreError, match="cannot be read"):
             await call
     # The list of all is not stopped by it
-    assert store.all_grants(None) == []
+    assert await store.grants.list() == []
     path.chmod(0o600)
     assert path.read_bytes() == whole
 
@@ -468,7 +478,7 @@ async def test_what_a_killed_writer_left_is_swept_after_an_hour(home: Path, stor
     for path in (old, young):
         path.write_text("half")
     os.utime(old, (1, 1))
-    assert await asyncio.to_thread(FileStore(home).write_grant, grant("other")) is not None
+    assert await asyncio.to_thread(FileStore(home).grants.write, grant("other")) is not None
     assert (old.exists(), young.exists()) == (False, True)
 
 
@@ -521,4 +531,75 @@ async def test_a_grant_is_on_the_disk_before_it_gets_its_name_and_the_name_after
     # What is only known of a server may be lost in a power cut
     known = await store.connections.put_if(connection())
     assert known is not None and await store.connections.put_if(known) is not None
-    assert done == ["name"]
+    assert done == ["name", "name"]
+
+
+# -- open and due ----------------------------------------------------------------------------
+
+
+async def slots_of(store: FileStore, count: int) -> None:
+    for number in range(count):
+        slot = await store.sign_ins.slot("shared", f"n{number}")
+        assert await store.sign_ins.put_if(sign_in(slot, f"n{number}", gate=Gate(code=f"code{number}"))) is not None
+
+
+async def costs(store: FileStore) -> int:
+    """The system calls of a look for a code, and of one for ends."""
+
+    async def look() -> None:
+        assert len(await store.sign_ins.open(code="code3")) == 1
+        assert await store.sign_ins.open(principal="telegram:9") == []
+        assert await store.sign_ins.due(1.0) == []
+
+    await look()
+    return len(await system_calls(look))
+
+
+async def test_a_look_costs_the_same_however_many_sign_ins_are_open(tmp_path: Path) -> None:
+    few, many = FileStore(tmp_path / "few"), FileStore(tmp_path / "many")
+    await slots_of(few, 5)
+    await slots_of(many, 200)
+    assert await costs(many) == await costs(few) < 8
+
+
+async def test_a_log_that_begins_anew_loses_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "_LOG_MAX", 300)
+    store, reader = FileStore(home), FileStore(home)
+    place: object = None
+    for number in range(40):
+        slot = await store.sign_ins.slot("shared", f"n{number}")
+        assert await store.sign_ins.put_if(sign_in(slot, f"n{number}")) is not None
+        place, keys = await reader.sign_ins.changes(place)
+        assert keys is None or keys == [slot]
+        if number % 7 == 0:
+            assert len(await reader.sign_ins.open()) == number + 1
+    assert len(await reader.sign_ins.open()) == 40
+
+
+async def test_a_home_of_before_has_no_log_and_is_looked_through(home: Path, store: FileStore) -> None:
+    await slots_of(store, 3)
+    (home / "sign-ins" / ".changes").unlink()
+    other = FileStore(home)
+    assert len(await other.sign_ins.open()) == len(await store.sign_ins.open()) == 3
+    slot = await store.sign_ins.slot("shared", "new")
+    assert await store.sign_ins.put_if(sign_in(slot, "new")) is not None
+    assert len(await other.sign_ins.open()) == len(await store.sign_ins.open()) == 4
+
+
+async def test_news_that_goes_with_a_grant_is_on_the_disk_before_it(
+    home: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await store.grants.put_if(grant(origin=Origin(principal="telegram:1", chat={"platform": "telegram"})))
+    assert first is not None
+    row = await store.grants.news_of(first, 1.0)
+    done: list[str] = []
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        done.append(path.name if path.is_dir() else f"a file in {path.parent.name}")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    assert await store.grants.put_if(first, row) is not None
+    assert done == ["a file in outbox", "outbox", "a file in grants", "grants"]

@@ -14,9 +14,8 @@ import msgspec
 import pytest
 from filelock import FileLock
 
-from mcp_auth.errors import Busy
 from mcp_auth.records import NO_TROUBLE, Grant
-from mcp_auth.stores import files
+from mcp_auth.stores import hermes
 from mcp_auth.stores.files import FileStore
 from tests.mcp_auth.stores.backends import ISSUER, METADATA, URL, grant, tokens
 
@@ -114,7 +113,7 @@ async def test_tokens_of_another_scheme_are_not_mirrored_as_bearer_tokens(home: 
     assert list(mirror(home).parent.glob("notes*json")) == []
     assert access(await get(store)) == "at-dpop"
     # Nothing is missing that every read would have to make good
-    assert store.read_with_mirror("shared", "notes", URL)[1] is False
+    assert store.grants.read("shared", "notes", URL)[1] is False
     assert not mirror(home).exists()
 
 
@@ -330,7 +329,7 @@ async def test_after_a_crash_between_truth_and_mirror_the_truth_counts(home: Pat
 async def test_after_two_writes_that_did_not_reach_the_mirror_the_truth_counts(
     home: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "_MIRROR_WAIT", 0.05)
+    monkeypatch.setattr(hermes, "_MIRROR_WAIT", 0.05)
     first = await put(store, grant(name="1"))
     # Hermes' lock is taken, so that neither write gets to the mirror
     lock = FileLock(f"{mirror(home)}.refresh.lock", is_singleton=False)
@@ -406,9 +405,9 @@ async def test_a_lease_waits_for_hermes_and_hermes_for_it(store: FileStore, lock
     from mcp_auth.errors import Busy
 
     with lock_of_hermes, pytest.raises(Busy):
-        async with store.lease("shared", "notes", ttl=30, wait=0.05):
+        async with store.grants.lease("shared", "notes", ttl=30, wait=0.05):
             pytest.fail("Hermes is refreshing")
-    async with store.lease("shared", "notes", ttl=30, wait=1):
+    async with store.grants.lease("shared", "notes", ttl=30, wait=1):
         with pytest.raises(Timeout):
             lock_of_hermes.acquire(blocking=False)
         # Writing under the lease does not wait for the lease itself
@@ -417,7 +416,7 @@ async def test_a_lease_waits_for_hermes_and_hermes_for_it(store: FileStore, lock
             lock_of_hermes.acquire(blocking=False)
     lock_of_hermes.acquire(blocking=False)
     # Owners that Hermes knows nothing of are not held up by it
-    async with store.lease("person:ann", "notes", ttl=30, wait=0.05):
+    async with store.grants.lease("person:ann", "notes", ttl=30, wait=0.05):
         pass
 
 
@@ -469,12 +468,6 @@ async def test_a_write_that_leaves_the_tokens_alone_does_not_wait_for_hermes(
     first = await put(store, grant())
     with lock_of_hermes:
         await put(store, msgspec.structs.replace(first, last_error="HTTP 503"))
-        # And where nobody may wait, only what would is refused
-        second = await get(store)
-        write = store.begin_write_grant(msgspec.structs.replace(second, last_error="HTTP 502"), 0)
-        assert write is not None and write().last_error == "HTTP 502"
-        with pytest.raises(Busy, match="Hermes"):
-            store.begin_write_grant(msgspec.structs.replace(await get(store), tokens=tokens("2")), 0)
 
 
 @pytest.mark.parametrize("lacking", ["issuer", "authorization_endpoint", "token_endpoint"])

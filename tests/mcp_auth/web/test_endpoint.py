@@ -32,7 +32,7 @@ from mcp_auth.links import tickets
 from mcp_auth.outcome import Next, Outcome
 from mcp_auth.records import Check, Origin, SignIn
 from mcp_auth.status import ConnectionState
-from mcp_auth.stores.files import FileSignIns
+from mcp_auth.stores.base import Links
 from mcp_auth.web import endpoint
 from mcp_auth.web import page_texts as texts
 from tests.browser import Browser, Page
@@ -270,10 +270,10 @@ async def test_ready_says_whether_the_store_answers(
     async with opened(tmp_path, oauth) as auth, Browser(auth.asgi_app()) as browser:
         assert (await browser.open(f"{PUBLIC}/readyz")).status == 200
 
-        async def broken(self: FileSignIns, id: str) -> None:
+        async def broken(self: Links[SignIn], id: str) -> None:
             raise StoreError("the disk is gone")
 
-        monkeypatch.setattr(FileSignIns, "get", broken)
+        monkeypatch.setattr(Links, "get", broken)
         assert (await browser.open(f"{PUBLIC}/readyz")).status == 503
         assert (await browser.open(f"{PUBLIC}/healthz")).status == 200
         page = await browser.open(f"{PUBLIC}/a/{'A' * 64}")

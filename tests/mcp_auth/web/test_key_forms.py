@@ -65,6 +65,7 @@ async def test_what_is_typed_into_a_form_that_is_over_goes_nowhere(
 
         assert "key0" not in page.fields and "key0" not in again.fields
         # And whoever gets past the pages, in the moment in which it ends
+        await gateway.auth.sweep()
         (record,) = await gateway.auth.store.key_forms.list()
         secret = browser.kept(form.url, form.kept or "")
         assert secret is not None and record.status != "confirmed"
@@ -175,6 +176,7 @@ async def test_cancelling_says_whether_there_was_something_to_cancel(tmp_path: P
         form = await browser.press(await browser.open(await key_link_of(chat)))
         clock.ahead = 601
         assert await auth.cancel_key_form("my-api") is False
+        await auth.sweep()
         assert await state_of(gateway) == "expired"
         clock.ahead = 0
         form = await browser.press(await browser.open(await key_link_of(chat)))
@@ -243,4 +245,5 @@ async def test_a_form_ends_at_the_second_that_it_says(tmp_path: Path, oauth: OAu
         assert [one.status for one in await gateway.auth.open_key_forms()] == ["started"]
         now[0] = form.expires_at
         assert await gateway.auth.open_key_forms() == []
+        await gateway.auth.sweep()
         assert await state_of(gateway) == "expired"

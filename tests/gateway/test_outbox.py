@@ -1,0 +1,164 @@
+"""News of ends stands in the store beside its cause: it is told once, over restarts and beside other processes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from gateway import sign_ins
+from gateway.gateway import Gateway
+from gateway.invocations import Principal
+from mcp_auth.config.models import Config
+from mcp_auth.core import McpAuth
+from mcp_auth.stores.base import Store
+from mcp_auth.stores.files import FileStore
+from tests.gateway.chat import TELEGRAM, Chat, open_gateway, words
+from tests.gateway.notes_server import NotesServer, notes_server, open_link
+from tests.gateway.test_sign_ins import config_for, link_of
+from tests.patience import PATIENCE
+
+ADMIN = Principal("matrix", "@ada:example.org")
+
+
+@pytest.fixture
+async def notes() -> AsyncIterator[NotesServer]:
+    async with notes_server() as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sign_ins, "_GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(sign_ins, "_POLL_SECONDS", 0.02)
+
+
+async def rows(store: Store) -> list[str]:
+    return [row.about for row in await store.outbox.due(2e10)]
+
+
+async def emptied(store: Store) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while await rows(store):
+            await asyncio.sleep(0.01)
+
+
+def said(chat: Chat, what: str) -> list[str]:
+    return [words(one.reply) for one in chat.notices if one.message is None and what in words(one.reply)]
+
+
+async def begun(config: Config, home: Path) -> str:
+    """A link that somebody asked for in a process that is gone; the address at which it ends."""
+    async with open_gateway(config, FileStore(home)) as gateway:
+        return await open_link(await link_of(Chat(gateway, TELEGRAM)))
+
+
+async def test_what_ends_while_no_gateway_runs_is_told_by_the_next_one(tmp_path: Path, notes: NotesServer) -> None:
+    config = config_for(tmp_path, notes)
+    address = await begun(config, tmp_path)
+    async with McpAuth.open(config, store=FileStore(tmp_path)) as auth:
+        await auth.paste(address, str(TELEGRAM))
+
+    async with open_gateway(config, FileStore(tmp_path)) as gateway:
+        notice = await Chat(gateway, TELEGRAM).notice("notes: signed in, 2 tools")
+        assert notice.chat.data == {"chat": 7}
+        await emptied(gateway.auth.store)
+    # And by nobody once more
+    async with open_gateway(config, FileStore(tmp_path)) as gateway:
+        chat = Chat(gateway, TELEGRAM)
+        await chat.say("")
+        assert await gateway.settled(PATIENCE)
+        assert said(chat, "signed in") == []
+
+
+async def test_of_several_processes_one_tells(tmp_path: Path, notes: NotesServer) -> None:
+    config = config_for(tmp_path, notes)
+    address = await begun(config, tmp_path)
+    async with AsyncExitStack() as stack:
+        gateways: list[Gateway] = [
+            await stack.enter_async_context(open_gateway(config, FileStore(tmp_path))) for _ in range(3)
+        ]
+        chats = [Chat(gateway, TELEGRAM) for gateway in gateways]
+        await gateways[0].auth.paste(address, str(TELEGRAM))
+        await emptied(gateways[0].auth.store)
+        for gateway in gateways:
+            assert await gateway.settled(PATIENCE)
+        assert len([one for chat in chats for one in said(chat, "notes: signed in")]) == 1
+
+
+async def test_what_no_process_can_say_waits(tmp_path: Path, notes: NotesServer) -> None:
+    config = config_for(tmp_path, notes)
+    address = await begun(config, tmp_path)
+    async with open_gateway(config, FileStore(tmp_path)) as gateway:
+        # Nobody listens for Telegram's notices here
+        await gateway.auth.paste(address, str(TELEGRAM))
+        assert await gateway.settled(PATIENCE)
+        assert await rows(gateway.auth.store) == ["sign_in"]
+        await Chat(gateway, TELEGRAM).notice("notes: signed in")
+        await emptied(gateway.auth.store)
+
+
+async def test_an_admin_elsewhere_hears_of_it_from_the_process_that_can(tmp_path: Path, notes: NotesServer) -> None:
+    accounts = (str(TELEGRAM), str(ADMIN))
+    config = config_for(tmp_path, notes, allow=accounts, admins=accounts, people={"ada": accounts})
+    address = await begun(config, tmp_path)
+    async with open_gateway(config, FileStore(tmp_path)) as one:
+        chat = Chat(one, TELEGRAM)
+        await one.auth.paste(address, str(TELEGRAM))
+        await chat.notice("notes: signed in")
+        async with asyncio.timeout(PATIENCE):
+            while await rows(one.auth.store) != ["text"]:
+                await asyncio.sleep(0.01)
+    async with open_gateway(config, FileStore(tmp_path)) as other:
+        await Chat(other, ADMIN).notice("signed in")
+        await emptied(other.auth.store)
+
+
+async def test_what_a_reply_tells_is_no_news(tmp_path: Path, notes: NotesServer) -> None:
+    config = config_for(tmp_path, notes)
+    async with open_gateway(config, FileStore(tmp_path)) as gateway:
+        chat = Chat(gateway, TELEGRAM)
+        address = await open_link(await link_of(chat))
+        assert "notes: signed in" in words((await chat.say(f"paste {address}"))[-1])
+        assert await rows(gateway.auth.store) == []
+        await link_of(chat)
+        await chat.say("cancel notes")
+        assert await rows(gateway.auth.store) == []
+
+
+async def test_news_of_an_end_that_was_not_written_is_not_told(tmp_path: Path, notes: NotesServer) -> None:
+    """Its writer died between the row and the record: the sign-in is open still, and the right answer finishes it."""
+    config, store = config_for(tmp_path, notes), FileStore(tmp_path)
+    address = await begun(config, tmp_path)
+    (record,) = await store.sign_ins.list()
+    ended = msgspec.structs.replace(record, status="failed", ended_at=1.0, outcome="It failed.")
+    before = (tmp_path / "sign-ins" / f"{record.id}.json").read_bytes()
+    assert await store.sign_ins.put_if(ended) is not None
+    (tmp_path / "sign-ins" / f"{record.id}.json").write_bytes(before)
+    assert await rows(store) == ["sign_in"]
+
+    async with open_gateway(config, FileStore(tmp_path)) as gateway:
+        chat = Chat(gateway, TELEGRAM)
+        await chat.say("")
+        await gateway.auth.paste(address, str(TELEGRAM))
+        await chat.notice("notes: signed in")
+        await emptied(gateway.auth.store)
+        assert said(chat, "It failed") == []
+
+
+async def test_a_claim_of_a_process_that_died_is_taken_over(tmp_path: Path, notes: NotesServer) -> None:
+    config, store = config_for(tmp_path, notes), FileStore(tmp_path)
+    address = await begun(config, tmp_path)
+    async with McpAuth.open(config, store=store) as auth:
+        await auth.paste(address, str(TELEGRAM))
+        (row,) = await store.outbox.due(2e10)
+        assert await store.outbox.claim(row, store.backend.now() - 1000, 999) is not None
+        # Of the same row only one claim counts
+        assert await store.outbox.claim(row, store.backend.now(), 60) is None
+    async with open_gateway(config, FileStore(tmp_path)) as gateway:
+        await Chat(gateway, TELEGRAM).notice("notes: signed in")
+        await emptied(gateway.auth.store)
