@@ -15,14 +15,17 @@ from urllib.parse import parse_qs, urlsplit
 
 @dataclass(frozen=True, slots=True)
 class ListServers:
-    """`/mcp`"""
+    """`/mcp`. `start_commands`: as a program may want, every server is asked, and commands are started for it."""
+
+    start_commands: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """`/mcp SERVER`"""
+    """`/mcp SERVER`. `start_commands`: as above."""
 
     server: str
+    start_commands: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,6 @@ from telegram.ext import Application
 
 from adapters.base import LONGEST_PAUSE
 from adapters.cli.cli import _COMMANDS, _parser
-from adapters.cli.listing import _PROBES_SECONDS
 from adapters.discord.interactions import TOKEN_SECONDS
 from adapters.discord.options import DiscordOptions
 from adapters.discord.render import URL_MAX
@@ -36,7 +35,7 @@ from adapters.waiting import _DAYS, _PER_PERSON
 from adapters.whatsapp.options import WhatsAppOptions
 from adapters.whatsapp.render import LINKS_MAX
 from gateway.gateway import Gateway
-from gateway.handlers.listing import PROBE_SECONDS
+from gateway.handlers.listing import PROBE_SECONDS, PROBES_SECONDS
 from gateway.people import CODE_SECONDS, PENDING_PER_PLATFORM
 from gateway.serve import _LONGEST_PAUSE as LONGEST_PAUSE_OF_PLATFORMS
 from mcp_auth import limits
@@ -251,7 +250,7 @@ def test_how_often_is_too_often_as_the_guide_says(row: str, rates: list[limits.R
         ("SECURITY.md", "beyond {} a day of one account and kind", _ATTEMPTS_A_DAY),
         ("SECURITY.md", "one JSON value for each {} bytes", _BYTES_FOR_A_VALUE),
         ("SECURITY.md", "One probe runs for each server and owner, {} for a server", PROBES_OF_ONE_SERVER),
-        ("docs/mcp-authentication.md", "seconds each and {} in all", _PROBES_SECONDS),
+        ("docs/mcp-authentication.md", "seconds each and {} in all", PROBES_SECONDS),
         ("docs/mcp-authentication.md", "because too many others ({}) give no answer", PROBES),
         ("docs/matrix.md", "believed until a change is heard of, {} at most", _minutes_in_words(_CHECKED_SECONDS)),
         ("docs/matrix.md", "{} times an hour for one person", _VISITS_EACH.amount),

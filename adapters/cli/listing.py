@@ -6,8 +6,6 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from msgspec.structs import replace
-
 from adapters.terminal.screen import Progress, as_json_text, columns, is_colored
 from adapters.terminal.table import Paint, server_list
 from mcp_auth.config.load import load
@@ -17,12 +15,10 @@ from mcp_auth.errors import UnknownServer, sentence
 from mcp_auth.listing import local_statuses
 from mcp_auth.outcome import Next
 from mcp_auth.records import SHARED
-from mcp_auth.status import AuthState, ConnectionState, ConnectionStatus, ServerStatus, wants_sign_in
+from mcp_auth.status import AuthState, ConnectionState, ServerStatus, wants_sign_in
 
 if TYPE_CHECKING:
     from argparse import Namespace
-
-_PROBES_SECONDS = 15.0
 
 
 def run_list(options: Namespace) -> int:
@@ -31,7 +27,7 @@ def run_list(options: Namespace) -> int:
     for warning in config.warnings:
         _warn(warning)
     if options.probe:
-        statuses = _probed(config, statuses, options)
+        statuses = _probed(config, options)
     if options.json:
         print(as_json_text({"servers": [as_json(one, config.servers[one.name]) for one in statuses]}))
     elif options.server is not None:
@@ -157,35 +153,16 @@ def _detail(status: ServerStatus) -> str:
     return render(reply, columns=columns(sys.stdout), color=is_colored(sys.stdout), now=time.time())
 
 
-def _probed(config: Config, statuses: list[ServerStatus], options: Namespace) -> list[ServerStatus]:
+def _probed(config: Config, options: Namespace) -> list[ServerStatus]:
     """The statuses with live results, all servers at once, each and all bounded in time."""
-    import asyncio
+    from adapters.cli.ask import answer_once
+    from gateway.grammar import Detail, ListServers
+    from gateway.replies import ServerDetail, ServerList
 
-    from mcp_auth.core import McpAuth
-    from mcp_auth.net.names import run
-
-    async def probe_all() -> list[ServerStatus]:
-        async with McpAuth.open(config) as auth:
-
-            async def one(status: ServerStatus) -> ServerStatus:
-                owner = owner_of(config, status.name, options)
-                connection = await auth.probe(status.name, owner, start_stdio=True)
-                return replace(await auth.status(status.name, owner), connection=connection)
-
-            tasks = [asyncio.create_task(one(status)) for status in statuses]
-            if tasks:
-                await asyncio.wait(tasks, timeout=_PROBES_SECONDS)
-            for task in tasks:
-                task.cancel()
-            found = await asyncio.gather(*tasks, return_exceptions=True)
-            for result in found:
-                if isinstance(result, Exception):
-                    raise result
-            late = ConnectionStatus(ConnectionState.UNREACHABLE, detail=f"no answer within {_PROBES_SECONDS:.0f} s")
-            return [
-                replace(status, connection=late) if isinstance(result, BaseException) else result
-                for result, status in zip(found, statuses, strict=True)
-            ]
-
+    name = find_server(config, options.server) if options.server is not None else None
     with Progress("connecting..."):
-        return run(probe_all())
+        reply = answer_once(config, options, ListServers(True) if name is None else Detail(name, True))
+    (block,) = reply.blocks
+    if isinstance(block, ServerList):
+        return list(block.servers)
+    return [block.server] if isinstance(block, ServerDetail) else []

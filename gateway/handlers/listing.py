@@ -20,14 +20,15 @@ _FIRST_RESULTS_SECONDS = 2.0
 _USABLE = frozenset({AuthState.SIGNED_IN, AuthState.KEY_SET, AuthState.NONE_NEEDED})
 
 
-async def show_list(_: grammar.ListServers, request: Request) -> AsyncGenerator[Reply, None]:
+async def show_list(command: grammar.ListServers, request: Request) -> AsyncGenerator[Reply, None]:
     statuses = await request.statuses()
-    live = [one.name for one in statuses if _is_probed(one, request)] if request.capabilities.edits else []
+    starts = command.start_commands
+    live = [one.name for one in statuses if starts or _is_probed(one, request)] if request.capabilities.edits else []
     yield _list(statuses, request, final=not live)
     if not live:
         return
     results: dict[str, ConnectionStatus] = {}
-    async with aclosing(probe(live, request, results)) as steps:
+    async with aclosing(probe(live, request, results, start_stdio=starts)) as steps:
         async for _step in steps:
             statuses = [
                 replace(one, connection=results.get(one.name, one.connection)) for one in await request.statuses()
@@ -37,10 +38,12 @@ async def show_list(_: grammar.ListServers, request: Request) -> AsyncGenerator[
 
 async def show_detail(command: grammar.Detail, request: Request) -> AsyncGenerator[Reply, None]:
     status = await request.status(command.server)
-    live = request.capabilities.edits and _is_probed(status, request)
+    starts = command.start_commands
+    live = request.capabilities.edits and (starts or _is_probed(status, request))
     yield _detail(status, request, final=not live)
     if live:
-        connection = await request.auth.probe(command.server, request.owner(command.server), timeout=PROBE_SECONDS)
+        owner = request.owner(command.server)
+        connection = await request.auth.probe(command.server, owner, timeout=PROBE_SECONDS, start_stdio=starts)
         yield _detail(replace(await request.status(command.server), connection=connection), request, final=True)
 
 
@@ -54,10 +57,15 @@ async def test(command: grammar.Test, request: Request) -> AsyncGenerator[Reply,
     yield say(sentences.tested(status, connection), Audience.CALLER, ok=ready, data=data)
 
 
-async def probe(names: list[str], request: Request, results: dict[str, ConnectionStatus]) -> AsyncGenerator[None, None]:
+async def probe(
+    names: list[str], request: Request, results: dict[str, ConnectionStatus], *, start_stdio: bool = False
+) -> AsyncGenerator[None, None]:
     """Fill `results`: yields after the quick ones, and when all are there or `PROBES_SECONDS` have passed."""
     limit = request.bound(PROBE_SECONDS)
-    tasks = {asyncio.create_task(request.auth.probe(name, request.owner(name), timeout=limit)): name for name in names}
+    tasks = {
+        asyncio.create_task(request.auth.probe(name, request.owner(name), timeout=limit, start_stdio=start_stdio)): name
+        for name in names
+    }
     try:
         for seconds in (_FIRST_RESULTS_SECONDS, PROBES_SECONDS - _FIRST_RESULTS_SECONDS):
             waiting = [task for task, name in tasks.items() if name not in results]

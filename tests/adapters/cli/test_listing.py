@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from adapters.cli import listing
 from adapters.cli.cli import main
+from gateway.handlers import listing
 from tests.homes import write_home
 from tests.servers.oauth import OAuthServer
 
@@ -57,8 +57,9 @@ def test_probe_asks_all_at_once(tmp_path: Path, oauth: OAuthServer, capsys: pyte
 def test_the_time_of_a_probe_is_bounded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert listing._PROBES_SECONDS == 15
-    monkeypatch.setattr(listing, "_PROBES_SECONDS", 0.2)
+    assert listing.PROBES_SECONDS == 15
+    monkeypatch.setattr(listing, "PROBES_SECONDS", 0.2)
+    monkeypatch.setattr(listing, "_FIRST_RESULTS_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         entry = {"url": f"http://127.0.0.1:{silent.getsockname()[1]}/mcp", "headers": {"X": "y"}}
         code, found = listed(write_home(tmp_path, {"silent": entry}), capsys, "--probe")
