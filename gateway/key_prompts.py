@@ -12,14 +12,13 @@ from gateway import sentences
 from gateway.invocations import Principal
 from gateway.replies import Audience, Button, Reply, SecretPrompt, Text, done, say
 from mcp_auth.errors import KeyInvalid, NotAllowed
-from mcp_auth.limits import too_often, wait_to_try_key
+from mcp_auth.limits import TRIES
 
 if TYPE_CHECKING:
     from mcp_auth.core import McpAuth
     from mcp_auth.keys import KeyTrial, KeyVariable
 
 LIFETIME = 600.0
-TRIES = 5
 _OPEN_AT_MOST = 1000
 
 
@@ -124,10 +123,9 @@ class KeyPrompts:
         from mcp_auth.keys import Verdict
 
         await self._check_allowed(pending)
-        wait = wait_to_try_key(self._auth.limits, str(pending.principal), pending.server, self._auth.config.gateway)
-        if wait:
-            return self._again(prompt_id, pending, too_often(wait))
         trial = await self._auth.try_keys(pending.server, pending.values, pending.owner, by=str(pending.principal))
+        if trial.verdict is Verdict.TOO_OFTEN:
+            return self._again(prompt_id, pending, trial.detail, trial)
         if trial.verdict is Verdict.REFUSED:
             return self._again(prompt_id, pending, sentences.key_refused(pending.server), trial)
         if trial.verdict is Verdict.UNREACHABLE:

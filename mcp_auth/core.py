@@ -23,7 +23,7 @@ from mcp_auth.links.logins import Logins
 from mcp_auth.links.policy import ConfigPolicy
 from mcp_auth.listing import places, statuses_of
 from mcp_auth.records import SHARED, Grant, KeyForm, Linked, Origin, SignIn, check_owner
-from mcp_auth.status import ConnectionStatus, ServerStatus
+from mcp_auth.status import ConnectionStatus, ServerStatus, needs_a_look
 
 if TYPE_CHECKING:
     import httpx2
@@ -169,6 +169,12 @@ class McpAuth:
         """As `probe`, with more time; commands are started, and what failed is tried again at once."""
         prober = self.parts.prober
         return await prober.probe(server, check_owner(owner), timeout=timeout, start_stdio=True, insist=True)
+
+    async def unknown(self) -> list[str]:
+        """The servers of which nothing says yet whether they want a sign-in."""
+        urls = {name: one.url for name, one in self.config.servers.items() if one.url is not None}
+        known = {name: await self.store.connections.get(url) for name, url in urls.items()}
+        return [name for name in urls if needs_a_look(self.config.servers[name], known[name])]
 
     async def look(self, server: str) -> bool:
         """Ask a server whether it wants a sign-in, and keep the finding.

@@ -19,6 +19,7 @@ from mcp_auth.config.people import accounts_of, held, reused_name
 from mcp_auth.config.servers import Servers
 from mcp_auth.config.variables import Variables, references
 from mcp_auth.errors import KeyInvalid, KeyMissing, Unreachable
+from mcp_auth.limits import Limits, too_often, wait_to_try_key
 from mcp_auth.listing import owner_keys
 from mcp_auth.oauth.discovery import probe_without_credentials
 from mcp_auth.outcome import Next
@@ -46,6 +47,7 @@ class Verdict(StrEnum):
     UNREACHABLE = "unreachable"
     NO_DIFFERENCE = "no_difference"
     NOT_TRIED = "not_tried"
+    TOO_OFTEN = "too_often"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ class Keys:
         http: Http,
         changes: Changes,
         audit: Audit,
+        limits: Limits,
     ) -> None:
         self._config = config
         self._servers = servers
@@ -76,6 +79,7 @@ class Keys:
         self._http = http
         self._changes = changes
         self._audit = audit
+        self._limits = limits
 
     async def of(self, entry: Server, owner: str) -> Mapping[str, str] | None:
         """Where this owner's variables come from: their own keys, or None for `.env` and the environment."""
@@ -100,12 +104,15 @@ class Keys:
         """Send one request with the candidate values and one without any, and compare. Stores nothing.
 
         Args:
-            by: the principal who asks, for the audit log.
+            by: the principal who asks: counted, as no server is there to guess at, and named in the audit log.
 
         Raises:
             KeyMissing: another variable of the same headers has no value yet. KeyInvalid: as `resolved_headers`.
         """
         entry = self._servers.usable(server)
+        wait = wait_to_try_key(self._limits, by, server, self._config.gateway) if by is not None else 0.0
+        if wait:
+            return KeyTrial(Verdict.TOO_OFTEN, too_often(wait))
         keys = await self.of(entry, check_owner(owner))
         names = {r.name for template in entry.headers.values() for r in references(template)}
         below = {name: keys.get(name) if keys is not None else self._variables.lookup(name) for name in names}

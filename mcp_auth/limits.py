@@ -217,6 +217,10 @@ def counted_as(principal: str, gateway: GatewayOptions) -> str:
     return principal if name is None else f"person:{name}"
 
 
+# For one question or form for a key; then a person begins anew.
+TRIES = 5
+
+
 def wait_to_try_key(limits: Limits, principal: str, server: str, gateway: GatewayOptions) -> float:
     """Seconds until this principal may try another key at this server: it is not there to guess at.
 

@@ -52,7 +52,7 @@ class Parts:
     ) -> None:
         self.http = Http(proxy=config.gateway.network.proxy)
         self.profiles = Profiles(servers, store, self.http, clock)
-        self.keys = Keys(config, servers, store, variables, self.http, changes, audit)
+        self.keys = Keys(config, servers, store, variables, self.http, changes, audit, limits)
         # What an agent sends
         self.refresher = Refresher(config, servers, store, self.http, variables, self.profiles, changes, clock)
         self.rejections = Rejections(store, self.profiles, changes, clock)
@@ -79,7 +79,7 @@ class Parts:
         self.exchanges = Exchanges(
             config, servers, store, self.http, self.profiles, self.sign_ins, self.verifier, self.prober, clock
         )
-        self.key_forms = KeyForms(config, store, self.keys, limits, self.verifier, changes, clock)
+        self.key_forms = KeyForms(store, self.keys, self.verifier, changes, clock)
         # Pages, and who serves them
         self.services = Services(
             config, store, limits, logins, self.verifier, self.sign_ins, self.exchanges, self.key_forms, clock

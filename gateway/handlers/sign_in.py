@@ -22,7 +22,6 @@ from mcp_auth.status import (
     ConnectionState,
     ConnectionStatus,
     ServerStatus,
-    needs_a_look,
     wants_sign_in,
 )
 
@@ -70,16 +69,17 @@ async def _targets(command: grammar.Auth, board: Board, request: Request) -> lis
     """
     if command.servers:
         return [await request.status(name) for name in command.servers]
-    unknown = [name for name in request.config.servers if await _is_unknown(name, request)]
+    unknown = await request.auth.unknown()
     results: dict[str, ConnectionStatus] = {}
     if unknown:
         async for _ in probe(unknown, request, results):
             pass
+        # What was not asked, for want of file descriptors or of its turn, is as little known as before.
+        unknown = await request.auth.unknown()
     statuses = await request.statuses()
     if request.invocation.command is not None:
         for name, connection in results.items():
-            # What was not asked, for want of file descriptors or of its turn, is as little known as before.
-            lost = connection.detail is not None and await _is_unknown(name, request)
+            lost = connection.detail is not None and name in unknown
             if lost or connection.state is ConnectionState.UNREACHABLE:
                 problem = Unreachable(f"{name} could not be asked: {connection.detail}", next_step=Next("test", name))
                 board.set(_failed(name, problem))
@@ -88,13 +88,6 @@ async def _targets(command: grammar.Auth, board: Board, request: Request) -> lis
                 text = f"{one.name}: {sentences.auth_state(one, request.services.clock())}."
                 board.set(_failed(one.name, ReauthorizationNeeded(text, next_step=one.next)))
     return [status for status in statuses if wants_sign_in(status) or status.auth is AuthState.KEY_MISSING]
-
-
-async def _is_unknown(name: str, request: Request) -> bool:
-    server = request.config.servers[name]
-    if server.url is None:
-        return False
-    return needs_a_look(server, await request.auth.store.connections.get(server.url))
 
 
 def _failed(name: str, error: McpAuthError) -> ChecklistItem:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import msgspec
 
 from mcp_auth.changes import Changes
-from mcp_auth.config.models import Config, Server
+from mcp_auth.config.models import Server
 from mcp_auth.errors import AlreadyFinished, KeyInvalid, KeyMissing, KeyRefused, McpAuthError, SignInError
 from mcp_auth.keys import Keys, KeyTrial, KeyVariable, Verdict
-from mcp_auth.limits import Limits, too_often, wait_to_try_key
+from mcp_auth.limits import TRIES
 from mcp_auth.links.gate import Gatekeeper
 from mcp_auth.outcome import Next, Outcome
 from mcp_auth.records import Gate, KeyField, KeyForm, Origin, Status
@@ -24,7 +24,6 @@ from mcp_auth.stores.base import Store
 from mcp_auth.stores.updates import update
 
 LIFETIME = 600.0
-TRIES = 5
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -60,18 +59,14 @@ class KeyForms:
 
     def __init__(
         self,
-        config: Config,
         store: Store,
         keys: Keys,
-        limits: Limits,
         verifier: Gatekeeper,
         changes: Changes,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._config = config
         self._store = store
         self._keys = keys
-        self._limits = limits
         self._verifier = verifier
         self._changes = changes
         self._clock = clock
@@ -181,13 +176,12 @@ class KeyForms:
             return Entry(form, f"Nothing was entered for {', '.join(empty)}.")
         given = {field.name: values[field.name] for field in form.fields}
         by = form.origin.principal
-        wait = wait_to_try_key(self._limits, by, form.server, self._config.gateway)
-        if wait:
-            return Entry(form, too_often(wait))
         try:
             trial = await self._keys.attempt(form.server, given, form.owner, by=by)
         except (KeyInvalid, KeyMissing) as error:
             return await self._again(form, str(error))
+        if trial.verdict is Verdict.TOO_OFTEN:
+            return Entry(form, trial.detail)
         if trial.verdict is Verdict.REFUSED:
             return await self._again(form, f"{form.server} refuses this key; nothing was stored.")
         if trial.verdict is Verdict.UNREACHABLE and not untried:
