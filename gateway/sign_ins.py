@@ -512,7 +512,7 @@ def _recalled_item(server: str, sign_in: SignIn | None, now: float) -> Checklist
     if sign_in.status in OPEN:
         until = sign_in.expires_at
         # Of a link of our own only the hash is stored, and what it leads to works in one browser only.
-        link = sign_in.authorization_url if sign_in.gate is None else None
+        link = sign_in.authorization_url if sign_in.binding is None else None
         text = sentences.link_again(until, now)
         if link:
             text = sentences.link_ready(until, now, browser_host(sign_in.metadata), issued_elsewhere(sign_in.metadata))

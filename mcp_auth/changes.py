@@ -74,7 +74,7 @@ class Changes:
 
     def write_continued(self, record: Linked) -> None:
         """A browser was bound to a link."""
-        visit = record.gate.visit if record.gate is not None else None
+        visit = record.binding.visit if record.binding is not None else None
         self._audit.write(
             Event.LINK_CONTINUED,
             whom=record.origin.principal,
@@ -144,5 +144,5 @@ def _record(audit: Audit, change: Change) -> None:
 
 def ticket_of(record: Linked) -> str | None:
     """The hash of the ticket that was opened, or of the newest."""
-    gate = record.gate
-    return None if gate is None else gate.opened or next(reversed(gate.tickets), None)
+    binding = record.binding
+    return None if binding is None else binding.opened or next(reversed(binding.tickets), None)

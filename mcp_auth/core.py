@@ -269,16 +269,16 @@ class McpAuth:
     # -- our own pages -----------------------------------------------------------------------
 
     async def confirm(self, code: str, principal: str, *, private: bool) -> Linked:
-        """Take a code that `principal` sent in a chat; see `Gatekeeper.confirm`."""
-        return await self.parts.verifier.confirm(code, principal, private=private)
+        """Take a code that `principal` sent in a chat; see `Codes.confirm`."""
+        return await self.parts.codes.confirm(code, principal, private=private)
 
     async def review(self, code: str, principal: str, *, private: bool) -> Linked:
-        """What a code would confirm; see `Gatekeeper.review`."""
-        return await self.parts.verifier.review(code, principal, private=private)
+        """What a code would confirm; see `Codes.review`."""
+        return await self.parts.codes.review(code, principal, private=private)
 
     async def burn(self, code: str, principal: str) -> None:
-        """End what shows a code that somebody sent who may confirm nothing; see `Gatekeeper.burn`."""
-        await self.parts.verifier.burn(code, principal)
+        """End what shows a code that somebody sent who may confirm nothing; see `Codes.burn`."""
+        await self.parts.codes.burn(code, principal)
 
     async def key_form(
         self, server: str, owner: str, origin: Origin, variables: tuple[KeyVariable, ...], *, listen: bool = True

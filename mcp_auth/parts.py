@@ -14,9 +14,10 @@ from mcp_auth.credentials import StoredCredentials
 from mcp_auth.keys import Keys
 from mcp_auth.kinds import SIGN_IN
 from mcp_auth.limits import Limits
-from mcp_auth.links.gate import Gatekeeper
+from mcp_auth.links.codes import Codes
 from mcp_auth.links.logins import Logins
 from mcp_auth.links.policy import Policy
+from mcp_auth.links.verification import LinkVerifier
 from mcp_auth.net.http import Http
 from mcp_auth.oauth.exchange import Exchanges
 from mcp_auth.oauth.profiles import Profiles
@@ -75,7 +76,8 @@ class Parts:
         clients = Clients(config, servers, variables, self.http, self.profiles, clock)
         self.sign_ins = SignIns(config, store, self.profiles, clients, changes, clock)
         self.sign_out = SignOut(servers, store, self.http, self.profiles, self.sign_ins, changes)
-        self.verifier = Gatekeeper(config.gateway, store, policy, {SIGN_IN: self.sign_ins}, changes, clock)
+        self.verifier = LinkVerifier(config.gateway, store, policy, {SIGN_IN: self.sign_ins}, changes, clock)
+        self.codes = Codes(store, policy, self.verifier, changes, clock)
         self.exchanges = Exchanges(
             config, servers, store, self.http, self.profiles, self.sign_ins, self.verifier, self.prober, clock
         )

@@ -265,7 +265,7 @@ class Visit(Value, frozen=True):
     at: float = 0.0
 
 
-class Gate(Value, frozen=True):
+class BrowserBinding(Value, frozen=True):
     """What stands between a link of ours and what it leads to: which tickets open it, and which browser is bound.
 
     Tickets, the browser's secret and the code are kept as SHA-256 only. The code follows from that secret (on a last
@@ -306,7 +306,7 @@ class Linked(Record, kw_only=True):
     created_at: float
     expires_at: float
     # None: the link is the authorization server's own (loopback mode).
-    gate: Gate | None = None
+    binding: BrowserBinding | None = msgspec.field(default=None, name="gate")
     # When it became `exchanging`; a claim that is old belongs to a process that died.
     claimed_at: float | None = None
     ended_at: float | None = None

@@ -2,7 +2,7 @@
 
 The table is the machine. `stepped` is the only writer of a status, and refuses every step that no table holds. That
 nothing unproven is exchanged is a matter of the tables: to `exchanging` there is no way but through `confirmed`, which
-a record reaches by the proof (`mcp_auth.links.gate`), and in a browser without script through `answered`, its last
+a record reaches by the proof (`mcp_auth.links.codes`), and in a browser without script through `answered`, its last
 page.
 """
 
@@ -83,11 +83,11 @@ class ForbiddenStep(RuntimeError):
 
 def steps_of(record: Linked) -> Steps:
     """The table of this record's link."""
-    if record.gate is None:
+    if record.binding is None:
         return DIRECT
     if kind_of(record).asks:
         return SHOWN_AGAIN
-    return WITHOUT_SCRIPT if record.gate.kept_in == "cookie" else VERIFIED
+    return WITHOUT_SCRIPT if record.binding.kept_in == "cookie" else VERIFIED
 
 
 def stepped(record: L, status: Status, now: float, **changes: Any) -> L:

@@ -47,7 +47,8 @@ GROUPS = {
     ],
     "proof": [
         *(
-            "links/gate",
+            "links/verification",
+            "links/codes",
             "links/tickets",
             "states",
             "kinds",

@@ -43,7 +43,7 @@ from mcp_auth.audit import _ATTEMPTS_A_DAY, MAX_BYTES, OLD_FILES, AuditLine, Eve
 from mcp_auth.config.load import load
 from mcp_auth.config.models import GatewayOptions, NetworkOptions, OAuthOptions, Server, Settings
 from mcp_auth.core import McpAuth
-from mcp_auth.links import gate
+from mcp_auth.links import verification
 from mcp_auth.net.bodies import _BYTES_FOR_A_VALUE
 from mcp_auth.oauth import sign_in
 from mcp_auth.oauth.registration import client_registration_needed
@@ -282,7 +282,7 @@ def test_figures_are_those_of_the_program(page: str, sentence: str, figure: floa
 def test_lifetimes_are_those_of_the_program() -> None:
     guide, endpoint, teams = _keys("mcp-authentication.md"), _keys("public-endpoint.md"), _keys("teams.md")
     assert (sign_in.LIFETIME, "It lives ten minutes" in guide) == (600.0, True)
-    assert (gate.CODE_LIFETIME, "Five minutes, five tries" in endpoint) == (300.0, True)
+    assert (verification.CODE_LIFETIME, "Five minutes, five tries" in endpoint) == (300.0, True)
     assert (CODE_SECONDS, PENDING_PER_PLATFORM) == (3600.0, 3)
     assert "one hour, works once" in teams
     assert "three on each platform" in teams

@@ -9,8 +9,8 @@ from gateway.request import Request
 from gateway.surfaces import with_next
 from mcp_auth.errors import SignInError, WrongPerson
 from mcp_auth.kinds import KEY_FORM, kind_of
-from mcp_auth.links.gate import goes_on_by_itself
 from mcp_auth.links.tickets import typed_code
+from mcp_auth.links.verification import goes_on_by_itself
 from mcp_auth.states import SHOWS_CODE
 
 
@@ -37,7 +37,7 @@ async def paste(command: grammar.Paste, request: Request) -> Reply:
 async def _shows_code(request: Request) -> bool:
     """Whether a page of ours waits for the operator: eight characters are its code then, not the browser's."""
     return any(
-        one.gate is not None and one.origin.principal == str(request.principal) and one.status in SHOWS_CODE
+        one.binding is not None and one.origin.principal == str(request.principal) and one.status in SHOWS_CODE
         for one in await request.auth.open_sign_ins()
     )
 
@@ -54,7 +54,7 @@ async def confirm(command: grammar.Confirm, request: Request) -> Reply:
 async def review(command: grammar.ReviewCode, request: Request) -> Reply:
     """Anybody can send somebody a link that brings a code here: what it is for is said, and one button confirms."""
     record = await request.auth.review(command.code, str(request.principal), private=request.invocation.private)
-    visit = record.gate.visit if record.gate is not None else None
+    visit = record.binding.visit if record.binding is not None else None
     text = sentences.review(record.server, kind_of(record) is KEY_FORM, visit, request.services.clock())
     button = Button(sentences.BUTTON_CONFIRM, command=f"confirm {typed_code(command.code) or ''}")
     return Reply((Text(text),), (button,), Audience.CALLER, summary=sentences.PRIVATE_ANSWER)

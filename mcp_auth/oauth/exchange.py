@@ -30,7 +30,7 @@ from mcp_auth.errors import (
     WrongIssuer,
     WrongPerson,
 )
-from mcp_auth.links.gate import Gatekeeper
+from mcp_auth.links.verification import LinkVerifier
 from mcp_auth.net import issuers
 from mcp_auth.net.http import Http
 from mcp_auth.net.rules import is_loopback_url, shown_host
@@ -66,7 +66,7 @@ class Exchanges:
         http: Http,
         profiles: Profiles,
         sign_ins: SignIns,
-        verifier: Gatekeeper,
+        verifier: LinkVerifier,
         prober: Prober,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -154,7 +154,7 @@ class Exchanges:
     async def _answered(self, answer: AuthorizationResponse, binding: Binding) -> SignIn:
         """The sign-in that this answer belongs to, in these hands. Behind a link of ours it may have ended."""
         sign_in = await self._find(answer, binding)
-        if sign_in.gate is not None:
+        if sign_in.binding is not None:
             self._check_browser(sign_in, answer, binding)
             if sign_in.status not in WAITING:
                 return sign_in
@@ -167,10 +167,10 @@ class Exchanges:
         return sign_in
 
     async def _check_proven(self, sign_in: SignIn, answer: AuthorizationResponse, binding: Binding) -> None:
-        if sign_in.gate is None:
+        if sign_in.binding is None:
             # No page of ours, so no proof was to be had: it was begun for one person, or the operator takes the risk.
             await self._verifier.check_still(sign_in, may_be_unproven=self._config.gateway.allow_paste)
-        elif sign_in.gate.kept_in == "cookie" and answer.code is not None and answer.error is None:
+        elif sign_in.binding.kept_in == "cookie" and answer.code is not None and answer.error is None:
             await self._verifier.check_last(sign_in, answer.code, binding.last, binding.identity)
         elif answer.error is None:
             await self._verifier.check_end(sign_in, binding.browser)
@@ -194,7 +194,7 @@ class Exchanges:
             for sign_in in await self._store.sign_ins.open(principal=principal)
             if sign_in.status in WAITING
             and sign_in.expires_at > now
-            and sign_in.gate is None
+            and sign_in.binding is None
             and not sign_in.metadata.authorization_response_iss_parameter_supported
         ]
         if len(fitting) != 1:
@@ -262,7 +262,7 @@ class Exchanges:
             await self._sign_ins.end(sign_in, "failed", ours.outcome)
             raise
         await self._profiles.keep_for_next(sign_in, outcome)
-        if sign_in.gate is not None:
+        if sign_in.binding is not None:
             sign_in = await self._try_out(sign_in)
         sign_in = msgspec.structs.replace(sign_in, account=outcome.account)
         if sign_in.check is None or sign_in.check.state != "refused":

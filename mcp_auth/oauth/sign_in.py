@@ -28,7 +28,7 @@ from mcp_auth.oauth.profiles import Profiles
 from mcp_auth.oauth.registration import Clients
 from mcp_auth.oauth.vendors import authorize_params, scope_params
 from mcp_auth.outcome import Next, Outcome
-from mcp_auth.records import Connection, Gate, Grant, Origin, ServerMetadata, SignIn, Status
+from mcp_auth.records import BrowserBinding, Connection, Grant, Origin, ServerMetadata, SignIn, Status
 from mcp_auth.states import IN_FLIGHT, OPEN, WAITING, as_of, due_at, stepped
 from mcp_auth.status import is_pinned, shown_scope
 from mcp_auth.stores.base import Store
@@ -137,12 +137,12 @@ class SignIns:
         redirect_uri: str,
         *,
         fresh: bool = False,
-        gated: bool = False,
+        with_page: bool = False,
     ) -> SignIn:
         """Make the record and its authorization URL. Registers a client when none fits.
 
         A step-up asks for the union of the scope of the grant that is held and the new one.
-        `gated`: the link is to be our own page, and the authorization URL is made when a browser may go on.
+        `with_page`: the link is to be our own page, and the authorization URL is made when a browser may go on.
 
         Raises:
             SignInError and its children, Unreachable.
@@ -184,8 +184,8 @@ class SignIns:
             scope_before=grant.tokens.scope if grant is not None and grant.tokens is not None else None,
             registration_reused=is_reused,
         )
-        if gated:
-            sign_in.gate = Gate()
+        if with_page:
+            sign_in.binding = BrowserBinding()
         else:
             _authorize(sign_in, server)
         stored = await self._store.sign_ins.put_if(sign_in)

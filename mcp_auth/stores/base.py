@@ -171,10 +171,10 @@ def _columns_of_grant(grant: Grant) -> Columns:
 
 
 def _columns_of_link(link: SignIn | KeyForm) -> Columns:
-    gate = link.gate
-    codes = gate.voided if gate is not None else ()
-    if gate is not None and gate.code is not None:
-        codes = (*codes, gate.code)
+    binding = link.binding
+    codes = binding.voided if binding is not None else ()
+    if binding is not None and binding.code is not None:
+        codes = (*codes, binding.code)
     return Columns(
         is_open=link.status in OPEN,
         due_at=due_at(link),

@@ -52,7 +52,7 @@ from mcp_auth.errors import (
 from mcp_auth.kinds import KINDS, LinkKind, again_for, kind_of
 from mcp_auth.limits import AddressLimits
 from mcp_auth.links import tickets
-from mcp_auth.links.gate import Stage
+from mcp_auth.links.verification import Stage
 from mcp_auth.net.rules import is_loopback_url, with_ipv6_forms
 from mcp_auth.oauth.authorization import AuthorizationResponse, Binding, parse_query
 from mcp_auth.records import KeptIn, KeyForm, Linked, SignIn, Visit, sha256
@@ -268,7 +268,7 @@ class Endpoint:
     def _last_page(
         self, sign_in: SignIn, answer: AuthorizationResponse, secret: str, *, error: str | None = None
     ) -> Page:
-        nonce = sign_in.gate.code_nonce if sign_in.gate is not None else None
+        nonce = sign_in.binding.code_nonce if sign_in.binding is not None else None
         code = tickets.code_for(secret, nonce) if nonce is not None else None
         button = self._auth.logins.link_for(sign_in.origin.principal, code) if code is not None else None
         hidden = {"code": answer.code, "state": answer.state, "iss": answer.iss, "last": secret}
@@ -502,11 +502,11 @@ class Endpoint:
         return pages_of(record).released(record, self._auth.config, self._carried(request, record, secret or ""))
 
     def _code_page(self, request: Request, record: Linked, secret: str) -> Page:
-        gate, now = record.gate, self._auth.now()
+        binding, now = record.binding, self._auth.now()
         uses_code = self._auth.config.gateway.verify != "browser"
         code = None
-        if uses_code and gate is not None and gate.code_nonce is not None and now < gate.code_expires_at:
-            code = tickets.code_for(secret, gate.code_nonce)
+        if uses_code and binding is not None and binding.code_nonce is not None and now < binding.code_expires_at:
+            code = tickets.code_for(secret, binding.code_nonce)
         return pages.code_page(
             record,
             code,
@@ -557,7 +557,7 @@ class Endpoint:
 
     def _kept_cookie(self, request: Request, record: Linked | None) -> str | None:
         """The secret of a browser without script, where one is bound."""
-        if record is None or record.gate is None or record.gate.kept_in != "cookie":
+        if record is None or record.binding is None or record.binding.kept_in != "cookie":
             return None
         secret = (_cookie(request, self._cookie_name(record)) or "").partition(".")[0]
         return secret if tickets.is_secret(secret) else None
@@ -668,16 +668,16 @@ def _is_foreign(request: Request) -> bool:
 
 def _is_scripted(record: Linked) -> bool:
     """Whether the browser that is bound keeps its secret in a script's storage."""
-    return record.gate is not None and record.gate.kept_in == "storage"
+    return record.binding is not None and record.binding.kept_in == "storage"
 
 
 def _is_carried(record: Linked) -> bool:
     """Whether the secret of the browser that is bound goes from form to form."""
-    return record.gate is not None and record.gate.kept_in == "forms"
+    return record.binding is not None and record.binding.kept_in == "forms"
 
 
 def _opened(record: Linked) -> str | None:
-    return record.gate.opened if record.gate is not None else None
+    return record.binding.opened if record.binding is not None else None
 
 
 def _posted_secret(given: Mapping[str, str]) -> str | None:

@@ -16,9 +16,9 @@ from mcp_auth.config.models import Server
 from mcp_auth.errors import AlreadyFinished, KeyInvalid, KeyMissing, KeyRefused, McpAuthError, SignInError
 from mcp_auth.keys import Keys, KeyTrial, KeyVariable, Verdict
 from mcp_auth.limits import TRIES
-from mcp_auth.links.gate import Gatekeeper
+from mcp_auth.links.verification import LinkVerifier
 from mcp_auth.outcome import Next, Outcome
-from mcp_auth.records import Gate, KeyField, KeyForm, Origin, Status
+from mcp_auth.records import BrowserBinding, KeyField, KeyForm, Origin, Status
 from mcp_auth.states import IN_FLIGHT, OPEN, as_of, stepped
 from mcp_auth.stores.base import Store
 from mcp_auth.stores.updates import update
@@ -61,7 +61,7 @@ class KeyForms:
         self,
         store: Store,
         keys: Keys,
-        verifier: Gatekeeper,
+        verifier: LinkVerifier,
         changes: Changes,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -97,7 +97,7 @@ class KeyForms:
                     created_at=now,
                     expires_at=now + LIFETIME,
                     version=before.version if before else 0,
-                    gate=Gate(),
+                    binding=BrowserBinding(),
                     fields=fields,
                 )
             form, ticket = self._verifier.add_ticket(form)
@@ -164,7 +164,7 @@ class KeyForms:
             untried: the person's word that they be stored although they could not be tried.
 
         Raises:
-            OtherBrowser, NotProven, NotAllowed: see `Gatekeeper.check_end`. AlreadyFinished: it was used before.
+            OtherBrowser, NotProven, NotAllowed: see `LinkVerifier.check_end`. AlreadyFinished: it was used before.
             StoreError, Busy: it could not be written; the form is over.
         """
         form = as_of(form, self._clock())

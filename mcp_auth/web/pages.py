@@ -376,9 +376,9 @@ def _shown(names: Mapping[str, str]) -> dict[str, str]:
 
 def _waits_until(record: Linked, code: str | None) -> float:
     """When the page stops waiting: with the code, or with the link."""
-    if code is None or record.gate is None:
+    if code is None or record.binding is None:
         return record.expires_at
-    return min(record.expires_at, record.gate.code_expires_at)
+    return min(record.expires_at, record.binding.code_expires_at)
 
 
 def _name(record: Linked) -> str:

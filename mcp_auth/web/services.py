@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from mcp_auth.config.models import Config
 from mcp_auth.kinds import KEY_FORM, SIGN_IN, LinkKind
 from mcp_auth.limits import Limits
-from mcp_auth.links.gate import Gatekeeper
 from mcp_auth.links.logins import Logins
 from mcp_auth.links.tickets import connection_ids, slot_of
+from mcp_auth.links.verification import LinkVerifier
 from mcp_auth.oauth.authorization import AuthorizationResponse
 from mcp_auth.oauth.exchange import Exchanges
 from mcp_auth.oauth.registration import client_document, uses_own_document
@@ -40,7 +40,7 @@ class Services:
     store: Store
     limits: Limits
     logins: Logins
-    verifier: Gatekeeper
+    verifier: LinkVerifier
     sign_ins: SignIns
     exchanges: Exchanges
     key_forms: KeyForms
@@ -60,7 +60,7 @@ class Services:
         """The sign-in behind a link of ours that may have sent the browser on with this `state`, else None."""
         slot = AuthorizationResponse(state=state).slot
         sign_in = await self.store.sign_ins.get(slot) if slot is not None else None
-        return sign_in if sign_in is not None and sign_in.gate is not None else None
+        return sign_in if sign_in is not None and sign_in.binding is not None else None
 
     async def client_document(self, connection: str) -> dict[str, Any] | None:
         """The client ID metadata document of a connection where it is who we are, else None."""

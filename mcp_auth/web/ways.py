@@ -12,10 +12,10 @@ from mcp_auth.config.servers import Servers
 from mcp_auth.errors import ConfigError, NotAllowed, PortBusy, SignInError
 from mcp_auth.keys import Keys, KeyVariable
 from mcp_auth.kinds import KEY_FORM, SIGN_IN
-from mcp_auth.links.gate import Gatekeeper
 from mcp_auth.links.logins import Logins
 from mcp_auth.links.policy import Policy, PolicyDecision
 from mcp_auth.links.tickets import connection_id, connection_ids
+from mcp_auth.links.verification import LinkVerifier
 from mcp_auth.net import issuers
 from mcp_auth.net.rules import is_loopback_url
 from mcp_auth.oauth.profiles import Profiles
@@ -70,7 +70,7 @@ class Reception:
 
 
 class Way(Protocol):
-    is_gated: bool
+    has_page: bool
 
     async def check(self, entry: Server, owner: str, origin: Origin) -> None:
         """Refuse what this way could never finish. Raises NotAllowed, SignInError."""
@@ -117,7 +117,7 @@ def is_public(config: Config, entry: Server, origin: Origin) -> bool:
 class DirectWay:
     """The authorization server's own link. Its redirect ends on this machine, or is pasted."""
 
-    is_gated = False
+    has_page = False
 
     def __init__(self, config: Config, policy: Policy, reception: Reception) -> None:
         self._config = config
@@ -143,7 +143,7 @@ class DirectWay:
         )
 
     def has_link(self, sign_in: SignIn) -> bool:
-        return sign_in.gate is None and sign_in.authorization_url is not None
+        return sign_in.binding is None and sign_in.authorization_url is not None
 
     async def redirect_uri(self, entry: Server, connection: Connection, listen: bool) -> str:
         """A configured URI, and one of an earlier registration, are used verbatim.
@@ -193,22 +193,22 @@ class DirectWay:
 class PublicWay:
     """A page of ours, behind which one browser is bound. Earlier links of a sign-in work until one is opened."""
 
-    is_gated = True
+    has_page = True
 
     def __init__(
-        self, config: Config, policy: Policy, logins: Logins, gatekeeper: Gatekeeper, reception: Reception
+        self, config: Config, policy: Policy, logins: Logins, verifier: LinkVerifier, reception: Reception
     ) -> None:
         self._config = config
         self._policy = policy
         self._logins = logins
-        self._gatekeeper = gatekeeper
+        self._gatekeeper = verifier
         self._reception = reception
 
     async def check(self, entry: Server, owner: str, origin: Origin) -> None:
         """The page asks for the proof; who may have its link is looked at when it is made."""
 
     def has_link(self, sign_in: SignIn) -> bool:
-        return sign_in.gate is not None
+        return sign_in.binding is not None
 
     async def redirect_uri(self, entry: Server, connection: Connection, listen: bool) -> str:
         if entry.oauth.redirect_uri is not None:
@@ -255,7 +255,7 @@ class Ways:
         profiles: Profiles,
         sign_ins: SignIns,
         key_forms: KeyForms,
-        gatekeeper: Gatekeeper,
+        verifier: LinkVerifier,
         reception: Reception,
         changes: Changes,
     ) -> None:
@@ -271,7 +271,7 @@ class Ways:
         self._reception = reception
         self._changes = changes
         self._direct = DirectWay(config, policy, reception)
-        self._public = PublicWay(config, policy, logins, gatekeeper, reception)
+        self._public = PublicWay(config, policy, logins, verifier, reception)
 
     async def sign_in(self, server: str, owner: str, origin: Origin, *, fresh: bool, listen: bool) -> StartedSignIn:
         """As `McpAuth.sign_in`."""
@@ -288,7 +288,7 @@ class Ways:
         connection = await self._profiles.look_up(entry, fresh=fresh)
         redirect_uri = await way.redirect_uri(entry, connection, listen)
         begun = await self._sign_ins.begin(
-            entry, owner, origin, connection, redirect_uri, fresh=fresh, gated=way.is_gated
+            entry, owner, origin, connection, redirect_uri, fresh=fresh, with_page=way.has_page
         )
         started = await way.link(begun, listen)
         self._changes.tell(Change("sign_in_begun", server, owner, started.sign_in, by=origin.principal))
@@ -325,7 +325,7 @@ class Ways:
         """After a restart: listen again for the redirects of every open sign-in. A port that is gone is logged."""
         for sign_in in await self._sign_ins.open():
             try:
-                if sign_in.gate is not None:
+                if sign_in.binding is not None:
                     await self._reception.serves_pages(True)
                 else:
                     await self._reception.hears(sign_in.redirect_uri, True)

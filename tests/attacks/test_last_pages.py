@@ -353,8 +353,8 @@ async def test_under_verify_browser_a_last_page_that_is_shown_again_makes_no_cod
         assert "Sign in to the application itself first" in again.text
         assert not again.has_code
         (sign_in,) = await gateway.auth.store.sign_ins.list()
-        assert sign_in.gate is not None
-        assert sign_in.gate.code is None
+        assert sign_in.binding is not None
+        assert sign_in.binding.code is None
         assert oauth.requests("/token") == []
 
 

@@ -13,7 +13,7 @@ from gateway.invocations import Principal
 from mcp_auth import McpAuth
 from mcp_auth.errors import CodeRejected
 from mcp_auth.keys import KeyTrial
-from mcp_auth.links.gate import CODE_ATTEMPTS
+from mcp_auth.links.codes import CODE_ATTEMPTS
 from mcp_auth.records import Origin, SignIn
 from tests.attacks.scene import KEY, api, notes
 from tests.browser import Browser
@@ -30,7 +30,7 @@ async def test_a_code_that_is_sent_twice_at_once_is_right_twice(tmp_path: Path, 
     async with public_gateway(tmp_path, notes(oauth), verify="code") as gateway, Browser() as browser:
         page = await browser.press(await browser.open(await link_of(Chat(gateway, ANN))))
         together = asyncio.Barrier(2)
-        counted = gateway.auth.parts.verifier._counted
+        counted = gateway.auth.parts.codes._count_attempt
 
         async def side_by_side(record: Any) -> Any:
             await together.wait()
@@ -38,7 +38,7 @@ async def test_a_code_that_is_sent_twice_at_once_is_right_twice(tmp_path: Path, 
             await together.wait()
             return one
 
-        gateway.auth.parts.verifier._counted = side_by_side  # type: ignore[method-assign]
+        gateway.auth.parts.codes._count_attempt = side_by_side  # type: ignore[method-assign]
         answers = await asyncio.gather(*(gateway.auth.confirm(page.code, str(ANN), private=True) for _ in range(2)))
 
         assert [answer.status for answer in answers] == ["confirmed", "confirmed"]

@@ -12,7 +12,7 @@ import pytest
 
 from gateway.gateway import Gateway
 from mcp_auth.errors import CodeRejected, StoreError, WrongPerson
-from mcp_auth.links.gate import CODE_ATTEMPTS
+from mcp_auth.links.codes import CODE_ATTEMPTS
 from mcp_auth.records import SignIn
 from tests.attacks.scene import notes
 from tests.browser import Browser
@@ -103,7 +103,7 @@ async def send_the_code(on: Scene, lose: Callable[[], None]) -> None:
     lose()
     assert (await on.confirm(page.code)).status == "confirmed"
     record = await on.record()
-    assert record.gate is not None and (record.gate.proof, record.gate.code) == ("code", None)
+    assert record.binding is not None and (record.binding.proof, record.binding.code) == ("code", None)
     assert (await on.browser.open(page.url)).next is not None
 
 
@@ -113,7 +113,7 @@ async def send_a_wrong_code(on: Scene, lose: Callable[[], None]) -> None:
     with pytest.raises(CodeRejected, match="4 tries are left"):
         await on.confirm(WRONG)
     record = await on.record()
-    assert record.gate is not None and record.gate.attempts == 1
+    assert record.binding is not None and record.binding.attempts == 1
     assert (await on.confirm(page.code)).status == "confirmed"
 
 
@@ -124,7 +124,7 @@ async def send_the_code_of_another_page(on: Scene, lose: Callable[[], None]) -> 
     lose()
     assert (await on.confirm(other.code)).server == "mail"
     record = await on.record()
-    assert record.gate is not None and record.gate.attempts == 0
+    assert record.binding is not None and record.binding.attempts == 0
 
 
 async def send_the_fifth_wrong_code(on: Scene, lose: Callable[[], None]) -> None:

@@ -32,7 +32,7 @@ import uvicorn  # noqa: F401
 
 import mcp_auth.agent
 import mcp_auth.config.env_file
-import mcp_auth.links.gate
+import mcp_auth.links.verification
 import mcp_auth.oauth.discovery
 import mcp_auth.oauth.refresh
 import mcp_auth.oauth.sign_in
@@ -52,7 +52,7 @@ ACTING = (
     "endpoint",
     "env_file",
     "exchange",
-    "gate",
+    "codes",
     "key_forms",
     "keys",
     "loopback",
@@ -64,6 +64,7 @@ ACTING = (
     "sign_in",
     "tickets",
     "tokens",
+    "verification",
     "ways",
 )
 WRITING_OR_SENDING = frozenset(

@@ -312,7 +312,7 @@ async def test_the_public_pages_show_no_secret(tmp_path: Path, oauth: OAuthServe
     events = {json.loads(line)["what"] for line in watcher.places["audit"][0].splitlines()}
     assert events >= {"sign_in_begun", "sign_in_ended", "sign_in_burned", "key_set", "key_refused", "wrong_code"}
     assert events >= {"pairing_asked", "allowed", "denied"}
-    for kind in ("Gate", "KeyForm", "Pending", "Listed"):
+    for kind in ("BrowserBinding", "KeyForm", "Pending", "Listed"):
         assert f"\n{kind}: " in watcher.places["reprs"][0], kind
     assert len(watcher.places["files"]) >= 4
     leaks = watcher.found(allowed=(*FOR_THE_ONE_WHO_ASKED, *IN_THE_RECORD, ("page", "csrf")))

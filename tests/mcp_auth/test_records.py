@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from mcp_auth.records import BrowserBinding, KeyForm, Visit, decode, encode
+
 ROOT = Path(__file__).parents[2]
 
 # Types of its own for each round, as each is described once; threads that give way as often as they can.
@@ -37,3 +39,21 @@ def test_threads_that_read_the_first_record_of_a_kind_at_once_do_not_end_the_pro
     to itself is not made for that (0.22), and the process died of a segmentation fault."""
     done = subprocess.run([sys.executable, "-c", ROUNDS], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_browser_binding_is_read_and_written_under_the_name_that_it_always_had() -> None:
+    stored = (
+        b'{"version":2,"id":"a","server":"notes","owner":"shared","status":"opened",'
+        b'"origin":{"principal":"telegram:1"},"created_at":1.0,"expires_at":601.0,"gate":{"tickets":["00"],"opened":"00","browser":"11",'
+        b'"kept_in":"storage","visit":{"browser":"Firefox on Linux","at":3.0},"attempts":1}}'
+    )
+    form = decode(KeyForm, stored)
+    assert form.binding == BrowserBinding(
+        tickets=("00",),
+        opened="00",
+        browser="11",
+        kept_in="storage",
+        visit=Visit(browser="Firefox on Linux", at=3.0),
+        attempts=1,
+    )
+    assert encode(form) == stored

@@ -8,7 +8,7 @@ import mcp_auth.config.models
 import mcp_auth.records
 from gateway.people import Pending
 from mcp_auth.config.models import Server
-from mcp_auth.records import Connection, Gate, Grant, Origin, Registration, SignIn, Tokens
+from mcp_auth.records import BrowserBinding, Connection, Grant, Origin, Registration, SignIn, Tokens
 from mcp_auth.redaction import Redacted
 
 MODULES = (mcp_auth.records, mcp_auth.config.models, gateway.people)
@@ -54,7 +54,7 @@ def test_what_is_called_a_secret_is_a_field(kind: type[Redacted]) -> None:
         (Tokens, {"access_token", "refresh_token"}),
         (Grant, {"keys"}),
         (Origin, {"chat", "message"}),
-        (Gate, {"tickets", "opened", "browser", "code", "code_nonce", "answer", "voided"}),
+        (BrowserBinding, {"tickets", "opened", "browser", "code", "code_nonce", "answer", "voided"}),
         (SignIn, {"state", "code_verifier", "authorization_url"}),
         (Pending, {"code_sha256"}),
     ],

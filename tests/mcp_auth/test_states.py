@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mcp_auth import states
 from mcp_auth.outcome import Outcome
-from mcp_auth.records import Gate, KeyForm, Linked, Origin, Registration, ServerMetadata, SignIn, Status
+from mcp_auth.records import BrowserBinding, KeyForm, Linked, Origin, Registration, ServerMetadata, SignIn, Status
 from mcp_auth.states import (
     CONTINUED,
     ENDED,
@@ -68,11 +68,15 @@ def record(kind: str, status: Status = "started") -> Linked:
         "expires_at": 2.0,
     }
     if kind == "key-form":
-        return KeyForm(**told, gate=Gate())  # type: ignore[arg-type]
-    gates = {"direct": None, "verified": Gate(kept_in="storage"), "without-script": Gate(kept_in="cookie")}
+        return KeyForm(**told, binding=BrowserBinding())  # type: ignore[arg-type]
+    gates = {
+        "direct": None,
+        "verified": BrowserBinding(kept_in="storage"),
+        "without-script": BrowserBinding(kept_in="cookie"),
+    }
     return SignIn(
         **told,  # type: ignore[arg-type]
-        gate=gates[kind],
+        binding=gates[kind],
         server_url="https://notes.example.com/mcp",
         issuer="https://as.example.com",
         metadata=ServerMetadata(issuer="", authorization_endpoint="", token_endpoint=""),
@@ -119,11 +123,15 @@ def test_no_walk_leads_to_an_exchange_past_the_proof_nor_out_of_an_end(kind: str
 
 
 def test_a_browser_that_is_bound_anew_walks_by_its_own_table() -> None:
-    opened = stepped(record("without-script", "confirmed"), "opened", 7.0, gate=Gate(kept_in="storage"))
+    opened = stepped(record("without-script", "confirmed"), "opened", 7.0, binding=BrowserBinding(kept_in="storage"))
     released = stepped(opened, "confirmed", 7.0)
     assert stepped(released, "exchanging", 7.0).status == "exchanging"
     with pytest.raises(ForbiddenStep):
-        stepped(stepped(record("verified", "opened"), "confirmed", 7.0, gate=Gate(kept_in="cookie")), "exchanging", 7.0)
+        stepped(
+            stepped(record("verified", "opened"), "confirmed", 7.0, binding=BrowserBinding(kept_in="cookie")),
+            "exchanging",
+            7.0,
+        )
 
 
 def test_the_named_sets_part_the_states() -> None:

@@ -144,7 +144,7 @@ async def test_under_verify_browser_no_form_asks_a_page_for_a_code(
 
         assert (asked.heading, asked.has_code) == ("Is it you?", False)
         records = [*await gateway.auth.store.sign_ins.list(), *await gateway.auth.store.key_forms.list()]
-        assert [one.gate.code for one in records if one.gate is not None] == [None]
+        assert [one.binding.code for one in records if one.binding is not None] == [None]
 
 
 async def test_another_account_ends_it_and_warns_both(tmp_path: Path, oauth: OAuthServer) -> None:

@@ -876,6 +876,6 @@ async def test_a_sign_in_holds_all_that_its_end_needs(
     assert first.registration.client_id == query_of(first.authorization_url or "")["client_id"]
     assert first.redirect_uri == query_of(first.authorization_url or "")["redirect_uri"]
     assert (first.resource, first.scope, first.step_up_scope, first.scope_before) == (oauth.url, "read", None, None)
-    assert (first.registration_reused, first.gate) == (False, None)
+    assert (first.registration_reused, first.binding) == (False, None)
     assert (second.owner, second.scope, second.scope_before) == ("person:bob", "read", "read")
     assert second.created_at == now[0]

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Protocol
 
 from mcp_auth.records import (
+    BrowserBinding,
     Connection,
-    Gate,
     Grant,
     KeyField,
     KeyForm,
@@ -135,7 +135,7 @@ def key_form(slot: str) -> KeyForm:
         origin=Origin(principal="telegram:1"),
         created_at=1.9e9,
         expires_at=1.9e9 + 600,
-        gate=Gate(tickets=("0" * 64,)),
+        binding=BrowserBinding(tickets=("0" * 64,)),
         fields=(KeyField(name="KEY", where="Authorization"),),
     )
 

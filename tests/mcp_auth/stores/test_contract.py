@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_auth.errors import Busy
-from mcp_auth.records import Connection, Gate, Grant, KeyForm, Origin, SignIn, Stored, grant_key
+from mcp_auth.records import BrowserBinding, Connection, Grant, KeyForm, Origin, SignIn, Stored, grant_key
 from mcp_auth.stores.base import Store, answering, news_id
 from tests.mcp_auth.stores.backends import (
     URL,
@@ -280,7 +280,7 @@ async def test_what_is_open_is_found_by_who_began_it_and_by_the_codes_of_its_pag
         [("opened", "telegram:1"), ("opened", "telegram:2"), ("done", "telegram:1"), ("started", "telegram:1")]
     ):
         slot = await store.sign_ins.slot("shared", f"n{number}")
-        shown = Gate(code=f"code{number}", voided=(f"old{number}",)) if status == "opened" else None
+        shown = BrowserBinding(code=f"code{number}", voided=(f"old{number}",)) if status == "opened" else None
         made = sign_in(slot, f"n{number}", status=status, origin=Origin(principal=principal), gate=shown)
         assert await (store, other)[number % 2].sign_ins.put_if(made) is not None
     for each in (store, other, backend.open()):

@@ -21,7 +21,7 @@ import pytest
 from bench.contestants.common import system_calls
 from mcp_auth.errors import Busy, StoreError
 from mcp_auth.outcome import Next
-from mcp_auth.records import Gate, Origin, encode, grant_key
+from mcp_auth.records import BrowserBinding, Origin, encode, grant_key
 from mcp_auth.stores import index
 from mcp_auth.stores.base import Store
 from mcp_auth.stores.files import FileBackend, FileStore
@@ -540,7 +540,10 @@ async def test_a_grant_is_on_the_disk_before_it_gets_its_name_and_the_name_after
 async def slots_of(store: FileStore, count: int) -> None:
     for number in range(count):
         slot = await store.sign_ins.slot("shared", f"n{number}")
-        assert await store.sign_ins.put_if(sign_in(slot, f"n{number}", gate=Gate(code=f"code{number}"))) is not None
+        assert (
+            await store.sign_ins.put_if(sign_in(slot, f"n{number}", binding=BrowserBinding(code=f"code{number}")))
+            is not None
+        )
 
 
 async def costs(store: FileStore) -> int:

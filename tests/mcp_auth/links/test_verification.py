@@ -13,8 +13,8 @@ from mcp_auth.audit import Event
 from mcp_auth.config.models import GatewayOptions
 from mcp_auth.errors import CodeRejected, WrongPerson
 from mcp_auth.links import tickets
-from mcp_auth.links.gate import _TICKETS_KEPT
 from mcp_auth.links.policy import ConfigPolicy, needs_page, needs_proof
+from mcp_auth.links.verification import _TICKETS_KEPT
 from mcp_auth.records import Origin, Visit, sha256
 from tests.browser import Browser
 from tests.homes import open_auth
@@ -83,8 +83,8 @@ async def test_the_code_is_for_the_one_who_began(tmp_path: Path, oauth: OAuthSer
         confirmed = await auth.confirm(page.code, ANN.principal, private=True)
 
         assert confirmed.status == "confirmed"
-        assert confirmed.gate is not None
-        assert confirmed.gate.proof == "code"
+        assert confirmed.binding is not None
+        assert confirmed.binding.proof == "code"
         assert (await browser.open(page.url)).next is not None
 
 
@@ -191,11 +191,11 @@ async def test_a_link_that_was_continued_and_then_proven_by_a_login_was_continue
 
         visit = Visit(browser="Firefox on Linux", at=1.0)
         waiting = await auth.parts.verifier.open(started.sign_in, ticket, secret, "storage", visit=visit)
-        assert waiting.status == "opened" and waiting.gate is not None and waiting.gate.proof is None
+        assert waiting.status == "opened" and waiting.binding is not None and waiting.binding.proof is None
         proven = await auth.parts.verifier.open(waiting, ticket, secret, "storage", identity=ANN.principal)
 
-        assert proven.status == "confirmed" and proven.gate is not None and proven.gate.proof == "browser"
-        assert proven.gate.visit == visit
+        assert proven.status == "confirmed" and proven.binding is not None and proven.binding.proof == "browser"
+        assert proven.binding.visit == visit
         assert [line.what for line in auth.audit.lines()].count(Event.LINK_CONTINUED) == 1
 
 
@@ -205,18 +205,18 @@ async def test_earlier_tickets_stay_up_to_a_number_and_the_opened_one_whatever_c
     async with opened(tmp_path, oauth) as auth:
         auth.asgi_app()
         started = await auth.sign_in("notes", "shared", ANN)
-        record, given = replace(started.sign_in, gate=None), []
+        record, given = replace(started.sign_in, binding=None), []
         for _ in range(40):
             record, ticket = auth.parts.verifier.add_ticket(record)
             given.append(sha256(ticket))
-            assert record.gate is not None
-            assert record.gate.tickets == tuple(given[-_TICKETS_KEPT:])
-        assert record.gate is not None
-        oldest = record.gate.tickets[0]
-        record = replace(record, gate=replace(record.gate, opened=oldest, browser="b", attempts=3))
+            assert record.binding is not None
+            assert record.binding.tickets == tuple(given[-_TICKETS_KEPT:])
+        assert record.binding is not None
+        oldest = record.binding.tickets[0]
+        record = replace(record, binding=replace(record.binding, opened=oldest, browser="b", attempts=3))
         for _ in range(40):
             record, ticket = auth.parts.verifier.add_ticket(record)
             given.append(sha256(ticket))
-        assert record.gate == replace(
-            record.gate, tickets=(oldest, *given[-_TICKETS_KEPT:]), opened=oldest, browser="b", attempts=3
+        assert record.binding == replace(
+            record.binding, tickets=(oldest, *given[-_TICKETS_KEPT:]), opened=oldest, browser="b", attempts=3
         )
