@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from msgspec.structs import replace
 
@@ -24,9 +24,10 @@ from gateway.replies import Audience, Button, Checklist, ChecklistItem, ItemStat
 from gateway.surfaces import with_next
 from mcp_auth.config.models import GatewayOptions
 from mcp_auth.errors import McpAuthError, StoreError
+from mcp_auth.kinds import KINDS, SIGN_IN, LinkKind, kind_of
 from mcp_auth.net.sites import browser_host, issued_elsewhere
 from mcp_auth.outcome import Next, Outcome
-from mcp_auth.records import SHARED, KeyForm, Linked, Origin, SignIn, Untold, sha256
+from mcp_auth.records import SHARED, Linked, Origin, SignIn, Untold, sha256
 from mcp_auth.states import OPEN
 from mcp_auth.status import ConnectionState
 from mcp_auth.stores.base import answering, news_id
@@ -105,12 +106,12 @@ class Board:
         return any(item.state in (ItemState.LINK, ItemState.PREPARING, ItemState.KEY) for item in self.items.values())
 
 
-_Slot = tuple[type[SignIn] | type[KeyForm], str]
+_Slot = tuple[LinkKind, str]
 
 
 @dataclass(slots=True)
 class _Followed:
-    record: SignIn | KeyForm
+    record: Linked
     boards: list[Board] = field(default_factory=list)
 
 
@@ -139,7 +140,7 @@ class SignInWatcher:
         self._followed: dict[_Slot, _Followed] = {}
         self._boards: BoundedDict[tuple[str, str], Board] = BoundedDict(_BOARDS_KEPT)
         # How far the changes of the store were looked at, and what has to be looked at all the same.
-        self._places: dict[type[SignIn] | type[KeyForm], object] = {}
+        self._places: dict[LinkKind, object] = {}
         self._fresh: set[_Slot] = set()
         self._wake = asyncio.Event()
         self._ends: set[asyncio.Task[None]] = set()
@@ -156,17 +157,17 @@ class SignInWatcher:
         self._runner = asyncio.create_task(self._run(), name="sign-in watcher")
 
     async def _recall(self) -> None:
-        known: list[SignIn | KeyForm] = []
+        known: list[Linked] = []
         try:
-            known += await self._auth.store.sign_ins.list()
-            known += await self._auth.store.key_forms.list()
+            for kind in KINDS:
+                known += await self._auth.store.links(kind).list()
         except StoreError as error:
             # Commands answer all the same, and say what is wrong with the store.
             _log.warning("open sign-ins cannot be watched: %s", error)
         for record in known:
             if record.status in OPEN and record.origin.chat is not None:
                 self._followed.setdefault(_slot(record), _Followed(record))
-        self._recall_boards([record for record in known if isinstance(record, SignIn)])
+        self._recall_boards([cast("SignIn", record) for record in known if kind_of(record) is SIGN_IN])
         self._wake.set()
 
     async def stop(self) -> None:
@@ -187,7 +188,7 @@ class SignInWatcher:
         """Nothing is followed, and nothing that ended waits to be told."""
         return not self._followed and not self._ends
 
-    def follow(self, record: SignIn | KeyForm, board: Board | None) -> None:
+    def follow(self, record: Linked, board: Board | None) -> None:
         """Tell the record's chat when it ends, and keep `board` up to date."""
         known = self._followed.get(_slot(record))
         if known is None or not _is_same(known.record, record):
@@ -231,7 +232,7 @@ class SignInWatcher:
             await self._settle_ended(str(principal))
             self._wake.set()
 
-    async def settle(self, record: SignIn | KeyForm) -> End:
+    async def settle(self, record: Linked) -> End:
         """The outcome of what ended, for a reply. Its boards are brought up to date."""
         followed = self._followed.pop(_slot(record), None) or _Followed(record)
         row = await self._claim(await self._auth.store.outbox.get(news_id(record)))
@@ -280,10 +281,8 @@ class SignInWatcher:
 
     async def _take_changes(self) -> None:
         """Which of the followed were written since the last look, by whomever."""
-        kinds: tuple[type[SignIn] | type[KeyForm], ...] = (SignIn, KeyForm)
-        for kind in kinds:
-            view = self._auth.store.sign_ins if kind is SignIn else self._auth.store.key_forms
-            self._places[kind], keys = await view.changes(self._places.get(kind))
+        for kind in KINDS:
+            self._places[kind], keys = await self._auth.store.links(kind).changes(self._places.get(kind))
             changed: Iterable[_Slot] = self._followed if keys is None else [(kind, key) for key in keys]
             self._fresh |= {slot for slot in changed if slot[0] is kind}
 
@@ -311,11 +310,8 @@ class SignInWatcher:
         self._ends.add(task)
         task.add_done_callback(self._ends.discard)
 
-    async def _stored(self, record: SignIn | KeyForm) -> SignIn | KeyForm | None:
-        store = self._auth.store
-        if isinstance(record, KeyForm):
-            return await store.key_forms.get(record.id)
-        return await store.sign_ins.get(record.id)
+    async def _stored(self, record: Linked) -> Linked | None:
+        return await self._auth.store.links(kind_of(record)).get(record.id)
 
     async def _announce(self, followed: _Followed) -> None:
         """Bring the checklists up to date, and tell whoever has to hear of it, unless somebody else does."""
@@ -332,7 +328,7 @@ class SignInWatcher:
         if not self._can_say(row):
             return False
         # Whoever follows it says it with the checklist.
-        ended = row.sign_in or row.key_form
+        ended = row.ended
         return ended is None or (_slot(ended) not in self._followed and self._clock() >= row.at + _GRACE_SECONDS)
 
     def _can_say(self, row: Untold) -> bool:
@@ -346,12 +342,12 @@ class SignInWatcher:
         claimed = await self._claim(row) if await self._came_true(row) else None
         if claimed is None:
             return
-        ended = row.sign_in or row.key_form
+        ended = row.ended
         await self._tell(claimed, None if ended is None else await self._outcome(_Followed(ended), ended))
 
     async def _came_true(self, row: Untold) -> bool:
         """Whether what it is written with was written too; if its writer died before, it goes after a while."""
-        ended, is_true = row.sign_in or row.key_form, True
+        ended, is_true = row.ended, True
         if ended is not None:
             current = await self._stored(ended)
             is_true = current is None or not _is_same(current, ended) or current.status not in OPEN
@@ -388,11 +384,13 @@ class SignInWatcher:
             if current is not None and current.status not in OPEN and _is_same(current, followed.record):
                 await self.settle(current)
 
-    async def _outcome(self, followed: _Followed, record: SignIn | KeyForm) -> End:
+    async def _outcome(self, followed: _Followed, record: Linked) -> End:
         try:
             if record.status != "done":
                 return _not_done(record)
-            return await self._done(record, followed.boards) if isinstance(record, SignIn) else _key_done(record)
+            if kind_of(record) is SIGN_IN:
+                return await self._done(cast("SignIn", record), followed.boards)
+            return _key_done(record)
         except McpAuthError as error:
             return _failed(record.server, sentences.error(error), error)
         except Exception as error:  # noqa: BLE001 - the chat must hear of the end, whatever happens here
@@ -535,8 +533,8 @@ def _event(invocation: Invocation) -> tuple[str, str]:
     return invocation.principal.platform, invocation.event_id
 
 
-def _slot(record: SignIn | KeyForm) -> _Slot:
-    return type(record), record.id
+def _slot(record: Linked) -> _Slot:
+    return kind_of(record), record.id
 
 
 def _is_same(one: Linked, other: Linked) -> bool:
@@ -553,7 +551,7 @@ def _owners(owner: str, gateway: GatewayOptions) -> list[Principal]:
     return [Principal.parse(text) for text in found]
 
 
-def _not_done(record: SignIn | KeyForm) -> End:
+def _not_done(record: Linked) -> End:
     server = record.server
     if record.status == "cancelled":
         text = sentences.public_end(server, ok=False, cancelled=True)
@@ -561,7 +559,7 @@ def _not_done(record: SignIn | KeyForm) -> End:
     return _failed(server, sentences.sign_in_ended(server, record.result), record.result)
 
 
-def _key_done(form: KeyForm) -> End:
+def _key_done(form: Linked) -> End:
     text = sentences.key_form_done(form.server, form.result.sentence if form.result else None)
     public = sentences.public_key(form.server)
     return End(form.server, ItemState.DONE, text, public, sentences.KEY_STORED, True)

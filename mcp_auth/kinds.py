@@ -26,6 +26,9 @@ class LinkKind(msgspec.Struct, frozen=True, kw_only=True):
         leads_out: its browser goes on to somebody else's site and comes back, so without script a cookie has to know it
             again; else its secret goes from form to form of our own pages.
         asks: its page asks for something, and asks once more when that turns out to be of no use.
+        about: what news of one is about; the name of the field of `mcp_auth.records.Untold` that holds it.
+        spent: the fields that are emptied when it ends, since nothing may be exchanged with them any more.
+        expired: code and sentence of an end by its link's time; `interrupted`: by the death of who finished it.
         done: what is told when it ended well, and `ended`: when it ended otherwise.
     """
 
@@ -35,6 +38,10 @@ class LinkKind(msgspec.Struct, frozen=True, kw_only=True):
     view: Literal["sign_ins", "key_forms"]
     leads_out: bool
     asks: bool
+    about: Literal["sign_in", "key_form"]
+    spent: tuple[str, ...]
+    expired: tuple[str, str]
+    interrupted: tuple[str, str]
     done: ChangeKind
     ended: ChangeKind
 
@@ -51,6 +58,10 @@ SIGN_IN = LinkKind(
     view="sign_ins",
     leads_out=True,
     asks=False,
+    about="sign_in",
+    spent=("code_verifier", "authorization_url"),
+    expired=("sign_in_expired", "The link for {} has expired."),
+    interrupted=("sign_in_failed", "The sign-in to {} was interrupted before it was finished."),
     done="signed_in",
     ended="sign_in_ended",
 )
@@ -61,6 +72,10 @@ KEY_FORM = LinkKind(
     view="key_forms",
     leads_out=False,
     asks=True,
+    about="key_form",
+    spent=(),
+    expired=("expired", "The link for the key of {} has expired."),
+    interrupted=("failed", "Storing the key for {} was interrupted; it may be stored or not."),
     done="key_form_ended",
     ended="key_form_ended",
 )

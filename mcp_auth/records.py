@@ -400,6 +400,11 @@ class Untold(Record):
     # Until then somebody else is saying it.
     claimed_until: float = 0.0
 
+    @property
+    def ended(self) -> Linked | None:
+        """What was reached by a link, as it ended."""
+        return self.sign_in or self.key_form
+
 
 class Connection(Record):
     """What is known of one server URL, without anybody's credentials: findings, metadata, registrations."""

@@ -9,13 +9,13 @@ page.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 
 from mcp_auth.kinds import again_for, kind_of
 from mcp_auth.outcome import Outcome
-from mcp_auth.records import KeyForm, Linked, SignIn, Status
+from mcp_auth.records import Linked, Status
 
 Steps = Mapping[Status, frozenset[Status]]
 
@@ -122,22 +122,10 @@ def as_of(record: L, now: float, *, is_done: bool = False) -> L:
     if record.status in ENDED or now < due_at(record):
         return record
     # Nothing can be exchanged with it any more.
-    spent = {"code_verifier": None, "authorization_url": None} if isinstance(record, SignIn) else {}
+    kind = kind_of(record)
+    spent: dict[str, Any] = dict.fromkeys(kind.spent)
     if is_done:
         return stepped(record, "done", now, **spent)
-    status: Status = "expired" if record.status in WAITING else "failed"
-    sentences = _SENTENCES[status]
-    sentence = (sentences[1] if isinstance(record, KeyForm) else sentences[0]).format(record.server)
-    code = "sign_in_expired" if status == "expired" else "sign_in_failed"
-    end = Outcome(status if isinstance(record, KeyForm) else code, sentence, next_step=again_for(record))
-    return stepped(record, status, now, end=end, **spent)
-
-
-# Of a sign-in, and of a key form.
-_SENTENCES = {
-    "expired": ("The link for {} has expired.", "The link for the key of {} has expired."),
-    "failed": (
-        "The sign-in to {} was interrupted before it was finished.",
-        "Storing the key for {} was interrupted; it may be stored or not.",
-    ),
-}
+    status, (code, sentence) = ("expired", kind.expired) if record.status in WAITING else ("failed", kind.interrupted)
+    end = Outcome(code, sentence.format(record.server), next_step=again_for(record))
+    return stepped(record, cast("Status", status), now, end=end, **spent)

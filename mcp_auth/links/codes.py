@@ -123,7 +123,7 @@ class Codes:
     async def _continued(self, *, principal: str | None = None, code: str | None = None) -> list[Linked]:
         """The records whose page shows a code right now, or has shown one: a person's, or those of this code."""
         now, digest = self._clock(), None if code is None else sha256(code)
-        views = [getattr(self._store, kind.view) for kind in KINDS]
+        views = [self._store.links(kind) for kind in KINDS]
         found = [one for view in views for one in await view.open(principal=principal, code=digest)]
         return [one for one in found if one.status in CONTINUED and one.expires_at > now and one.binding is not None]
 

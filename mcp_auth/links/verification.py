@@ -64,19 +64,6 @@ class Authorizer(Protocol):
         ...
 
 
-class LinkView(Protocol[L]):
-    """The store's view of one kind of link."""
-
-    async def get(self, id: str) -> L | None: ...
-
-    async def put_if(self, record: L) -> L | None: ...
-
-
-def view_of(store: Store, record: L) -> LinkView[L]:
-    """Where this record is stored."""
-    return cast("LinkView[L]", getattr(store, kind_of(record).view))
-
-
 class LinkVerifier:
     """Opens links for one browser each. `takes_codes`: a code may be the proof, and not a login alone.
 
@@ -340,7 +327,7 @@ class LinkVerifier:
         Raises:
             UnknownSignIn: a newer one took its place.
         """
-        current = await view_of(self._store, record).get(record.id)
+        current: L | None = await self._store.links(kind_of(record)).get(record.id)
         if current is None or current.created_at != record.created_at:
             raise UnknownSignIn("This link has been replaced by a newer one.", next_step=Next("auth", record.server))
         return current
@@ -402,7 +389,7 @@ class LinkVerifier:
 
     async def update(self, record: L, edit: Callable[[L], Awaitable[L | None]]) -> L:
         """Store what `edit` makes of the record; see `mcp_auth.stores.updates.update`."""
-        view = view_of(self._store, record)
+        view = self._store.links(kind_of(record))
         return await update(record.server, lambda: self.again(record), edit, view.put_if, start=record)
 
 

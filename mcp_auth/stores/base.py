@@ -14,13 +14,14 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 import msgspec
 
 from mcp_auth.errors import Busy, RecordDamaged, StoreError
+from mcp_auth.kinds import LinkKind, kind_of
 from mcp_auth.outcome import Next
-from mcp_auth.records import Connection, Grant, KeyForm, Record, SignIn, Stored, Untold, grant_key
+from mcp_auth.records import Connection, Grant, KeyForm, Linked, Record, SignIn, Stored, Untold, grant_key
 from mcp_auth.states import ENDED, OPEN, due_at
 
 if TYPE_CHECKING:
@@ -408,6 +409,10 @@ class Store:
         self.connections = Connections(backend, CONNECTIONS)
         self.outbox = Outbox(backend, OUTBOX)
 
+    def links(self, kind: LinkKind) -> Links[Any]:
+        """The view of one kind of link."""
+        return cast("Links[Any]", getattr(self, kind.view))
+
     async def get_many(self, places: Sequence[Place]) -> list[Stored]:
         """What the three have of each place, in the order of `places`: a listing asks for all its servers at once.
 
@@ -437,25 +442,26 @@ def answering(principal: str) -> Iterator[None]:
         _answering.reset(token)
 
 
-def news_id(record: SignIn | KeyForm) -> str:
+def news_id(record: Linked) -> str:
     """The row that is written with the end of this record."""
-    return f"{'key' if isinstance(record, KeyForm) else 'auth'}-{record.id}-{int(record.created_at * 1000)}"
+    return f"{kind_of(record).verb}-{record.id}-{int(record.created_at * 1000)}"
 
 
-def news_of(record: SignIn | KeyForm) -> Untold | None:
+def news_of(record: Linked) -> Untold | None:
     """What somebody has to hear of a record that is about to be stored."""
     origin = record.origin
     if record.status not in ENDED or origin.chat is None or _answering.get() == origin.principal:
         return None
+    about = kind_of(record).about
+    ended: dict[str, Any] = {about: record}
     return Untold(
         id=news_id(record),
-        about="key_form" if isinstance(record, KeyForm) else "sign_in",
+        about=about,
         origin=origin,
         at=record.ended_at or record.expires_at,
         server=record.server,
         owner=record.owner,
-        sign_in=record if isinstance(record, SignIn) else None,
-        key_form=record if isinstance(record, KeyForm) else None,
+        **ended,
     )
 
 

@@ -50,7 +50,7 @@ class Services:
     async def of_ticket(self, kind: LinkKind, ticket: str) -> Linked | None:
         """What this ticket opens, or None."""
         slot = slot_of(ticket)
-        record = await getattr(self.store, kind.view).get(slot) if slot is not None else None
+        record = await self.store.links(kind).get(slot) if slot is not None else None
         if record is None or not self.verifier.knows(record, ticket):
             return None
         links: dict[LinkKind, Links] = {SIGN_IN: self.sign_ins, KEY_FORM: self.key_forms}

@@ -281,7 +281,7 @@ async def test_what_is_open_is_found_by_who_began_it_and_by_the_codes_of_its_pag
     ):
         slot = await store.sign_ins.slot("shared", f"n{number}")
         shown = BrowserBinding(code=f"code{number}", voided=(f"old{number}",)) if status == "opened" else None
-        made = sign_in(slot, f"n{number}", status=status, origin=Origin(principal=principal), gate=shown)
+        made = sign_in(slot, f"n{number}", status=status, origin=Origin(principal=principal), binding=shown)
         assert await (store, other)[number % 2].sign_ins.put_if(made) is not None
     for each in (store, other, backend.open()):
         assert slots_of(await each.sign_ins.open()) == {"n0", "n1", "n3"}
