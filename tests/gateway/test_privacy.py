@@ -62,6 +62,18 @@ async def test_attack_a_chat_reads_no_more_of_a_server_than_its_host_or_its_comm
         assert ("127.0.0.1:9" if server.url else "npx") in told
 
 
+async def test_a_chat_gets_no_data_beside_the_words(tmp_path: Path, oauth: OAuthServer) -> None:
+    config = configure(tmp_path, Server(name="notes", url=oauth.url, auth="oauth"), allow=(str(ANN),))
+    async with open_gateway(config) as gateway:
+        (*_, tested) = await Chat(gateway, ANN).say("test notes")
+        (*_, links) = await Chat(gateway, ANN).say("auth notes")
+        (*_, for_the_operator) = await Chat(gateway).say("test notes")
+    (checklist,) = links.blocks
+    assert isinstance(checklist, Checklist)
+    assert (tested.data, checklist.items[0].data) == (None, None)
+    assert for_the_operator.data is not None
+
+
 async def test_the_terminal_is_told_more(tmp_path: Path) -> None:
     servers = [Server(name="plain", **SERVERS["a plain path"]), Server(name="args", **SERVERS["arguments"])]
     async with open_gateway(configure(tmp_path, *servers)) as gateway:
