@@ -14,7 +14,6 @@ __all__, __getattr__ = public_names(
     __name__,
     {
         "base": "Adapter Finding remark",
-        "driver": "Driver nobody_served",
         "layout": "Layout Line Span fit lay_out",
         "log_filters": "hide_payloads mask_tokens",
         "refusals": (

@@ -3,10 +3,6 @@ from adapters.base import (
     Finding as Finding,
     remark as remark,
 )
-from adapters.driver import (
-    Driver as Driver,
-    nobody_served as nobody_served,
-)
 from adapters.layout import (
     Layout as Layout,
     Line as Line,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect, Request
@@ -24,7 +25,7 @@ async def read_body(request: Request, most: int) -> bytes | Response:
     return body
 
 
-def bounded(app: ASGIApp, most: int) -> ASGIApp:
+def bounded(app: Callable[..., Awaitable[None]], most: int) -> ASGIApp:
     """`app` for requests of at most `most` bytes, where it reads a whole body before it looks at a signature."""
 
     async def limited(scope: Scope, receive: Receive, send: Send) -> None:

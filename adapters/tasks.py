@@ -12,10 +12,6 @@ from mcp_auth.errors import McpAuthError
 _log = logging.getLogger("adapters")
 
 
-class NotSent(Exception):
-    """A message was given up. Its adapter has said why in the log, once."""
-
-
 class Tasks:
     """The running tasks of one adapter. No failure of one is lost, and none ends the others.
 
@@ -50,8 +46,6 @@ class Tasks:
 async def _watch(work: Awaitable[object]) -> None:
     try:
         await work
-    except NotSent:
-        return
     except McpAuthError as error:
         _log.warning("%s", error)
     except Exception as error:  # noqa: BLE001 - nobody awaits this task

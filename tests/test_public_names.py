@@ -101,7 +101,7 @@ def test_examples_and_guides_use_public_names_only(source: str) -> None:
     "code",
     [
         "import mcp_auth, gateway, adapters",
-        "from gateway import Gateway; from adapters import Driver; from mcp_auth import McpAuth",
+        "from gateway import Gateway; from adapters import Adapter; from mcp_auth import McpAuth",
         "import gateway.serve, adapters.cli.cli, adapters.telegram",
     ],
 )

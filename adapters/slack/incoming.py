@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,96 @@ class Installation:
     team: str | None
     enterprise: str | None
     org_wide: bool = False
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """As it stands in references to chats and messages."""
+        return {"team": self.team, "enterprise": self.enterprise, "org_wide": self.org_wide}
+
+
+def installation_of(data: Body) -> Installation:
+    return Installation(data.get("team"), data.get("enterprise"), data.get("org_wide") is True)
+
+
+def home_of(principal: Principal) -> Installation:
+    tenant = principal.user.partition("/")[0]
+    return Installation(None, tenant, True) if tenant.startswith("E") else Installation(tenant, None)
+
+
+def user_of(principal: Principal) -> str:
+    return principal.user.rpartition("/")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """The interaction that may open a modal, for three seconds and once."""
+
+    id: str
+    installation: Installation
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A modal that was sent. `metadata`: what we put into it; `typed`: what was entered."""
+
+    view: str
+    kind: str
+    metadata: Mapping[str, str]
+    typed: str
+    trigger: Trigger
+    principal: Principal
+
+
+def read_submission(body: Body, installation: Installation) -> Submission | None:
+    """None: it is nobody's."""
+    view, principal = body["view"], principal_of_action(body)
+    if principal is None:
+        return None
+    entered = [one.get("value") or "" for block in view["state"]["values"].values() for one in block.values()]
+    found = json.loads(view.get("private_metadata") or "{}")
+    return Submission(
+        view["id"],
+        view["callback_id"],
+        found if isinstance(found, dict) else {},
+        entered[0] if entered else "",
+        Trigger(body["trigger_id"], installation),
+        principal,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Press:
+    """A button of ours that somebody pressed. `data`: what it carries; None: it opens a link. `message`: its id.
+
+    `ephemeral`: only this person sees the message with the button.
+    """
+
+    data: str | None
+    block: str
+    channel: str
+    thread: str | None
+    ephemeral: bool
+    response_url: str
+    name: str
+
+
+def presses_of(body: Body, prefix: str) -> Iterator[Press]:
+    container, user = body.get("container") or {}, body.get("user") or {}
+    channel = str((body.get("channel") or {}).get("id") or container.get("channel_id", ""))
+    thread = container.get("thread_ts")
+    if not channel.startswith("D"):
+        thread = thread or container.get("message_ts")
+    for action in body.get("actions") or ():
+        if str(action.get("action_id", "")).startswith(f"{prefix}:"):
+            yield Press(
+                None if "url" in action else action.get("value", ""),
+                action.get("block_id", ""),
+                channel,
+                thread,
+                bool(container.get("is_ephemeral")),
+                body.get("response_url") or "",
+                user.get("username", ""),
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +207,6 @@ def plain(text: str) -> str:
     """Slack's transport form undone: `<https://x|x>` is the address, `&amp;` is `&`."""
     bare = _ANGLED.sub(lambda found: found[1], text)
     return bare.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
-
-
-def our_actions(body: Body, prefix: str) -> Iterator[Body]:
-    for action in body.get("actions") or ():
-        if str(action.get("action_id", "")).startswith(f"{prefix}:"):
-            yield action
 
 
 def _with_text(event: Body) -> Body | None:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
-from aiohttp import ClientError
 from slack_bolt.adapter.asgi.async_handler import AsyncSlackRequestHandler
 from slack_bolt.adapter.socket_mode.aiohttp import AsyncSocketModeHandler
 from slack_bolt.async_app import AsyncApp
@@ -21,14 +20,14 @@ from slack_sdk.web.async_slack_response import AsyncSlackResponse
 
 from adapters import log_filters
 from adapters.base import Finding
+from adapters.bodies import bounded
+from adapters.refusals import Later, Misconfigured, Refused
 from adapters.slack.incoming import PLATFORM
-from adapters.slack.workspaces import SlackRefused, client_log, code_of, is_passing, retry_handlers
+from adapters.slack.workspaces import FAILURES, client_log, code_of, refusal_of, retry_handlers
 from adapters.symbols import BAD, GOOD
-from mcp_auth.errors import ConfigError, McpAuthError, Unreachable
+from mcp_auth.errors import ConfigError
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
     from adapters.slack.options import SlackOptions
     from gateway.gateway import Gateway
 
@@ -109,61 +108,47 @@ def _oauth_settings(options: SlackOptions, gateway: Gateway) -> AsyncOAuthSettin
     )
 
 
-async def run(gateway: Gateway, app: AsyncApp, options: SlackOptions) -> None:
-    """Receive until cancelled.
+async def receive(gateway: Gateway, app: AsyncApp, options: SlackOptions) -> None:
+    """Until cancelled.
 
     Raises:
-        SlackRefused: a token is not accepted.
-        Unreachable: Slack cannot be reached, or has not been for a minute.
+        Misconfigured: a token is not accepted.
+        Later: Slack cannot be reached, or has not been for a minute.
         ConfigError: requests cannot arrive here.
     """
-    if app.oauth_flow is None:
-        who = await _bot(app.client)
-        _log.info("Slack: @%s in %s (%s)", who["user"], who["team"], who["team_id"])
-    else:
+    if app.oauth_flow is not None:
         handler = bounded(AsyncSlackRequestHandler(app, options.path), _BODY_MAX)
         gateway.mount(_REDIRECT, handler)
         _log.info("Slack: workspaces add the app at %s", gateway.mount(_INSTALL, handler))
     if options.app_token is not None:
         await _socket_mode(app, options.app_token)
+        return
+    url = gateway.mount(options.path, bounded(AsyncSlackRequestHandler(app, options.path), _BODY_MAX))
+    _log.info("Slack: requests are expected at %s", url)
+    await asyncio.Event().wait()
+
+
+async def examine(gateway: Gateway, options: SlackOptions) -> list[Finding]:
+    """Tokens, scopes, and how requests arrive."""
+    app = make_app(options, gateway)
+    public = gateway.config.gateway.public_url
+    if app.oauth_flow is not None:
+        findings = [Finding(GOOD, f"workspaces add the app at {public}{_INSTALL}")]
     else:
-        await _http_mode(gateway, app, options)
-
-
-async def check(gateway: Gateway, options: SlackOptions) -> list[Finding]:
-    """Tokens, scopes, and how requests arrive. Never raises."""
-    try:
-        app = make_app(options, gateway)
-        if app.oauth_flow is not None:
-            where = f"{gateway.config.gateway.public_url}{_INSTALL}"
-            return [Finding(GOOD, f"workspaces add the app at {where}"), await _arrival(gateway, app, options)]
-        who = await _bot(app.client)
-    except McpAuthError as error:
-        return [Finding(BAD, str(error))]
-    tenant = who.get("enterprise_id") or who["team_id"]
-    people = f"people are slack:{tenant}/MEMBER_ID in gateway.allow"
-    return [
-        Finding(GOOD, f"the bot is @{who['user']} in {who['team']}; {people}"),
-        _scopes(who),
-        await _arrival(gateway, app, options),
-    ]
-
-
-async def _arrival(gateway: Gateway, app: AsyncApp, options: SlackOptions) -> Finding:
+        who = await who_is_it(app.client)
+        people = f"people are slack:{who.get('enterprise_id') or who['team_id']}/MEMBER_ID in gateway.allow"
+        findings = [Finding(GOOD, f"the bot is @{who['user']} in {who['team']}; {people}"), _scopes(who)]
     if options.app_token is not None:
         try:
             await _open_connection(app.client, options.app_token)
-        except McpAuthError as error:
-            return Finding(BAD, str(error))
-        return Finding(GOOD, "Socket Mode is on and takes the app token")
-    public = gateway.config.gateway.public_url
+        except Refused as error:
+            return [*findings, Finding(BAD, str(error))]
+        return [*findings, Finding(GOOD, "Socket Mode is on and takes the app token")]
     if public is None:
-        return Finding(
-            BAD,
-            "without an app token Slack sends to an address of this host, and there is none. Next: set "
-            "gateway.public_url, or turn Socket Mode on and set gateway.slack.app_token",
-        )
-    return Finding(GOOD, f"Slack's request URL has to be {public}{options.path}")
+        why = "without an app token Slack sends to an address of this host, and there is none. Next: set "
+        how = "gateway.public_url, or turn Socket Mode on and set gateway.slack.app_token"
+        return [*findings, Finding(BAD, why + how)]
+    return [*findings, Finding(GOOD, f"Slack's request URL has to be {public}{options.path}")]
 
 
 def _require(options: SlackOptions) -> None:
@@ -195,25 +180,25 @@ def _scopes(who: AsyncSlackResponse) -> Finding:
     return Finding(GOOD, "the bot token has every scope that is needed")
 
 
-async def _bot(client: AsyncWebClient) -> AsyncSlackResponse:
-    return await _asked(
-        client.auth_test(),
-        "bot_token",
-        f"copy the Bot User OAuth Token (xoxb-...) again from {_APPS}, OAuth & Permissions",
-    )
+async def who_is_it(client: AsyncWebClient) -> AsyncSlackResponse:
+    """The bot and its workspace.
+
+    Raises:
+        Misconfigured: the bot token is not accepted.
+        Later: Slack cannot be reached.
+    """
+    help_with_it = f"copy the Bot User OAuth Token (xoxb-...) again from {_APPS}, OAuth & Permissions"
+    return await _ask(client.auth_test(), "bot_token", help_with_it)
 
 
 async def _open_connection(client: AsyncWebClient, app_token: str) -> str:
     """The address of a Socket Mode connection, to be used once."""
-    opened = await _asked(
-        client.apps_connections_open(app_token=app_token),
-        "app_token",
-        f"turn Socket Mode on and copy an app-level token (xapp-...) with connections:write from {_APPS}",
-    )
+    help_with_it = f"turn Socket Mode on and copy an app-level token (xapp-...) with connections:write from {_APPS}"
+    opened = await _ask(client.apps_connections_open(app_token=app_token), "app_token", help_with_it)
     return str(opened["url"])
 
 
-async def _asked(call: Awaitable[AsyncSlackResponse], token: str, next_step: str) -> AsyncSlackResponse:
+async def _ask(call: Awaitable[AsyncSlackResponse], token: str, next_step: str) -> AsyncSlackResponse:
     """Slack's answer to a call that shows whether `gateway.slack.<token>` is good.
 
     Args:
@@ -221,18 +206,12 @@ async def _asked(call: Awaitable[AsyncSlackResponse], token: str, next_step: str
     """
     try:
         return await call
-    except SlackApiError as error:
-        if is_passing(error):
-            raise Unreachable(f"Slack does not answer now ({code_of(error)}).", next_step="try again later") from None
-        raise SlackRefused(f"Slack refuses gateway.slack.{token} ({code_of(error)}).", next_step=next_step) from None
-    except (ClientError, OSError, TimeoutError) as error:
-        raise _no_answer(error) from None
-
-
-def _no_answer(error: BaseException) -> Unreachable:
-    return Unreachable(
-        f"Slack cannot be reached ({type(error).__name__}).", next_step="look at the network of this host"
-    )
+    except FAILURES as error:
+        refusal = refusal_of(error)
+        if isinstance(error, SlackApiError) and not isinstance(refusal, Later):
+            why = f"Slack refuses gateway.slack.{token} ({code_of(error)})."
+            refusal = Misconfigured(why, key=f"gateway.slack.{token}", next_step=next_step)
+    raise refusal
 
 
 async def _socket_mode(app: AsyncApp, app_token: str) -> None:
@@ -245,7 +224,7 @@ async def _socket_mode(app: AsyncApp, app_token: str) -> None:
         _log.info("Slack: connected in Socket Mode")
         await _watch(handler)
     except TimeoutError as error:
-        raise _no_answer(error) from None
+        raise refusal_of(error) from None
     finally:
         await handler.client.close()  # type: ignore[no-untyped-call]
 
@@ -258,40 +237,7 @@ async def _watch(handler: AsyncSocketModeHandler) -> None:
         if await handler.client.is_connected():
             seen = time.monotonic()
         elif time.monotonic() - seen > _LOST_SECONDS:
-            raise Unreachable(
+            raise Later(
                 f"The connection to Slack has been lost for {_LOST_SECONDS:.0f} s.",
                 next_step="look at the network of this host",
             )
-
-
-async def _http_mode(gateway: Gateway, app: AsyncApp, options: SlackOptions) -> None:
-    url = gateway.mount(options.path, bounded(AsyncSlackRequestHandler(app, options.path), _BODY_MAX))
-    _log.info("Slack: requests are expected at %s", url)
-    await asyncio.Event().wait()
-
-
-def bounded(app: AsyncSlackRequestHandler, limit: int) -> ASGIApp:
-    """`app` for requests of at most `limit` bytes: it reads a whole body before it looks at the signature."""
-
-    async def limited(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return
-        body = b""
-        more = True
-        while more:
-            message = await receive()
-            if message["type"] != "http.request":
-                return
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-            if len(body) > limit:
-                await send({"type": "http.response.start", "status": 413, "headers": []})
-                await send({"type": "http.response.body", "body": b""})
-                return
-
-        async def once() -> Message:
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        await app(dict(scope), once, send)
-
-    return limited

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from aiohttp import ClientError
 from slack_bolt.authorization.async_authorize import AsyncInstallationStoreAuthorize
 from slack_bolt.context.async_context import AsyncBoltContext
 from slack_sdk.errors import SlackApiError
@@ -18,8 +19,8 @@ from slack_sdk.oauth.installation_store.async_installation_store import AsyncIns
 from slack_sdk.web.async_client import AsyncWebClient
 
 from adapters import log_filters
+from adapters.refusals import EditWindowClosed, Elsewhere, Later, Misconfigured, Refused, TooLong
 from adapters.slack.incoming import Installation
-from mcp_auth.errors import McpAuthError
 
 if TYPE_CHECKING:
     from slack_bolt.async_app import AsyncApp
@@ -29,16 +30,45 @@ client_log = logging.getLogger("adapters.slack.client")
 client_log.setLevel(logging.WARNING)
 log_filters.hide_payloads(client_log.name)
 
+FAILURES = (SlackApiError, ClientError, OSError, TimeoutError)
 _TOKEN_SECONDS = 30 * 60.0
 _RETRIES = 2
-# Slack is in trouble or wants us to wait: trying again later helps. Any other error is an answer.
-_PASSING = frozenset({"ratelimited", "internal_error", "fatal_error", "service_unavailable", "request_timeout"})
 
 
-class SlackRefused(McpAuthError):
-    """Slack does not take what we sent."""
+class TriggerOver(Refused):
+    """The three seconds in which an interaction may open a modal are over, or it has opened one."""
 
-    code = "slack_refused"
+
+class ViewClosed(Elsewhere):
+    """The person closed the modal."""
+
+
+# https://docs.slack.dev/reference/methods, the errors of the methods that are used here.
+_CODES: dict[str, type[Refused]] = {
+    # Slack is in trouble or wants us to wait.
+    **dict.fromkeys(("ratelimited", "internal_error", "fatal_error", "service_unavailable", "request_timeout"), Later),
+    **dict.fromkeys(("message_not_found", "cant_update_message", "edit_window_closed"), EditWindowClosed),
+    **dict.fromkeys(("channel_not_found", "not_in_channel", "is_archived", "user_not_found"), Elsewhere),
+    **dict.fromkeys(("cannot_dm_bot", "messages_tab_disabled", "user_disabled", "user_not_in_channel"), Elsewhere),
+    **dict.fromkeys(("msg_too_long", "msg_blocks_too_long"), TooLong),
+    **dict.fromkeys(("invalid_auth", "not_authed", "token_revoked", "token_expired"), Misconfigured),
+    **dict.fromkeys(("account_inactive", "missing_scope", "no_permission"), Misconfigured),
+    **dict.fromkeys(("expired_trigger_id", "exchanged_trigger_id"), TriggerOver),
+    **dict.fromkeys(("invalid_trigger_id", "trigger_expired"), TriggerOver),
+    "not_found": ViewClosed,
+}
+
+
+def refusal_of(error: Exception) -> Refused:
+    if not isinstance(error, SlackApiError):
+        why = f"Slack cannot be reached ({type(error).__name__})."
+        return Later(why, next_step="look at the network of this host")
+    code = code_of(error)
+    # A status such as 503 instead of a code: something before Slack answered.
+    is_status = "_" not in code and not code.isalpha()
+    kind = Later if is_status else _CODES.get(code, Refused)
+    said = "does not answer now" if kind is Later else "answers"
+    return kind(f"Slack {said} ({code}).", next_step="try again later" if kind is Later else None)
 
 
 class Workspaces:
@@ -58,7 +88,7 @@ class Workspaces:
         """The Web API with the token of a workspace, at the host's address and through its proxy.
 
         Raises:
-            SlackRefused: the app is not installed there.
+            Misconfigured: the app is not installed there.
         """
         base = self._app.client
         return AsyncWebClient(
@@ -81,7 +111,7 @@ class Workspaces:
             self.remember(installation, token)
         token = token or self._app.client.token or ""
         if not token:
-            raise SlackRefused("The app is not installed in a workspace that is to be answered.")
+            raise Misconfigured("The app is not installed in a workspace that is to be answered.")
         return token
 
     async def _stored(self, store: AsyncInstallationStore, installation: Installation) -> str | None:
@@ -115,10 +145,3 @@ def code_of(error: SlackApiError) -> str:
     response = error.response
     given = response.get("error") if hasattr(response, "get") else None
     return str(given or getattr(response, "status_code", None) or "500")
-
-
-def is_passing(error: SlackApiError) -> bool:
-    """Would the same request work later?"""
-    code = code_of(error)
-    # A status such as 503 instead of a code: something before Slack answered.
-    return code in _PASSING or ("_" not in code and not code.isalpha())

@@ -7,27 +7,32 @@ import sys
 import time
 from typing import TYPE_CHECKING, TextIO
 
-from adapters.driver import Driver
-from adapters.refusals import EditWindowClosed
+from adapters.base import Adapter
 from adapters.terminal.qr import qr_code
 from adapters.terminal.render import render
 from adapters.terminal.screen import columns, is_colored
 from gateway.invocations import LOCAL, Capabilities, ChatRef, Invocation, MessageRef, Principal
 from gateway.replies import Checklist, ItemState, Reply, SecretPrompt, Text
+from mcp_auth.config.models import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from gateway.gateway import Gateway
 
-PLATFORM = "cli"
 
-
-class TerminalAdapter:
+class TerminalAdapter(Adapter[Settings]):
     """Prints to `out`. One person, always private: whoever sits at the machine is the operator.
 
     `ask_hidden`: reads a secret without showing it; None where there is no terminal to type at.
     """
+
+    platform = LOCAL.platform
+    title = "The terminal"
+    options_type = Settings
+    # What is printed stays: a terminal's lines are not edited. Where no echo can be off, the secret input is a
+    # command of its own, and `ask_secret` names it.
+    capabilities = Capabilities(edit_window=0, secret_input=True)
 
     def __init__(
         self,
@@ -37,41 +42,35 @@ class TerminalAdapter:
         ask_hidden: Callable[[str], Awaitable[str]] | None = None,
         acting_for: str | None = None,
     ) -> None:
-        self._gateway = gateway
+        super().__init__(gateway)
         self._out = out or sys.stdout
         self._ask_hidden = ask_hidden
         self._acting_for = acting_for
         self._events = itertools.count(1)
-        self._driver = Driver(gateway, self)
-        # What is printed stays: a terminal's lines are not edited. Where no echo can be off, the secret input is a
-        # command of its own, and `ask_secret` names it.
-        self.capabilities = Capabilities(edit_window=0, secret_input=True)
 
     def install(self) -> Callable[[], None]:
         """Print the gateway's notices as they happen. Returns the undo."""
-        return self._gateway.subscribe(PLATFORM, self._driver.notify)
+        self.attach()
+        return self.detach
 
     async def say(self, text: str) -> bool:
         """Answer one line, typed with or without `/mcp`. Returns whether it went well."""
         invocation = Invocation(
             principal=LOCAL,
-            chat=ChatRef(PLATFORM),
+            chat=ChatRef(self.platform),
             text=text,
             private=True,
             event_id=f"{time.time_ns()}-{next(self._events)}",
             acting_for=self._acting_for,
         )
-        return await self._driver.run_invocation(invocation)
+        return await self.run_invocation(invocation)
 
     async def reply(self, chat: ChatRef, reply: Reply) -> MessageRef:
         self._print(reply)
-        return MessageRef(PLATFORM)
+        return MessageRef(self.platform)
 
     async def deliver_private(self, principal: Principal, reply: Reply, via: ChatRef | None) -> MessageRef:
-        return await self.reply(via or ChatRef(PLATFORM), reply)
-
-    async def update(self, message: MessageRef, reply: Reply) -> MessageRef:
-        raise EditWindowClosed
+        return await self.reply(via or ChatRef(self.platform), reply)
 
     async def ask_secret(self, prompt: SecretPrompt, trigger: object) -> None:
         if self._ask_hidden is None:
@@ -82,7 +81,7 @@ class TerminalAdapter:
         while question is not None:
             self._print(Reply((Text(question.text),)))
             value = await self._ask_hidden(f"{question.variable}: ")
-            reply = await self._gateway.submit_secret(LOCAL, question.id, value)
+            reply = await self.gateway.submit_secret(LOCAL, question.id, value)
             question = reply.prompt
             said = tuple(block for block in reply.blocks if not isinstance(block, SecretPrompt))
             if said:

@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from adapters.tasks import NotSent, Tasks
+from adapters.tasks import Tasks
 from mcp_auth.errors import StoreError
 
 
@@ -21,7 +21,7 @@ async def test_one_failure_is_logged_without_its_text_and_leaves_the_others(capl
         await asyncio.sleep(0)
         done.append(True)
 
-    for error in (RuntimeError("canary"), NotSent(), StoreError("The disk is full.")):
+    for error in (RuntimeError("canary"), StoreError("The disk is full.")):
         tasks.start(fails(error))
     tasks.start(works())
     await tasks.idle()

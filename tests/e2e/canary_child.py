@@ -19,25 +19,31 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from adapters.driver import Driver
+from adapters.base import Adapter
 from adapters.refusals import NotSupported
 from adapters.terminal import render
 from gateway.gateway import Gateway
 from gateway.invocations import LOCAL, Capabilities, ChatRef, Invocation, MessageRef, Principal
 from gateway.replies import Notice, Reply, SecretPrompt
 from mcp_auth import Change
+from mcp_auth.config.models import Settings
 from mcp_auth.records import Origin
 
 OURS = ("mcp_auth", "gateway", "adapters")
 OUT = Path(sys.argv[1])
 
 
-class Platform:
+class Platform(Adapter[Settings]):
     """A chat room and a direct line to everybody in it. Messages are rendered as the terminal renders them."""
 
     capabilities = Capabilities(edit_window=None, secret_input=True)
 
-    def __init__(self) -> None:
+    platform = "canary"
+    title = "Canary"
+    options_type = Settings
+
+    def __init__(self, gateway: Gateway) -> None:
+        super().__init__(gateway)
         self.public: list[str] = []
         self.private: list[str] = []
         self.links: list[str] = []
@@ -56,8 +62,6 @@ class Platform:
         self.prompt = prompt.id
         keep(prompt)
         raise NotSupported
-
-    async def run(self) -> None: ...
 
     def _show(self, reply: Reply, *, public: bool) -> MessageRef:
         keep(reply)
@@ -147,7 +151,6 @@ class Host:
     def __init__(self, gateway: Gateway, platform: Platform) -> None:
         self.gateway = gateway
         self.platform = platform
-        self.driver = Driver(gateway, platform)
         self._events = itertools.count(1)
         for name in ("cli", "telegram"):
             gateway.subscribe(name, self.notice)
@@ -155,7 +158,7 @@ class Host:
 
     async def notice(self, notice: Notice) -> None:
         keep(notice)
-        await self.driver.notify(notice)
+        await self.platform.notify(notice)
 
     def changed(self, change: Change) -> None:
         keep(change)
@@ -166,7 +169,7 @@ class Host:
         chat = ChatRef(principal.platform, {"private": private})
         invocation = Invocation(principal, chat, text, private, f"e{next(self._events)}")
         keep(invocation)
-        return await self.driver.run_invocation(invocation)
+        return await self.platform.run_invocation(invocation)
 
     async def secret(self, value: str) -> bool:
         reply = await self.gateway.submit_secret(LOCAL, self.platform.prompt or "", value)
@@ -237,8 +240,8 @@ async def main() -> None:
     loop = asyncio.get_running_loop()
     # Every step of the loop is logged with its handle, as asyncio does with slow ones.
     loop.slow_callback_duration = 0
-    platform = Platform()
     async with Gateway.from_config(home=sys.argv[2]) as gateway:
+        platform = Platform(gateway)
         host = Host(gateway, platform)
         while line := await asyncio.to_thread(sys.stdin.readline):
             every_logger_to(log)

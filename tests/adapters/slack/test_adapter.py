@@ -20,7 +20,7 @@ from adapters.slack import adapter as module
 from adapters.slack.adapter import SlackAdapter
 from adapters.slack.options import SlackOptions
 from gateway.invocations import ChatRef, Principal
-from gateway.replies import Reply, Text
+from gateway.replies import Notice, Reply, Text
 from tests.adapters.slack.workspace import Scene, scene
 from tests.patience import PATIENCE
 from tests.servers.oauth import OAuthServer, authorize, visit
@@ -390,7 +390,7 @@ async def test_a_workspace_without_the_app_is_one_line_in_the_log(
     async with scene(tmp_path, notes(oauth), make_app=installed_app(tmp_path)) as world:
         chat = ChatRef("slack", {"team": "TGONE", "channel": "C1", "principal": "TGONE/U1"})
 
-        await world.adapter._guarded(world.adapter.reply(chat, Reply((Text("news"),))))
+        await world.adapter.notify(Notice(Principal("slack", "TGONE/U1"), chat, Reply((Text("news"),))))
 
         assert "not installed in a workspace" in caplog.text
 
@@ -478,7 +478,6 @@ async def test_an_edit_after_half_an_hour_is_left_and_the_news_comes_as_a_direct
         await world.slack.presses(world.ada, checklist, "Sign in to notes")
         await world.quiet()
         world.slack.advance(31 * 60)
-        world.adapter._clock = lambda: world.slack.now
 
         redirect = await asyncio.to_thread(authorize, checklist.button("Sign in to notes")["url"])
         await asyncio.to_thread(visit, redirect)
@@ -681,7 +680,7 @@ async def test_a_long_outage_is_one_line_in_the_log_and_the_next_command_works(
         with caplog.at_level(logging.WARNING):
             world.slack.fail("chat.postMessage", times=1, status=0)
             await world.slack.says(world.ada, "mcp help")
-            await world.slack.until(lambda: "could not be reached" in caplog.text)
+            await world.slack.until(lambda: "cannot be reached" in caplog.text)
         await world.slack.says(world.ada, "mcp help")
 
         await world.sees("/mcp logout SERVER")

@@ -54,7 +54,7 @@ class Scene:
 
     async def quiet(self) -> None:
         """Until the adapter has nothing left to do."""
-        await self.adapter._tasks.idle()
+        await self.adapter.idle()
 
 
 @asynccontextmanager
@@ -94,7 +94,7 @@ async def scene(
         async with Gateway.from_config(home=world.home) as world.gateway:
             make = make_app or bolt_app
             world.app = make(world)
-            world.adapter = SlackAdapter(world.gateway, options=options, hold=hold, wait=wait)
+            world.adapter = SlackAdapter(world.gateway, options=options, clock=lambda: slack.now, hold=hold, wait=wait)
             world.adapter.install(world.app)
             prepare(world.app)
             async with connected(world) if connect else nothing():
