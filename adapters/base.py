@@ -88,8 +88,8 @@ class Adapter(ABC, Generic[Options]):
         self.sleep = sleep
         self.clock = clock
         self.log = logging.getLogger(f"adapters.{self.platform}")
-        self._options = options
-        self._tasks = Tasks(drain=self.drain)
+        self.__options = options
+        self.__tasks = Tasks(drain=self.drain)
         self.undo: list[Callable[[], object]] = []
 
     # -- for a program around it -------------------------------------------------------------
@@ -126,9 +126,9 @@ class Adapter(ABC, Generic[Options]):
         try:
             findings = await self.examine()
         except self.failures as error:
-            return [self._found(self.refusal(error))]
+            return [self.__found(self.refusal(error))]
         except McpAuthError as error:
-            return [self._found(error)]
+            return [self.__found(error)]
         if not any(one.startswith(f"{self.platform}:") for one in self.gateway.config.gateway.allow):
             how = f"write /mcp to the bot in private, then `slash-mcp allow CODE`; or add {self.platform}:ID"
             findings.append(Finding(WARN, f"nobody is served here yet. Next: {how} to gateway.allow"))
@@ -140,11 +140,11 @@ class Adapter(ABC, Generic[Options]):
         Open sign-ins stay open.
         """
         self.detach()
-        await self._tasks.stop()
+        await self.__tasks.stop()
 
     async def idle(self) -> None:
         """Wait until everything that was begun is done."""
-        await self._tasks.idle()
+        await self.__tasks.idle()
 
     # -- what a platform is ------------------------------------------------------------------
 
@@ -218,9 +218,9 @@ class Adapter(ABC, Generic[Options]):
     @property
     def options(self) -> Options:
         """Raises ConfigError: the section is incomplete."""
-        if self._options is None:
-            self._options = self.gateway.platform_options(self.platform, self.options_type)
-        return self._options
+        if self.__options is None:
+            self.__options = self.gateway.platform_options(self.platform, self.options_type)
+        return self.__options
 
     def attach(self, *undo: Callable[[], object]) -> None:
         """Take notices from now on. `stop` calls everything in `undo`, the last one first.
@@ -240,7 +240,7 @@ class Adapter(ABC, Generic[Options]):
 
     def spawn(self, work: Awaitable[object]) -> asyncio.Task[None]:
         """Begin what nobody waits for. What goes wrong in it is in the log."""
-        return self._tasks.start(work)
+        return self.__tasks.start(work)
 
     def spawn_nicety(self, call: Callable[[], Awaitable[object]]) -> None:
         """Begin, once, what is nice to have: the answer comes anyway."""
@@ -293,7 +293,7 @@ class Adapter(ABC, Generic[Options]):
         if isinstance(decision, Ignored):
             return
         async with self.excused(invocation.principal, invocation.chat):
-            if isinstance(decision, TextModal) and await self._is_asked(self.ask_text(decision.verb, trigger)):
+            if isinstance(decision, TextModal) and await self.__is_asked(self.ask_text(decision.verb, trigger)):
                 return
             if isinstance(decision, Deferred):
                 await self.acknowledge(invocation, trigger)
@@ -341,10 +341,10 @@ class Adapter(ABC, Generic[Options]):
         async with aclosing(self.gateway.handle(invocation, self.capabilities)) as replies:
             async for reply in replies:
                 ok = reply.ok
-                if reply.prompt is not None and await self._is_asked(self.ask_secret(reply.prompt, trigger)):
+                if reply.prompt is not None and await self.__is_asked(self.ask_secret(reply.prompt, trigger)):
                     continue
                 try:
-                    shown = await self._show(invocation, reply, shown)
+                    shown = await self.__show(invocation, reply, shown)
                 except PrivateDeliveryUnavailable as unavailable:
                     # Never the content: only that there is one, and how to get it. What would follow is not begun.
                     said = _public(unavailable.how or sentences.NOT_IN_PRIVATE, unavailable.way)
@@ -430,40 +430,40 @@ class Adapter(ABC, Generic[Options]):
     @property
     def undelivered(self) -> Waiting:
         """What waits for a person's next word."""
-        if self._undelivered is None:
-            self._undelivered = Waiting(self.gateway.config.home / self.platform)
-        return self._undelivered
+        if self.__undelivered is None:
+            self.__undelivered = Waiting(self.gateway.config.home / self.platform)
+        return self.__undelivered
 
-    # -- the driver's own --------------------------------------------------------------------
+    # -- the driver's own: two underscores, so that no adapter has another thing of that name -----
 
-    _undelivered: Waiting | None = None
+    __undelivered: Waiting | None = None
 
-    async def _is_asked(self, asking: Awaitable[None]) -> bool:
+    async def __is_asked(self, asking: Awaitable[None]) -> bool:
         try:
             await asking
         except NotSupported:
             return False
         return True
 
-    async def _show(self, invocation: Invocation, reply: Reply, shown: _Shown | None) -> _Shown:
+    async def __show(self, invocation: Invocation, reply: Reply, shown: _Shown | None) -> _Shown:
         for_all = reply.audience is Audience.CHAT or invocation.private
         # What everybody reads is never edited into something for one of them.
         if shown is not None and (for_all or not shown.public):
             try:
                 return _Shown(await self.update(shown.message, reply), shown.public)
             except EditWindowClosed:
-                return await self._private(invocation, reply)
+                return await self.__private(invocation, reply)
         if for_all:
             return _Shown(await self.reply(invocation.chat, reply), public=not invocation.private)
-        return await self._private(invocation, reply)
+        return await self.__private(invocation, reply)
 
-    async def _private(self, invocation: Invocation, reply: Reply) -> _Shown:
+    async def __private(self, invocation: Invocation, reply: Reply) -> _Shown:
         message = await self.deliver_private(invocation.principal, reply, invocation.chat)
         if reply.summary and not invocation.private and not self.capabilities.ephemeral:
             await self.reply(invocation.chat, _public(reply.summary))
         return _Shown(message, public=False)
 
-    def _found(self, error: McpAuthError) -> Finding:
+    def __found(self, error: McpAuthError) -> Finding:
         return Finding(self.outage if isinstance(error, Later) else BAD, str(error))
 
 
