@@ -173,7 +173,7 @@ class McpAuth:
     async def unknown(self) -> list[str]:
         """The servers of which nothing says yet whether they want a sign-in."""
         urls = {name: one.url for name, one in self.config.servers.items() if one.url is not None}
-        known = {name: await self.store.connections.get(url) for name, url in urls.items()}
+        known = {name: await self.store.profiles.get(url) for name, url in urls.items()}
         return [name for name in urls if needs_a_look(self.config.servers[name], known[name])]
 
     async def look(self, server: str) -> bool:

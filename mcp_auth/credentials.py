@@ -63,7 +63,7 @@ class StoredCredentials:
         headers = resolved_headers(entry, self._variables, await self._keys.of(entry, owner))
         profile = None
         if entry.auth is None and not entry.headers and entry.url is not None:
-            profile = await self.store.connections.get(entry.url)
+            profile = await self.store.profiles.get(entry.url)
         if uses_oauth(entry, profile):
             token = refused.removeprefix("Bearer ") if refused is not None else None
             access = await self.refresher.access_token(entry, owner, refused=token, insist=insist)

@@ -234,7 +234,7 @@ class Prober:
         Raises:
             NotAsked: what the server needs is not there, so it was not asked and refused nothing.
         """
-        if needs_a_look(entry, await self._store.connections.get(url)):
+        if needs_a_look(entry, await self._store.profiles.get(url)):
             await self._profiles.look(entry)
             return
         try:
@@ -303,5 +303,5 @@ _WORDS_OF_THE_SDK = (
     "Unexpected content type",
     "server answered a request with 202",
     "Server returned an error response",
-    "Connection closed",
+    "ServerProfile closed",
 )

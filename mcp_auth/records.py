@@ -406,7 +406,7 @@ class Untold(Record):
         return self.sign_in or self.key_form
 
 
-class Connection(Record):
+class ServerProfile(Record):
     """What is known of one server URL, without anybody's credentials: findings, metadata, registrations."""
 
     server_url: str
@@ -439,7 +439,7 @@ class Stored(msgspec.Struct, frozen=True):
 
     grant: Grant | None = None
     sign_in: SignIn | None = None
-    connection: Connection | None = None
+    connection: ServerProfile | None = None
     trouble: StoreError | None = None
 
 

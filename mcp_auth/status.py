@@ -12,7 +12,7 @@ import msgspec
 from mcp_auth.config.models import Server
 from mcp_auth.errors import StoreError
 from mcp_auth.outcome import Next
-from mcp_auth.records import Connection, Grant, SignIn
+from mcp_auth.records import Grant, ServerProfile, SignIn
 from mcp_auth.shown import brief_address, masked_address
 from mcp_auth.states import OPEN
 
@@ -96,7 +96,7 @@ def local_status(
     *,
     grant: Grant | None,
     sign_in: SignIn | None,
-    connection: Connection | None,
+    connection: ServerProfile | None,
     missing: tuple[str, ...],
     now: float,
     damaged: str | None = None,
@@ -150,7 +150,7 @@ def wants_sign_in(status: ServerStatus) -> bool:
     return status.auth in NEEDS_SIGN_IN
 
 
-def uses_oauth(server: Server, connection: Connection | None) -> bool:
+def uses_oauth(server: Server, connection: ServerProfile | None) -> bool:
     """Whether this server is signed in to: the configuration says so, or the kept finding of a probe does."""
     if server.url is None or server.problem is not None:
         return False
@@ -159,7 +159,7 @@ def uses_oauth(server: Server, connection: Connection | None) -> bool:
     return not server.headers and connection is not None and connection.needs_sign_in is True
 
 
-def needs_a_look(server: Server, connection: Connection | None) -> bool:
+def needs_a_look(server: Server, connection: ServerProfile | None) -> bool:
     """Whether nothing says if this server wants a sign-in, so that it is probed once; after trouble, each time."""
     return (
         server.enabled
@@ -185,7 +185,7 @@ def _auth(
     server: Server,
     grant: Grant | None,
     sign_in: SignIn | None,
-    connection: Connection | None,
+    connection: ServerProfile | None,
     missing: tuple[str, ...],
     now: float,
 ) -> _Auth:
@@ -205,7 +205,7 @@ def _auth(
 
 
 def _oauth(
-    server: Server, grant: Grant | None, sign_in: SignIn | None, connection: Connection | None, now: float
+    server: Server, grant: Grant | None, sign_in: SignIn | None, connection: ServerProfile | None, now: float
 ) -> _Auth:
     sign_in_next = Next("auth", server.name)
     good = _good_grant(server, grant, now)

@@ -37,7 +37,7 @@ from mcp_auth.net.sites import check_endpoints, host_of, site_of
 from mcp_auth.oauth.challenge import BearerChallenge, bearer_challenge
 from mcp_auth.oauth.server_json import json_object
 from mcp_auth.oauth.tokens import plain
-from mcp_auth.records import Connection, ServerMetadata
+from mcp_auth.records import ServerMetadata, ServerProfile
 
 logger = logging.getLogger(__name__)
 
@@ -202,14 +202,14 @@ async def look_up_again(http: Http, rules: NetworkRules, server: Server, issuer:
     return _checked(await _server_metadata(http, rules, server, issuer), server)
 
 
-def is_warm(connection: Connection | None, server: Server, now: float) -> bool:
+def is_warm(profile: ServerProfile | None, server: Server, now: float) -> bool:
     """Whether a sign-in can start from what is remembered, without a request."""
     return (
-        connection is not None
-        and connection.metadata is not None
-        and connection.chosen_issuer == server.oauth.issuer
-        and connection.fetched_at is not None
-        and now - connection.fetched_at < METADATA_LIFETIME
+        profile is not None
+        and profile.metadata is not None
+        and profile.chosen_issuer == server.oauth.issuer
+        and profile.fetched_at is not None
+        and now - profile.fetched_at < METADATA_LIFETIME
     )
 
 

@@ -18,7 +18,7 @@ from mcp_auth.oauth.challenge import BearerChallenge
 from mcp_auth.oauth.discovery import Asked, ask, discover, is_warm
 from mcp_auth.oauth.token_words import as_word
 from mcp_auth.oauth.tokens import TokenResponse, plain
-from mcp_auth.records import Connection, Registration, SignIn, encode
+from mcp_auth.records import Registration, ServerProfile, SignIn, encode
 from mcp_auth.status import NO_SIGN_IN
 from mcp_auth.stores.base import Store
 from mcp_auth.stores.updates import update
@@ -38,39 +38,39 @@ class Profiles:
         self._clock = clock
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
-    async def look_up(self, server: Server, *, fresh: bool, asked: Asked | None = None) -> Connection:
+    async def look_up(self, server: Server, *, fresh: bool, asked: Asked | None = None) -> ServerProfile:
         """What is known of the server, looked up when it is cold, or when it was `asked` just now.
 
         Raises:
             SignInError, Unreachable: as `discover`.
         """
         url = server.url or ""
-        known = await self._store.connections.get(url)
+        known = await self._store.profiles.get(url)
         if not fresh and asked is None and known is not None and is_warm(known, server, self._clock()):
             return known
         prefer = _issuer_in_use(known)
         asked = asked or await self.ask(server)
         found = await discover(self._http, self._servers.rules(server), server, asked, prefer=prefer)
 
-        def remember(connection: Connection) -> None:
-            connection.metadata = found.metadata
-            connection.chosen_issuer = server.oauth.issuer
-            connection.resource = found.resource
-            connection.resource_scopes = found.resource_scopes
-            connection.resource_name = plain(found.resource_name, 80) if found.resource_name else None
-            connection.needs_sign_in = True
-            connection.trouble = None
-            connection.fetched_at = self._clock()
+        def remember(profile: ServerProfile) -> None:
+            profile.metadata = found.metadata
+            profile.chosen_issuer = server.oauth.issuer
+            profile.resource = found.resource
+            profile.resource_scopes = found.resource_scopes
+            profile.resource_name = plain(found.resource_name, 80) if found.resource_name else None
+            profile.needs_sign_in = True
+            profile.trouble = None
+            profile.fetched_at = self._clock()
             if found.challenge is not None:
-                connection.challenge_scope = found.challenge.scope
-                connection.challenge_metadata_url = found.challenge.resource_metadata
+                profile.challenge_scope = found.challenge.scope
+                profile.challenge_metadata_url = found.challenge.resource_metadata
             if fresh:
-                connection.refused_scopes = []
+                profile.refused_scopes = []
                 # Where a configured client belongs changes when a sign-in is finished elsewhere, not when it is begun.
                 # A dynamic one is made anew; until that works, the one of before is doubted.
-                connection.registrations = [
+                profile.registrations = [
                     msgspec.structs.replace(r, doubtful=r.source == "dynamic")
-                    for r in connection.registrations
+                    for r in profile.registrations
                     if issuers.is_same(r.issuer, found.metadata.issuer) or r.source == "configured"
                 ]
 
@@ -82,32 +82,32 @@ class Profiles:
         Raises:
             Unreachable: no answer.
         """
-        known = await self._store.connections.get(server.url or "")
+        known = await self._store.profiles.get(server.url or "")
         challenge = None
         if known is not None and (known.challenge_scope or known.challenge_metadata_url):
             challenge = BearerChallenge(known.challenge_scope, known.challenge_metadata_url)
         return await ask(self._http, self._servers.rules(server), server, known=challenge)
 
-    async def remember(self, server_url: str, change: Callable[[Connection], None]) -> Connection:
+    async def remember(self, server_url: str, change: Callable[[ServerProfile], None]) -> ServerProfile:
         """Apply `change` to what is stored of a server, again after every lost race.
 
         Raises:
             StoreError: it cannot be written, or other processes change it all the time. Busy.
         """
 
-        async def stored() -> Connection:
-            return await self._store.connections.get(server_url) or Connection(server_url=server_url)
+        async def stored() -> ServerProfile:
+            return await self._store.profiles.get(server_url) or ServerProfile(server_url=server_url)
 
-        async def changed(connection: Connection) -> Connection | None:
-            before = encode(connection)
-            change(connection)
-            return None if encode(connection) == before and connection.version else connection
+        async def changed(profile: ServerProfile) -> ServerProfile | None:
+            before = encode(profile)
+            change(profile)
+            return None if encode(profile) == before and profile.version else profile
 
         # Tasks of this process take turns; only other processes can win a race against them.
         async with self._turns[server_url]:
-            return await update("the server", stored, changed, self._store.connections.put_if)
+            return await update("the server", stored, changed, self._store.profiles.put_if)
 
-    async def look(self, server: Server, *, is_refused: bool = False) -> Connection:
+    async def look(self, server: Server, *, is_refused: bool = False) -> ServerProfile:
         """Find out whether a server without `auth` and `headers` wants a sign-in, and keep the finding.
 
         `is_refused`: it has just refused a request without a credential.
@@ -127,8 +127,8 @@ class Profiles:
             except SignInError as error:
                 needs_sign_in, trouble = True, error.message
 
-        def keep(connection: Connection) -> None:
-            connection.needs_sign_in, connection.trouble = needs_sign_in, trouble
+        def keep(profile: ServerProfile) -> None:
+            profile.needs_sign_in, profile.trouble = needs_sign_in, trouble
 
         return await self.remember(server.url or "", keep)
 
@@ -142,13 +142,13 @@ class Profiles:
         if used.source != "dynamic" or sign_in.authorization_url is None or sign_in.status == "answered":
             return
 
-        def doubt(connection: Connection) -> None:
-            connection.registrations = [
+        def doubt(profile: ServerProfile) -> None:
+            profile.registrations = [
                 msgspec.structs.replace(r, doubtful=True)
                 if (issuers.bare(r.issuer), r.client_id) == (issuers.bare(used.issuer), used.client_id)
                 and (r.worked_at is None or r.worked_at < sign_in.created_at)
                 else r
-                for r in connection.registrations
+                for r in profile.registrations
             ]
 
         await self.remember(sign_in.server_url, doubt)
@@ -161,24 +161,24 @@ class Profiles:
 
     async def forget_dynamic_registrations(self, server_url: str) -> None:
         """After a sign-out: the next sign-in registers anew. Each grant has its own copy."""
-        if await self._store.connections.get(server_url) is None:
+        if await self._store.profiles.get(server_url) is None:
             return
 
-        def forget(connection: Connection) -> None:
-            connection.registrations = [r for r in connection.registrations if r.source != "dynamic"]
+        def forget(profile: ServerProfile) -> None:
+            profile.registrations = [r for r in profile.registrations if r.source != "dynamic"]
 
         await self.remember(server_url, forget)
 
     async def forget_registration(self, server_url: str, dead: Registration) -> None:
         """A registration that the issuer no longer knows: discovery and registration anew at the next sign-in."""
 
-        def forget(connection: Connection) -> None:
-            connection.registrations = [
+        def forget(profile: ServerProfile) -> None:
+            profile.registrations = [
                 r
-                for r in connection.registrations
+                for r in profile.registrations
                 if r.client_id != dead.client_id or not issuers.is_same(r.issuer, dead.issuer)
             ]
-            connection.fetched_at = None
+            profile.fetched_at = None
 
         await self.remember(server_url, forget)
 
@@ -186,15 +186,15 @@ class Profiles:
         """After a success: what the next sign-in may use again."""
         now = self._clock()
         try:
-            await self.remember(sign_in.server_url, lambda connection: _keep(connection, sign_in, answer, now))
+            await self.remember(sign_in.server_url, lambda profile: _keep(profile, sign_in, answer, now))
         except Exception as error:  # noqa: BLE001 - the grant is stored and good; the next sign-in registers anew
             name = type(error).__name__
             logger.warning("the registration at %s is not kept for the next sign-in: %s", sign_in.server, name)
 
 
-def _keep(connection: Connection, sign_in: SignIn, answer: TokenResponse, now: float) -> None:
+def _keep(profile: ServerProfile, sign_in: SignIn, answer: TokenResponse, now: float) -> None:
     """After a success: the registration is worth keeping, and scopes that were not granted are not asked for again."""
-    last = connection.registrations[-1:]
+    last = profile.registrations[-1:]
     worked_at = last[0].worked_at if last and last[0].client_id == sign_in.registration.client_id else None
     if worked_at is None or worked_at < sign_in.created_at:
         # Else it is known to work since this sign-in began: of many that end together, the first one notes it.
@@ -202,26 +202,26 @@ def _keep(connection: Connection, sign_in: SignIn, answer: TokenResponse, now: f
     used = msgspec.structs.replace(sign_in.registration, worked_at=worked_at, doubtful=False)
     # The configured secret stays in the configuration; only the binding to the issuer is remembered.
     kept = msgspec.structs.replace(used, client_secret=None) if used.source == "configured" else used
-    keep_registration(connection, kept)
+    keep_registration(profile, kept)
     if sign_in.step_up_scope is not None and answer.tokens.scope is not None:
         granted = answer.tokens.scope.split()
         missing = [scope for scope in sign_in.step_up_scope.split() if scope not in granted]
-        connection.refused_scopes = list(dict.fromkeys([*connection.refused_scopes, *missing]))[-50:]
+        profile.refused_scopes = list(dict.fromkeys([*profile.refused_scopes, *missing]))[-50:]
 
 
-def keep_registration(connection: Connection, used: Registration) -> None:
+def keep_registration(profile: ServerProfile, used: Registration) -> None:
     """The client that the next sign-in may be."""
     others = [
         r
-        for r in connection.registrations
+        for r in profile.registrations
         if (issuers.bare(r.issuer), r.redirect_uri, r.source)
         != (issuers.bare(used.issuer), used.redirect_uri, used.source)
         and not (used.source == r.source == "configured" and r.client_id == used.client_id)
     ]
-    connection.registrations = [*others, used][-_REGISTRATIONS_KEPT:]
+    profile.registrations = [*others, used][-_REGISTRATIONS_KEPT:]
 
 
-def _issuer_in_use(known: Connection | None) -> str | None:
+def _issuer_in_use(known: ServerProfile | None) -> str | None:
     """The issuer that was signed in at before; one that was only tried binds nobody."""
     issuer = known.metadata.issuer if known is not None and known.metadata is not None else None
     if known is None or not any(issuers.is_same(one.issuer, issuer) for one in known.registrations):
@@ -229,5 +229,5 @@ def _issuer_in_use(known: Connection | None) -> str | None:
     return issuer
 
 
-def _expire_metadata(connection: Connection) -> None:
-    connection.fetched_at = None
+def _expire_metadata(profile: ServerProfile) -> None:
+    profile.fetched_at = None

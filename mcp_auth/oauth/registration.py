@@ -31,7 +31,7 @@ from mcp_auth.oauth.server_json import json_object
 from mcp_auth.oauth.tokens import error_code, error_text, plain
 from mcp_auth.oauth.vendors import where_to_register
 from mcp_auth.outcome import Next
-from mcp_auth.records import Connection, Registration, ServerMetadata
+from mcp_auth.records import Registration, ServerMetadata, ServerProfile
 
 CLIENT_NAME = "slash-mcp"
 _REREGISTERED_EVERY = 3600.0
@@ -59,36 +59,36 @@ class Clients:
         self._clock = clock
 
     async def choose(
-        self, server: Server, connection: Connection, redirect_uri: str, scope: str | None, *, fresh: bool
+        self, server: Server, profile: ServerProfile, redirect_uri: str, scope: str | None, *, fresh: bool
     ) -> tuple[Registration, bool]:
         """The client to be, and whether it was registered for an earlier sign-in. That none is to be had is kept.
 
         Raises:
             SignInError and its children, Unreachable.
         """
-        if connection.metadata is None:
-            raise ValueError("the connection must have been looked up")
+        if profile.metadata is None:
+            raise ValueError("the profile must have been looked up")
         try:
-            fixed = self._fixed(server, connection, connection.metadata, redirect_uri, fresh)
+            fixed = self._fixed(server, profile, profile.metadata, redirect_uri, fresh)
             if fixed is not None:
                 found = fixed, False
             else:
-                found = await self._dynamic(server, connection, connection.metadata, redirect_uri, scope, fresh)
+                found = await self._dynamic(server, profile, profile.metadata, redirect_uri, scope, fresh)
         except ClientRegistrationNeeded as error:
-            await self._note(connection, error.message)
+            await self._note(profile, error.message)
             raise
-        if connection.registration_needed is not None:
-            await self._note(connection, None)
+        if profile.registration_needed is not None:
+            await self._note(profile, None)
         return found
 
-    async def _note(self, connection: Connection, needed: str | None) -> None:
-        def note(connection: Connection) -> None:
-            connection.registration_needed = needed
+    async def _note(self, profile: ServerProfile, needed: str | None) -> None:
+        def note(profile: ServerProfile) -> None:
+            profile.registration_needed = needed
 
-        await self._profiles.remember(connection.server_url, note)
+        await self._profiles.remember(profile.server_url, note)
 
     def _fixed(
-        self, server: Server, connection: Connection, metadata: ServerMetadata, redirect_uri: str, fresh: bool
+        self, server: Server, profile: ServerProfile, metadata: ServerMetadata, redirect_uri: str, fresh: bool
     ) -> Registration | None:
         """The client that is given by the configuration or by a document."""
         secret = server.oauth.client_secret
@@ -97,21 +97,21 @@ class Clients:
         if configured is None:
             return metadata_document_registration(server, metadata, redirect_uri, self._public_url)
         if not fresh:
-            check_configured_issuer(server, metadata, connection.registrations)
+            check_configured_issuer(server, metadata, profile.registrations)
         return configured
 
     async def _dynamic(
         self,
         server: Server,
-        connection: Connection,
+        profile: ServerProfile,
         metadata: ServerMetadata,
         redirect_uri: str,
         scope: str | None,
         fresh: bool,
     ) -> tuple[Registration, bool]:
-        known = usable_dynamic_registration(connection.registrations, metadata, redirect_uri, scope, self._clock())
+        known = usable_dynamic_registration(profile.registrations, metadata, redirect_uri, scope, self._clock())
         is_known = known is not None and not fresh
-        if known is not None and is_known and (not known.doubtful or not await self._take_turn(connection)):
+        if known is not None and is_known and (not known.doubtful or not await self._take_turn(profile)):
             return known, True
         try:
             new = await register(self._http, self._servers.rules(server), server, metadata, redirect_uri, scope)
@@ -122,21 +122,21 @@ class Clients:
             return known, True
         if is_known:
             # Kept before it has worked: the next sign-in within the hour is not to register once more.
-            await self._profiles.remember(connection.server_url, lambda connection: keep_registration(connection, new))
+            await self._profiles.remember(profile.server_url, lambda profile: keep_registration(profile, new))
         return new, False
 
-    async def _take_turn(self, connection: Connection) -> bool:
+    async def _take_turn(self, profile: ServerProfile) -> bool:
         """Whether a new client may be registered now in place of a doubtful one: once an hour."""
         now, is_time = self._clock(), False
 
-        def take_turn(connection: Connection) -> None:
+        def take_turn(profile: ServerProfile) -> None:
             nonlocal is_time
-            last = connection.reregistered_at
+            last = profile.reregistered_at
             is_time = last is None or not 0 <= now - last < _REREGISTERED_EVERY
             if is_time:
-                connection.reregistered_at = now
+                profile.reregistered_at = now
 
-        await self._profiles.remember(connection.server_url, take_turn)
+        await self._profiles.remember(profile.server_url, take_turn)
         return is_time
 
 

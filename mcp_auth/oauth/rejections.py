@@ -14,7 +14,7 @@ from mcp_auth.oauth.challenge import BearerChallenge
 from mcp_auth.oauth.profiles import Profiles
 from mcp_auth.oauth.renewal import TRIED_EVERY
 from mcp_auth.outcome import Next
-from mcp_auth.records import NO_TROUBLE, Connection, Grant
+from mcp_auth.records import NO_TROUBLE, Grant, ServerProfile
 from mcp_auth.status import GIVE_CREDENTIAL, beyond_ceiling, shown_scope, uses_oauth
 from mcp_auth.stores.base import Store
 from mcp_auth.stores.updates import update
@@ -35,8 +35,8 @@ class Rejections:
         self, entry: Server, owner: str, status: int, challenge: BearerChallenge | None, sent: str | None
     ) -> McpAuthError:
         """The server said no to what we sent: remember what it wants, and say what a person can do."""
-        connection = await self._store.connections.get(entry.url or "")
-        oauth = uses_oauth(entry, connection)
+        profile = await self._store.profiles.get(entry.url or "")
+        oauth = uses_oauth(entry, profile)
         if not oauth and (entry.headers or entry.auth is not None):
             return ServerRefused(f"{entry.name} refused the key (HTTP {status}).", next_step=Next("key", entry.name))
         if not oauth:
@@ -50,7 +50,7 @@ class Rejections:
 
     async def _open_no_more(self, entry: Server, status: int, challenge: BearerChallenge | None) -> McpAuthError:
         """A server that was taken for open said no, so it is looked at anew."""
-        known = await self._store.connections.get(entry.url or "")
+        known = await self._store.profiles.get(entry.url or "")
         if known is None or known.trouble is None:
             await self._profiles.remember(entry.url or "", lambda known: _keep_challenge(known, challenge))
             try:
@@ -183,11 +183,11 @@ def _restored(grant: Grant) -> Grant:
     return msgspec.structs.replace(grant, previous=None, refresh_mark=None, **(NO_TROUBLE | fields))
 
 
-def _keep_challenge(connection: Connection, challenge: BearerChallenge | None) -> None:
+def _keep_challenge(profile: ServerProfile, challenge: BearerChallenge | None) -> None:
     """A 401 to a valid token: the authorization server may have changed, so it is looked up at the next sign-in."""
-    connection.needs_sign_in = True
-    connection.fetched_at = None
+    profile.needs_sign_in = True
+    profile.fetched_at = None
     if challenge is not None:
         # One that says less than the one before takes nothing back.
-        connection.challenge_scope = challenge.scope or connection.challenge_scope
-        connection.challenge_metadata_url = challenge.resource_metadata or connection.challenge_metadata_url
+        profile.challenge_scope = challenge.scope or profile.challenge_scope
+        profile.challenge_metadata_url = challenge.resource_metadata or profile.challenge_metadata_url

@@ -28,7 +28,7 @@ from mcp_auth.oauth.profiles import Profiles
 from mcp_auth.oauth.registration import Clients
 from mcp_auth.oauth.vendors import authorize_params, scope_params
 from mcp_auth.outcome import Next, Outcome
-from mcp_auth.records import BrowserBinding, Connection, Grant, Origin, ServerMetadata, SignIn, Status
+from mcp_auth.records import BrowserBinding, Grant, Origin, ServerMetadata, ServerProfile, SignIn, Status
 from mcp_auth.states import IN_FLIGHT, OPEN, WAITING, as_of, due_at, stepped
 from mcp_auth.status import is_pinned, shown_scope
 from mcp_auth.stores.base import Store
@@ -133,7 +133,7 @@ class SignIns:
         server: Server,
         owner: str,
         origin: Origin,
-        connection: Connection,
+        profile: ServerProfile,
         redirect_uri: str,
         *,
         fresh: bool = False,
@@ -147,14 +147,14 @@ class SignIns:
         Raises:
             SignInError and its children, Unreachable.
         """
-        metadata = connection.metadata
+        metadata = profile.metadata
         if metadata is None:
-            raise ValueError("the connection must have been looked up")
+            raise ValueError("the profile must have been looked up")
         await self._store.grants.set_damaged_aside(owner, server.name)
         grant = held(await self._store.grants.get(owner, server.name, server.url or ""), owner, self._config.gateway)
-        step_up = _step_up(server, connection, grant)
-        scope = choose_scope(server, connection, metadata, grant if step_up else None)
-        registration, is_reused = await self._clients.choose(server, connection, redirect_uri, scope, fresh=fresh)
+        step_up = _step_up(server, profile, grant)
+        scope = choose_scope(server, profile, metadata, grant if step_up else None)
+        registration, is_reused = await self._clients.choose(server, profile, redirect_uri, scope, fresh=fresh)
         now = self._clock()
         slot = await self._store.sign_ins.slot(owner, server.name)
         before = await self._store.sign_ins.get(slot)
@@ -178,7 +178,7 @@ class SignIns:
             registration=registration,
             version=before.version if before else 0,
             redirect_uri=redirect_uri,
-            resource=_resource(server, connection),
+            resource=_resource(server, profile),
             scope=scope,
             step_up_scope=step_up,
             scope_before=grant.tokens.scope if grant is not None and grant.tokens is not None else None,
@@ -321,7 +321,7 @@ class SignIns:
 
 
 def choose_scope(
-    server: Server, connection: Connection, metadata: ServerMetadata, step_up: Grant | None = None
+    server: Server, profile: ServerProfile, metadata: ServerMetadata, step_up: Grant | None = None
 ) -> str | None:
     """The scope to ask for: configuration, else the challenge, else `scopes_supported`, else none (MCP authorization).
 
@@ -333,10 +333,10 @@ def choose_scope(
         chosen = f"{step_up.tokens.scope or ''} {step_up.step_up_scope or ''}".split()
     elif server.oauth.scope is not None:
         chosen = server.oauth.scope.split()
-    elif connection.challenge_scope:
-        chosen = connection.challenge_scope.split()
-    elif connection.resource_scopes is not None:
-        chosen = list(connection.resource_scopes)
+    elif profile.challenge_scope:
+        chosen = profile.challenge_scope.split()
+    elif profile.resource_scopes is not None:
+        chosen = list(profile.resource_scopes)
     else:
         chosen = []
     if not chosen:
@@ -346,7 +346,7 @@ def choose_scope(
     return " ".join(dict.fromkeys(chosen))
 
 
-def _step_up(server: Server, connection: Connection, grant: Grant | None) -> str | None:
+def _step_up(server: Server, profile: ServerProfile, grant: Grant | None) -> str | None:
     """The scopes to ask for on top of the grant's, or None when this is no step-up.
 
     Raises:
@@ -357,7 +357,7 @@ def _step_up(server: Server, connection: Connection, grant: Grant | None) -> str
     if is_pinned(server):
         # What `oauth.scope` holds is asked for anyway, and nothing else ever is.
         return None
-    refused = [scope for scope in grant.step_up_scope.split() if scope in connection.refused_scopes]
+    refused = [scope for scope in grant.step_up_scope.split() if scope in profile.refused_scopes]
     if refused:
         raise SignInError(
             f"{server.name} asks for access that the authorization server did not grant before: "
@@ -399,14 +399,14 @@ def _authorize(sign_in: SignIn, server: Server) -> None:
     sign_in.authorization_url = urlunsplit(endpoint._replace(query=urlencode(query), fragment=""))
 
 
-def _resource(server: Server, connection: Connection) -> str | None:
+def _resource(server: Server, profile: ServerProfile) -> str | None:
     """The resource indicator (RFC 8707): configured, else the metadata's, else the server's URL; None when off."""
     if server.oauth.resource is False:
         return None
     if isinstance(server.oauth.resource, str):
         return server.oauth.resource
-    if connection.resource is not None:
-        return without_query_of(server.url or "", connection.resource)
+    if profile.resource is not None:
+        return without_query_of(server.url or "", profile.resource)
     if server.oauth.legacy:
         # 2025-03-26 knew no resource indicators.
         return None

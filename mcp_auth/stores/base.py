@@ -21,7 +21,7 @@ import msgspec
 from mcp_auth.errors import Busy, RecordDamaged, StoreError
 from mcp_auth.kinds import LinkKind, kind_of
 from mcp_auth.outcome import Next
-from mcp_auth.records import Connection, Grant, KeyForm, Linked, Record, SignIn, Stored, Untold, grant_key
+from mcp_auth.records import Grant, KeyForm, Linked, Record, ServerProfile, SignIn, Stored, Untold, grant_key
 from mcp_auth.states import ENDED, OPEN, due_at
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ GRANTS = Kind("grants", Grant, lambda grant: grant_key(grant.owner, grant.server
 # A power cut may take the newest of these back: a sign-in begins again, a server is asked again.
 SIGN_INS = Kind("sign-ins", SignIn, lambda one: one.id, _columns_of_link, is_durable=False, is_indexed=True)
 KEY_FORMS = Kind("key-forms", KeyForm, lambda one: one.id, _columns_of_link, is_durable=False, is_indexed=True)
-CONNECTIONS = Kind("connections", Connection, lambda one: connection_key(one.server_url), is_durable=False)
+CONNECTIONS = Kind("connections", ServerProfile, lambda one: connection_key(one.server_url), is_durable=False)
 
 
 OUTBOX: Kind[Untold] = Kind(
@@ -368,14 +368,14 @@ class Links(View[L]):
         return await self._backend.find(self._kind, Query())
 
 
-class Connections(View[Connection]):
+class ServerProfiles(View[ServerProfile]):
     """What is known of servers, by their URL."""
 
-    async def get(self, server_url: str) -> Connection | None:
+    async def get(self, server_url: str) -> ServerProfile | None:
         """What is known of a server; what is damaged or cannot be read counts as nothing."""
         return (await self.get_many([("", "", server_url)]))[0]
 
-    async def get_many(self, places: Sequence[Place]) -> list[Connection | None]:
+    async def get_many(self, places: Sequence[Place]) -> list[ServerProfile | None]:
         """Each as by `get`."""
         keys = [connection_key(url) for _, _, url in places]
         return without_errors(await self._backend.get_many(self._kind, keys))
@@ -406,7 +406,7 @@ class Store:
         self.grants = grants or Grants(backend)
         self.sign_ins = Links(backend, SIGN_INS)
         self.key_forms = Links(backend, KEY_FORMS)
-        self.connections = Connections(backend, CONNECTIONS)
+        self.profiles = ServerProfiles(backend, CONNECTIONS)
         self.outbox = Outbox(backend, OUTBOX)
 
     def links(self, kind: LinkKind) -> Links[Any]:
@@ -421,7 +421,7 @@ class Store:
         return joined(
             await self.grants.get_many(places),
             await self.sign_ins.get_many(places),
-            await self.connections.get_many(places),
+            await self.profiles.get_many(places),
         )
 
     async def close(self) -> None:
@@ -468,7 +468,7 @@ def news_of(record: Linked) -> Untold | None:
 def joined(
     grants: Sequence[Grant | StoreError | None],
     sign_ins: Sequence[SignIn | None],
-    connections: Sequence[Connection | None],
+    connections: Sequence[ServerProfile | None],
 ) -> list[Stored]:
     """What `Store.get_many` returns, of its parts."""
     return [

@@ -68,7 +68,7 @@ class Services:
         if public_url is None or not public_url.startswith("https://"):
             return None
         for entry in self.config.servers.values():
-            known = await self.store.connections.get(entry.url) if entry.url is not None else None
+            known = await self.store.profiles.get(entry.url) if entry.url is not None else None
             if known is None or entry.url is None or not uses_own_document(entry):
                 continue
             at = {one.issuer for one in known.registrations if one.source == "metadata_document"}

@@ -21,7 +21,7 @@ from mcp_auth.net.rules import is_loopback_url
 from mcp_auth.oauth.profiles import Profiles
 from mcp_auth.oauth.sign_in import SignIns, StartedSignIn
 from mcp_auth.outcome import Next
-from mcp_auth.records import SHARED, Connection, Origin, SignIn, check_owner
+from mcp_auth.records import SHARED, Origin, ServerProfile, SignIn, check_owner
 from mcp_auth.status import GIVE_CREDENTIAL, needs_a_look, uses_oauth
 from mcp_auth.stores.base import Store
 from mcp_auth.web.key_forms import KeyForms, StartedKeyForm
@@ -80,7 +80,7 @@ class Way(Protocol):
         """Whether the open sign-in is one of this way."""
         ...
 
-    async def redirect_uri(self, entry: Server, connection: Connection, listen: bool) -> str:
+    async def redirect_uri(self, entry: Server, profile: ServerProfile, listen: bool) -> str:
         """Where the authorization server sends the browser. Raises PortBusy."""
         ...
 
@@ -145,7 +145,7 @@ class DirectWay:
     def has_link(self, sign_in: SignIn) -> bool:
         return sign_in.binding is None and sign_in.authorization_url is not None
 
-    async def redirect_uri(self, entry: Server, connection: Connection, listen: bool) -> str:
+    async def redirect_uri(self, entry: Server, profile: ServerProfile, listen: bool) -> str:
         """A configured URI, and one of an earlier registration, are used verbatim.
 
         A port that another program has is given up for a free one where the client can be registered anew.
@@ -157,7 +157,7 @@ class DirectWay:
         if options.redirect_uri is not None:
             await self._reception.hears(options.redirect_uri, listen)
             return options.redirect_uri
-        wished = self._wished_redirect(entry, connection)
+        wished = self._wished_redirect(entry, profile)
         movable = options.client_id is None and options.redirect_port is None
         try:
             await self._reception.hears(wished, listen)
@@ -171,11 +171,11 @@ class DirectWay:
                 ) from None
         return f"http://{options.redirect_host or '127.0.0.1'}:{await self._reception.listen(0)}/callback"
 
-    def _wished_redirect(self, entry: Server, connection: Connection) -> str:
+    def _wished_redirect(self, entry: Server, profile: ServerProfile) -> str:
         options = entry.oauth
-        issuer = connection.metadata.issuer if connection.metadata is not None else None
+        issuer = profile.metadata.issuer if profile.metadata is not None else None
         if options.client_id is None and options.redirect_port is None and options.redirect_host is None:
-            for registration in reversed(connection.registrations):
+            for registration in reversed(profile.registrations):
                 known = registration.source == "dynamic" and issuers.is_same(registration.issuer, issuer)
                 if known and is_loopback_url(registration.redirect_uri):
                     return registration.redirect_uri
@@ -210,14 +210,14 @@ class PublicWay:
     def has_link(self, sign_in: SignIn) -> bool:
         return sign_in.binding is not None
 
-    async def redirect_uri(self, entry: Server, connection: Connection, listen: bool) -> str:
+    async def redirect_uri(self, entry: Server, profile: ServerProfile, listen: bool) -> str:
         if entry.oauth.redirect_uri is not None:
             return entry.oauth.redirect_uri
-        if connection.metadata is None:
-            raise ValueError("the connection must have been looked up")
-        url, issuer = entry.url or "", connection.metadata.issuer
+        if profile.metadata is None:
+            raise ValueError("the profile must have been looked up")
+        url, issuer = entry.url or "", profile.metadata.issuer
         callback = f"{self._config.gateway.public_url}/callback"
-        registered = {one.redirect_uri for one in connection.registrations if issuers.is_same(one.issuer, issuer)}
+        registered = {one.redirect_uri for one in profile.registrations if issuers.is_same(one.issuer, issuer)}
         for earlier in connection_ids(url, issuer):
             if f"{callback}/{earlier}" in registered:
                 return f"{callback}/{earlier}"
@@ -285,23 +285,23 @@ class Ways:
             return await way.link(open_one, listen, reused=True)
         if open_one is not None:
             await self._sign_ins.cancel(server, owner, by_us=True)
-        connection = await self._profiles.look_up(entry, fresh=fresh)
-        redirect_uri = await way.redirect_uri(entry, connection, listen)
+        profile = await self._profiles.look_up(entry, fresh=fresh)
+        redirect_uri = await way.redirect_uri(entry, profile, listen)
         begun = await self._sign_ins.begin(
-            entry, owner, origin, connection, redirect_uri, fresh=fresh, with_page=way.has_page
+            entry, owner, origin, profile, redirect_uri, fresh=fresh, with_page=way.has_page
         )
         started = await way.link(begun, listen)
         self._changes.tell(Change("sign_in_begun", server, owner, started.sign_in, by=origin.principal))
         return started
 
     async def _check_wants_sign_in(self, entry: Server) -> None:
-        connection = await self._store.connections.get(entry.url) if entry.url is not None else None
-        if needs_a_look(entry, connection):
-            connection = await self._profiles.look(entry)
-        if uses_oauth(entry, connection):
+        profile = await self._store.profiles.get(entry.url) if entry.url is not None else None
+        if needs_a_look(entry, profile):
+            profile = await self._profiles.look(entry)
+        if uses_oauth(entry, profile):
             return
-        if connection is not None and connection.trouble is not None:
-            raise NotAllowed(f"{entry.name} cannot be signed in to: {connection.trouble}.", next_step=GIVE_CREDENTIAL)
+        if profile is not None and profile.trouble is not None:
+            raise NotAllowed(f"{entry.name} cannot be signed in to: {profile.trouble}.", next_step=GIVE_CREDENTIAL)
         if await self._keys.variables(entry, SHARED):
             raise NotAllowed(f"{entry.name} uses an API key, not a sign-in.", next_step=Next("key", entry.name))
         raise NotAllowed(f"{entry.name} needs no sign-in.", next_step=Next("test", entry.name))

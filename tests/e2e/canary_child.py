@@ -205,7 +205,7 @@ class Host:
         keep([await store.grants.list(), await store.sign_ins.list(), await store.key_forms.list()])
         keep(self.gateway.people.listed())
         urls = [server.url for server in self.gateway.config.servers.values() if server.url is not None]
-        keep([await store.connections.get(url) for url in urls])
+        keep([await store.profiles.get(url) for url in urls])
         return True
 
     async def dump(self) -> bool:

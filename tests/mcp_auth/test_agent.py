@@ -415,13 +415,13 @@ async def test_a_refusal_that_says_less_forgets_nothing_of_the_challenge(tmp_pat
     async with open_auth(tmp_path, {"notes": {"url": oauth.url}}) as auth:
         await auth.look("notes")
         await signed_in(auth)
-        before = await auth.store.connections.get(oauth.url)
+        before = await auth.store.profiles.get(oauth.url)
         oauth.knobs.challenge = 'Bearer error="invalid_token"'
         oauth.knobs.token_answers = [JSONResponse({"error": "invalid_grant"}, 400)]
         oauth.expire_access_tokens()
         async with httpx2.AsyncClient(auth=auth.http_auth("notes"), trust_env=False, timeout=PATIENCE) as client:
             assert (await client.post(oauth.url, json={})).status_code == 401
-        after = await auth.store.connections.get(oauth.url)
+        after = await auth.store.profiles.get(oauth.url)
     assert before is not None and after is not None and before.challenge_metadata_url and before.challenge_scope
     assert after.challenge_metadata_url == before.challenge_metadata_url
     assert after.challenge_scope == before.challenge_scope

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from mcp_auth import McpAuth
 from mcp_auth.errors import AuthorizationRefused, RefreshUnavailable, TokenRequestFailed
 from mcp_auth.outcome import Next
-from mcp_auth.records import Connection, Registration
+from mcp_auth.records import Registration
 from mcp_auth.status import AuthState, ConnectionState
 from mcp_auth.stores.memory import MemoryStore
 from tests.homes import ME, Clock, open_auth, query_of, signed_in
@@ -44,8 +44,8 @@ def registered(oauth: OAuthServer) -> int:
     return len(oauth.requests("/register"))
 
 
-async def known(auth: McpAuth) -> Connection:
-    connection = await auth.store.connections.get(auth.config.servers["notes"].url or "")
+async def known(auth: McpAuth) -> ServerProfile:
+    connection = await auth.store.profiles.get(auth.config.servers["notes"].url or "")
     assert connection is not None
     return connection
 
@@ -140,7 +140,7 @@ async def test_a_link_behind_which_no_browser_was_sent_on_casts_no_doubt(
         await auth.cancel("notes")
         connection = await known(auth)
         connection.registrations = [dynamic]
-        assert await auth.store.connections.put_if(connection) is not None
+        assert await auth.store.profiles.put_if(connection) is not None
         for _ in range(2):
             started = await auth.sign_in("notes", "shared", somebody, listen=False)
             assert started.sign_in.registration.client_id == "c-1"
@@ -212,7 +212,7 @@ async def test_a_client_that_was_made_for_less_is_made_anew(
         oauth.knobs.challenge_scope = asked
         connection = await known(auth)
         connection.challenge_scope, connection.fetched_at = None, None
-        assert await auth.store.connections.put_if(connection) is not None
+        assert await auth.store.profiles.put_if(connection) is not None
         link = await link_of(auth)
     assert query_of(link).get("scope") == asked
     assert registered(oauth) == (1 if is_reused else 2)

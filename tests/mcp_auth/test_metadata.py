@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_auth.metadata import missing, server_metadata
-from mcp_auth.records import Connection, ServerMetadata, decode, encode
+from mcp_auth.records import ServerMetadata, ServerProfile, decode, encode
 
 AS = "https://as.example"
 LEAST: dict[str, Any] = {"issuer": AS, "authorization_endpoint": f"{AS}/a", "token_endpoint": f"{AS}/t"}
@@ -89,5 +89,5 @@ def test_whatever_a_document_holds_can_be_stored_and_read_again(members: dict[st
     document = {**LEAST, **members}
     if missing(document):
         return
-    connection = Connection(server_url="https://server.example/mcp", metadata=server_metadata(document))
-    assert decode(Connection, encode(connection)).metadata == connection.metadata
+    connection = ServerProfile(server_url="https://server.example/mcp", metadata=server_metadata(document))
+    assert decode(ServerProfile, encode(connection)).metadata == connection.metadata

@@ -529,7 +529,7 @@ async def test_the_authorization_server_in_use_is_waited_for_while_it_is_in_trou
     async with opened(tmp_path, oauth, put_on(shape, oauth, monkeypatch)) as auth:
         oauth.knobs.iss = "missing"
         await signed_in(auth)
-        used = await auth.store.connections.get(oauth.url)
+        used = await auth.store.profiles.get(oauth.url)
         assert used is not None and used.metadata is not None and used.metadata.issuer == filled(first, oauth)
         # Whatever the order, and only while it is in trouble
         shape.paths |= {f"{AS}/first": 503, AS: document("{origin}")}
@@ -631,10 +631,10 @@ async def test_a_client_is_found_again_when_the_metadata_is_spelled_otherwise(
         await signed_in(auth)
         oauth.knobs.metadata["issuer"] = f"{oauth.origin}/"
         # Looked up anew, and the client is the one of before
-        for connection in [await auth.store.connections.get(oauth.url)]:
+        for connection in [await auth.store.profiles.get(oauth.url)]:
             assert connection is not None
             connection.fetched_at = None
-            await auth.store.connections.put_if(connection)
+            await auth.store.profiles.put_if(connection)
         await signed_in(auth)
     assert len(oauth.requests("/register")) == 1
 
@@ -648,7 +648,7 @@ async def test_the_redirect_uri_of_version_0_1_0_stays_in_use(tmp_path: Path, oa
     async with open_auth(tmp_path, servers, {"public_url": PUBLIC, "allow": ["telegram:100001"]}) as auth:
         connection = await auth.parts.profiles.look_up(auth.config.servers["notes"], fresh=False)
         connection.registrations = [Registration(client_id="old", issuer=issuer, source="dynamic", redirect_uri=old)]
-        await auth.store.connections.put_if(connection)
+        await auth.store.profiles.put_if(connection)
 
         started = await auth.sign_in("notes", "shared", ANN)
 

@@ -8,7 +8,7 @@ import mcp_auth.config.models
 import mcp_auth.records
 from gateway.people import Pending
 from mcp_auth.config.models import Server
-from mcp_auth.records import BrowserBinding, Connection, Grant, Origin, Registration, SignIn, Tokens
+from mcp_auth.records import BrowserBinding, Grant, Origin, Registration, ServerProfile, SignIn, Tokens
 from mcp_auth.redaction import Redacted
 
 MODULES = (mcp_auth.records, mcp_auth.config.models, gateway.people)
@@ -33,7 +33,7 @@ def test_pretty_printers_get_the_same() -> None:
 
 
 def test_the_query_of_a_url_may_hold_a_key() -> None:
-    shown = repr(Connection(server_url="https://a.example/mcp?api_key=7"))
+    shown = repr(ServerProfile(server_url="https://a.example/mcp?api_key=7"))
     assert "server_url='https://a.example/mcp?***'" in shown
 
 

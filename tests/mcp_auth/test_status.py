@@ -22,12 +22,12 @@ from mcp_auth.core import PROBE_TIMEOUT
 from mcp_auth.errors import ClientRegistrationNeeded, NotAllowed, SignInNeeded
 from mcp_auth.outcome import Next, Outcome
 from mcp_auth.records import (
-    Connection,
     Grant,
     Origin,
     RefreshMark,
     Registration,
     ServerMetadata,
+    ServerProfile,
     SignIn,
     Status,
     Tokens,
@@ -76,8 +76,8 @@ def sign_in(status: Status = "started", expires_in: float = 300, url: str = URL,
     )
 
 
-def known(needs_sign_in: bool | None = True, **fields: Any) -> Connection:
-    return Connection(server_url=URL, needs_sign_in=needs_sign_in, **fields)
+def known(needs_sign_in: bool | None = True, **fields: Any) -> ServerProfile:
+    return ServerProfile(server_url=URL, needs_sign_in=needs_sign_in, **fields)
 
 
 @dataclass
@@ -89,7 +89,7 @@ class Case:
     server: Server = OAUTH
     grant: Grant | None = None
     sign_in: SignIn | None = None
-    connection: Connection | None = None
+    connection: ServerProfile | None = None
     missing: tuple[str, ...] = ()
     detail: str | None = None
     expires_at: float | None = None

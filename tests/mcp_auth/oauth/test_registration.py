@@ -218,10 +218,10 @@ async def test_duty_a_pre_registered_client_does_not_follow_a_changed_issuer(
             await signed_in(auth)
             oauth.knobs.prm["authorization_servers"] = [other.issuer]
             url = auth.config.servers["notes"].url or ""
-            connection = await auth.store.connections.get(url)
+            connection = await auth.store.profiles.get(url)
             assert connection is not None
             connection.fetched_at = None
-            await auth.store.connections.put_if(connection)
+            await auth.store.profiles.put_if(connection)
             with pytest.raises(SignInError, match="moved"):
                 await auth.sign_in("notes", "shared", ME, listen=False)
             assert other.requests("/authorize") == []

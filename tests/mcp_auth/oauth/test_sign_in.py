@@ -29,7 +29,7 @@ from mcp_auth.errors import (
 from mcp_auth.oauth.authorization import AuthorizationResponse, Binding
 from mcp_auth.oauth.exchange import previous_of
 from mcp_auth.outcome import Next
-from mcp_auth.records import Connection, ServerMetadata, SignIn, Tokens, encode
+from mcp_auth.records import ServerMetadata, ServerProfile, SignIn, Tokens, encode
 from mcp_auth.states import STALE_CLAIM
 from mcp_auth.status import AuthState
 from mcp_auth.stores.files import FileStore
@@ -163,8 +163,8 @@ async def test_pain_10_the_words_of_an_issuer_stand_in_its_links(tmp_path: Path,
     )
     async with opened(tmp_path, oauth, client_id="mine") as auth:
         # Given a server that is known to be behind Google
-        known = Connection(server_url=oauth.url, needs_sign_in=True, metadata=google, fetched_at=time.time())
-        assert await auth.store.connections.put_if(known) is not None
+        known = ServerProfile(server_url=oauth.url, needs_sign_in=True, metadata=google, fetched_at=time.time())
+        assert await auth.store.profiles.put_if(known) is not None
         query = query_of((await auth.sign_in("notes", "shared", ME, listen=False)).link)
     assert (query["access_type"], query["prompt"]) == ("offline", "consent")
     assert oauth.seen == []

@@ -10,7 +10,6 @@ from typing import Protocol
 
 from mcp_auth.records import (
     BrowserBinding,
-    Connection,
     Grant,
     KeyField,
     KeyForm,
@@ -19,6 +18,7 @@ from mcp_auth.records import (
     RefreshMark,
     Registration,
     ServerMetadata,
+    ServerProfile,
     SignIn,
     Tokens,
 )
@@ -140,5 +140,5 @@ def key_form(slot: str) -> KeyForm:
     )
 
 
-def connection(url: str = URL, **fields: object) -> Connection:
-    return Connection(server_url=url, **fields)  # type: ignore[arg-type]
+def connection(url: str = URL, **fields: object) -> ServerProfile:
+    return ServerProfile(server_url=url, **fields)  # type: ignore[arg-type]

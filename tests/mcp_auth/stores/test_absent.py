@@ -30,7 +30,7 @@ async def home(tmp_path: Path) -> Path:
     store = FileStore(home)
     assert await store.grants.put_if(grant("other"))
     assert await store.sign_ins.put_if(sign_in(await store.sign_ins.slot("shared", "other"), "other"))
-    assert await store.connections.put_if(connection("https://other.example/mcp"))
+    assert await store.profiles.put_if(connection("https://other.example/mcp"))
     return home
 
 
@@ -94,7 +94,7 @@ def _sign_in(home: Path) -> None:
 
 
 def _connection(home: Path) -> None:
-    _elsewhere(home, "asyncio.run(store.connections.put_if(connection()))")
+    _elsewhere(home, "asyncio.run(store.profiles.put_if(connection()))")
 
 
 def _elsewhere(home: Path, code: str) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_auth.errors import Busy
-from mcp_auth.records import BrowserBinding, Connection, Grant, KeyForm, Origin, SignIn, Stored, grant_key
+from mcp_auth.records import BrowserBinding, Grant, KeyForm, Origin, ServerProfile, SignIn, Stored, grant_key
 from mcp_auth.stores.base import Store, answering, news_id
 from tests.mcp_auth.stores.backends import (
     URL,
@@ -69,15 +69,15 @@ async def test_what_is_there_of_several_comes_in_their_order_and_each_kind_by_it
                 slot = await writer.sign_ins.slot("person:ann", "notes")
                 written = await writer.sign_ins.put_if(before[2].sign_in or sign_in(slot))
             else:
-                known = before[3].connection or Connection(server_url=ELSEWHERE)
-                written = await writer.connections.put_if(known)
+                known = before[3].connection or ServerProfile(server_url=ELSEWHERE)
+                written = await writer.profiles.put_if(known)
             assert written is not None
             # Then it is there, as if it were asked for alone, and the rest is as it was
             found = await store.get_many(places)
             for (owner, server, url), stored in zip(places, found, strict=True):
                 assert stored.grant == await store.grants.get(owner, server, url)
                 assert stored.sign_in == await store.sign_ins.latest(owner, server)
-                assert stored.connection == await store.connections.get(url)
+                assert stored.connection == await store.profiles.get(url)
                 assert stored.trouble is None
             changed = [one for one, two in zip(before, found, strict=True) if one != two]
             assert len(changed) == (2 if kind == 0 else 1)
@@ -393,21 +393,21 @@ async def test_one_claims_a_row_and_when_its_time_is_over_another(backend: Backe
 
 async def test_what_is_known_of_a_server_is_kept_by_its_url(backend: Backend) -> None:
     store, other = backend.open(), backend.open()
-    assert await store.connections.get(URL) is None
+    assert await store.profiles.get(URL) is None
     known = connection(needs_sign_in=True, fetched_at=1.9e9, refused_scopes=["admin"], challenge_scope="read")
-    first = await store.connections.put_if(known)
+    first = await store.profiles.put_if(known)
     assert first is not None and first.version == 1
-    assert await other.connections.get(URL) == first
-    assert await other.connections.get(f"{URL}/") is None
-    second = await other.connections.put_if(msgspec.structs.replace(first, needs_sign_in=False))
+    assert await other.profiles.get(URL) == first
+    assert await other.profiles.get(f"{URL}/") is None
+    second = await other.profiles.put_if(msgspec.structs.replace(first, needs_sign_in=False))
     assert second is not None
-    assert await store.connections.put_if(first) is None
-    assert await store.connections.get(URL) == second
+    assert await store.profiles.put_if(first) is None
+    assert await store.profiles.get(URL) == second
 
 
 # -- races of all kinds ----------------------------------------------------------------------
 
-Put = Callable[[Store], Awaitable[Grant | SignIn | KeyForm | Connection | None]]
+Put = Callable[[Store], Awaitable[Grant | SignIn | KeyForm | ServerProfile | None]]
 
 
 @pytest.mark.parametrize(
@@ -416,7 +416,7 @@ Put = Callable[[Store], Awaitable[Grant | SignIn | KeyForm | Connection | None]]
         pytest.param(lambda store: store.grants.put_if(grant()), id="grant"),
         pytest.param(lambda store: store.sign_ins.put_if(sign_in("0" * 32)), id="sign-in"),
         pytest.param(lambda store: store.key_forms.put_if(key_form("0" * 32)), id="key-form"),
-        pytest.param(lambda store: store.connections.put_if(connection()), id="connection"),
+        pytest.param(lambda store: store.profiles.put_if(connection()), id="connection"),
     ],
 )
 async def test_of_many_that_write_first_one_is_first(backend: Backend, put: Put) -> None:

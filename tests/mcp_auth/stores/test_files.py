@@ -182,7 +182,7 @@ async def main():
     slot = await store.sign_ins.slot("shared", "notes")
     await store.sign_ins.put_if(sign_in(slot))
     await store.key_forms.put_if(key_form(slot))
-    await store.connections.put_if(connection())
+    await store.profiles.put_if(connection())
     write(home / ".env", {"KEY": "value"})
     write(home / ".env", {"KEY": "other"})
     await store.grants.delete_if(await store.grants.get("shared", "notes", URL))
@@ -258,16 +258,16 @@ async def test_a_damaged_sign_in_or_finding_counts_as_none_and_gives_way(
 ) -> None:
     slot = await store.sign_ins.slot("shared", "notes")
     assert await store.sign_ins.put_if(sign_in(slot)) is not None
-    assert await store.connections.put_if(connection()) is not None
+    assert await store.profiles.put_if(connection()) is not None
     for folder in ("sign-ins", "connections"):
         next((home / folder).glob("*.json")).write_bytes(data)
     assert await store.sign_ins.get(slot) is None
     assert await store.sign_ins.latest("shared", "notes") is None
     assert await store.sign_ins.list() == []
-    assert await store.connections.get(URL) is None
+    assert await store.profiles.get(URL) is None
     assert "is damaged" in caplog.text
     assert await store.sign_ins.put_if(sign_in(slot)) is not None
-    assert await store.connections.put_if(connection()) is not None
+    assert await store.profiles.put_if(connection()) is not None
 
 
 def test_a_grant_of_a_newer_version_with_more_members_is_read(home: Path) -> None:
@@ -312,8 +312,8 @@ async def every_call(store: FileStore) -> dict[str, Exception | None]:
         "key_forms.get": lambda: store.key_forms.get("0" * 32),
         "key_forms.put_if": lambda: store.key_forms.put_if(key_form("0" * 32)),
         "key_forms.list": lambda: store.key_forms.list(),
-        "connections.get": lambda: store.connections.get(URL),
-        "connections.put_if": lambda: store.connections.put_if(connection()),
+        "connections.get": lambda: store.profiles.get(URL),
+        "connections.put_if": lambda: store.profiles.put_if(connection()),
         "lease": lease,
     }
     raised: dict[str, Exception | None] = {}
@@ -373,7 +373,7 @@ async def main():
     won = 0
     for slot in slots:
         won += await store.sign_ins.put_if(sign_in(slot)) is not None
-    won += await store.connections.put_if(connection()) is not None
+    won += await store.profiles.put_if(connection()) is not None
     print(won)
 
 asyncio.run(main())
@@ -529,8 +529,8 @@ async def test_a_grant_is_on_the_disk_before_it_gets_its_name_and_the_name_after
     assert done == ["file", "name", "folder"]
     done.clear()
     # What is only known of a server may be lost in a power cut
-    known = await store.connections.put_if(connection())
-    assert known is not None and await store.connections.put_if(known) is not None
+    known = await store.profiles.put_if(connection())
+    assert known is not None and await store.profiles.put_if(known) is not None
     assert done == ["name", "name"]
 
 

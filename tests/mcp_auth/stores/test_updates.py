@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from mcp_auth.records import Connection
+from mcp_auth.records import ServerProfile
 from mcp_auth.stores.memory import MemoryStore
 from mcp_auth.stores.updates import TRIES, AlwaysChanging, update
 
@@ -17,14 +17,14 @@ class Shelf:
     """A real store in memory, and somebody who writes in between as often as is wished."""
 
     def __init__(self, rivals: int = 0) -> None:
-        self.store = MemoryStore().connections
+        self.store = MemoryStore().profiles
         self.rivals = rivals
         self.seen: list[str | None] = []
 
-    async def read(self) -> Connection:
-        return await self.store.get(URL) or Connection(server_url=URL)
+    async def read(self) -> ServerProfile:
+        return await self.store.get(URL) or ServerProfile(server_url=URL)
 
-    async def mark(self, connection: Connection) -> Connection | None:
+    async def mark(self, connection: ServerProfile) -> ServerProfile | None:
         self.seen.append(connection.trouble)
         if self.rivals:
             self.rivals -= 1
@@ -34,7 +34,7 @@ class Shelf:
         connection.resource = "marked"
         return connection
 
-    async def update(self) -> Connection:
+    async def update(self) -> ServerProfile:
         return await update("notes", self.read, self.mark, self.store.put_if)
 
 
@@ -56,7 +56,7 @@ async def test_a_lost_race_is_run_again_over_what_the_others_stored() -> None:
 async def test_an_edit_may_leave_the_record_as_it_is() -> None:
     shelf = Shelf()
 
-    async def leave(connection: Connection) -> Connection | None:
+    async def leave(connection: ServerProfile) -> ServerProfile | None:
         return None
 
     left = await update("notes", shelf.read, leave, shelf.store.put_if)
@@ -67,7 +67,7 @@ async def test_an_edit_may_leave_the_record_as_it_is() -> None:
 async def test_what_was_read_already_is_not_read_again_at_first() -> None:
     shelf, reads = Shelf(rivals=1), 0
 
-    async def read() -> Connection:
+    async def read() -> ServerProfile:
         nonlocal reads
         reads += 1
         return await shelf.read()
@@ -80,7 +80,7 @@ async def test_what_was_read_already_is_not_read_again_at_first() -> None:
 async def test_an_error_of_the_edit_stores_nothing() -> None:
     shelf = Shelf()
 
-    async def refuse(connection: Connection) -> Connection | None:
+    async def refuse(connection: ServerProfile) -> ServerProfile | None:
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
@@ -97,13 +97,13 @@ async def test_a_record_that_never_keeps_still_is_said() -> None:
 
 
 async def test_tasks_that_change_one_record_lose_none_of_their_changes() -> None:
-    store = MemoryStore().connections
+    store = MemoryStore().profiles
 
-    async def read() -> Connection:
-        return await store.get(URL) or Connection(server_url=URL)
+    async def read() -> ServerProfile:
+        return await store.get(URL) or ServerProfile(server_url=URL)
 
     async def add(scope: str) -> None:
-        async def edit(connection: Connection) -> Connection:
+        async def edit(connection: ServerProfile) -> ServerProfile:
             # Somebody else's turn, in between.
             await asyncio.sleep(0)
             connection.refused_scopes = [*connection.refused_scopes, scope]
