@@ -27,7 +27,7 @@ from mcp_auth.errors import McpAuthError, StoreError
 from mcp_auth.kinds import KINDS, SIGN_IN, LinkKind, kind_of
 from mcp_auth.net.sites import browser_host, issued_elsewhere
 from mcp_auth.outcome import Next, Outcome
-from mcp_auth.records import SHARED, Linked, Origin, SignIn, Untold, sha256
+from mcp_auth.records import SHARED, Linked, Requester, SignIn, Untold, sha256
 from mcp_auth.states import OPEN
 from mcp_auth.status import ConnectionState
 from mcp_auth.stores.base import answering, news_id
@@ -434,7 +434,7 @@ class SignInWatcher:
         if board.message is not None and not board.is_open:
             self._boards.pop(_event(board.invocation), None)
 
-    def _notify(self, origin: Origin, text: str, public: str, *, ok: bool) -> list[asyncio.Future[None]]:
+    def _notify(self, origin: Requester, text: str, public: str, *, ok: bool) -> list[asyncio.Future[None]]:
         if origin.chat is None:
             return []
         chat, private = _chat_of(origin.chat)
@@ -460,7 +460,7 @@ class SignInWatcher:
                 sent += self._say(principal, said)
             else:
                 row = f"text-{sign_in.id}-{sha256(str(principal))[:32]}"
-                to = Origin(principal=str(principal))
+                to = Requester(principal=str(principal))
                 await self._auth.store.outbox.add(Untold(id=row, about="text", origin=to, at=self._clock(), text=said))
         return sent
 
@@ -474,7 +474,7 @@ class SignInWatcher:
             self._loop.call_soon_threadsafe(self._wake.set)
 
 
-def origin_of(invocation: Invocation, board: Board | None = None) -> Origin:
+def requester_of(invocation: Invocation, board: Board | None = None) -> Requester:
     """Who asked, and where a notice about the end goes. `board`: what a later process is to edit then."""
     chat = None
     if invocation.command is None:
@@ -483,11 +483,13 @@ def origin_of(invocation: Invocation, board: Board | None = None) -> Origin:
     if board is not None and board.shown is not None:
         items = [[item.server, item.state, item.text, item.command] for item in board.items.values()]
         message = {"data": board.shown.data, "items": items}
-    return Origin(principal=str(invocation.principal), display_name=invocation.display_name, chat=chat, message=message)
+    return Requester(
+        principal=str(invocation.principal), display_name=invocation.display_name, chat=chat, message=message
+    )
 
 
 def _recalled(message: dict[str, Any], known: list[SignIn], now: float) -> Board:
-    """The checklist that `origin_of` kept, with the sign-ins on it as they are now."""
+    """The checklist that `requester_of` kept, with the sign-ins on it as they are now."""
     origin = known[0].origin
     chat, private = _chat_of(origin.chat or {})
     event = f"recalled {_encoded(message['data'])}"

@@ -76,7 +76,7 @@ from mcp_auth.records import (
     ChangeKind as ChangeKind,
     Grant as Grant,
     KeyForm as KeyForm,
-    Origin as Origin,
+    Requester as Requester,
     SHARED as SHARED,
     SignIn as SignIn,
 )

@@ -22,7 +22,7 @@ from mcp_auth.limits import Limits
 from mcp_auth.links.logins import Logins
 from mcp_auth.links.policy import ConfigPolicy
 from mcp_auth.listing import places, statuses_of
-from mcp_auth.records import SHARED, Grant, KeyForm, Linked, Origin, SignIn, check_owner
+from mcp_auth.records import SHARED, Grant, KeyForm, Linked, Requester, SignIn, check_owner
 from mcp_auth.status import ConnectionStatus, ServerStatus, needs_a_look
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ class McpAuth:
     # -- sign-in -----------------------------------------------------------------------------
 
     async def sign_in(
-        self, server: str, owner: str, origin: Origin, *, fresh: bool = False, listen: bool = True
+        self, server: str, owner: str, origin: Requester, *, fresh: bool = False, listen: bool = True
     ) -> StartedSignIn:
         """Start a sign-in, or hand out the open one again. Works on a signed-in server too: the old grant stays.
 
@@ -281,7 +281,7 @@ class McpAuth:
         await self.parts.codes.burn(code, principal)
 
     async def key_form(
-        self, server: str, owner: str, origin: Origin, variables: tuple[KeyVariable, ...], *, listen: bool = True
+        self, server: str, owner: str, origin: Requester, variables: tuple[KeyVariable, ...], *, listen: bool = True
     ) -> StartedKeyForm:
         """A link to a one-time page on which these keys are typed. The open one is handed out again.
 

@@ -164,7 +164,7 @@ class Grant(Record):
     access_refused_at: float | None = None
     registration_dead: bool = False
     # Who signed in, and where; that chat hears when only a person can help.
-    origin: Origin | None = None
+    origin: Requester | None = None
     # The server asked for these scopes on top (403 insufficient_scope); the next sign-in asks for the union.
     step_up_scope: str | None = None
     refresh_mark: RefreshMark | None = None
@@ -243,7 +243,7 @@ ChangeKind = Literal[
 KeptIn = Literal["storage", "cookie", "forms"]
 
 
-class Origin(Value, frozen=True):
+class Requester(Value, frozen=True):
     """Who asked, and where the answer goes. `chat` and `message` are an adapter's references, as JSON values.
 
     Such a reference may hold a credential (a response URL, an interaction token).
@@ -302,7 +302,7 @@ class Linked(Record, kw_only=True):
     server: str
     owner: str
     status: Status
-    origin: Origin
+    origin: Requester
     created_at: float
     expires_at: float
     # None: the link is the authorization server's own (loopback mode).
@@ -390,7 +390,7 @@ class Untold(Record):
 
     id: str
     about: Literal["sign_in", "key_form", "grant", "person", "text"]
-    origin: Origin
+    origin: Requester
     at: float
     server: str = ""
     owner: str = ""

@@ -11,11 +11,11 @@ from urllib.parse import parse_qsl, urlsplit
 import yaml
 
 from mcp_auth import McpAuth
-from mcp_auth.records import Origin
+from mcp_auth.records import Requester
 from tests.ports import free_port
 from tests.servers.oauth import authorize
 
-ME = Origin(principal="cli:local")
+ME = Requester(principal="cli:local")
 
 
 class Clock:

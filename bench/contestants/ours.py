@@ -26,9 +26,9 @@ from common import (
 )
 
 from mcp_auth import McpAuth
-from mcp_auth.records import Origin
+from mcp_auth.records import Requester
 
-ME = Origin(principal="cli:local")
+ME = Requester(principal="cli:local")
 
 
 def _home(folder: str, base: str, names: list[str], gateway: dict[str, Any] | None = None) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from gateway import grammar, sentences
 from gateway.replies import Audience, Button, Reply, Text, say
 from gateway.request import Request
-from gateway.sign_ins import origin_of
+from gateway.sign_ins import requester_of
 from mcp_auth.errors import ConfigError
 from mcp_auth.keys import KeyVariable
 from mcp_auth.outcome import Next
@@ -47,7 +47,7 @@ def _choose(variables: tuple[KeyVariable, ...], only: str | None) -> tuple[KeyVa
 
 async def _key_form(server: str, owner: str, variables: tuple[KeyVariable, ...], request: Request) -> Reply:
     """A link to a page of ours, where the key passes through no chat."""
-    started = await request.auth.key_form(server, owner, origin_of(request.invocation), variables)
+    started = await request.auth.key_form(server, owner, requester_of(request.invocation), variables)
     request.services.watcher.follow(started.form, None)
     text = sentences.key_form(server, started.expires_at, request.services.clock())
     note = sentences.NOTE_PROOF if started.needs_proof else None

@@ -12,7 +12,7 @@ from gateway.handlers.listing import may_have_changed, probe
 from gateway.invocations import LOCAL
 from gateway.replies import Button, ChecklistItem, ItemState, Reply, say
 from gateway.request import Request
-from gateway.sign_ins import Board, origin_of
+from gateway.sign_ins import Board, requester_of
 from mcp_auth.errors import McpAuthError, ReauthorizationNeeded, Unreachable
 from mcp_auth.limits import SERVER_SIGN_INS, SERVER_SIGN_INS_EACH, SIGN_INS, too_often
 from mcp_auth.outcome import Next
@@ -143,7 +143,7 @@ async def _begin(name: str, command: grammar.Auth, board: Board, request: Reques
     again = grammar.command_for("auth", name)
     try:
         async with asyncio.timeout(request.bound(_BEGIN_SECONDS)):
-            origin = origin_of(request.invocation, board if capabilities.lasting_edits else None)
+            origin = requester_of(request.invocation, board if capabilities.lasting_edits else None)
             started = await request.auth.sign_in(
                 name, request.owner(name), origin, fresh=command.fresh, listen=command.listen
             )

@@ -28,7 +28,7 @@ from mcp_auth.oauth.profiles import Profiles
 from mcp_auth.oauth.registration import Clients
 from mcp_auth.oauth.vendors import authorize_params, scope_params
 from mcp_auth.outcome import Next, Outcome
-from mcp_auth.records import BrowserBinding, Grant, Origin, ServerMetadata, ServerProfile, SignIn, Status
+from mcp_auth.records import BrowserBinding, Grant, Requester, ServerMetadata, ServerProfile, SignIn, Status
 from mcp_auth.states import IN_FLIGHT, OPEN, WAITING, as_of, due_at, stepped
 from mcp_auth.status import is_pinned, shown_scope
 from mcp_auth.stores.base import Store
@@ -101,7 +101,7 @@ class SignIns:
         sign_in = await self._store.sign_ins.latest(owner, server)
         return None if sign_in is None else await self.as_of_now(sign_in)
 
-    async def reusable(self, server: Server, owner: str, origin: Origin) -> SignIn | None:
+    async def reusable(self, server: Server, owner: str, origin: Requester) -> SignIn | None:
         """The open sign-in that may be handed out again, now with this origin.
 
         Raises:
@@ -132,7 +132,7 @@ class SignIns:
         self,
         server: Server,
         owner: str,
-        origin: Origin,
+        origin: Requester,
         profile: ServerProfile,
         redirect_uri: str,
         *,

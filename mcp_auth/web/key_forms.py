@@ -18,7 +18,7 @@ from mcp_auth.keys import Keys, KeyTrial, KeyVariable, Verdict
 from mcp_auth.limits import TRIES
 from mcp_auth.links.verification import LinkVerifier
 from mcp_auth.outcome import Next, Outcome
-from mcp_auth.records import BrowserBinding, KeyField, KeyForm, Origin, Status
+from mcp_auth.records import BrowserBinding, KeyField, KeyForm, Requester, Status
 from mcp_auth.states import IN_FLIGHT, OPEN, as_of, stepped
 from mcp_auth.stores.base import Store
 from mcp_auth.stores.updates import update
@@ -72,7 +72,7 @@ class KeyForms:
         self._clock = clock
 
     async def begin(
-        self, server: Server, owner: str, origin: Origin, variables: tuple[KeyVariable, ...]
+        self, server: Server, owner: str, origin: Requester, variables: tuple[KeyVariable, ...]
     ) -> tuple[KeyForm, str]:
         """An open form for these variables, and a new ticket for it. The open one is handed out again.
 
@@ -112,7 +112,7 @@ class KeyForms:
             raise AssertionError("every edit above makes a form")
         return stored, ticket
 
-    def _reusable(self, before: KeyForm | None, origin: Origin, fields: tuple[KeyField, ...]) -> KeyForm | None:
+    def _reusable(self, before: KeyForm | None, origin: Requester, fields: tuple[KeyField, ...]) -> KeyForm | None:
         if before is None or before.status not in OPEN:
             return None
         if before.origin.principal != origin.principal:

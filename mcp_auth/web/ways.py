@@ -21,7 +21,7 @@ from mcp_auth.net.rules import is_loopback_url
 from mcp_auth.oauth.profiles import Profiles
 from mcp_auth.oauth.sign_in import SignIns, StartedSignIn
 from mcp_auth.outcome import Next
-from mcp_auth.records import SHARED, Origin, ServerProfile, SignIn, check_owner
+from mcp_auth.records import SHARED, Requester, ServerProfile, SignIn, check_owner
 from mcp_auth.status import GIVE_CREDENTIAL, needs_a_look, uses_oauth
 from mcp_auth.stores.base import Store
 from mcp_auth.web.key_forms import KeyForms, StartedKeyForm
@@ -72,7 +72,7 @@ class Reception:
 class Way(Protocol):
     has_page: bool
 
-    async def check(self, entry: Server, owner: str, origin: Origin) -> None:
+    async def check(self, entry: Server, owner: str, origin: Requester) -> None:
         """Refuse what this way could never finish. Raises NotAllowed, SignInError."""
         ...
 
@@ -104,7 +104,7 @@ def check_method(policy: PolicyDecision, config: Config, logins: Logins, princip
         )
 
 
-def is_public(config: Config, entry: Server, origin: Origin) -> bool:
+def is_public(config: Config, entry: Server, origin: Requester) -> bool:
     """Whether the link is to be our own page. A client registered by hand has one redirect URI: the public one."""
     public_url, redirect_uri = config.gateway.public_url, entry.oauth.redirect_uri
     if public_url is None:
@@ -124,7 +124,7 @@ class DirectWay:
         self._policy = policy
         self._reception = reception
 
-    async def check(self, entry: Server, owner: str, origin: Origin) -> None:
+    async def check(self, entry: Server, owner: str, origin: Requester) -> None:
         """Where it has to be proven who opens the link, nothing there could ask for it."""
         decision = await self._policy.decide(origin.principal, entry.name, owner)
         if not decision.allowed:
@@ -204,7 +204,7 @@ class PublicWay:
         self._gatekeeper = verifier
         self._reception = reception
 
-    async def check(self, entry: Server, owner: str, origin: Origin) -> None:
+    async def check(self, entry: Server, owner: str, origin: Requester) -> None:
         """The page asks for the proof; who may have its link is looked at when it is made."""
 
     def has_link(self, sign_in: SignIn) -> bool:
@@ -273,7 +273,7 @@ class Ways:
         self._direct = DirectWay(config, policy, reception)
         self._public = PublicWay(config, policy, logins, verifier, reception)
 
-    async def sign_in(self, server: str, owner: str, origin: Origin, *, fresh: bool, listen: bool) -> StartedSignIn:
+    async def sign_in(self, server: str, owner: str, origin: Requester, *, fresh: bool, listen: bool) -> StartedSignIn:
         """As `McpAuth.sign_in`."""
         entry = self._servers.usable(server)
         check_owner(owner)
@@ -307,7 +307,7 @@ class Ways:
         raise NotAllowed(f"{entry.name} needs no sign-in.", next_step=Next("test", entry.name))
 
     async def key_form(
-        self, server: str, owner: str, origin: Origin, variables: tuple[KeyVariable, ...], *, listen: bool
+        self, server: str, owner: str, origin: Requester, variables: tuple[KeyVariable, ...], *, listen: bool
     ) -> StartedKeyForm:
         """As `McpAuth.key_form`."""
         public_url = self._config.gateway.public_url

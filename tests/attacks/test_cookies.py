@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mcp_auth.records import Origin
+from mcp_auth.records import Requester
 from tests.attacks.scene import notes
 from tests.browser import Browser
 from tests.gateway.chat import Chat
@@ -70,7 +70,7 @@ async def test_a_name_that_only_looks_like_the_host_cookie_binds_no_browser(
     auth = open_auth(tmp_path, servers, {"public_url": PUBLIC, "allow": [str(ANN)], "verify": "none"})
     app = auth.asgi_app()
     async with auth, Browser(app, script=False) as sender, Browser(app, script=False) as victim:
-        link = (await auth.sign_in("notes", "shared", Origin(principal=str(ANN)))).link
+        link = (await auth.sign_in("notes", "shared", Requester(principal=str(ANN)))).link
         redirect = await sender.authorize(await sender.press(await sender.open(link)))
         name = bound_cookie(sender)
         value, own = cookies_of(sender)[name].encode(), name.encode()

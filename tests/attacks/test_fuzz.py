@@ -19,14 +19,14 @@ from hypothesis import strategies as st
 
 from mcp_auth import McpAuth
 from mcp_auth.keys import KeyVariable
-from mcp_auth.records import Origin
+from mcp_auth.records import Requester
 from mcp_auth.web.endpoint import Endpoint
 from tests.browser import Browser
 from tests.homes import open_auth
 from tests.servers.oauth import OAuthServer
 
 PUBLIC = "https://bot.example.com/mcp"
-ANN = Origin(principal="telegram:100001", display_name="Ann")
+ANN = Requester(principal="telegram:100001", display_name="Ann")
 METHODS = ["GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE", "TRACE", "PROPFIND", "FOO"]
 HEADERS = [
     "Host",

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse
 
 from gateway.invocations import Invocation
 from mcp_auth.net.rules import shown_host
-from mcp_auth.records import Origin
+from mcp_auth.records import Requester
 from tests.attacks.scene import notes
 from tests.browser import Browser, Page
 from tests.gateway.chat import Chat, item
@@ -67,7 +67,7 @@ async def test_server_names_are_shown_as_text(tmp_path: Path, oauth: OAuthServer
         await auth.close()
         return
     async with auth, Browser(auth.asgi_app()) as browser:
-        link = (await auth.sign_in(name, "shared", Origin(principal=str(ANN)))).link
+        link = (await auth.sign_in(name, "shared", Requester(principal=str(ANN)))).link
         start = await browser.open(link)
         go = await browser.press(start)
         done = await browser.open(await browser.authorize(go))

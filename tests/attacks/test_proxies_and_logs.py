@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Mount
 
 from mcp_auth.limits import POSTS
-from mcp_auth.records import Origin
+from mcp_auth.records import Requester
 from tests.attacks.scene import api, notes, stored
 from tests.browser import Browser
 from tests.gateway.chat import Chat
@@ -46,7 +46,7 @@ async def test_forwarded_headers_change_neither_addresses_nor_cookies(tmp_path: 
         home = tmp_path / f"home{len(trusted)}"
         auth = opened(home, oauth, trusted_proxies=trusted)
         async with auth, Browser(auth.asgi_app()) as browser:
-            link = (await auth.sign_in("notes", "shared", Origin(principal=str(ANN)))).link
+            link = (await auth.sign_in("notes", "shared", Requester(principal=str(ANN)))).link
             start = await browser.request("GET", link, headers=FORWARDED)
             form = {**start.fields, "action": "continue"}
 
@@ -102,7 +102,7 @@ async def test_odd_paths_below_a_prefix_reach_no_page(tmp_path: Path, oauth: OAu
     auth.mount("/hooks/test", hook)
     host = Starlette(routes=[Mount("/mcp", auth.asgi_app())])
     async with auth:
-        link = (await auth.sign_in("notes", "shared", Origin(principal=str(ANN)))).link
+        link = (await auth.sign_in("notes", "shared", Requester(principal=str(ANN)))).link
         assert link.startswith(f"{PUBLIC}/mcp/a/")
         status = await ask(host, path.replace("{ticket}", link.rpartition("/")[2]))
         good = await ask(host, link.removeprefix(PUBLIC))

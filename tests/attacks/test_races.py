@@ -14,7 +14,7 @@ from mcp_auth import McpAuth
 from mcp_auth.errors import CodeRejected
 from mcp_auth.keys import KeyTrial
 from mcp_auth.links.codes import CODE_ATTEMPTS
-from mcp_auth.records import Origin, SignIn
+from mcp_auth.records import Requester, SignIn
 from tests.attacks.scene import KEY, api, notes
 from tests.browser import Browser
 from tests.gateway.chat import Chat, words
@@ -234,7 +234,7 @@ async def test_two_replicas_that_get_the_same_answer_code_and_continue_at_once(
     async with McpAuth.open(home=home) as one, McpAuth.open(home=home) as two:
         apps = [one.asgi_app(), two.asgi_app()]
         async with Browser(apps[0]) as here, Browser(apps[1]) as there:
-            link = (await one.sign_in("notes", "shared", Origin(principal=str(ANN)))).link
+            link = (await one.sign_in("notes", "shared", Requester(principal=str(ANN)))).link
             start = await here.open(link)
             there.client.cookies.update(here.client.cookies)
             # One browser has one storage, whichever replica answers it.

@@ -16,7 +16,7 @@ from mcp_auth.config.models import Server
 from mcp_auth.errors import ReauthorizationNeeded
 from mcp_auth.listing import local_statuses
 from mcp_auth.outcome import Next
-from mcp_auth.records import Origin
+from mcp_auth.records import Requester
 from mcp_auth.status import AuthState
 from mcp_auth.stores.files import FileStore
 from tests.attacks.scene import KEY, api, notes
@@ -126,7 +126,7 @@ async def test_the_operator_is_told_when_it_serves(
 
 async def test_made_by_the_operator_for_somebody_it_is_that_persons(tmp_path: Path, oauth: OAuthServer) -> None:
     async with public_gateway(tmp_path, notes(oauth), **people(ANN)) as gateway, Browser() as browser:
-        started = await gateway.auth.sign_in("notes", PERSON, Origin(principal="cli:local"))
+        started = await gateway.auth.sign_in("notes", PERSON, Requester(principal="cli:local"))
         await browser.open(await asyncio.to_thread(authorize, started.link))
         (grant,) = await gateway.auth.store.grants.list()
         assert grant.accounts == (str(ANN),)

@@ -26,7 +26,7 @@ from starlette.routing import Route
 import mcp_auth.net.names  # noqa: F401
 from mcp_auth import McpAuth
 from mcp_auth.errors import McpAuthError
-from mcp_auth.records import Origin
+from mcp_auth.records import Requester
 from tests.homes import open_auth
 from tests.servers.threads import loopback_socket, serving
 
@@ -170,7 +170,7 @@ async def refused(folder: Path, evil: Evil, **gateway: Any) -> str:
     auth.asgi_app()
     async with auth:
         with pytest.raises(McpAuthError) as said:
-            await auth.sign_in("evil", "shared", Origin(principal="telegram:1"))
+            await auth.sign_in("evil", "shared", Requester(principal="telegram:1"))
     return str(said.value)
 
 

@@ -16,10 +16,10 @@ from typing import Any
 import httpx2
 import yaml
 
-from mcp_auth import McpAuth, Origin
+from mcp_auth import McpAuth, Requester
 from mcp_auth.errors import CredentialsNeeded
 
-ME = Origin(principal="cli:local")
+ME = Requester(principal="cli:local")
 SIGN_INS = 3
 METADATA_DOCUMENT = "https://conformance-test.local/client-metadata.json"
 

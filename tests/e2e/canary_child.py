@@ -27,7 +27,7 @@ from gateway.invocations import LOCAL, Capabilities, ChatRef, Invocation, Messag
 from gateway.replies import Notice, Reply, SecretPrompt
 from mcp_auth import Change
 from mcp_auth.config.models import Settings
-from mcp_auth.records import Origin
+from mcp_auth.records import Requester
 
 OURS = ("mcp_auth", "gateway", "adapters")
 OUT = Path(sys.argv[1])
@@ -188,7 +188,7 @@ class Host:
         return True
 
     async def sign_in(self, server: str, principal: str) -> bool:
-        return await self.call("sign_in", server, "shared", Origin(principal=principal))
+        return await self.call("sign_in", server, "shared", Requester(principal=principal))
 
     async def session(self, server: str) -> bool:
         try:
@@ -220,7 +220,7 @@ class Host:
         from urllib.parse import quote
 
         logging.getLogger("mcp_auth.any").debug("sending %s", {"Authorization": f"Bearer {secret}"})
-        keep(Origin(principal=b64encode(f"x:{secret}".encode()).decode()))
+        keep(Requester(principal=b64encode(f"x:{secret}".encode()).decode()))
         try:
             try:
                 raise ValueError(quote(secret, safe=""))

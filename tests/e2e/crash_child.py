@@ -41,12 +41,12 @@ import mcp_auth.web.endpoint
 import mcp_auth.web.key_forms
 import mcp_auth.web.loopback
 from mcp_auth import McpAuth
-from mcp_auth.records import Origin
+from mcp_auth.records import Requester
 from tests.browser import Browser, Page
 from tests.patience import PATIENCE
 
-ME = Origin(principal="cli:local")
-ANN = Origin(principal="telegram:100001", display_name="Ann")
+ME = Requester(principal="cli:local")
+ANN = Requester(principal="telegram:100001", display_name="Ann")
 NEW_KEY = "new-" + "n" * 5000
 ACTING = (
     "endpoint",

@@ -15,7 +15,7 @@ from gateway.people import People
 from mcp_auth.audit import AuditLine, Event
 from mcp_auth.config.models import Config, Server
 from mcp_auth.limits import CODES, COMMANDS, KEY_TRIES, SERVER_SIGN_INS, SERVER_SIGN_INS_EACH, SIGN_INS
-from mcp_auth.records import Origin
+from mcp_auth.records import Requester
 from tests.gateway.chat import Chat, configure, open_gateway, prompt_of, words
 from tests.servers.oauth import OAuthServer, authorize
 
@@ -180,7 +180,7 @@ async def test_somebody_elses_address_is_not_used_and_recorded(tmp_path: Path, o
     server = Server(name="notes", url=oauth.url, auth="oauth")
     config = configure(tmp_path, server, allow=("telegram:1", "telegram:2"), admins=("telegram:1",), allow_paste=True)
     async with open_gateway(config) as gateway:
-        started = await gateway.auth.sign_in("notes", "shared", Origin(principal=str(ANN)), listen=False)
+        started = await gateway.auth.sign_in("notes", "shared", Requester(principal=str(ANN)), listen=False)
         redirect = await asyncio.to_thread(authorize, started.link)
 
         (reply,) = await Chat(gateway, BOB).say(redirect)

@@ -15,7 +15,7 @@ import pytest
 from mcp_auth import audit as module
 from mcp_auth.audit import MAX_BYTES, Audit, Event
 from mcp_auth.errors import McpAuthError, StoreError
-from mcp_auth.records import Origin, sha256
+from mcp_auth.records import Requester, sha256
 from tests.homes import ME, open_auth, signed_in
 from tests.patience import PATIENCE
 from tests.servers.oauth import OAuthServer, authorize
@@ -184,7 +184,7 @@ async def test_every_end_of_a_sign_in_is_recorded(tmp_path: Path, oauth: OAuthSe
     now = [1_795_600_000.0]
     servers = {"notes": {"url": oauth.url, "auth": "oauth"}}
     async with open_auth(tmp_path, servers, clock=lambda: now[0]) as auth:
-        started = await auth.sign_in("notes", "shared", Origin(principal="telegram:1"), listen=False)
+        started = await auth.sign_in("notes", "shared", Requester(principal="telegram:1"), listen=False)
         await _end(auth, oauth, started.link, outcome, now)
         last = list(auth.audit.lines())[-1]
 

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from mcp_auth import McpAuth
 from mcp_auth.errors import AuthorizationRefused, RefreshUnavailable, TokenRequestFailed
 from mcp_auth.outcome import Next
-from mcp_auth.records import Registration
+from mcp_auth.records import Registration, ServerProfile
 from mcp_auth.status import AuthState, ConnectionState
 from mcp_auth.stores.memory import MemoryStore
 from tests.homes import ME, Clock, open_auth, query_of, signed_in
@@ -128,9 +128,9 @@ async def test_a_link_behind_which_no_browser_was_sent_on_casts_no_doubt(
 ) -> None:
     gateway = {"public_url": f"http://localhost:{free_port()}", "verify": "none", "allow": ["telegram:1"]}
     async with opened(tmp_path, oauth, clock, gateway=gateway) as auth:
-        from mcp_auth.records import Origin
+        from mcp_auth.records import Requester
 
-        somebody = Origin(principal="telegram:1")
+        somebody = Requester(principal="telegram:1")
         dynamic = Registration(
             client_id="c-1",
             issuer=oauth.issuer,

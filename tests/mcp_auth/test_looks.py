@@ -92,7 +92,7 @@ async def elsewhere(home: Path, code: str) -> None:
     program = f"""
 import asyncio, sys, msgspec
 from mcp_auth import McpAuth
-from mcp_auth.records import Origin
+from mcp_auth.records import Requester
 
 async def main():
     async with McpAuth.open(home=sys.argv[1]) as auth:

@@ -25,7 +25,7 @@ from mcp_auth.errors import (
     WrongIssuer,
 )
 from mcp_auth.links.tickets import connection_id
-from mcp_auth.records import Origin, Registration
+from mcp_auth.records import Registration, Requester
 from mcp_auth.status import AuthState, ConnectionState
 from tests.homes import ME, open_auth, query_of, signed_in
 from tests.servers.oauth import OAuthServer
@@ -615,7 +615,7 @@ async def test_the_metadatas_spelling_is_what_an_answer_must_name(tmp_path: Path
 
 # -- ids and keys ignore that slash, and what 0.1.0 stored is found ----------------------------
 
-ANN = Origin(principal="telegram:100001", display_name="Ann")
+ANN = Requester(principal="telegram:100001", display_name="Ann")
 PUBLIC = "https://bot.example.com"
 
 

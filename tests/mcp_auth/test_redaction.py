@@ -8,7 +8,7 @@ import mcp_auth.config.models
 import mcp_auth.records
 from gateway.people import Pending
 from mcp_auth.config.models import Server
-from mcp_auth.records import BrowserBinding, Grant, Origin, Registration, ServerProfile, SignIn, Tokens
+from mcp_auth.records import BrowserBinding, Grant, Registration, Requester, ServerProfile, SignIn, Tokens
 from mcp_auth.redaction import Redacted
 
 MODULES = (mcp_auth.records, mcp_auth.config.models, gateway.people)
@@ -38,7 +38,7 @@ def test_the_query_of_a_url_may_hold_a_key() -> None:
 
 
 def test_a_chat_s_reference_may_hold_a_response_url() -> None:
-    shown = repr(Origin(principal="slack:T/U", chat={"response_url": "https://hooks.example/secret"}))
+    shown = repr(Requester(principal="slack:T/U", chat={"response_url": "https://hooks.example/secret"}))
     assert "hooks" not in shown and "slack:T/U" in shown
 
 
@@ -53,7 +53,7 @@ def test_what_is_called_a_secret_is_a_field(kind: type[Redacted]) -> None:
         (Registration, {"client_secret"}),
         (Tokens, {"access_token", "refresh_token"}),
         (Grant, {"keys"}),
-        (Origin, {"chat", "message"}),
+        (Requester, {"chat", "message"}),
         (BrowserBinding, {"tickets", "opened", "browser", "code", "code_nonce", "answer", "voided"}),
         (SignIn, {"state", "code_verifier", "authorization_url"}),
         (Pending, {"code_sha256"}),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mcp_auth import states
 from mcp_auth.outcome import Outcome
-from mcp_auth.records import BrowserBinding, KeyForm, Linked, Origin, Registration, ServerMetadata, SignIn, Status
+from mcp_auth.records import BrowserBinding, KeyForm, Linked, Registration, Requester, ServerMetadata, SignIn, Status
 from mcp_auth.states import (
     CONTINUED,
     ENDED,
@@ -63,7 +63,7 @@ def record(kind: str, status: Status = "started") -> Linked:
         "server": "notes",
         "owner": "shared",
         "status": status,
-        "origin": Origin(principal="cli:local"),
+        "origin": Requester(principal="cli:local"),
         "created_at": 1.0,
         "expires_at": 2.0,
     }

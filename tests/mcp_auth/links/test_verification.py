@@ -15,12 +15,12 @@ from mcp_auth.errors import CodeRejected, WrongPerson
 from mcp_auth.links import tickets
 from mcp_auth.links.policy import ConfigPolicy, needs_page, needs_proof
 from mcp_auth.links.verification import _TICKETS_KEPT
-from mcp_auth.records import Origin, Visit, sha256
+from mcp_auth.records import Requester, Visit, sha256
 from tests.browser import Browser
 from tests.homes import open_auth
 from tests.servers.oauth import OAuthServer
 
-ANN = Origin(principal="telegram:1", display_name="Ann")
+ANN = Requester(principal="telegram:1", display_name="Ann")
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,13 @@ from mcp_auth.errors import DiscoveryFailed, MixedEndpoints
 from mcp_auth.net.rules import NetworkRules
 from mcp_auth.net.sites import browser_host, check_endpoints, issued_elsewhere, site_of
 from mcp_auth.oauth.discovery import read_metadata
-from mcp_auth.records import Origin
+from mcp_auth.records import Requester
 from tests.adapters.cli.typed import Run
 from tests.browser import Browser
 from tests.homes import ME, open_auth, write_home
 from tests.servers.oauth import OAuthServer
 
-ANN = Origin(principal="telegram:100001", display_name="Ann")
+ANN = Requester(principal="telegram:100001", display_name="Ann")
 PUBLIC = "https://bot.example.com"
 
 

@@ -14,7 +14,7 @@ from urllib.parse import urlencode, urlsplit
 import msgspec
 import pytest
 
-from mcp_auth import McpAuth, Origin
+from mcp_auth import McpAuth, Requester
 from mcp_auth.errors import (
     AlreadyFinished,
     AuthorizationRefused,
@@ -44,7 +44,7 @@ def opened(tmp_path: Path, oauth: OAuthServer, *, clock: Clock | None = None, **
     return open_auth(tmp_path, servers, **({"clock": clock} if clock else {}))
 
 
-async def redirect_of(auth: McpAuth, origin: Origin = ME) -> str:
+async def redirect_of(auth: McpAuth, origin: Requester = ME) -> str:
     started = await auth.sign_in("notes", "shared", origin, listen=False)
     return await asyncio.to_thread(authorize, started.link)
 
@@ -206,7 +206,7 @@ async def test_pain_19_a_link_lives_ten_minutes(tmp_path: Path, oauth: OAuthServ
 async def test_an_open_sign_in_of_somebody_else_is_left_alone(tmp_path: Path, oauth: OAuthServer) -> None:
     clock = Clock()
     async with opened(tmp_path, oauth, clock=clock) as auth:
-        await auth.sign_in("notes", "shared", Origin(principal="telegram:1"))
+        await auth.sign_in("notes", "shared", Requester(principal="telegram:1"))
         for later, left in (
             (0, "10 more minutes"),
             (400, "3 more minutes"),
@@ -478,7 +478,7 @@ async def test_a_bare_code_belongs_to_the_sign_in_of_who_pastes_it(tmp_path: Pat
     entry = {"url": oauth.url, "auth": "oauth"}
     async with open_auth(tmp_path, {"notes": entry, "others": entry}) as auth:
         # Given somebody else's open sign-in beside mine
-        await auth.sign_in("others", "shared", Origin(principal="telegram:7"), listen=False)
+        await auth.sign_in("others", "shared", Requester(principal="telegram:7"), listen=False)
         code = query_of(await redirect_of(auth))["code"]
         done = await auth.paste(code, ME.principal)
         assert (done.server, done.status) == ("notes", "done")

@@ -13,10 +13,10 @@ from mcp_auth.records import (
     Grant,
     KeyField,
     KeyForm,
-    Origin,
     PreviousGrant,
     RefreshMark,
     Registration,
+    Requester,
     ServerMetadata,
     ServerProfile,
     SignIn,
@@ -111,7 +111,7 @@ def full_grant(owner: str = "person:ann") -> Grant:
 
 
 def sign_in(slot: str, server: str = "notes", owner: str = "shared", **fields: object) -> SignIn:
-    values = {"status": "started", "origin": Origin(principal="cli:local"), "state": f"{slot}.{'x' * 43}", **fields}
+    values = {"status": "started", "origin": Requester(principal="cli:local"), "state": f"{slot}.{'x' * 43}", **fields}
     return SignIn(
         id=slot,
         server=server,
@@ -132,7 +132,7 @@ def key_form(slot: str) -> KeyForm:
         server="notes",
         owner="shared",
         status="started",
-        origin=Origin(principal="telegram:1"),
+        origin=Requester(principal="telegram:1"),
         created_at=1.9e9,
         expires_at=1.9e9 + 600,
         binding=BrowserBinding(tickets=("0" * 64,)),

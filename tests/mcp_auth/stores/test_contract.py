@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_auth.errors import Busy
-from mcp_auth.records import BrowserBinding, Grant, KeyForm, Origin, ServerProfile, SignIn, Stored, grant_key
+from mcp_auth.records import BrowserBinding, Grant, KeyForm, Requester, ServerProfile, SignIn, Stored, grant_key
 from mcp_auth.stores.base import Store, answering, news_id
 from tests.mcp_auth.stores.backends import (
     URL,
@@ -281,7 +281,7 @@ async def test_what_is_open_is_found_by_who_began_it_and_by_the_codes_of_its_pag
     ):
         slot = await store.sign_ins.slot("shared", f"n{number}")
         shown = BrowserBinding(code=f"code{number}", voided=(f"old{number}",)) if status == "opened" else None
-        made = sign_in(slot, f"n{number}", status=status, origin=Origin(principal=principal), binding=shown)
+        made = sign_in(slot, f"n{number}", status=status, origin=Requester(principal=principal), binding=shown)
         assert await (store, other)[number % 2].sign_ins.put_if(made) is not None
     for each in (store, other, backend.open()):
         assert slots_of(await each.sign_ins.open()) == {"n0", "n1", "n3"}
@@ -338,7 +338,7 @@ async def test_changes_are_told_once_and_at_first_everything_may_have_changed(ba
 
 
 def ended(slot: str, **fields: object) -> SignIn:
-    told = Origin(principal="telegram:1", chat={"platform": "telegram"})
+    told = Requester(principal="telegram:1", chat={"platform": "telegram"})
     return sign_in(slot, status="failed", origin=told, ended_at=1.9e9, **fields)
 
 
@@ -364,7 +364,7 @@ async def test_an_end_is_written_with_its_news_and_an_end_that_lost_is_not(backe
 
 async def test_news_of_a_grant_is_written_with_it(backend: Backend) -> None:
     store, other = backend.open(), backend.open()
-    told = Origin(principal="telegram:1", chat={"platform": "telegram"})
+    told = Requester(principal="telegram:1", chat={"platform": "telegram"})
     first = await store.grants.put_if(grant(origin=told))
     assert first is not None
     row = await store.grants.news_of(first, 1.9e9)

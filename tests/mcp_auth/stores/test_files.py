@@ -21,7 +21,7 @@ import pytest
 from bench.contestants.common import system_calls
 from mcp_auth.errors import Busy, StoreError
 from mcp_auth.outcome import Next
-from mcp_auth.records import BrowserBinding, Origin, encode, grant_key
+from mcp_auth.records import BrowserBinding, Requester, encode, grant_key
 from mcp_auth.stores import index
 from mcp_auth.stores.base import Store
 from mcp_auth.stores.files import FileBackend, FileStore
@@ -592,7 +592,7 @@ async def test_a_home_of_before_has_no_log_and_is_looked_through(home: Path, sto
 async def test_news_that_goes_with_a_grant_is_on_the_disk_before_it(
     home: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = await store.grants.put_if(grant(origin=Origin(principal="telegram:1", chat={"platform": "telegram"})))
+    first = await store.grants.put_if(grant(origin=Requester(principal="telegram:1", chat={"platform": "telegram"})))
     assert first is not None
     row = await store.grants.news_of(first, 1.0)
     done: list[str] = []

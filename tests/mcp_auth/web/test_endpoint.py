@@ -30,7 +30,7 @@ from mcp_auth.errors import (
 from mcp_auth.limits import POSTS
 from mcp_auth.links import tickets
 from mcp_auth.outcome import Next, Outcome
-from mcp_auth.records import Check, Origin, SignIn
+from mcp_auth.records import Check, Requester, SignIn
 from mcp_auth.status import ConnectionState
 from mcp_auth.stores.base import Links
 from mcp_auth.web import endpoint
@@ -40,7 +40,7 @@ from tests.homes import open_auth, query_of, write_home
 from tests.mcp_auth.stores.backends import key_form, sign_in
 from tests.servers.oauth import OAuthServer
 
-ANN = Origin(principal="telegram:100001", display_name="Ann")
+ANN = Requester(principal="telegram:100001", display_name="Ann")
 PUBLIC = "https://bot.example.com"
 
 

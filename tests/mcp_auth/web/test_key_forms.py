@@ -14,7 +14,7 @@ from starlette.responses import PlainTextResponse
 from gateway.gateway import Gateway
 from mcp_auth.errors import AlreadyFinished, Busy, KeyInvalid, McpAuthError, SignInError, StoreError
 from mcp_auth.keys import KeyTrial, KeyVariable, Verdict
-from mcp_auth.records import Origin
+from mcp_auth.records import Requester
 from mcp_auth.web.key_forms import TRIES
 from tests.attacks.scene import KEY, api
 from tests.browser import Browser, Page
@@ -189,7 +189,7 @@ async def test_cancelling_says_whether_there_was_something_to_cancel(tmp_path: P
             tried.append("both")
 
         async def key_link_again() -> None:
-            await auth.key_form("my-api", "shared", Origin(principal=str(ANN)), VARIABLES)
+            await auth.key_form("my-api", "shared", Requester(principal=str(ANN)), VARIABLES)
 
         auth.parts.keys.set = storing  # type: ignore[method-assign]
         assert (await browser.press(form, "key", key0=KEY)).heading == "The key for my-api is stored"
@@ -202,14 +202,14 @@ async def test_an_open_form_is_handed_out_again_to_who_began_it_for_the_same_key
 ) -> None:
     clock = Clock()
     async with public_gateway(tmp_path, api(oauth), clock=clock) as gateway:
-        ann = Origin(principal=str(ANN))
+        ann = Requester(principal=str(ANN))
         begin = gateway.auth.key_form
         first = await begin("my-api", "shared", ann, VARIABLES)
         clock.ahead = 30
         again = await begin("my-api", "shared", ann, VARIABLES)
         assert (again.form.created_at, again.link != first.link) == (first.form.created_at, True)
         with pytest.raises(SignInError, match="Another account"):
-            await gateway.auth.parts.key_forms.begin(api(oauth), "shared", Origin(principal=str(BOB)), VARIABLES)
+            await gateway.auth.parts.key_forms.begin(api(oauth), "shared", Requester(principal=str(BOB)), VARIABLES)
         other = (KeyVariable(name="OTHER_KEY", where="X-Key", is_set=False),)
         changed = await begin("my-api", "shared", ann, other)
         assert changed.form.created_at > first.form.created_at
@@ -229,7 +229,7 @@ async def test_a_link_is_made_although_others_write_at_the_same_time(
             return None if left[0] >= 0 else await put(form)
 
         gateway.auth.store.key_forms.put_if = overtaken  # type: ignore[method-assign]
-        ask = gateway.auth.key_form("my-api", "shared", Origin(principal=str(ANN)), VARIABLES)
+        ask = gateway.auth.key_form("my-api", "shared", Requester(principal=str(ANN)), VARIABLES)
         if not works:
             with pytest.raises(StoreError, match="changes all the time"):
                 await ask
@@ -240,7 +240,7 @@ async def test_a_link_is_made_although_others_write_at_the_same_time(
 async def test_a_form_ends_at_the_second_that_it_says(tmp_path: Path, oauth: OAuthServer) -> None:
     now = [1_800_000_000.0]
     async with public_gateway(tmp_path, api(oauth), clock=lambda: now[0]) as gateway:
-        form = (await gateway.auth.key_form("my-api", "shared", Origin(principal=str(ANN)), VARIABLES)).form
+        form = (await gateway.auth.key_form("my-api", "shared", Requester(principal=str(ANN)), VARIABLES)).form
         now[0] = form.expires_at - 0.5
         assert [one.status for one in await gateway.auth.open_key_forms()] == ["started"]
         now[0] = form.expires_at

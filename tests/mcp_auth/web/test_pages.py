@@ -6,7 +6,7 @@ import json
 
 from gateway.surfaces import in_chat
 from mcp_auth.outcome import Next
-from mcp_auth.records import KeyForm, Origin
+from mcp_auth.records import KeyForm, Requester
 from mcp_auth.web import page_texts, pages
 
 
@@ -43,7 +43,7 @@ def test_a_page_allows_its_own_style_and_nothing_else() -> None:
         server="notes",
         owner="shared",
         status="opened",
-        origin=Origin(principal="telegram:1"),
+        origin=Requester(principal="telegram:1"),
         created_at=1000.0,
         expires_at=2000.0,
     )
