@@ -65,7 +65,7 @@ class Dispatcher:
             if self._services.pairing.is_silent(invocation.principal) and not spec.is_proof:
                 return Ignored()
             return Immediate(Audience.CALLER if invocation.private else Audience.CHAT)
-        request = Request(self._services, invocation, capabilities)
+        request = Request.of(self._services, invocation, capabilities)
         form = _form_for(command, request)
         if form is not None:
             return form
@@ -85,7 +85,7 @@ class Dispatcher:
             if reply is not None:
                 yield reply
             return
-        request = Request(self._services, invocation, capabilities)
+        request = Request.of(self._services, invocation, capabilities)
         wait = _wait(spec, request)
         if wait:
             yield say(too_often(wait), spec.audience, ok=False)

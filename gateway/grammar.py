@@ -195,7 +195,7 @@ def after_prefix(text: str) -> str | None:
 def looks_like_redirect(text: str) -> bool:
     """Is this whole text an http(s) URL with an authorization answer in its query?"""
     text = unwrap(text[:ADDRESS_MAX].strip())
-    if any(c.isspace() for c in text):
+    if len(text.split()) > 1:
         return False
     try:
         url = urlsplit(text)

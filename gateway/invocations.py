@@ -23,12 +23,8 @@ class Principal:
     def parse(cls, text: str) -> Principal:
         """Raises ValueError unless it is `platform:user` without white space or control characters."""
         platform, colon, user = text.partition(":")
-        if (
-            not colon
-            or not platform.isidentifier()
-            or not user
-            or any(c.isspace() or not c.isprintable() for c in user)
-        ):
+        # Of all white space the space alone is printable.
+        if not (colon and user and platform.isidentifier() and user.isprintable()) or " " in user:
             raise ValueError("a principal is 'platform:user', for example telegram:123456789")
         return cls(platform, user)
 

@@ -47,19 +47,15 @@ class Request:
     services: Services
     invocation: Invocation
     capabilities: Capabilities
+    auth: McpAuth
+    principal: Principal
+    # With the people of the moment in which it came.
+    config: Config
 
-    @property
-    def principal(self) -> Principal:
-        return self.invocation.principal
-
-    @property
-    def auth(self) -> McpAuth:
-        return self.services.auth
-
-    @property
-    def config(self) -> Config:
-        """With the people of this moment."""
-        return self.services.people.config
+    @classmethod
+    def of(cls, services: Services, invocation: Invocation, capabilities: Capabilities) -> Request:
+        config = services.people.config
+        return cls(services, invocation, capabilities, services.auth, invocation.principal, config)
 
     @property
     def counted_as(self) -> str:
@@ -92,7 +88,7 @@ class Request:
             NotAllowed: see `policy.owner_for`.
         """
         acting_for, people = self.invocation.acting_for, self.services.people
-        config = people.config if acting_for is None else people.ever_known
+        config = self.config if acting_for is None else people.ever_known
         return policy.owner_for(self.principal, config.servers[server], config, acting_for)
 
     def bound(self, seconds: float) -> float:
