@@ -101,109 +101,81 @@ def for_shell(text: str) -> str:
     return re.sub(r"(?<![\w./:-])/mcp(?= )", "slash-mcp", clean(text))
 
 
-def _list(parser: _CommandParser) -> None:
-    parser.add_argument("server", nargs="?", metavar="SERVER", help="one in detail")
-    parser.add_argument("--probe", action="store_true", help="connect to each and show whether it answers")
-    parser.add_argument("--json", action="store_true", help="one JSON document")
+def _add_options(name: str, add: Callable[..., object]) -> None:
+    """What may stand behind a command. `add`: as `ArgumentParser.add_argument`."""
+    match name:
+        case "list":
+            add("server", nargs="?", metavar="SERVER", help="one in detail")
+            add("--probe", action="store_true", help="connect to each and show whether it answers")
+            add("--json", action="store_true", help="one JSON document")
+        case "auth":
+            add("servers", nargs="*", metavar="SERVER", help="also one that is signed in, to do it again")
+            add("--no-browser", action="store_true", help="only print the link")
+            add("--no-wait", action="store_true", help="print the link and exit; the sign-in stays open")
+            add("--timeout", type=_seconds, metavar="S", help="wait at most S seconds")
+            add("--fresh", action="store_true", help="look everything up anew and register anew")
+            add("--json", action="store_true", help="one JSON object a line")
+        case "paste":
+            add(
+                "url",
+                nargs="?",
+                metavar="URL",
+                help="or the code of a page of ours; left out or -: read from standard input",
+            )
+        case "key":
+            add("server", metavar="SERVER", help="the key is tried there before it is stored")
+            add("--stdin", action="store_true", help="read the key from standard input")
+            add("--variable", metavar="NAME", help="which variable, when the server needs several")
+            add("--store-anyway", action="store_true", help="store it although the server cannot be reached")
+        case "cancel":
+            add("server", nargs="?", metavar="SERVER", help="only the one to this server")
+        case "logout":
+            add("server", metavar="SERVER", help="its whole name")
+        case "test":
+            add("server", metavar="SERVER", help="one that is a command is started for it")
+            add("--json", action="store_true", help="one JSON document")
+        case "chat":
+            add("--wait", type=_seconds, default=0.0, metavar="S", help="at the end of input wait for sign-ins")
+        case "serve":
+            add("--port", type=_port, metavar="N", help="instead of gateway.callback.port")
+        case "demo":
+            add("--script", action="store_true", help="play it without a person and print what happens")
+        case "people":
+            add("--json", action="store_true", help="one JSON document")
+        case "allow":
+            add("who", metavar="CODE", help="the code, or an account such as telegram:123456789")
+        case "deny":
+            add("who", metavar="PRINCIPAL", help="an account such as telegram:123456789, or the code of a request")
+        case "audit":
+            add("--since", metavar="WHEN", help="90m, 12h, 7d, or a date such as 2026-11-25")
+            add("--server", metavar="SERVER", help="only this server")
+            add("-n", dest="count", type=_count, metavar="N", help="the last N (default: 50; 0: all)")
+            add("--json", action="store_true", help="the lines as they are kept")
+        case "add":
+            add("name", metavar="NAME", help="what it is called in every chat")
+            add("url", metavar="URL", help="it is asked what it wants before it is added")
 
 
-def _auth(parser: _CommandParser) -> None:
-    parser.add_argument("servers", nargs="*", metavar="SERVER", help="also one that is signed in, to do it again")
-    parser.add_argument("--no-browser", action="store_true", help="only print the link")
-    parser.add_argument("--no-wait", action="store_true", help="print the link and exit; the sign-in stays open")
-    parser.add_argument("--timeout", type=_seconds, metavar="S", help="wait at most S seconds")
-    parser.add_argument("--fresh", action="store_true", help="look everything up anew and register anew")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
-
-
-def _paste(parser: _CommandParser) -> None:
-    parser.add_argument(
-        "url", nargs="?", metavar="URL", help="or the code of a page of ours; left out or -: read from standard input"
-    )
-
-
-def _key(parser: _CommandParser) -> None:
-    parser.add_argument("server", metavar="SERVER", help="the key is tried there before it is stored")
-    parser.add_argument("--stdin", action="store_true", help="read the key from standard input")
-    parser.add_argument("--variable", metavar="NAME", help="which variable, when the server needs several")
-    parser.add_argument("--store-anyway", action="store_true", help="store it although the server cannot be reached")
-
-
-def _cancel(parser: _CommandParser) -> None:
-    parser.add_argument("server", nargs="?", metavar="SERVER", help="only the one to this server")
-
-
-def _logout(parser: _CommandParser) -> None:
-    parser.add_argument("server", metavar="SERVER", help="its whole name")
-
-
-def _test(parser: _CommandParser) -> None:
-    parser.add_argument("server", metavar="SERVER", help="one that is a command is started for it")
-    parser.add_argument("--json", action="store_true", help="one JSON document")
-
-
-def _chat(parser: _CommandParser) -> None:
-    parser.add_argument("--wait", type=_seconds, default=0.0, metavar="S", help="at the end of input wait for sign-ins")
-
-
-def _serve(parser: _CommandParser) -> None:
-    parser.add_argument("--port", type=_port, metavar="N", help="instead of gateway.callback.port")
-
-
-def _demo(parser: _CommandParser) -> None:
-    parser.add_argument("--script", action="store_true", help="play it without a person and print what happens")
-
-
-def _people(parser: _CommandParser) -> None:
-    parser.add_argument("--json", action="store_true", help="one JSON document")
-
-
-def _allow(parser: _CommandParser) -> None:
-    parser.add_argument("who", metavar="CODE", help="the code, or an account such as telegram:123456789")
-
-
-def _deny(parser: _CommandParser) -> None:
-    parser.add_argument(
-        "who", metavar="PRINCIPAL", help="an account such as telegram:123456789, or the code of a request"
-    )
-
-
-def _audit(parser: _CommandParser) -> None:
-    parser.add_argument("--since", metavar="WHEN", help="90m, 12h, 7d, or a date such as 2026-11-25")
-    parser.add_argument("--server", metavar="SERVER", help="only this server")
-    parser.add_argument("-n", dest="count", type=_count, metavar="N", help="the last N (default: 50; 0: all)")
-    parser.add_argument("--json", action="store_true", help="the lines as they are kept")
-
-
-def _no_options(parser: _CommandParser) -> None:
-    """Nothing but the name."""
-
-
-def _add(parser: _CommandParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="what it is called in every chat")
-    parser.add_argument("url", metavar="URL", help="it is asked what it wants before it is added")
-
-
-# Name: the module with its `run_<name>`, what it does, and its options.
-_COMMANDS: dict[str, tuple[str, str, Callable[[_CommandParser], None]]] = {
-    "list": ("listing", "every server with its status (also without a command)", _list),
-    "auth": ("auth", "sign in: to SERVER, or to all that need it", _auth),
-    "paste": ("commands", "finish a sign-in with the address of the browser's last page", _paste),
-    "key": ("commands", "enter an API key", _key),
-    "cancel": ("commands", "end open sign-ins", _cancel),
-    "logout": ("commands", "revoke and delete a grant", _logout),
-    "test": ("commands", "connect and list the tools", _test),
-    "chat": ("commands", "type /mcp here, as in any chat", _chat),
-    "serve": ("commands", "run the callback endpoint and the configured chat platforms", _serve),
-    "demo": ("demo", "try everything with local servers", _demo),
-    "people": ("people", "who is served, who asks to be, and who was shut out", _people),
-    "allow": ("people", "let somebody in, by the code that the bot gave them", _allow),
-    "deny": ("people", "shut somebody out, at once", _deny),
-    "audit": ("audit", "what happened: sign-ins, keys, people, refusals", _audit),
-    "help": ("", "this list", _no_options),
-    "doctor": ("doctor", "check this installation and say what to fix", _no_options),
-    "init": ("setup", "write a commented configuration", _no_options),
-    "add": ("setup", "add a server to the configuration", _add),
+# Name: the module with its `run_<name>`, and what it does.
+_COMMANDS = {
+    "list": ("listing", "every server with its status (also without a command)"),
+    "auth": ("auth", "sign in: to SERVER, or to all that need it"),
+    "paste": ("commands", "finish a sign-in with the address of the browser's last page"),
+    "key": ("commands", "enter an API key"),
+    "cancel": ("commands", "end open sign-ins"),
+    "logout": ("commands", "revoke and delete a grant"),
+    "test": ("commands", "connect and list the tools"),
+    "chat": ("commands", "type /mcp here, as in any chat"),
+    "serve": ("commands", "run the callback endpoint and the configured chat platforms"),
+    "demo": ("demo", "try everything with local servers"),
+    "people": ("people", "who is served, who asks to be, and who was shut out"),
+    "allow": ("people", "let somebody in, by the code that the bot gave them"),
+    "deny": ("people", "shut somebody out, at once"),
+    "audit": ("audit", "what happened: sign-ins, keys, people, refusals"),
+    "help": ("", "this list"),
+    "doctor": ("doctor", "check this installation and say what to fix"),
+    "init": ("setup", "write a commented configuration"),
+    "add": ("setup", "add a server to the configuration"),
 }
 _VALUED = ("--config", "--home", "--as")
 
@@ -223,9 +195,10 @@ def _parser(asked: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
     # With `prog` given, argparse does not format a usage line to find it.
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_CommandParser, prog=parser.prog)
-    for name, (_, does, add_options) in _COMMANDS.items():
+    for name, (_, does) in _COMMANDS.items():
         if asked in (None, name):
-            add_options(commands.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}."))
+            command = commands.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.")
+            _add_options(name, command.add_argument)
     parser.set_defaults(server=None, probe=False, json=False)
     return parser
 
