@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from adapters.ports import free_port
+from adapters.testing.ports import free_port
 
 __all__ = ["free_port"]

@@ -19,9 +19,9 @@ import mcp_auth.errors
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("mcp_auth", "gateway", "adapters")
 CHATS = ("discord", "matrix", "slack", "telegram", "whatsapp")
-PUBLIC = (*PACKAGES, *(f"adapters.{chat}" for chat in CHATS))
+PUBLIC = (*PACKAGES, *(f"adapters.{chat}" for chat in CHATS), "adapters.testing")
 # Modules that are public as a whole.
-MODULES = ("adapters.buttons", "adapters.testing")
+MODULES = ("adapters.buttons",)
 _FENCE = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 

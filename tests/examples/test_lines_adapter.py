@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from adapters.ports import free_port
 from adapters.testing import AdapterContract, Harness, SeenMessage
+from adapters.testing.ports import free_port
 from examples.lines_adapter import LinesAdapter
 from gateway.gateway import Gateway
 from gateway.invocations import Capabilities, Principal

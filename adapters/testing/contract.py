@@ -1,240 +1,30 @@
-"""The contract of an adapter as a test suite: the same scenarios over every platform, ours and anybody's.
-
-Write a `Harness` for your platform (its real client library against a loopback server that you control), then:
-
-    class TestMyChat(AdapterContract):
-        def make_harness(self) -> Harness:
-            return MyChatHarness()
-
-and run pytest with pytest-asyncio in auto mode. Everything behind the adapter is real: the gateway, the files, an
-MCP server behind an OAuth authorization server on loopback, and a scripted browser. `docs/write-an-adapter.md` walks
-through it.
-"""
+"""The scenarios that every adapter has to pass, ours and anybody's."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
-from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 import yaml
 
-from adapters.ports import free_port
+from adapters.testing.harness import ANN, BOB, EVE, Harness
+from adapters.testing.ports import free_port
+from adapters.testing.world import World
 from gateway.demo.authorization_server import ACCOUNT
 from gateway.demo.browser import Browser, Page, answer_consent, press
 from gateway.demo.run import KEY_VARIABLE, Demo
 from gateway.gateway import Gateway
-from gateway.invocations import LOCAL, Capabilities, Principal
-from gateway.people import People
-from mcp_auth.config.load import load
+from gateway.invocations import LOCAL
 from mcp_auth.records import SHARED
 from mcp_auth.status import AuthState
 
-ANN, BOB, EVE = "ann", "bob", "eve"
-"""The people of the scenarios: Ann asks, Bob reads along in the group, nobody has allowed Eve."""
-
-WAIT = 120.0
-"""Seconds after which what was waited for never happened: far more than a busy machine needs."""
-Found = TypeVar("Found")
-_URL = re.compile(r"https?://[^\s<>()\"']+")
 _LET_IN = re.compile(r"slash-mcp allow ([A-Z0-9-]+)")
-
-
-@dataclass(frozen=True, slots=True)
-class SeenButton:
-    """`url` None: pressing it sends a command."""
-
-    label: str
-    url: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class SeenMessage:
-    """One message as it stands now, in the eyes of one person.
-
-    `text` is what they read: markup resolved, escapes undone. `public`: others in that chat see it too.
-    `pings`: whom the platform notifies because of its text.
-    """
-
-    text: str
-    buttons: tuple[SeenButton, ...] = ()
-    public: bool = False
-    pings: tuple[str, ...] = ()
-
-    @property
-    def links(self) -> tuple[str, ...]:
-        return (*(button.url for button in self.buttons if button.url), *_URL.findall(self.text))
-
-
-class Harness(ABC):
-    """A platform on loopback, with the adapter under test in it, and the hands and eyes of three people.
-
-    People are named by `ANN`, `BOB` and `EVE`. All three are in one group, and each may write to the bot in private.
-    """
-
-    platform: str
-    """The platform's name, as in principals and in `gateway.<platform>`."""
-    prefix: str = "/mcp"
-    """How commands are named here when they are to be typed."""
-    has_groups: bool = True
-    has_buttons: bool = True
-    """Whether buttons that send a command exist."""
-    reads_along = True
-    """Whether the others in a group read what is typed to the bot there."""
-
-    @property
-    @abstractmethod
-    def capabilities(self) -> Capabilities:
-        """Those of the running adapter."""
-
-    @abstractmethod
-    def principal(self, person: str) -> Principal: ...
-
-    @abstractmethod
-    def section(self) -> dict[str, Any]:
-        """What stands in `gateway.<platform>`: token, loopback addresses."""
-
-    @abstractmethod
-    async def start(self, gateway: Gateway) -> None:
-        """Install and run the adapter on `gateway`. Called again after `stop`: the chat's history is still there."""
-
-    @abstractmethod
-    async def stop(self) -> None:
-        """The adapter ends, the platform stays. Safe to call twice."""
-
-    async def close(self) -> None:
-        """The platform ends too."""
-        return
-
-    @abstractmethod
-    async def say(self, person: str, text: str, *, group: bool = False, times: int = 1) -> None:
-        """Type `text` (`/mcp ...`, or the bare address of a redirect). In a group where the bot hears only what
-        mentions it, mention it. Returns when the platform has taken it, not when it is answered.
-
-        Args:
-            times: the platform delivers the same event so often.
-        """
-
-    async def press(self, person: str, label: str, *, whose: str | None = None) -> None:
-        """Press the newest button with this label that `whose` (default: the same person) sees."""
-        raise NotImplementedError
-
-    async def enter_secret(self, person: str, value: str) -> None:
-        """Fill in the platform's own secret input that is open for this person."""
-        raise NotImplementedError
-
-    @abstractmethod
-    def seen(self, person: str) -> Sequence[SeenMessage]:
-        """Everything that the bot has shown to this person, oldest first, as it stands now."""
-
-    def close_private(self, person: str) -> bool:
-        """From now on the platform refuses private messages to this person. False: that cannot happen here."""
-        return False
-
-    def close_edits(self) -> bool:
-        """Let so much time pass that nothing shown so far can be edited. False: that cannot happen here."""
-        return self.capabilities.edit_window == 0
-
-
-@dataclass
-class World:
-    """One scenario: the platform, a home, the servers behind it."""
-
-    harness: Harness
-    home: Path
-    demo: Demo
-    gateway: Gateway = field(init=False)
-
-    @property
-    def principal(self) -> str:
-        return str(self.harness.principal(ANN))
-
-    def text(self, person: str = ANN) -> str:
-        return "\n".join(message.text for message in self.harness.seen(person))
-
-    def links(self, person: str = ANN) -> list[str]:
-        """The links to a sign-in or a key form that this person sees now, newest last."""
-        found = (link for message in self.harness.seen(person) for link in message.links)
-        return [link for link in found if "response_type=code" in link or "/a/" in link or "/k/" in link]
-
-    def owner(self, person: str) -> str:
-        """Of credentials in `per_user` mode."""
-        return f"principal:{self.harness.principal(person)}"
-
-    async def is_signed_in(self, person: str) -> bool:
-        return (await self.gateway.auth.status("notes", self.owner(person))).auth is AuthState.SIGNED_IN
-
-    @property
-    def operator(self) -> People:
-        """The list of people in the hands of another process, as `slash-mcp allow` and `slash-mcp deny` have it."""
-        return People(load(None, self.home))
-
-    async def sees(self, words: str, person: str = ANN, *, times: int = 1) -> SeenMessage:
-        """The newest message with these words, waited for until there are so many."""
-
-        def look() -> SeenMessage | None:
-            fitting = [message for message in self.harness.seen(person) if words in message.text]
-            return fitting[-1] if len(fitting) >= times else None
-
-        return await self.eventually(look, f"{person} sees {words!r} in:\n{self.text(person)}")
-
-    async def link(self, person: str = ANN) -> str:
-        return (await self.eventually(lambda: self.links(person), f"{person} sees a link"))[-1]
-
-    async def eventually(self, look: Callable[[], Found | None], what: str) -> Found:
-        """The first truthy answer of `look`.
-
-        Raises:
-            AssertionError: there is none within `WAIT` seconds.
-        """
-        deadline = asyncio.get_running_loop().time() + WAIT
-        while not (found := look()):
-            assert asyncio.get_running_loop().time() < deadline, f"never happened: {what}"
-            await asyncio.sleep(0.02)
-        return found
-
-    async def quiet(self) -> None:
-        """Wait until nothing new was shown for a moment."""
-        before = None
-        for _ in range(100):
-            now = [list(self.harness.seen(person)) for person in (ANN, BOB, EVE)]
-            if now == before:
-                return
-            before = now
-            await asyncio.sleep(0.3)
-        raise AssertionError("the chat never came to rest")
-
-    async def begin(self) -> None:
-        """A process of the gateway starts on this home."""
-        self.gateway = Gateway.from_config(home=self.home)
-        await self.gateway.start()
-        if self.gateway.config.gateway.public_url is not None:
-            await self.gateway.auth.listen()
-        await self.harness.start(self.gateway)
-
-    async def end(self) -> None:
-        """The process of the gateway ends."""
-        await self.harness.stop()
-        await self.gateway.stop()
-
-    async def restart(self) -> None:
-        """The process of the gateway ends and another one starts on the same home."""
-        await self.end()
-        await self.begin()
-
-    async def calls_a_tool(self, owner: str = SHARED) -> str:
-        """What the server says to the token of the sign-in."""
-        async with self.gateway.auth.session("notes", owner) as session:
-            result = await session.call_tool("whoami", {})
-        return str(result.content[0].text)  # type: ignore[union-attr]
 
 
 class AdapterContract:

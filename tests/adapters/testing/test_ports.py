@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from adapters import ports
-from adapters.ports import candidates, free_port
+from adapters.testing import ports
+from adapters.testing.ports import candidates, free_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,7 +40,9 @@ def test_the_range_is_the_one_of_this_machine() -> None:
 
 
 def test_neighbours_never_get_the_same_one() -> None:
-    script = "from adapters.ports import free_port\nprint(*(free_port() for _ in range(50)), flush=True)\ninput()"
+    script = (
+        "from adapters.testing.ports import free_port\nprint(*(free_port() for _ in range(50)), flush=True)\ninput()"
+    )
     pipe = subprocess.PIPE
     neighbours = [
         subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdin=pipe, stdout=pipe, text=True) for _ in range(4)
