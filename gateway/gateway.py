@@ -185,7 +185,7 @@ class Gateway:
             if self._started or self._stopped:
                 return
             if self._alone:
-                await self._watcher.start(recall=False)
+                await self._watcher.start(alone=True)
                 self._started = True
                 return
             if warm:

@@ -147,12 +147,14 @@ class SignInWatcher:
         self._runner: asyncio.Task[None] | None = None
         self._undo: Callable[[], None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._alone = False
 
-    async def start(self, *, recall: bool = True) -> None:
-        """Listen for changes. `recall`: follow what is open in the store, too."""
+    async def start(self, *, alone: bool = False) -> None:
+        """Listen for changes. `alone`: of what is begun here; what others began, and their news, are left to others."""
         self._loop = asyncio.get_running_loop()
         self._undo = self._auth.on_change(self._on_change)
-        if recall:
+        self._alone = alone
+        if not alone:
             await self._recall()
         self._runner = asyncio.create_task(self._run(), name="sign-in watcher")
 
@@ -275,7 +277,7 @@ class SignInWatcher:
         for slot in self._fresh & self._followed.keys():
             await self._look_at(slot, self._followed[slot])
         self._fresh.clear()
-        for row in await self._auth.store.outbox.due(self._clock()):
+        for row in [] if self._alone else await self._auth.store.outbox.due(self._clock()):
             if self._is_mine(row):
                 self._begin(self._deliver(row))
 

@@ -24,6 +24,7 @@ from starlette.responses import PlainTextResponse
 
 from adapters.cli.cli import main
 from mcp_auth import McpAuth
+from mcp_auth.records import Requester, Untold
 from tests.adapters.cli.typed import Run
 from tests.browser import Browser
 from tests.homes import ME, write_home
@@ -272,6 +273,27 @@ def test_a_browser_is_opened_where_the_person_sits(
 
     assert desk.run("--home", home, "auth", "notes", *options, hands=hands) == 0
     assert browser.opened == (link if opens else [])
+
+
+def test_news_for_another_terminal_are_left_to_it(desk: Desk, home: Path) -> None:
+    """A chat at a terminal may have ended before its news came; the next one says them."""
+    news = Untold(id="text.1", about="text", origin=Requester(principal="cli:local"), at=0.0, text="hello")
+
+    async def kept(*, write: bool) -> list[str]:
+        async with McpAuth.open(home=home) as auth:
+            if write:
+                await auth.store.outbox.add(news)
+            return [row.id for row in await auth.store.outbox.due(time.time())]
+
+    def hands(terminal: fdspawn) -> None:
+        link = link_on(terminal)
+        terminal.expect_exact("left > ")
+        visit(authorize(link))
+        terminal.expect_exact("notes: signed in, 3 tools")
+
+    assert news.id in asyncio.run(kept(write=True))
+    assert desk.run("--home", home, "auth", "notes", hands=hands) == 0
+    assert news.id in asyncio.run(kept(write=False))
 
 
 def test_what_was_denied_is_a_failure(desk: Desk, home: Path, oauth: OAuthServer) -> None:
