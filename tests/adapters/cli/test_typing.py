@@ -277,7 +277,7 @@ def test_a_browser_is_opened_where_the_person_sits(
 
 def test_news_for_another_terminal_are_left_to_it(desk: Desk, home: Path) -> None:
     """A chat at a terminal may have ended before its news came; the next one says them."""
-    news = Untold(id="text.1", about="text", origin=Requester(principal="cli:local"), at=0.0, text="hello")
+    news = Untold(id="text-1", about="text", origin=Requester(principal="cli:local"), at=0.0, text="hello")
 
     async def kept(*, write: bool) -> list[str]:
         async with McpAuth.open(home=home) as auth:
