@@ -19,19 +19,15 @@ def missing(document: Mapping[str, Any]) -> list[str]:
 
 def server_metadata(document: Mapping[str, Any]) -> ServerMetadata:
     """What we act on in a document that has the required members. A member of a wrong type counts as absent."""
-
-    def listed(name: str) -> list[str] | None:
-        return texts(document.get(f"{name}_supported"))
-
     return ServerMetadata(
         issuer=document["issuer"],
         authorization_endpoint=document["authorization_endpoint"],
         token_endpoint=document["token_endpoint"],
         registration_endpoint=text(document.get("registration_endpoint")),
         revocation_endpoint=text(document.get("revocation_endpoint")),
-        scopes_supported=listed("scopes"),
-        token_endpoint_auth_methods_supported=listed("token_endpoint_auth_methods"),
-        code_challenge_methods_supported=listed("code_challenge_methods"),
+        scopes_supported=texts(document.get("scopes_supported")),
+        token_endpoint_auth_methods_supported=texts(document.get("token_endpoint_auth_methods_supported")),
+        code_challenge_methods_supported=texts(document.get("code_challenge_methods_supported")),
         client_id_metadata_document_supported=_flag(document.get("client_id_metadata_document_supported")),
         authorization_response_iss_parameter_supported=_promise(
             document.get("authorization_response_iss_parameter_supported")
@@ -54,10 +50,8 @@ def texts(value: object) -> list[str] | None:
     """A list of texts; a text where a list is meant is split. None: it is neither."""
     if isinstance(value, str):
         value = re.split(r"[\s,]+", value)
-        return [word for word in value if text(word)] or None
-    if not isinstance(value, list):
-        return None
-    return [entry for entry in value if text(entry)]
+        return list(filter(text, value)) or None
+    return list(filter(text, value)) if isinstance(value, list) else None
 
 
 def _flag(value: object) -> bool | None:

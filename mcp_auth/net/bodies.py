@@ -209,7 +209,7 @@ async def decoded(stream: AsyncIterable[bytes], coding: str) -> AsyncIterator[by
     Raises:
         httpx2.DecodingError: another coding than we ask for, several on top of each other, or damaged data.
     """
-    names = [name for name in (one.strip().lower() for one in coding.split(",")) if name and name != "identity"]
+    names = [name for name in re.split(r"[\s,]+", coding.lower()) if name not in ("", "identity")] if coding else []
     if not names:
         async for chunk in stream:
             yield chunk

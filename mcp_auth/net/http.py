@@ -83,38 +83,22 @@ class Http:
         """
         try:
             async with asyncio.timeout(timeout):
-                return await self._fetch(rules, method, url, headers, form, content, credentials, head_only)
+                for _ in range(_REDIRECTS + 1):
+                    parts = rules.check_url(url, credentials=credentials)
+                    if self._proxy is not None:
+                        rules.check_proxied(parts.scheme, parts.hostname or "", parts.port, credentials=credentials)
+                    request = self._request(method, url, headers, form, content)
+                    answer = await self._send(rules, request, parts.hostname or "", head_only)
+                    target = _redirect_of(answer, url) if method == "GET" else None
+                    if target is None:
+                        return answer
+                    rules.check_url(target, credentials=credentials)
+                    if origin_of(target) != origin_of(url):
+                        return answer
+                    url = target
         except TimeoutError:
             host = shown_host(httpx2.URL(url).host)
             raise LostAnswer(f"{host} gave no answer within {timeout:.0f} seconds.") from None
-
-    async def _fetch(
-        self,
-        rules: NetworkRules,
-        method: str,
-        url: str,
-        headers: Mapping[str, str] | None,
-        form: Mapping[str, str] | None,
-        content: bytes | None,
-        credentials: bool,
-        head_only: bool,
-    ) -> Answer:
-        for _ in range(_REDIRECTS + 1):
-            parts = rules.check_url(url, credentials=credentials)
-            if self._proxy is not None:
-                rules.check_proxied(parts.scheme, parts.hostname or "", parts.port, credentials=credentials)
-            request = self._request(method, url, headers, form, content)
-            answer = await self._send(rules, request, parts.hostname or "", head_only)
-            location = answer.headers.get("location")
-            if method != "GET" or answer.status not in (301, 302, 303, 307, 308) or location is None:
-                return answer
-            target = joined(url, location)
-            if target is None:
-                return answer
-            rules.check_url(target, credentials=credentials)
-            if origin_of(target) != origin_of(url):
-                return answer
-            url = target
         raise LostAnswer(f"{shown_host(httpx2.URL(url).host)} redirects in circles.")
 
     def _request(
@@ -175,6 +159,14 @@ class Http:
         self._transports.clear()
         for transport in transports:
             await transport.really_close()
+
+
+def _redirect_of(answer: Answer, url: str) -> str | None:
+    """Where a redirect leads; None: it is none, or leads nowhere."""
+    location = answer.headers.get("location")
+    if location is None or answer.status not in (301, 302, 303, 307, 308):
+        return None
+    return joined(url, location)
 
 
 class GuardedTransport(httpx2.AsyncBaseTransport):

@@ -154,6 +154,7 @@ class NetworkRules(msgspec.Struct, frozen=True):
             self.check_address(name, port or (443 if scheme == "https" else 80), address)
 
 
+@lru_cache(maxsize=1024)
 def ascii_host(host: str) -> str | None:
     r"""The host that browsers and our own client go to, in ASCII and without a dot at its end; None: they may differ.
 
@@ -177,6 +178,7 @@ def ascii_host(host: str) -> str | None:
     return host.rstrip(".") if _HOST_NAME.fullmatch(host) else None
 
 
+@lru_cache(maxsize=1024)
 def leads_here(host: str) -> bool:
     """Whether a browser that is sent to `host` ends at its own machine, in any spelling."""
     address = _spelled_address(ascii_host(host) or host)
@@ -186,6 +188,7 @@ def leads_here(host: str) -> bool:
     return ip.is_loopback or ip.is_unspecified
 
 
+@lru_cache(maxsize=1024)
 def _spelled_address(name: str) -> str | None:
     """The address that a name stands for without a look-up. `name`: in lower case, without a dot at its end."""
     if is_loopback_host(name) or name in _LOOPBACK_NAMES:
@@ -210,6 +213,7 @@ def literal_address(host: str) -> str | None:
         return None
 
 
+@lru_cache(maxsize=1024)
 def effective_address(text: str) -> Address:
     """The address that is really meant: IPv4 inside IPv6 (mapped, 6to4, Teredo, NAT64) is taken out."""
     ip = ipaddress.ip_address(text.partition("%")[0])
@@ -238,6 +242,7 @@ def is_loopback_host(host: str) -> bool:
         return False
 
 
+@lru_cache(maxsize=1024)
 def is_loopback_url(url: str) -> bool:
     """Whether `url` is plain http on loopback, the one place where OAuth may go without TLS (RFC 8252)."""
     try:
@@ -247,6 +252,7 @@ def is_loopback_url(url: str) -> bool:
     return parts.scheme == "http" and is_loopback_host(parts.hostname or "")
 
 
+@lru_cache(maxsize=1024)
 def port_of(parts: SplitResult) -> int:
     """The port, with the scheme's default. Raises ValueError for an impossible one."""
     if parts.port is not None:
@@ -275,6 +281,7 @@ def with_ipv6_forms(networks: Iterable[str]) -> list[str]:
     return [*(str(one) for one in given), *mapped]
 
 
+@lru_cache(maxsize=1024)
 def shown_host(host: str) -> str:
     """A host name fit for a sentence: printable ASCII, at most 100 characters."""
     if not (host.isascii() and host.isprintable()):

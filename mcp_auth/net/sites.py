@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from publicsuffixlist import PublicSuffixList
 
 
+@lru_cache(maxsize=1024)
 def site_of(url: str) -> str:
     """The site of an absolute URL, to be compared and not to be shown.
 

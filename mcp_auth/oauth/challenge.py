@@ -10,13 +10,14 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+# After what separates it from what was before, and with the blanks behind it.
+_NEXT_TOKEN = re.compile(r"[ \t,;]*([!#$%&'*+\-.^_`|~0-9A-Za-z]+)[ \t]*")
 # Without its end, a text goes on to the end of the header.
-_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)(?:"|\\?$)', re.DOTALL)
+_QUOTED = re.compile(r'[ \t]*"((?:[^"\\]|\\.)*)(?:"|\\?$)', re.DOTALL)
 # No grammar has these, and servers that quote as their language does send them.
-_SINGLE_QUOTED = re.compile(r"'([^'\"]*)'(?=[\s,;]|$)")
-_SEPARATORS = " \t,;"
-_TOKEN68 = re.compile(r"[A-Za-z0-9\-._~+/]+=*")
+_SINGLE_QUOTED = re.compile(r"[ \t]*'([^'\"]*)'(?=[\s,;]|$)")
+_UNQUOTED = re.compile(r"[ \t]*([^\s,\"]*)")
+_TOKEN68 = re.compile(r"([A-Za-z0-9\-._~+/]+=*)[ \t]*(?:[,;]|\Z)")
 _SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 _MAX = 8192
 # As many requests a server may ask for with one answer.
@@ -79,20 +80,19 @@ def _challenges(text: str) -> list[tuple[str, dict[str, str]]]:
     found: list[tuple[str, dict[str, str]]] = []
     at = 0
     while at < len(text):
-        at = _skip(text, at, _SEPARATORS)
-        token = _TOKEN.match(text, at)
+        token = _NEXT_TOKEN.match(text, at)
         if token is None:
             break
-        after = _skip(text, token.end(), " \t")
+        after = token.end()
         if after < len(text) and text[after] == "=" and found:
-            value, at = _value(text, _skip(text, after + 1, " \t"))
-            name, parameters = token.group().lower(), found[-1][1]
+            value, at = _value(text, after + 1)
+            name, parameters = token.group(1).lower(), found[-1][1]
             if name == "resource_metadata" and name in parameters:
                 # No URL has a blank in it, so that several can stand together.
                 parameters[name] += f" {value}"
             parameters.setdefault(name, value)
             continue
-        found.append((token.group(), {}))
+        found.append((token.group(1), {}))
         at = _skip_token68(text, after)
     return found
 
@@ -105,22 +105,13 @@ def _value(text: str, at: int) -> tuple[str, int]:
     if single is not None:
         return single.group(1), single.end()
     # Unquoted URLs are not tokens, and yet servers send them: read up to a separator.
-    plain = re.compile(r"[^\s,\"]*").match(text, at)
-    end = plain.end() if plain else at
-    return text[at:end].rstrip(";"), max(end, at + 1)
+    plain = _UNQUOTED.match(text, at)
+    if plain is None:
+        raise AssertionError("it matches nothing as well")
+    return plain.group(1).rstrip(";"), max(plain.end(), plain.start(1) + 1)
 
 
 def _skip_token68(text: str, at: int) -> int:
     """Past credentials such as `Negotiate abc==`, which stand alone up to a comma."""
     match = _TOKEN68.match(text, at)
-    if match is None:
-        return at
-    after = _skip(text, match.end(), " \t")
-    alone = after >= len(text) or text[after] in ",;"
-    return match.end() if alone else at
-
-
-def _skip(text: str, at: int, characters: str) -> int:
-    while at < len(text) and text[at] in characters:
-        at += 1
-    return at
+    return at if match is None else match.end(1)

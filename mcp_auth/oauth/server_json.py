@@ -17,16 +17,21 @@ def json_object(body: bytes) -> dict[str, Any] | None:
     try:
         text = body.decode(json.detect_encoding(body), "replace").strip("\ufeff\0 \t\r\n")
         try:
-            document = _storable(_loaded(text))
+            document = _read(text)
         except RecursionError:
-            document = _storable(_loaded(_shallow(text)))
+            document = _read(_shallow(text))
     except ValueError:
         return None
     return document if isinstance(document, dict) else None
 
 
-def _loaded(text: str) -> Any:
-    return json.loads(text, parse_int=_number, strict=False)
+def _read(text: str) -> Any:
+    document = json.loads(text, parse_int=_number, strict=False)
+    # Only an escape spells half a character.
+    return _storable(document) if _HALF.search(text) else document
+
+
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 # Deeper than anything that is used, and far from what Python can read.

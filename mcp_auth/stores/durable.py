@@ -9,7 +9,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from mcp_auth.errors import Busy, RecordDamaged, StoreError, TooManyOpenFiles, cannot_be_read, is_out_of_descriptors
+from mcp_auth.errors import (
+    Busy,
+    McpAuthError,
+    RecordDamaged,
+    StoreError,
+    TooManyOpenFiles,
+    cannot_be_read,
+    is_out_of_descriptors,
+)
 from mcp_auth.outcome import Next
 from mcp_auth.records import Record, decode, encode
 from mcp_auth.small_files import FileTooLarge, NotRegularFile, read_small_file
@@ -42,11 +50,13 @@ def make_folder(folder: Path) -> Path:
     Raises:
         StoreError: it cannot be made.
     """
-    with _as_store_error(folder):
+    try:
         if folder.is_dir():
             return folder
         make_folder(folder.parent)
         folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise _store_error(error, folder) from None
     return folder
 
 
@@ -62,7 +72,7 @@ def replace_file(path: Path, data: bytes, *, synced: bool = True, folder_aside: 
         StoreError: the disk is full, or may not be written.
     """
     folder = make_folder(path.parent)
-    with _as_store_error(path):
+    try:
         temporary = write_temporary(folder, data)
         try:
             if synced:
@@ -79,13 +89,17 @@ def replace_file(path: Path, data: bytes, *, synced: bool = True, folder_aside: 
             raise
         if synced:
             sync_folder(folder)
+    except OSError as error:
+        raise _store_error(error, path) from None
 
 
 def set_aside(path: Path) -> Path:
     """Give what lies at `path` a name beside it that nothing else has. Returns it."""
     kept = path.with_name(f"{path.name}.damaged-{os.urandom(4).hex()}")
-    with _as_store_error(path):
+    try:
         path.rename(kept)
+    except OSError as error:
+        raise _store_error(error, path) from None
     return kept
 
 
@@ -95,13 +109,15 @@ def remove_file(path: Path, *, synced: bool = True) -> bool:
     Raises:
         StoreError: it may not be removed.
     """
-    with _as_store_error(path):
+    try:
         try:
             path.unlink()
         except (FileNotFoundError, NotADirectoryError):
             return False
         if synced:
             sync_folder(path.parent)
+    except OSError as error:
+        raise _store_error(error, path) from None
     return True
 
 
@@ -143,16 +159,10 @@ def sweep(folder: Path) -> None:
                 leftover.unlink()
 
 
-@contextmanager
-def _as_store_error(path: Path, done: str = "written") -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if is_out_of_descriptors(error):
-            raise TooManyOpenFiles from None
-        raise StoreError(
-            f"{path} cannot be {done} ({error.strerror or type(error).__name__}).", next_step=Next("doctor")
-        ) from None
+def _store_error(error: OSError, path: Path, done: str = "written") -> McpAuthError:
+    if is_out_of_descriptors(error):
+        return TooManyOpenFiles()
+    return StoreError(f"{path} cannot be {done} ({error.strerror or type(error).__name__}).", next_step=Next("doctor"))
 
 
 # -- locks -----------------------------------------------------------------------------------
@@ -191,7 +201,7 @@ def try_lock(path: Path) -> int | None:
     import fcntl
 
     while True:
-        with _as_store_error(path, "locked"):
+        try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -203,6 +213,8 @@ def try_lock(path: Path) -> int | None:
             except OSError:
                 os.close(descriptor)
                 raise
+        except OSError as error:
+            raise _store_error(error, path, "locked") from None
         # Whoever had it before has removed the file (as Hermes does), and the next one locks another.
         os.close(descriptor)
 
