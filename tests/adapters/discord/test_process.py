@@ -18,6 +18,8 @@ from adapters.discord.options import DiscordOptions
 from adapters.discord.process import endpoints
 from gateway import sentences
 from gateway.gateway import Gateway
+from gateway.invocations import ChatRef, Principal
+from gateway.replies import Audience, Notice, Reply, Text
 from mcp_auth.config.models import Server
 from mcp_auth.errors import ConfigError, Unreachable
 from tests.gateway.chat import configure, open_gateway
@@ -25,6 +27,8 @@ from tests.homes import write_home
 from tests.patience import PATIENCE
 from tests.platforms.discord import DiscordServer
 from tests.ports import free_port
+
+NEWS = Reply((Text("notes: signed in"),), audience=Audience.CALLER)
 
 DEAD = Server(name="dead", url="http://127.0.0.1:9/mcp", auth="oauth")
 
@@ -114,6 +118,15 @@ async def test_without_a_connection_it_says_that_discord_cannot_be_reached(
     async with gateway:
         with pytest.raises(Unreachable, match="Discord cannot be reached"):
             await adapter.run()
+
+
+async def test_a_process_that_only_delivers_connects_to_no_gateway(server: DiscordServer, tmp_path: Path) -> None:
+    ada = server.user("ada")
+    gateway, adapter = adapter_of(tmp_path, server)
+    async with gateway, adapter.connected():
+        assert await adapter.notify(Notice(Principal("discord", str(ada.id)), ChatRef("discord"), NEWS))
+    await server.posted(server.dm(ada), "notes: signed in")
+    assert server.connections == 0
 
 
 async def test_a_missing_token_names_the_key(tmp_path: Path) -> None:

@@ -487,6 +487,16 @@ async def test_a_message_that_cannot_be_sent_is_one_line_and_no_end(
         assert "was refused: the homeserver answers M_FORBIDDEN" in caplog.text
 
 
+async def test_a_process_that_only_delivers_does_not_sync(tmp_path: Path, ann: Member, account: Member) -> None:
+    async with Gateway.from_config(home=home_for(tmp_path, account, ann)) as gateway:
+        adapter = MatrixAdapter(gateway)
+        async with adapter.connected():
+            reply = Reply((Text("notes: signed in"),), audience=Audience.CALLER)
+            assert await adapter.notify(Notice(Principal("matrix", ann.user_id), ChatRef("matrix"), reply))
+            await ann.sees("notes: signed in")
+            assert not adapter.listening.is_set()
+
+
 async def test_who_cannot_be_reached_in_private_is_told_so_where_they_asked(
     tmp_path: Path, ann: Member, bob: Member, account: Member, monkeypatch: pytest.MonkeyPatch
 ) -> None:

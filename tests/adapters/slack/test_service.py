@@ -19,11 +19,15 @@ from adapters.slack.adapter import SlackAdapter
 from adapters.slack.options import SlackOptions
 from adapters.symbols import BAD, GOOD
 from gateway.gateway import Gateway
+from gateway.invocations import ChatRef, Principal
+from gateway.replies import Audience, Notice, Reply, Text
 from mcp_auth.errors import ConfigError, McpAuthError, Unreachable
 from tests.homes import write_home
 from tests.patience import PATIENCE
 from tests.platforms.slack import Slack, User, Workspace
 from tests.ports import free_port
+
+NEWS = Reply((Text("notes: signed in"),), audience=Audience.CALLER)
 
 
 class Office:
@@ -340,6 +344,18 @@ async def test_doctor_says_what_is_wrong_and_what_to_do(
 
     assert words in finding
     assert "Next:" in finding
+
+
+async def test_a_process_that_only_delivers_opens_no_connection(slack: Slack, tmp_path: Path) -> None:
+    office = Office(slack, tmp_path)
+    ada = f"{office.acme.id}/{office.ada.id}"
+    async with office.gateway:
+        adapter = SlackAdapter(office.gateway)
+        async with adapter.connected():
+            assert await adapter.notify(Notice(Principal("slack", ada), ChatRef("slack"), NEWS))
+    (said,) = slack.direct(office.ada).messages
+    assert "notes: signed in" in said.shown
+    assert slack.called("apps.connections.open") == []
 
 
 async def test_doctor_says_when_slack_is_away(slack: Slack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

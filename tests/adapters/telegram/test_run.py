@@ -17,6 +17,8 @@ import pytest
 from adapters.symbols import BAD, GOOD, WARN
 from adapters.telegram.adapter import TelegramAdapter
 from gateway.gateway import Gateway
+from gateway.invocations import ChatRef, Principal
+from gateway.replies import Audience, Notice, Reply, Text
 from gateway.serve import load_platforms, run_until
 from mcp_auth.config.models import CallbackOptions, Server
 from mcp_auth.errors import ConfigError, Unreachable
@@ -26,6 +28,8 @@ from tests.patience import PATIENCE
 from tests.platforms.telegram import BOT_ID, TOKEN, BotApi, Group, Person, Refusal, flood
 from tests.ports import free_port
 from tests.servers.oauth import OAuthServer, authorize
+
+NEWS = Reply((Text("notes: signed in"),), audience=Audience.CALLER)
 
 StartBot = Callable[..., AbstractAsyncContextManager["Bot"]]
 
@@ -195,6 +199,19 @@ async def test_a_code_comes_back_by_the_button_of_the_page(
         assert page.link is not None
         ada.open_link(page.link)
         await bob.message("Somebody else opened the link for notes")
+
+
+async def test_a_process_that_only_delivers_asks_for_no_updates(
+    api: BotApi, oauth: OAuthServer, ada: Person, tmp_path: Path
+) -> None:
+    ada.start()
+    async with bot_gateway(api, oauth, tmp_path, {}) as gateway:
+        adapter = TelegramAdapter(gateway)
+        async with adapter.connected():
+            assert await adapter.notify(Notice(Principal("telegram", "1"), ChatRef("telegram"), NEWS))
+        await ada.message("notes: signed in")
+
+    assert api.sent("getUpdates") == []
 
 
 class TestWebhook:

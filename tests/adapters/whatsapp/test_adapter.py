@@ -228,6 +228,15 @@ def signed_in(api: CloudApi) -> Notice:
     return Notice(Principal("whatsapp", api.ada.user_id), chat, reply)
 
 
+async def test_a_process_that_only_delivers_has_no_webhook(api: CloudApi, relay: Relay, tmp_path: Path) -> None:
+    async with bot(api, relay, tmp_path) as adapter:
+        await api.say("hello")
+        other = WhatsAppAdapter(adapter.gateway, options=options(api))
+        async with other.connected():
+            assert await other.notify(signed_in(api))
+        await api.message("signed in")
+
+
 @pytest.mark.parametrize("told_by", ["response", "webhook"])
 async def test_after_24_hours_a_notice_waits_for_the_next_message(
     api: CloudApi, relay: Relay, tmp_path: Path, told_by: str, caplog: pytest.LogCaptureFixture
