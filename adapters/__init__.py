@@ -13,7 +13,8 @@ __distribution__ = "slash-mcp"
 __all__, __getattr__ = public_names(
     __name__,
     {
-        "base": "Adapter Finding remark",
+        "base": "Adapter Finding",
+        "driver": "remark",
         "layout": "Layout Line Span fit lay_out",
         "log_filters": "hide_payloads mask_tokens",
         "refusals": (

@@ -1,6 +1,8 @@
 from adapters.base import (
     Adapter as Adapter,
     Finding as Finding,
+)
+from adapters.driver import (
     remark as remark,
 )
 from adapters.layout import (

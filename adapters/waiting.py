@@ -69,7 +69,7 @@ class Waiting:
 
     def take(self, *addresses: str) -> tuple[list[Reply], list[Reply]]:
         """The news and the answers for a person who may be known under several addresses; they wait no longer."""
-        news = [reply for one in addresses for reply in self._taken(one)]
+        news = [reply for one in addresses for reply in self._take_stored(one)]
         return news, [reply for one in addresses for reply in self._answers.pop(one, ())]
 
     def _store(self, to: str, reply: Reply) -> None:
@@ -83,7 +83,7 @@ class Waiting:
         news = [*known, News(texts=texts, at=self._clock())]
         replace_file(path, encode(Kept(news=news[-_PER_PERSON:])))
 
-    def _taken(self, address: str) -> list[Reply]:
+    def _take_stored(self, address: str) -> list[Reply]:
         path = self._path(address)
         try:
             news = self._read(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import secrets
 import time
@@ -14,7 +13,7 @@ import discord
 from discord import app_commands
 
 from adapters import buttons
-from adapters.base import Adapter, Finding, remark
+from adapters.base import Adapter, Finding
 from adapters.discord import process
 from adapters.discord.commands import McpCommands
 from adapters.discord.forms import KeyForm, TextForm
@@ -31,6 +30,7 @@ from adapters.discord.interactions import (
 )
 from adapters.discord.options import DiscordOptions
 from adapters.discord.render import CHOICE_MAX, CHOICES_MAX, CONTENT_MAX, URL_MAX, render
+from adapters.driver import remark
 from adapters.refusals import EditWindowClosed, Elsewhere, NotSupported, PrivateDeliveryUnavailable, Refused
 from adapters.text import clean
 from gateway import sentences
@@ -42,8 +42,6 @@ from mcp_auth.errors import ConfigError
 
 if TYPE_CHECKING:
     from gateway.gateway import Gateway
-
-_log = logging.getLogger(__name__)
 
 PLATFORM = "discord"
 _COMMAND = re.compile(r"(?P<mark>[/!])?mcp(?:\s+(?P<text>.*))?", re.IGNORECASE | re.DOTALL)
@@ -245,7 +243,7 @@ class DiscordAdapter(Adapter[DiscordOptions]):
             try:
                 message = await live.send(self._render(reply, principal))
             except Expired:
-                _log.debug("an interaction is over; its answer goes into the direct messages")
+                self.log.debug("an interaction is over; its answer goes into the direct messages")
             else:
                 return MessageRef(PLATFORM, {**via.data, "message": message})
         client = self._connected

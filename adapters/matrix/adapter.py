@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -44,7 +43,6 @@ _VISITS_EACH = Rate("matrix_visits_each", 3, 3600)
 _CLIENT = AsyncClientConfig(
     encryption_enabled=False, max_limit_exceeded=5, max_timeouts=3, backoff_factor=0.5, request_timeout=30
 )
-_TALKATIVE = ("nio", "aiohttp", "peewee")
 
 
 class MatrixAdapter(Adapter[MatrixOptions]):
@@ -56,6 +54,7 @@ class MatrixAdapter(Adapter[MatrixOptions]):
     failures = FAILURES
     # It writes whole answers at DEBUG.
     wire = ("nio.responses",)
+    talkative = ("nio", "aiohttp", "peewee")
     outage = WARN
     # A host's other callbacks hear every message, so a secret is asked for in our own process only.
     capabilities = Capabilities(edit_window=None, text_max=TEXT_MAX, button_url_max=0)
@@ -93,8 +92,6 @@ class MatrixAdapter(Adapter[MatrixOptions]):
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        for name in _TALKATIVE:
-            logging.getLogger(name).setLevel(logging.WARNING)
         client, me = await self._log_in()
         self.log.info("matrix: %s on %s", me, self.options.homeserver)
         try:

@@ -105,11 +105,11 @@ class Rooms:
         async with self._locks[user]:
             room_id = self._mine.get(user)
             if room_id is None or not await self.is_private(room_id, user):
-                room_id = await self._found(user) or await self._made(user)
+                room_id = await self._find(user) or await self._make(user)
                 self._mine[user] = room_id
             return room_id
 
-    async def _found(self, user: str) -> str | None:
+    async def _find(self, user: str) -> str | None:
         for room_id in reversed((await self._direct()).get(user, [])[-_CANDIDATES:]):
             state = await self._state(room_id)
             if state is not None and await self._is_usable(room_id, state, user):
@@ -132,7 +132,7 @@ class Rooms:
             return False
         return True
 
-    async def _made(self, user: str) -> str:
+    async def _make(self, user: str) -> str:
         # What was said before the person came is for them.
         history = {"history_visibility": "invited"}
         making = self._client.room_create(

@@ -15,9 +15,10 @@ from slack_sdk.web.async_client import AsyncWebClient
 from slack_sdk.webhook.async_client import AsyncWebhookClient
 
 from adapters import log_filters
-from adapters.base import Adapter, Finding, remark
+from adapters.base import Adapter, Finding
+from adapters.driver import remark
 from adapters.refusals import EditWindowClosed, Elsewhere, Later, NotSupported, PrivateDeliveryUnavailable, Refused
-from adapters.slack import incoming, render, service
+from adapters.slack import forms, incoming, render, service
 from adapters.slack.incoming import PLATFORM, Installation, Press, Submission, Trigger
 from adapters.slack.options import SlackOptions
 from adapters.slack.response_urls import Answer, Answers, new_id
@@ -33,7 +34,7 @@ from adapters.slack.workspaces import (
 from gateway import sentences
 from gateway.bounded_dict import BoundedDict
 from gateway.invocations import Capabilities, ChatRef, Invocation, MessageRef, Principal
-from gateway.replies import Reply, SecretPrompt, Text
+from gateway.replies import Reply, SecretPrompt
 
 if TYPE_CHECKING:
     from slack_bolt.async_app import AsyncApp
@@ -137,18 +138,18 @@ class SlackAdapter(Adapter[SlackOptions]):
         self._workspaces.remember(installation, context.get("token"))
         if body.get("command") == self._command:
             self.spawn(self._answer_command(body, installation))
-            return _ack()
+            return forms.ack()
         callback = str((body.get("view") or {}).get("callback_id", ""))
         match body.get("type"):
             case "block_actions" if presses := list(incoming.presses_of(body, render.ACTION)):
                 principal = incoming.principal_of_action(body)
                 if principal is not None:
                     self.spawn(self._answer_presses(presses, principal, Trigger(body["trigger_id"], installation)))
-                return _ack()
+                return forms.ack()
             case "view_submission" if callback.startswith(render.ACTION):
                 return await self._on_submission(incoming.read_submission(body, installation))
             case "view_closed" if callback.startswith(render.ACTION):
-                return _ack()
+                return forms.ack()
             case "event_callback" if body["event"].get("type") in ("message", "app_mention"):
                 message = incoming.message_of(body["event"], context.bot_user_id)
                 if message is None or not await self._is_ours(message):
@@ -156,7 +157,7 @@ class SlackAdapter(Adapter[SlackOptions]):
                 principal = incoming.principal_of_event(body, installation)
                 if message.fresh and principal is not None:
                     self.spawn(self._answer_message(message, principal, installation))
-                return _ack()
+                return forms.ack()
         return None
 
     async def _answer_command(self, body: incoming.Body, installation: Installation) -> None:
@@ -227,19 +228,14 @@ class SlackAdapter(Adapter[SlackOptions]):
 
     async def _on_submission(self, sent: Submission | None) -> BoltResponse:
         if sent is None or sent.trigger.id in self._submitted:
-            return _ack()
+            return forms.ack()
         self._submitted[sent.trigger.id] = None
         task = asyncio.create_task(self._submit(sent))
         await asyncio.wait({task}, timeout=_SUBMISSION_SECONDS)
         if not task.done():
             self.spawn(self._show_late(task, sent))
-            return _shown_now(render.working_view())
-        reply = task.result()
-        asked = _asked_again(sent, reply)
-        if asked is None:
-            return _shown_now(self._view(reply, sent.principal))
-        errors = {asked: render.problem_of(reply)}
-        return BoltResponse(status=200, body={"response_action": "errors", "errors": errors})
+            return forms.working()
+        return forms.response_to(sent, task.result(), self._look(sent.principal))
 
     async def _submit(self, sent: Submission) -> Reply:
         """What became of a submitted modal: the last reply, which only this person sees. Never raises."""
@@ -257,19 +253,12 @@ class SlackAdapter(Adapter[SlackOptions]):
 
     async def _show_late(self, task: asyncio.Task[Reply], sent: Submission) -> None:
         reply = await task
-        view, installation = self._view(reply, sent.principal), sent.trigger.installation
+        view, installation = forms.view_of(reply, self._look(sent.principal)), sent.trigger.installation
         try:
             await self._call(installation, lambda slack: slack.views_update(view_id=sent.view, view=view))
         except ViewClosed:
             # The person closed the modal while the key was tried.
             await self.deliver_private(sent.principal, reply, _chat(sent.principal, installation, "", None))
-
-    def _view(self, reply: Reply, principal: Principal) -> render.Payload:
-        prompt = reply.prompt
-        if prompt is None:
-            return render.reply_view(reply, self._look(principal))
-        problem = render.problem_of(reply) if any(isinstance(block, Text) for block in reply.blocks) else None
-        return render.key_view(prompt, problem=problem)
 
     # -- what goes out -----------------------------------------------------------------------
 
@@ -407,21 +396,3 @@ class _Middleware(AsyncMiddleware):
 def _chat(principal: Principal, installation: Installation, channel: str, thread: str | None) -> ChatRef:
     data = {"channel": channel, "thread": thread, "principal": principal.user}
     return ChatRef(PLATFORM, {**installation.data, **data})
-
-
-def _asked_again(sent: Submission, reply: Reply) -> str | None:
-    """The input that is to be filled in once more, by its block. None: this modal is done."""
-    if sent.kind == render.TEXT_VIEW and not reply.ok:
-        return render.TEXT_VIEW
-    prompt = reply.prompt
-    if prompt is not None and sent.metadata.get("prompt") == prompt.id:
-        return render.key_block(prompt.id)
-    return None
-
-
-def _shown_now(view: render.Payload) -> BoltResponse:
-    return BoltResponse(status=200, body={"response_action": "update", "view": view})
-
-
-def _ack() -> BoltResponse:
-    return BoltResponse(status=200, body="")

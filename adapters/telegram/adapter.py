@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -37,13 +36,11 @@ if TYPE_CHECKING:
     from gateway.gateway import Gateway
 
 T = TypeVar("T")
-_log = logging.getLogger("adapters.telegram")
 
 # Ahead of every handler of the host, whose groups are small numbers by custom.
 GROUP = -1_000_000
 _REFUSAL_SECONDS = 60.0
 _REMEMBERED = 1000
-_TALKATIVE = ("httpx", "httpcore", "telegram")
 # The token is a part of every URL, and httpx writes each into the log.
 _TOKEN_IN_URL = re.compile(r"(?<=/bot)\d+:[\w-]+")
 
@@ -59,6 +56,7 @@ class TelegramAdapter(Adapter[TelegramOptions]):
     failures = (TelegramError,)
     pauses = (1.0, 2.0, 4.0, 8.0)
     wire = ("telegram.Bot", "telegram.ext.ExtBot", "telegram.ext.Application", "telegram.ext.Updater")
+    talkative = ("httpx", "httpcore", "telegram")
     # What is being said when everything ends may be said to its end.
     drain = 2.0
     _application: AnyApplication | None = None
@@ -109,8 +107,6 @@ class TelegramAdapter(Adapter[TelegramOptions]):
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        for name in _TALKATIVE:
-            logging.getLogger(name).setLevel(logging.WARNING)
         builder = Application.builder().token(self.options.token).base_url(self.options.base_url)
         requests = builder.request(self._request()).get_updates_request(self._request())
         application = requests.updater(None).job_queue(None).build()
@@ -244,7 +240,7 @@ class TelegramAdapter(Adapter[TelegramOptions]):
             await query.answer(why if asked is None else None, show_alert=asked is None)
         except TelegramError as error:
             # Pressed long ago, or told twice: nobody waits any more.
-            _log.info("a press was not acknowledged (%s)", type(error).__name__)
+            self.log.info("a press was not acknowledged (%s)", type(error).__name__)
         if asked is not None:
             await self.answer(press.invocation(user, asked, self.gateway.names()))
 
@@ -262,7 +258,7 @@ class TelegramAdapter(Adapter[TelegramOptions]):
         except SoAlready:
             return True
         except Refused as error:
-            _log.warning("a message with a secret could not be deleted: %s", error)
+            self.log.warning("a message with a secret could not be deleted: %s", error)
             return False
         return True
 

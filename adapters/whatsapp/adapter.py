@@ -25,7 +25,8 @@ from pywa_async.types.message_status import MessageStatusType
 from starlette.routing import Route
 
 from adapters import buttons
-from adapters.base import Adapter, Finding, Sleep, remark
+from adapters.base import Adapter, Finding, Sleep
+from adapters.driver import remark
 from adapters.refusals import Later, Misconfigured, Refused
 from adapters.symbols import BAD, GOOD, WARN
 from adapters.whatsapp.incoming import PLATFORM, Incoming, Update, read
@@ -44,14 +45,11 @@ if TYPE_CHECKING:
 
     from gateway.gateway import Gateway
 
-_log = logging.getLogger(__name__)
-
 WEBHOOK = "/hooks/whatsapp"
 _NEEDED = ("whatsapp_business_messaging",)
 _TIMEOUT = httpx.Timeout(20.0, connect=10.0)
 # At INFO all have a line for every message.
 _PYWA = ("pywa", "pywa_async")
-_HTTP = ("httpx", "httpcore")
 # Ahead of the host's own handlers, so that an agent behind them reads nothing of ours.
 _FIRST = 1000
 _WATCHED = 1000
@@ -69,6 +67,7 @@ class WhatsAppAdapter(Adapter[WhatsAppOptions]):
     # Meta's advice for the pair rate limit: 4^n seconds.
     pauses = (1.0, 4.0, 16.0)
     wire = ("pywa.api", "pywa.server", "pywa.handlers", "pywa.helpers")
+    talkative = ("httpx", "httpcore")
     # A business may write freely only within 24 hours of the person's last message.
     keeps_answers = True
     outage = WARN
@@ -115,7 +114,6 @@ class WhatsAppAdapter(Adapter[WhatsAppOptions]):
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        _quieten(_HTTP)
         client, self._session = self._connect()
         self._listen(client)
         yield
@@ -247,7 +245,8 @@ class WhatsAppAdapter(Adapter[WhatsAppOptions]):
 
     def _connect(self) -> tuple[WhatsApp, httpx.AsyncClient]:
         options = self.options
-        _quieten(_PYWA)
+        for name in _PYWA:
+            logging.getLogger(name).setLevel(logging.WARNING)
         session = httpx.AsyncClient(timeout=_TIMEOUT)
         client = WhatsApp(
             phone_id=str(options.phone_id),
@@ -307,11 +306,6 @@ def _code_link(number: BusinessPhoneNumber, code: str) -> str:
     """Opens the chat with the words in its input; the person sends them."""
     digits = "".join(filter(str.isdigit, number.display_phone_number or ""))
     return f"https://wa.me/{digits}?text={quote(f'/mcp review-code {code}', safe='')}"
-
-
-def _quieten(libraries: tuple[str, ...]) -> None:
-    for library in libraries:
-        logging.getLogger(library).setLevel(logging.WARNING)
 
 
 def _check_client(client: WhatsApp) -> None:
