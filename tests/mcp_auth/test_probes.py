@@ -201,3 +201,17 @@ async def test_a_server_that_is_off_or_misconfigured_is_not_asked(
         for ask in (auth.probe, auth.test):
             assert (await ask("notes")).state is ConnectionState.NOT_CHECKED
     assert oauth.seen == []
+
+
+async def test_what_nobody_looked_at_is_unknown_until_somebody_does(tmp_path: Path, oauth: OAuthServer) -> None:
+    servers = {
+        "plain": {"url": oauth.url},
+        "said": {"url": f"{oauth.url}?said", "auth": "oauth"},
+        "keyed": {"url": f"{oauth.url}?keyed", "headers": {"X-Key": "y"}},
+        "off": {"url": f"{oauth.url}?off", "enabled": False},
+        "run": {"command": "true"},
+    }
+    async with open_auth(tmp_path, servers) as auth:
+        assert await auth.unknown() == ["plain"]
+        assert await auth.look("plain")
+        assert await auth.unknown() == []
