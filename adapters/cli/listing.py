@@ -6,6 +6,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from adapters.terminal.screen import Progress, as_json_text, columns, is_colored
 from adapters.terminal.table import Paint, server_list
 from mcp_auth.config.load import load
@@ -46,21 +48,10 @@ def chosen(config: Config, options: Namespace) -> list[ServerStatus]:
     Raises:
         UnknownServer: there is none of that name.
     """
-
-    def owner(server: Server) -> str:
-        return owner_of(config, server.name, options)
-
-    if options.server is None:
-        return local_statuses(config, owner, time.time(), _warn)
-    name = find_server(config, options.server)
-    only = Config(
-        home=config.home,
-        path=config.path,
-        servers={name: config.servers[name]},
-        gateway=config.gateway,
-        gateway_variables=config.gateway_variables,
-    )
-    return local_statuses(only, owner, time.time(), _warn)
+    if options.server is not None:
+        name = find_server(config, options.server)
+        config = replace(config, servers={name: config.servers[name]})
+    return local_statuses(config, lambda server: owner_of(config, server.name, options), time.time(), _warn)
 
 
 def _warn(text: str) -> None:
