@@ -52,6 +52,8 @@ GROUPS = {
             "links/tickets",
             "states",
             "kinds",
+            "web/callbacks",
+            "web/forms",
             "web/endpoint",
             "web/key_forms",
             "web/loopback",

@@ -49,7 +49,7 @@ from mcp_auth.oauth import sign_in
 from mcp_auth.oauth.registration import client_registration_needed
 from mcp_auth.probes import PROBES, PROBES_OF_ONE_SERVER
 from mcp_auth.records import ServerMetadata
-from mcp_auth.web.endpoint import _MAX_BODY as FORM_BODY
+from mcp_auth.web.forms import _MAX_BODY as FORM_BODY
 from mcp_auth.web.guards import HOOK_BODY
 from mcp_auth.web.loopback import CONNECTIONS_OF_ONE, REQUEST_SECONDS
 from tests.adapters.cli.typed import Run

@@ -19,60 +19,49 @@ own; a key form carries the secret from form to form.
 
 from __future__ import annotations
 
-import asyncio
-import hmac
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import partial
 from hmac import compare_digest
 from typing import Any, cast
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_auth.errors import (
-    AlreadyFinished,
-    AuthorizationRefused,
     Busy,
     McpAuthError,
-    NotAllowed,
-    NotConfirmedYet,
     NotProven,
     OtherBrowser,
-    SignInExpired,
     StoreError,
-    TokenRequestFailed,
 )
-from mcp_auth.kinds import KINDS, LinkKind, again_for, kind_of
+from mcp_auth.kinds import KINDS, LinkKind, kind_of
 from mcp_auth.limits import AddressLimits
 from mcp_auth.links import tickets
 from mcp_auth.links.verification import Stage
 from mcp_auth.net.rules import is_loopback_url, with_ipv6_forms
-from mcp_auth.oauth.authorization import AuthorizationResponse, Binding, parse_query
-from mcp_auth.records import KeptIn, KeyForm, Linked, SignIn, Visit, sha256
+from mcp_auth.records import KeptIn, KeyForm, Linked, Visit, sha256
 from mcp_auth.states import OPEN
 from mcp_auth.web import page_texts as texts
 from mcp_auth.web import pages
-from mcp_auth.web.guards import BODY_SECONDS, Guarded
+from mcp_auth.web.callbacks import Callbacks
+from mcp_auth.web.forms import OURS, Forms, is_carried, is_foreign, is_scripted, posted_secret, read_form
+from mcp_auth.web.guards import Guarded
 from mcp_auth.web.kinds import pages_of, where_to_get
 from mcp_auth.web.pages import Page
 from mcp_auth.web.services import Services
+from mcp_auth.web.standing import rejected_page, result_page, unknown_link, used_page, working_page
 from mcp_auth.web.visits import browser_kind, shown_address
 
 logger = logging.getLogger(__name__)
 
 CALLBACK_PATH = "/callback"
-_MAX_BODY = 64 * 1024
-# The field with a form's token, in the forms behind Continue.
-_OURS = "ours"
-# Longer than any sign-in: the cookie must be there when the authorization server sends the browser back.
-_COOKIE_SECONDS = 3600
 
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -85,8 +74,6 @@ _HEADERS = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
     "Content-Security-Policy": "default-src 'none'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
 }
-
-_ENDS = (AuthorizationRefused, TokenRequestFailed, NotProven, NotAllowed)
 
 
 def application(services: Services, *, prefix: str = "", loopback_paths: Collection[str] = ()) -> ASGIApp:
@@ -118,18 +105,15 @@ class Endpoint:
         loopback_paths: Collection[str] = (),
     ) -> None:
         self._auth = auth
-        self._loopback_paths = loopback_paths
         public_url = auth.config.gateway.public_url
         self._public_url = public_url
         own = urlsplit(public_url).path if public_url is not None else ""
         self._prefixes = sorted({one.rstrip("/") for one in (prefix, own) if one.strip("/")}, key=len, reverse=True)
-        plain_http = public_url is not None and is_loopback_url(public_url)
-        # Without TLS a browser takes no `__Host-` cookie; on loopback nobody listens in.
-        self._secure = not plain_http
-        self._cookies = "slash-mcp" if plain_http else "__Host-slash-mcp"
+        self._forms = Forms(public_url)
+        self._callbacks = Callbacks(auth, self._forms, loopback_paths)
         self.routes = self._routes()
         pages_app = _with_headers(AddressLimits(self._application(), auth.limits, self._link_in))
-        is_https = public_url is not None and not plain_http
+        is_https = public_url is not None and not is_loopback_url(public_url)
         self._app = Guarded(pages_app, auth.mounts, auth.limits, is_https=is_https)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -172,10 +156,10 @@ class Endpoint:
         if self._public_url is not None:
             routes += [
                 *(route for kind in KINDS for route in self._routes_of(kind)),
-                Route("/callback/{connection}", _shown(self._callback), methods=["GET", "POST"]),
+                Route("/callback/{connection}", _shown(self._callbacks.take), methods=["GET", "POST"]),
                 Route("/client/{connection}.json", self._client_document),
             ]
-        return [*routes, Route("/{path:path}", _shown(self._elsewhere), methods=["GET", "POST"])]
+        return [*routes, Route("/{path:path}", _shown(self._callbacks.take_elsewhere), methods=["GET", "POST"])]
 
     def _routes_of(self, kind: LinkKind) -> list[Route]:
         path = f"/{kind.letter}/{{ticket}}"
@@ -195,153 +179,21 @@ class Endpoint:
         app.state.typed = self._auth.logins.command
         return app
 
-    # -- sign-ins ----------------------------------------------------------------------------
-
-    async def _callback(self, request: Request) -> Response | Page:
-        """The redirect of a sign-in that began at /a: path, browser, state and iss must agree."""
-        url = f"{self._public_url}/callback/{request.path_params['connection']}"
-        return await self._answered(request, url, await _form(request) if request.method == "POST" else None)
-
-    async def _answered(self, request: Request, url: str, given: Mapping[str, str] | None) -> Response | Page:
-        """The answer of the authorization server, at `url`. `given`: what a page of ours posts of it."""
-        if given is None:
-            _check_own_visit(request)
-        elif _is_foreign(request):
-            raise HTTPException(403)
-        try:
-            if given is None:
-                return await self._arrived(request, parse_query(request.url.query, url))
-            if "answer" in given:
-                return await self._brought(parse_query(given["answer"], url), given)
-            return await self._finished_last(request, parse_query(_answer_of(given), url), given)
-        except (StoreError, Busy):
-            raise
-        except McpAuthError as error:
-            return _rejected_page(error)
-
-    async def _arrived(self, request: Request, answer: AuthorizationResponse) -> Page:
-        """A GET knows no browser with script: its shell brings the answer. Without script, a last page."""
-        if answer.state is None and answer.code is None and answer.error is None:
-            raise HTTPException(404)
-        sign_in = await self._sign_in_of(answer)
-        if sign_in is not None and _is_scripted(sign_in):
-            return pages.shell_page(sign_in, "answer")
-        binding = Binding(
-            browser=self._kept_cookie(request, sign_in), identity=await self._auth.logins.identity(request)
-        )
-        if sign_in is None or answer.code is None or answer.error is not None:
-            return await self._finish(answer, binding)
-        shown_before = request.query_params.get("last")
-        if shown_before is not None and (shown := await self._auth.exchanges.last_page(answer, binding, shown_before)):
-            return self._last_page(shown, answer, shown_before, error=texts.LAST_PENDING)
-        try:
-            asked, secret = await self._auth.exchanges.ask_last(answer, binding)
-        except NotAllowed:
-            # That ended it; the page says how.
-            return await self._finish(answer, binding)
-        return _how_it_stands(asked) if secret is None else self._last_page(asked, answer, secret)
-
-    async def _brought(self, answer: AuthorizationResponse, given: Mapping[str, str]) -> Page:
-        """By the script of the browser that is bound."""
-        sign_in = await self._sign_in_of(answer)
-        secret = _posted_secret(given) if sign_in is not None and _is_scripted(sign_in) else None
-        return await self._finish(answer, Binding(browser=secret))
-
-    async def _finished_last(
-        self, request: Request, answer: AuthorizationResponse, given: Mapping[str, str]
-    ) -> Response | Page:
-        """A last page was sent."""
-        sign_in = await self._sign_in_of(answer)
-        secret = given.get("last") or ""
-        binding = Binding(
-            browser=self._kept_cookie(request, sign_in), last=secret, identity=await self._auth.logins.identity(request)
-        )
-        try:
-            page = await self._finish(answer, binding)
-        except NotConfirmedYet:
-            # What a form was answered with cannot be gone back to: each of these pages has an address of its own.
-            again = f"{_answer_of(given)}&{urlencode({'last': secret})}"
-            return RedirectResponse(f"{urlsplit(answer.redirect_uri or '').path}?{again}", 303)
-        ticket = self._kept_ticket(request, sign_in)
-        return page if ticket is None else RedirectResponse(f"{_path(self._public_url)}/a/{ticket}", 303)
-
-    def _last_page(
-        self, sign_in: SignIn, answer: AuthorizationResponse, secret: str, *, error: str | None = None
-    ) -> Page:
-        nonce = sign_in.binding.code_nonce if sign_in.binding is not None else None
-        code = tickets.code_for(secret, nonce) if nonce is not None else None
-        button = self._auth.logins.link_for(sign_in.origin.principal, code) if code is not None else None
-        hidden = {"code": answer.code, "state": answer.state, "iss": answer.iss, "last": secret}
-        sent = {name: value for name, value in hidden.items() if value is not None}
-        return pages.last_page(sign_in, sent, code, button=button, error=error)
-
-    async def _finish(self, answer: AuthorizationResponse, binding: Binding) -> Page:
-        try:
-            sign_in = await self._auth.exchanges.finish(answer, binding)
-        except _ENDS:
-            # It has ended with this answer; asked again, it says how, as it will when the page is loaded again.
-            sign_in = await self._auth.exchanges.finish(answer, binding)
-        return _how_it_stands(sign_in)
-
-    async def _sign_in_of(self, answer: AuthorizationResponse) -> SignIn | None:
-        sign_in = await self._auth.of_state(answer.state or "")
-        if sign_in is None or sign_in.state is None or answer.state is None:
-            return None
-        return sign_in if hmac.compare_digest(sign_in.state.encode(), answer.state.encode()) else None
-
-    async def _elsewhere(self, request: Request) -> Response | Page:
-        """A redirect URI of the configuration below `public_url`, or one in loopback mode: `state` tells."""
-        given = None
-        if self._public_url is not None:
-            given = await _form(request) if request.method == "POST" else None
-            query = request.url.query if given is None else given.get("answer") or _answer_of(given)
-            state = dict(parse_qsl(query, errors="replace")).get("state", "")
-            if await self._auth.of_state(state) is not None:
-                return await self._answered(request, f"{self._public_url}{request.url.path}", given)
-        return await self._loopback_callback(request)
-
-    async def _loopback_callback(self, request: Request) -> Page:
-        """The redirect in loopback mode, found by its `state`."""
-        if request.url.path not in self._loopback_paths:
-            raise HTTPException(404)
-        if request.method != "GET":
-            # Link scanners ask with HEAD; only a browser's own GET carries an answer.
-            raise HTTPException(405, headers={"Allow": "GET"})
-        try:
-            url = f"{request.url.scheme}://{request.url.netloc}{request.url.path}"
-            answer = parse_query(request.url.query, url)
-            if answer.state is None and answer.code is None and answer.error is None:
-                raise HTTPException(404)
-            sign_in = await self._auth.exchanges.finish(answer, Binding())
-        except AuthorizationRefused as error:
-            return _refused_page(error)
-        except McpAuthError as error:
-            return _rejected_page(error)
-        return pages.message_page(
-            pages.Message(
-                "{server} is signed in",
-                (texts.signed_in(sign_in.server, sign_in.account),),
-                "good",
-                names={"server": sign_in.server},
-                closing=texts.CLOSE,
-            )
-        )
-
     # -- key forms ---------------------------------------------------------------------------
 
     async def _fill(self, request: Request, form: KeyForm, given: Mapping[str, str], browser: str) -> Page:
         values = {field.name: given.get(f"key{index}", "") for index, field in enumerate(form.fields)}
         entry = await self._auth.key_forms.fill(form, browser, values, untried=given.get("untried") == "yes")
         if entry.form.status == "exchanging":
-            return _working_page(entry.form)
+            return working_page(entry.form)
         if entry.form.status != "confirmed":
-            return _result_page(entry.form, entry.error)
+            return result_page(entry.form, entry.error)
         return pages.key_page(
             entry.form,
             error=entry.error,
             may_store=entry.may_store,
             where=where_to_get(form, self._auth.config),
-            carried=self._carried(request, form, browser),
+            carried=self._forms.carried(request, form, browser),
             status=422 if entry.error else 200,
         )
 
@@ -351,30 +203,30 @@ class Endpoint:
         ticket = request.path_params["ticket"]
         record = await self._auth.of_ticket(kind, ticket)
         if record is None:
-            return _unknown_link()
+            return unknown_link()
         try:
             if request.method == "POST":
                 return await self._posted(request, record)
-            if _is_scripted(record) and not (record.status in OPEN and _opened(record) != sha256(ticket)):
+            if is_scripted(record) and not (record.status in OPEN and _opened(record) != sha256(ticket)):
                 return pages.shell_page(record, "page")
-            secret = self._kept_cookie(request, record)
+            secret = self._forms.kept_cookie(request, record)
             stage = self._auth.verifier.stage(record, ticket, secret)
             return self._start(request, record) if stage is Stage.START else self._show(request, record, stage, secret)
         except (StoreError, Busy):
             raise
         except McpAuthError as error:
-            return _rejected_page(error)
+            return rejected_page(error)
 
     async def _posted(self, request: Request, record: Linked) -> Response | Page:
         ticket = request.path_params["ticket"]
-        given = await _form(request)
-        if "form" in given or _is_foreign(request):
+        given = await read_form(request)
+        if "form" in given or is_foreign(request):
             return await self._continued(request, record, given)
         action = given.get("action")
         # The secret tells which browser a form belongs to, and whoever asked for the link may know it; whose browser
         # sends the form is told by its cookie.
-        is_own = not _is_carried(record) or self._is_own_form(request, record, given.get(_OURS, ""))
-        secret = _posted_secret(given) if is_own else None
+        is_own = not is_carried(record) or self._forms.is_own_form(request, record, given.get(OURS, ""))
+        secret = posted_secret(given) if is_own else None
         stage = self._auth.verifier.stage(record, ticket, secret)
         if secret is None or stage is Stage.START:
             # A form of a page that is no longer shown, or of somebody else's.
@@ -388,9 +240,9 @@ class Endpoint:
 
     async def _continued(self, request: Request, record: Linked, given: Mapping[str, str]) -> Response | Page:
         """Continue was pressed: this browser is bound by the secret that it sends."""
-        ticket, secret = request.path_params["ticket"], _posted_secret(given)
-        if secret is None or not self._is_own_form(request, record, given.get("form", "")):
-            has_cookie = self._form_cookie(request, record) is not None
+        ticket, secret = request.path_params["ticket"], posted_secret(given)
+        if secret is None or not self._forms.is_own_form(request, record, given.get("form", "")):
+            has_cookie = self._forms.form_cookie(request, record) is not None
             error = texts.FORM_STALE if has_cookie else texts.NO_COOKIE
             return self._start(request, record, error=error, status=403)
         # Loading the page again must not send the form again.
@@ -405,7 +257,7 @@ class Endpoint:
         if kept_in == "forms":
             return self._show(request, opened, self._auth.verifier.stage(opened, ticket, secret), secret)
         if kept_in == "cookie":
-            self._set_cookie(answer, self._cookie_name(record), f"{secret}.{ticket}")
+            self._forms.set_cookie(answer, self._forms.cookie_name(record), f"{secret}.{ticket}")
         return answer
 
     async def _open(
@@ -438,14 +290,14 @@ class Endpoint:
         """What the shell of a page shows, and the waiting page asks every other second: for its own browser alone."""
         ticket = request.path_params["ticket"]
         record = await self._auth.of_ticket(kind, ticket)
-        if record is None or _is_foreign(request):
+        if record is None or is_foreign(request):
             raise HTTPException(404)
-        given = await _form(request)
-        secret = _posted_secret(given) if _is_scripted(record) else None
+        given = await read_form(request)
+        secret = posted_secret(given) if is_scripted(record) else None
         try:
             stage = self._auth.verifier.stage(record, ticket, secret)
         except OtherBrowser as error:
-            return _rejected_page(error)
+            return rejected_page(error)
         if stage is Stage.START:
             return JSONResponse({"state": "start"})
         page = self._show(request, record, stage, secret)
@@ -461,16 +313,16 @@ class Endpoint:
         if record is None:
             raise HTTPException(404)
         login = self._auth.logins.login_for(record.origin.principal)
-        if login is None or not _is_scripted(record):
+        if login is None or not is_scripted(record):
             raise HTTPException(404)
         if request.method != "POST":
             # It comes from the platform's site, and the browser says so.
             answer = {name: value for name, value in request.query_params.items() if name in login.fields}
             return pages.login_page(record, sorted(login.fields), answer)
-        if _is_foreign(request):
+        if is_foreign(request):
             raise HTTPException(404)
-        given = await _form(request)
-        secret = _posted_secret(given)
+        given = await read_form(request)
+        secret = posted_secret(given)
         try:
             stage = self._auth.verifier.stage(record, ticket, secret)
             if secret is None or not tickets.is_return_token(request.path_params["token"], secret, record.id):
@@ -489,17 +341,17 @@ class Endpoint:
         except (StoreError, Busy):
             raise
         except McpAuthError as error:
-            return _rejected_page(error)
+            return rejected_page(error)
 
     def _show(self, request: Request, record: Linked, stage: Stage, secret: str | None) -> Page:
         """How it stands, for the browser with this secret."""
         if stage is Stage.ENDED:
-            return _result_page(record) if self._auth.verifier.is_bound(record, secret) else _used_page(record)
+            return result_page(record) if self._auth.verifier.is_bound(record, secret) else used_page(record)
         if stage is Stage.WORKING:
-            return _working_page(record)
+            return working_page(record)
         if stage is Stage.CODE:
             return self._code_page(request, record, secret or "")
-        return pages_of(record).released(record, self._auth.config, self._carried(request, record, secret or ""))
+        return pages_of(record).released(record, self._auth.config, self._forms.carried(request, record, secret or ""))
 
     def _code_page(self, request: Request, record: Linked, secret: str) -> Page:
         binding, now = record.binding, self._auth.now()
@@ -513,8 +365,8 @@ class Endpoint:
             now,
             uses_code=uses_code,
             button=self._auth.logins.link_for(record.origin.principal, code) if code is not None else None,
-            login=self._login_link(request, record, secret) if _is_scripted(record) else None,
-            carried=self._carried(request, record, secret),
+            login=self._login_link(request, record, secret) if is_scripted(record) else None,
+            carried=self._forms.carried(request, record, secret),
         )
 
     def _login_link(self, request: Request, record: Linked, secret: str) -> tuple[str, str] | None:
@@ -527,7 +379,7 @@ class Endpoint:
 
     def _start(self, request: Request, record: Linked, *, error: str | None = None, status: int = 200) -> Response:
         """The page with Continue, whose token belongs to the form cookie of this browser."""
-        ticket, cookie = request.path_params["ticket"], self._form_cookie(request, record)
+        ticket, cookie = request.path_params["ticket"], self._forms.form_cookie(request, record)
         kept = cookie or tickets.new_secret()
         page = pages.start_page(
             record,
@@ -540,50 +392,8 @@ class Endpoint:
         )
         answer = page.document()
         if cookie is None:
-            self._set_cookie(answer, self._form_cookie_name(record), kept)
+            self._forms.set_cookie(answer, self._forms.form_cookie_name(record), kept)
         return answer
-
-    # -- forms and cookies -------------------------------------------------------------------
-
-    def _cookie_name(self, record: Linked) -> str:
-        return f"{self._cookies}-{tickets.secret_name(kind_of(record).letter, record.id, record.created_at)}"
-
-    def _form_cookie_name(self, record: Linked) -> str:
-        return f"{self._cookie_name(record)}-form"
-
-    def _form_cookie(self, request: Request, record: Linked) -> str | None:
-        value = _cookie(request, self._form_cookie_name(record))
-        return value if tickets.is_secret(value) else None
-
-    def _kept_cookie(self, request: Request, record: Linked | None) -> str | None:
-        """The secret of a browser without script, where one is bound."""
-        if record is None or record.binding is None or record.binding.kept_in != "cookie":
-            return None
-        secret = (_cookie(request, self._cookie_name(record)) or "").partition(".")[0]
-        return secret if tickets.is_secret(secret) else None
-
-    def _kept_ticket(self, request: Request, record: SignIn | None) -> str | None:
-        """The ticket of the page that a browser without script continued on."""
-        ticket = (_cookie(request, self._cookie_name(record)) or "").partition(".")[2] if record is not None else ""
-        return ticket if tickets.slot_of(ticket) is not None else None
-
-    def _is_own_form(self, request: Request, record: Linked, token: str) -> bool:
-        """Whether a form with this token was sent by our own page in this very browser."""
-        if _is_foreign(request):
-            return False
-        return tickets.is_form_token(token, self._form_cookie(request, record), request.path_params["ticket"])
-
-    def _carried(self, request: Request, record: Linked, secret: str) -> dict[str, str] | None:
-        """What goes from form to form in a browser without script; None: a script keeps it."""
-        if _is_scripted(record):
-            return None
-        cookie = self._form_cookie(request, record) or ""
-        return {"secret": secret, _OURS: tickets.form_token(cookie, request.path_params["ticket"])}
-
-    def _set_cookie(self, answer: Response, name: str, value: str) -> None:
-        answer.set_cookie(
-            name, value, max_age=_COOKIE_SECONDS, path="/", secure=self._secure, httponly=True, samesite="lax"
-        )
 
     # -- documents and health ----------------------------------------------------------------
 
@@ -605,45 +415,6 @@ class Endpoint:
         return PlainTextResponse("ready\n")
 
 
-def _cookie(request: Request, name: str) -> str | None:
-    """The one cookie of exactly this name, when it can be ours.
-
-    Starlette strips what Unicode calls white space from names, so that a neighbouring host could set what reads as
-    `__Host-...` here (RFC 6265 section 5.4 leaves nothing to strip but one space). Two of a name: one was tossed in.
-    """
-    sent = [pair.strip(" \t") for header in request.headers.getlist("cookie") for pair in header.split(";")]
-    values = [value for sent_name, _, value in (pair.partition("=") for pair in sent) if sent_name == name]
-    return values[0] if len(values) == 1 else None
-
-
-async def _form(request: Request) -> dict[str, str]:
-    """A small urlencoded form; what stands in it twice counts as not given.
-
-    Raises:
-        HTTPException: 408 too slow, 413 too large, 415 another type.
-    """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/x-www-form-urlencoded":
-        raise HTTPException(415)
-    body = bytearray()
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > _MAX_BODY:
-                    raise HTTPException(413)
-    except TimeoutError:
-        raise HTTPException(408) from None
-    except ClientDisconnect:
-        raise HTTPException(400) from None
-    try:
-        pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=50, errors="strict")
-    except (ValueError, UnicodeDecodeError):
-        raise HTTPException(400) from None
-    names = [name for name, _ in pairs]
-    return {name: value for name, value in pairs if names.count(name) == 1}
-
-
 def _shown(handler: Callable[[Request], Awaitable[Response | Page]]) -> Callable[[Request], Awaitable[Response]]:
     """A page as a document, or as JSON for the script of one."""
 
@@ -660,102 +431,8 @@ def _wants_json(request: Request) -> bool:
     return "application/json" in request.headers.get("accept", "")
 
 
-def _is_foreign(request: Request) -> bool:
-    """Whether another site, or another port of this host, sends it: browsers say so."""
-    # A page under `no-referrer` sends the origin as "null", so only another site's is telling.
-    return request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none")
-
-
-def _is_scripted(record: Linked) -> bool:
-    """Whether the browser that is bound keeps its secret in a script's storage."""
-    return record.binding is not None and record.binding.kept_in == "storage"
-
-
-def _is_carried(record: Linked) -> bool:
-    """Whether the secret of the browser that is bound goes from form to form."""
-    return record.binding is not None and record.binding.kept_in == "forms"
-
-
 def _opened(record: Linked) -> str | None:
     return record.binding.opened if record.binding is not None else None
-
-
-def _posted_secret(given: Mapping[str, str]) -> str | None:
-    secret = given.get("secret")
-    return secret if tickets.is_secret(secret) else None
-
-
-def _answer_of(given: Mapping[str, str]) -> str:
-    """The answer that stands on a last page, as a query again."""
-    return urlencode({name: given[name] for name in ("code", "state", "iss") if name in given})
-
-
-def _path(url: str | None) -> str:
-    return urlsplit(url or "").path
-
-
-def _check_own_visit(request: Request) -> None:
-    """A callback is a person's own GET: not a scanner's HEAD, and not what a browser fetches ahead of time."""
-    if request.method != "GET":
-        raise HTTPException(405, headers={"Allow": "GET"})
-    purpose = " ".join(request.headers.get(name, "") for name in ("sec-purpose", "purpose", "x-moz", "x-purpose"))
-    if "prefetch" in purpose.lower() or "preview" in purpose.lower():
-        raise HTTPException(425)
-
-
-# -- pages for how things stand --------------------------------------------------------------
-
-
-def _result_page(record: Linked, error: str | None = None) -> Page:
-    """How it ended, for the browser in which it was done."""
-    names, end = {"server": record.server}, record.result
-    if record.status == "done":
-        return pages.message_page(pages_of(record).done(record))
-    heading, tone, status = {
-        "expired": (texts.EXPIRED_HEADING, "note", 410),
-        "cancelled": (texts.CANCELLED_HEADING, "note", 410),
-        "refused": (texts.REFUSED_HEADING, "bad", 200),
-    }.get(record.status, (texts.FAILED_HEADING, "bad", 200))
-    lines, step = (error or "", end.sentence if end else ""), end.next_step if end else None
-    return pages.message_page(pages.Message(heading, lines, tone, status=status, names=names, command=step))
-
-
-def _how_it_stands(sign_in: SignIn) -> Page:
-    return _working_page(sign_in) if sign_in.status == "exchanging" else _result_page(sign_in)
-
-
-def _used_page(record: Linked) -> Page:
-    """For a browser that is not the one: that it is over, and nothing else."""
-    heading, line = {
-        "expired": (texts.EXPIRED_HEADING, texts.EXPIRED_LINE),
-        "cancelled": (texts.CANCELLED_HEADING, texts.CANCELLED_LINE),
-    }.get(record.status, (texts.USED_HEADING, texts.USED_LINE))
-    return pages.message_page(pages.Message(heading, (line,), "note", status=410, command=again_for(record)))
-
-
-def _working_page(record: Linked) -> Page:
-    return pages.message_page(pages.Message(pages_of(record).working, (), "note", refresh=2))
-
-
-def _unknown_link() -> Page:
-    return pages.message_page(
-        pages.Message(texts.NOTHING_HEADING, (texts.UNKNOWN_LINK_LINE,), "note", status=404, command=texts.ASK_ANEW)
-    )
-
-
-def _refused_page(error: McpAuthError) -> Page:
-    return pages.message_page(pages.Message("Not signed in", (error.text,), "bad", command=error.next_step))
-
-
-def _rejected_page(error: McpAuthError) -> Page:
-    heading, tone, status = "Not signed in", "bad", 400
-    if isinstance(error, AlreadyFinished):
-        heading, tone, status = texts.USED_HEADING, "note", 409
-    elif isinstance(error, SignInExpired):
-        heading, tone, status = texts.EXPIRED_HEADING, "note", 410
-    elif isinstance(error, OtherBrowser):
-        heading, tone, status = texts.OTHER_BROWSER_HEADING, "note", 403
-    return pages.message_page(pages.Message(heading, (error.text,), tone, status=status, command=error.next_step))
 
 
 async def _refusal(request: Request, error: Exception) -> Response:

@@ -52,6 +52,7 @@ ACTING = (
     "endpoint",
     "env_file",
     "exchange",
+    "callbacks",
     "codes",
     "key_forms",
     "keys",

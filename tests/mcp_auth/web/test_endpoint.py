@@ -33,7 +33,7 @@ from mcp_auth.outcome import Next, Outcome
 from mcp_auth.records import Check, Requester, SignIn
 from mcp_auth.status import ConnectionState
 from mcp_auth.stores.base import Links
-from mcp_auth.web import endpoint
+from mcp_auth.web import endpoint, forms, standing
 from mcp_auth.web import page_texts as texts
 from tests.browser import Browser, Page
 from tests.homes import open_auth, query_of, write_home
@@ -433,23 +433,23 @@ def ended(status: Any, **fields: Any) -> SignIn:
 def test_a_page_says_how_it_ended_to_the_browser_in_which_it_did(
     status: Any, heading: str, tone: str, http: int
 ) -> None:
-    page = endpoint._result_page(ended(status), "And this was wrong.")
+    page = standing.result_page(ended(status), "And this was wrong.")
     assert (page.heading, page.tone, page.status, page.state) == (heading, tone, http, "ended")
     assert page.context["lines"] == ["And this was wrong.", "So it went."]
     assert (page.context["command"], page.names) == (Next("auth", "notes"), {"server": "notes"})
-    assert endpoint._result_page(ended(status)).context["lines"] == ["So it went."]
+    assert standing.result_page(ended(status)).context["lines"] == ["So it went."]
 
 
 def test_a_page_says_what_was_connected() -> None:
-    page = endpoint._result_page(ended("done"))
+    page = standing.result_page(ended("done"))
     assert (page.heading, page.tone, page.status) == (texts.DONE_HEADING, "good", 200)
     assert (page.context["lines"], page.context["facts"], page.context["closing"]) == ([], (), texts.CLOSE)
     known = ended("done", account="ada", check=Check(state="ready", tools=("a", "b")))
-    assert endpoint._result_page(known).context["facts"] == ((texts.ACCOUNT, "ada"), (texts.TOOLS, "2"))
-    (fact,) = endpoint._result_page(ended("done", check=Check(state="unreachable", detail="no"))).context["facts"]
+    assert standing.result_page(known).context["facts"] == ((texts.ACCOUNT, "ada"), (texts.TOOLS, "2"))
+    (fact,) = standing.result_page(ended("done", check=Check(state="unreachable", detail="no"))).context["facts"]
     assert fact == (texts.CONNECTION, texts.connection("unreachable", "no"))
     form = replace(key_form("0" * 32), status="done", end=Outcome("accepted", "The key works."))
-    page = endpoint._result_page(form)
+    page = standing.result_page(form)
     assert (page.heading, page.tone, page.context["lines"]) == (texts.KEY_DONE_HEADING, "good", ["The key works."])
 
 
@@ -464,11 +464,11 @@ def test_a_page_says_what_was_connected() -> None:
     ],
 )
 def test_another_browser_learns_that_it_is_over_and_nothing_else(status: Any, heading: str, line: str) -> None:
-    page = endpoint._used_page(ended(status))
+    page = standing.used_page(ended(status))
     assert (page.heading, page.tone, page.status) == (heading, "note", 410)
     assert (page.context["lines"], page.context["command"]) == ([line], Next("auth", "notes"))
     assert "So it went" not in page.document().body.decode()
-    assert endpoint._used_page(replace(key_form("0" * 32), status=status)).context["command"] == Next("key", "notes")
+    assert standing.used_page(replace(key_form("0" * 32), status=status)).context["command"] == Next("key", "notes")
 
 
 @pytest.mark.parametrize(
@@ -484,17 +484,17 @@ def test_another_browser_learns_that_it_is_over_and_nothing_else(status: Any, he
 def test_a_rejected_answer_is_shown_with_its_reason_and_its_status(
     error: McpAuthError, heading: str, tone: str, http: int
 ) -> None:
-    page = endpoint._rejected_page(error)
+    page = standing.rejected_page(error)
     assert (page.heading, page.tone, page.status, page.context["lines"][0]) == (heading, tone, http, "Why.")
 
 
 def test_a_page_that_waits_asks_again_and_has_no_mark() -> None:
-    page = endpoint._working_page(ended("exchanging"))
+    page = standing.working_page(ended("exchanging"))
     assert (page.heading, page.state, page.status, page.tone) == (texts.WORKING_HEADING, "working", 200, "note")
     assert (page.context["refresh"], page.context["mark"]) == (2, None)
-    assert endpoint._how_it_stands(ended("exchanging")).state == "working"
-    assert endpoint._working_page(key_form("0" * 32)).heading == texts.KEY_WORKING_HEADING
-    unknown = endpoint._unknown_link()
+    assert standing.how_it_stands(ended("exchanging")).state == "working"
+    assert standing.working_page(key_form("0" * 32)).heading == texts.KEY_WORKING_HEADING
+    unknown = standing.unknown_link()
     assert (unknown.heading, unknown.status, unknown.tone) == (texts.NOTHING_HEADING, 404, "note")
     assert unknown.context["lines"][0] == texts.UNKNOWN_LINK_LINE
 
@@ -568,7 +568,7 @@ def test_of_cookies_the_one_of_exactly_this_name_counts_when_it_is_alone(
     cookies: list[bytes], found: str | None
 ) -> None:
     scope = {"type": "http", "headers": [(b"cookie", one) for one in cookies]}
-    assert endpoint._cookie(Request(scope), "own") == found
+    assert forms._cookie(Request(scope), "own") == found
 
 
 @pytest.mark.parametrize(
@@ -577,7 +577,7 @@ def test_of_cookies_the_one_of_exactly_this_name_counts_when_it_is_alone(
 )
 def test_a_browser_says_whether_another_site_sends_it(site: str | None, foreign: bool) -> None:
     headers = [] if site is None else [(b"sec-fetch-site", site.encode())]
-    assert endpoint._is_foreign(Request({"type": "http", "headers": headers})) is foreign
+    assert forms.is_foreign(Request({"type": "http", "headers": headers})) is foreign
 
 
 @pytest.mark.parametrize(
@@ -607,7 +607,7 @@ async def test_a_form_is_small_and_says_each_thing_once(kind: str, body: bytes, 
 
     scope = {"type": "http", "method": "POST", "headers": [(b"content-type", kind.encode())]}
     try:
-        found: object = await endpoint._form(Request(scope, receive))
+        found: object = await forms.read_form(Request(scope, receive))
     except HTTPException as error:
         found = error.status_code
     assert found == expected
