@@ -17,9 +17,10 @@ from mcp_auth.lazy import public_names
 __all__, __getattr__ = public_names(
     __name__,
     {
-        "contract": "AdapterContract unreadable_address",
+        "contract": "AdapterContract",
         "harness": "ANN BOB EVE Harness SeenButton SeenMessage",
         "ports": "free_port",
+        "scenarios": "unreadable_address",
         "world": "WAIT World",
     },
 )

@@ -1,6 +1,5 @@
 from adapters.testing.contract import (
     AdapterContract as AdapterContract,
-    unreadable_address as unreadable_address,
 )
 from adapters.testing.harness import (
     ANN as ANN,
@@ -12,6 +11,9 @@ from adapters.testing.harness import (
 )
 from adapters.testing.ports import (
     free_port as free_port,
+)
+from adapters.testing.scenarios import (
+    unreadable_address as unreadable_address,
 )
 from adapters.testing.world import (
     WAIT as WAIT,

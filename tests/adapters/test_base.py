@@ -370,9 +370,7 @@ class TestLate:
             platform.refuses = [Later("an outage")]
             await answer(platform, reply, home=tmp_path)
 
-        await answer(platform, for_caller("help"), home=tmp_path)
-
-        assert platform.direct == [f"{sentences.SENT_LATE} list"]
+        assert platform.undelivered.take("ada") == ([], [for_caller("list")])
 
 
 class TestAnswers:
