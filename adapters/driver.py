@@ -171,7 +171,7 @@ class Driver(ABC):
                 except (Refused, asyncio.CancelledError):
                     # Cancelled: the process ends while it tries again.
                     if self.keeps_answers and not _has_link(reply):
-                        self.undelivered.add(invocation.principal.user, reply, is_news=False)
+                        await self.undelivered.add(invocation.principal.user, reply, is_news=False)
                     raise
                 self.gateway.delivered(invocation, shown.message)
         return ok
@@ -202,7 +202,7 @@ class Driver(ABC):
         finally:
             # Also when the process ends while it tries again.
             if not is_told:
-                self.undelivered.add(notice.principal.user, notice.reply, is_news=True)
+                await self.undelivered.add(notice.principal.user, notice.reply, is_news=True)
         return is_told
 
     async def tell(self, notice: Notice) -> MessageRef | None:
@@ -222,17 +222,17 @@ class Driver(ABC):
                 await self.reply(notice.chat, _public(notice.reply.summary, unavailable.way))
             return None
 
-    def give_up(self, principal: Principal, reply: Reply, is_news: bool, error: Refused) -> None:
+    async def give_up(self, principal: Principal, reply: Reply, is_news: bool, error: Refused) -> None:
         """The platform took a message and says now that it cannot be delivered: it waits for the person's next word."""
         self.note(error, principal, "a notice" if is_news else "an answer")
         if not _has_link(reply):
-            self.undelivered.add(principal.user, reply, is_news=is_news)
+            await self.undelivered.add(principal.user, reply, is_news=is_news)
 
     async def tell_late(self, principal: Principal, chat: ChatRef, *also_known_as: str) -> None:
         """What could not be told before, now that there is a way to tell it. It waits on until it arrived."""
         if not self.is_allowed(principal):
             return
-        news, answers = self.undelivered.take(*dict.fromkeys((principal.user, *also_known_as)))
+        news, answers = await self.undelivered.take(*dict.fromkeys((principal.user, *also_known_as)))
         if not news and not answers:
             return
         # Without the beginning of what was late already.
@@ -243,13 +243,13 @@ class Driver(ABC):
             is_told = True
         finally:
             for reply in () if is_told else (*news, *answers):
-                self.undelivered.add(principal.user, reply, is_news=reply in news)
+                await self.undelivered.add(principal.user, reply, is_news=reply in news)
 
     @property
     def undelivered(self) -> Waiting:
         """What waits for a person's next word."""
         if self.__undelivered is None:
-            self.__undelivered = Waiting(self.gateway.config.home / self.platform)
+            self.__undelivered = Waiting(self.gateway.backend, self.platform)
         return self.__undelivered
 
     # -- the driver's own --------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What could not be told and waits for a person's next word: answers in memory, news in the home, over restarts."""
+"""What could not be told and waits for a person's next word: answers in memory, news in the store, over restarts."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from typing import ClassVar, Literal
 
 from gateway.bounded_dict import BoundedDict
 from gateway.replies import Audience, Reply, Text
-from mcp_auth.errors import StoreError, cannot_be_read
-from mcp_auth.records import Record, decode, encode
-from mcp_auth.small_files import read_small_file
-from mcp_auth.stores.durable import remove_file, replace_file
+from mcp_auth.errors import StoreError
+from mcp_auth.records import Record, Value
+from mcp_auth.stores.base import Backend, Kind, Records
+from mcp_auth.stores.updates import update
 
 _log = logging.getLogger(__name__)
 
@@ -25,7 +24,7 @@ _DAYS = 30
 _TEXT_MAX = 2000
 
 
-class News(Record):
+class News(Value, frozen=True):
     """One thing that a person has not heard yet. `at`: seconds since the epoch."""
 
     __secret__: ClassVar[frozenset[str]] = frozenset({"texts"})
@@ -35,31 +34,31 @@ class News(Record):
 
 
 class Kept(Record):
-    """What waits for one person, oldest first."""
+    """What waits for one person, oldest first. `id`: the hash of the person's address."""
 
     news: list[News]
+    id: str = ""
 
 
 class Waiting:
     """At most five things for each of a thousand people; the oldest go first.
 
-    News (that a sign-in ended, that a grant died) is in a file per person that only this user reads, for thirty days.
-    What answers a command is not: it may hold a code or more, and the person asks again.
-
-    Args:
-        folder: of one platform, in the home; made when it is needed.
+    News (that a sign-in ended, that a grant died) is in the store, for thirty days. What answers a command is not: it
+    may hold a code or more, and the person asks again.
     """
 
-    def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
-        self._folder = folder
+    def __init__(self, backend: Backend, platform: str, clock: Callable[[], float] = time.time) -> None:
+        # Written at once, so that a person who writes in the same moment hears of it; a power cut may take it back.
+        kind = Kind(f"news-{platform}", Kept, lambda kept: kept.id, is_durable=False, is_precious=True, folder=platform)
+        self._kept = Records(backend, kind)
         self._clock = clock
         self._answers: BoundedDict[str, deque[Reply]] = BoundedDict(_PEOPLE)
 
-    def add(self, to: str, reply: Reply, *, is_news: bool) -> None:
+    async def add(self, to: str, reply: Reply, *, is_news: bool) -> None:
         """Keep `reply` for whoever is at the address `to`. The same thing is kept once."""
         if is_news and _may_be_stored(reply):
             try:
-                self._store(to, reply)
+                await self._store(to, reply)
                 return
             except StoreError as error:
                 _log.error("news for a person is kept in memory only: %s", error)
@@ -67,59 +66,57 @@ class Waiting:
         if reply not in answers:
             answers.append(reply)
 
-    def take(self, *addresses: str) -> tuple[list[Reply], list[Reply]]:
+    async def take(self, *addresses: str) -> tuple[list[Reply], list[Reply]]:
         """The news and the answers for a person who may be known under several addresses; they wait no longer."""
-        news = [reply for one in addresses for reply in self._take_stored(one)]
+        news = [reply for one in addresses for reply in await self._take_stored(one)]
         return news, [reply for one in addresses for reply in self._answers.pop(one, ())]
 
-    def _store(self, to: str, reply: Reply) -> None:
-        path = self._path(to)
-        known = self._read(path)
+    async def _store(self, to: str, reply: Reply) -> None:
         texts = [(block.text, block.tone) for block in reply.blocks if isinstance(block, Text)]
-        if any(one.texts == texts for one in known):
-            return
-        if not known:
-            self._make_room()
-        news = [*known, News(texts=texts, at=self._clock())]
-        replace_file(path, encode(Kept(news=news[-_PER_PERSON:])))
 
-    def _take_stored(self, address: str) -> list[Reply]:
-        path = self._path(address)
+        async def add(kept: Kept | None) -> Kept | None:
+            news = self._fresh(kept)
+            if any(one.texts == texts for one in news):
+                return None
+            if not news:
+                await self._make_room()
+            news = [*news, News(texts=texts, at=self._clock())][-_PER_PERSON:]
+            return Kept(id=_key(to), news=news, version=kept.version if kept else 0)
+
+        await update("the news for a person", lambda: self._read(to), add, self._kept.put_if)
+
+    async def _take_stored(self, address: str) -> list[Reply]:
         try:
-            news = self._read(path)
-            if news:
-                remove_file(path)
+            kept = await self._read(address)
+            if kept is None or not await self._kept.delete_if(kept):
+                # Or somebody else has just taken it.
+                return []
         except StoreError as error:
             _log.error("news for a person cannot be read: %s", error)
             return []
-        made = [tuple(Text(text, tone) for text, tone in one.texts) for one in news]
+        made = [tuple(Text(text, tone) for text, tone in one.texts) for one in self._fresh(kept)]
         return [Reply(blocks, audience=Audience.CALLER) for blocks in made]
 
-    def _read(self, path: Path) -> list[News]:
-        """Raises StoreError: it is damaged or may not be read."""
-        try:
-            kept = decode(Kept, read_small_file(path)[0])
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise cannot_be_read(path, error) from None
-        except ValueError:
-            raise StoreError(f"{path} is damaged.", next_step=f"remove {path}") from None
+    async def _read(self, address: str) -> Kept | None:
+        kept = await self._kept.get(_key(address))
+        if kept is not None:
+            # Version 0.1.0 did not write it.
+            kept.id = _key(address)
+        return kept
+
+    def _fresh(self, kept: Kept | None) -> list[News]:
         since = self._clock() - _DAYS * 86400
-        return [one for one in kept.news if one.at > since]
+        return [one for one in kept.news if one.at > since] if kept is not None else []
 
-    def _make_room(self) -> None:
-        """Before there is a file more: the ones that were written longest ago go."""
-        try:
-            files = sorted(self._folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
-        except FileNotFoundError:
-            # Another process took one at this moment, and made room.
-            return
-        for path in files[: max(0, len(files) - _PEOPLE + 1)]:
-            remove_file(path)
+    async def _make_room(self) -> None:
+        """Before there is somebody more: those whose news is oldest go."""
+        everybody = sorted(await self._kept.list(), key=lambda kept: max((one.at for one in kept.news), default=0.0))
+        for kept in everybody[: max(0, len(everybody) - _PEOPLE + 1)]:
+            await self._kept.delete_if(kept)
 
-    def _path(self, address: str) -> Path:
-        return self._folder / f"{hashlib.sha256(address.encode()).hexdigest()[:32]}.json"
+
+def _key(address: str) -> str:
+    return hashlib.sha256(address.encode()).hexdigest()[:32]
 
 
 def _may_be_stored(reply: Reply) -> bool:

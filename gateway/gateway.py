@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from mcp_auth.links.logins import BrowserLogin
-    from mcp_auth.stores.base import Store
+    from mcp_auth.stores.base import Backend, Store
 
 _log = logging.getLogger("gateway")
 _WARM = ("mcp.client.auth", "mcp.client.streamable_http", "httpx2")
@@ -100,6 +100,11 @@ class Gateway:
     def config(self) -> Config:
         """With the people of this moment in `gateway.allow`."""
         return self.people.config
+
+    @property
+    def backend(self) -> Backend:
+        """Where an adapter keeps what has to outlive this process, in records of kinds of its own."""
+        return self.auth.store.backend
 
     def platform_options(self, platform: str, model: type[Options]) -> Options:
         """The section `gateway.<platform>` as `model`, its placeholders replaced by what they stand for now.

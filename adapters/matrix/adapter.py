@@ -104,7 +104,7 @@ class MatrixAdapter(Adapter[MatrixOptions]):
     async def receive(self) -> None:
         client = self._nio
         client.add_event_callback(self._on_invite, InviteMemberEvent)
-        token = SyncToken(self.gateway.config.home, self.options.homeserver, str(client.user_id))
+        token = SyncToken(self.gateway.backend, self.gateway.config.home, self.options.homeserver, str(client.user_id))
         await sync_forever(client, token, lambda: self._listen(client, self._on_message), self.sleep)
 
     async def claims(self, room: MatrixRoom, event: Any) -> bool:

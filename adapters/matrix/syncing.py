@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,10 @@ from adapters.base import Sleep
 from adapters.matrix.calls import FAILURES, refusal_of
 from adapters.refusals import Misconfigured
 from mcp_auth.errors import StoreError
+from mcp_auth.records import Record
 from mcp_auth.small_files import read_small_file
-from mcp_auth.stores.durable import write_temporary
+from mcp_auth.stores.base import Backend, Kind, Records
+from mcp_auth.stores.updates import update
 
 _log = logging.getLogger(__name__)
 
@@ -36,37 +37,57 @@ _FILTER: dict[str, Any] = {
 }
 
 
+class Since(Record):
+    """How far an account was read. `id`: the hash of homeserver and account."""
+
+    id: str
+    token: str
+
+
+_SINCE = Kind("matrix", Since, lambda since: since.id, is_durable=False)
+
+
 class SyncToken:
-    """How far this account has been read, in a file of the home for its owner alone."""
+    """How far this account has been read, over restarts."""
 
-    def __init__(self, home: Path, homeserver: str, user: str) -> None:
-        name = hashlib.sha256(f"{homeserver} {user}".encode()).hexdigest()[:32]
-        self._path = home / "matrix" / f"{name}.since"
+    def __init__(self, backend: Backend, home: Path, homeserver: str, user: str) -> None:
+        self._kept = Records(backend, _SINCE)
+        self._id = hashlib.sha256(f"{homeserver} {user}".encode()).hexdigest()[:32]
+        self._before = home / "matrix" / f"{self._id}.since"
 
-    def read(self) -> str | None:
-        """The token; a file that cannot be read counts as none, and is logged."""
+    async def read(self) -> str | None:
+        """The token; what cannot be read counts as none, and is logged."""
         try:
-            return read_small_file(self._path)[0].decode().strip() or None
+            since = await self._kept.get(self._id)
+        except StoreError as error:
+            _log.warning("%s What was missed stays so.", error.message)
+            return None
+        return self._of_before() if since is None else since.token
+
+    async def write(self, token: str) -> None:
+        """Raises StoreError: it cannot be kept; a restart would answer old commands again."""
+
+        async def replace(since: Since | None) -> Since:
+            return Since(id=self._id, token=token, version=since.version if since else 0)
+
+        await update("how far Matrix has been read", lambda: self._kept.get(self._id), replace, self._kept.put_if)
+
+    async def forget(self) -> None:
+        self._before.unlink(missing_ok=True)
+        since = await self._kept.get(self._id)
+        if since is not None:
+            await self._kept.delete_if(since)
+
+    def _of_before(self) -> str | None:
+        """As version 0.1.0 kept it."""
+        try:
+            return read_small_file(self._before)[0].decode().strip() or None
         except FileNotFoundError:
             return None
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-            _log.warning("%s cannot be read (%s); what was missed stays so", self._path, why)
+            _log.warning("%s cannot be read (%s); what was missed stays so", self._before, why)
             return None
-
-    def write(self, token: str) -> None:
-        """Raises StoreError: it cannot be kept; a restart would answer old commands again."""
-        try:
-            self._path.parent.mkdir(mode=0o700, exist_ok=True, parents=True)
-            os.replace(write_temporary(self._path.parent, token.encode()), self._path)
-        except OSError as error:
-            raise StoreError(
-                f"How far Matrix has been read cannot be kept in {self._path.parent} ({error.strerror}).",
-                next_step="check the space on the disk and the rights of the folder",
-            ) from None
-
-    def forget(self) -> None:
-        self._path.unlink(missing_ok=True)
 
 
 async def sync_forever(client: AsyncClient, token: SyncToken, begin: Callable[[], None], sleep: Sleep) -> None:
@@ -79,7 +100,7 @@ async def sync_forever(client: AsyncClient, token: SyncToken, begin: Callable[[]
     Raises:
         Misconfigured: the homeserver refuses the access token.
     """
-    since = token.read()
+    since = await token.read()
     begun = since is not None
     if begun:
         begin()
@@ -101,7 +122,7 @@ async def sync_forever(client: AsyncClient, token: SyncToken, begin: Callable[[]
                 raise refusal
             if first and since is not None and answer.status_code in ("M_UNKNOWN", "M_INVALID_PARAM"):
                 _log.warning("the homeserver no longer knows where the last process stopped; what was missed stays so")
-                token.forget()
+                await token.forget()
                 since = None
                 continue
             failures = await _pause(failures, answer.status_code or "no reason", sleep)
@@ -113,7 +134,7 @@ async def sync_forever(client: AsyncClient, token: SyncToken, begin: Callable[[]
             begun = True
             begin()
         first = False
-        token.write(answer.next_batch)
+        await token.write(answer.next_batch)
 
 
 async def _pause(failures: int, why: str, sleep: Sleep) -> int:

@@ -13,8 +13,6 @@ from slack_bolt.adapter.socket_mode.aiohttp import AsyncSocketModeHandler
 from slack_bolt.async_app import AsyncApp
 from slack_bolt.oauth.async_oauth_settings import AsyncOAuthSettings
 from slack_sdk.errors import SlackApiError
-from slack_sdk.oauth.installation_store.file import FileInstallationStore
-from slack_sdk.oauth.state_store.file import FileOAuthStateStore
 from slack_sdk.web.async_client import AsyncWebClient
 from slack_sdk.web.async_slack_response import AsyncSlackResponse
 
@@ -23,6 +21,7 @@ from adapters.base import Finding
 from adapters.bodies import bounded
 from adapters.refusals import Later, Misconfigured, Refused
 from adapters.slack.incoming import PLATFORM
+from adapters.slack.installations import Installations, States
 from adapters.slack.workspaces import FAILURES, client_log, code_of, refusal_of, retry_handlers
 from adapters.symbols import BAD, GOOD
 from mcp_auth.errors import ConfigError
@@ -42,7 +41,6 @@ _socket_log.setLevel(logging.CRITICAL)
 log_filters.hide_payloads(_socket_log.name)
 
 _INSTALL, _REDIRECT = "/slack/install", "/slack/oauth_redirect"
-_STATE_SECONDS = 600
 _PING_SECONDS = 10.0
 _CONNECT_SECONDS = 30.0
 _LOST_SECONDS = 60.0
@@ -85,7 +83,7 @@ def make_app(options: SlackOptions, gateway: Gateway) -> AsyncApp:
 
 
 def _oauth_settings(options: SlackOptions, gateway: Gateway) -> AsyncOAuthSettings:
-    """bolt's installation pages, with the workspaces' tokens in `<home>/slack`, readable by this user alone."""
+    """bolt's installation pages, with the workspaces' tokens in our store."""
     public = gateway.config.gateway.public_url
     if public is None:
         raise ConfigError(
@@ -93,8 +91,7 @@ def _oauth_settings(options: SlackOptions, gateway: Gateway) -> AsyncOAuthSettin
             key="gateway.public_url",
             next_step="set gateway.public_url, or gateway.slack.bot_token instead of client_id for one workspace",
         )
-    folder = gateway.config.home / "slack"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    backend = gateway.backend
     return AsyncOAuthSettings(
         client_id=options.client_id,
         client_secret=options.client_secret,
@@ -102,8 +99,8 @@ def _oauth_settings(options: SlackOptions, gateway: Gateway) -> AsyncOAuthSettin
         redirect_uri=f"{public}{_REDIRECT}",
         install_path=_INSTALL,
         redirect_uri_path=_REDIRECT,
-        installation_store=FileInstallationStore(base_dir=str(folder / "installations"), logger=client_log),
-        state_store=FileOAuthStateStore(expiration_seconds=_STATE_SECONDS, base_dir=str(folder / "states")),
+        installation_store=Installations(backend, gateway.config.home / "slack" / "installations", client_log),
+        state_store=States(backend, client_log),
         logger=client_log,
     )
 

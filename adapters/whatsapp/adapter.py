@@ -238,7 +238,7 @@ class WhatsAppAdapter(Adapter[WhatsAppOptions]):
         if status.status in (MessageStatusType.FAILED, MessageStatusType.DELIVERED, MessageStatusType.READ):
             watched = self._watched.pop(status.id, None)
             if watched is not None and status.status is MessageStatusType.FAILED:
-                self.give_up(*watched, self.refusal(status.error))
+                await self.give_up(*watched, self.refusal(status.error))
         status.continue_handling()
 
     # -- the client --------------------------------------------------------------------------

@@ -77,7 +77,7 @@ class Kind(msgspec.Struct, Generic[R], frozen=True):
     """One kind of record.
 
     Args:
-        name: an engine's name for it, and its folder in a home.
+        name: an engine's name for it, and its folder in a home; `folder`: another one.
         type: of the records; `key`: under which one is stored.
         columns: of a record.
         is_durable: a write outlives a power cut. Without it, the newest may be taken back.
@@ -92,6 +92,7 @@ class Kind(msgspec.Struct, Generic[R], frozen=True):
     is_durable: bool = True
     is_precious: bool = False
     is_indexed: bool = False
+    folder: str | None = None
 
 
 class Held(msgspec.Struct, frozen=True):
@@ -235,6 +236,17 @@ class View(Generic[R]):
         return await self._backend.find(self._kind, Query(before=before))
 
 
+class Records(View[R]):
+    """Those that are asked for by their key."""
+
+    async def get(self, key: str) -> R | None:
+        return await self._backend.get(self._kind, key)
+
+    async def list(self) -> Sequence[R]:
+        """All of them. What is damaged or cannot be read is left out and logged."""
+        return await self._backend.find(self._kind, Query())
+
+
 class Grants(View[Grant]):
     """What owners hold. `owner` and `server` are checked by `mcp_auth.records.grant_key`.
 
@@ -319,7 +331,7 @@ class Grants(View[Grant]):
             await lease.__aexit__(None, None, None)
 
 
-class Links(View[L]):
+class Links(Records[L]):
     """Sign-ins, or key forms: there is one slot for each (owner, server). An end is written with its news."""
 
     async def put_if(self, record: L) -> L | None:
@@ -335,9 +347,6 @@ class Links(View[L]):
         if salt is None:
             raise AssertionError("a salt is made")
         return slot_of(salt, owner, server)
-
-    async def get(self, id: str) -> L | None:
-        return await self._backend.get(self._kind, id)
 
     async def latest(self, owner: str, server: str) -> L | None:
         """What the slot of (owner, server) holds; what cannot be read counts as nothing.
@@ -363,10 +372,6 @@ class Links(View[L]):
         query = Query(is_open=True, owner=owner, principal=principal, code=code)
         return await self._backend.find(self._kind, query)
 
-    async def list(self) -> list[L]:
-        """Every slot's latest, ended ones included."""
-        return await self._backend.find(self._kind, Query())
-
 
 class ServerProfiles(View[ServerProfile]):
     """What is known of servers, by their URL."""
@@ -381,11 +386,8 @@ class ServerProfiles(View[ServerProfile]):
         return without_errors(await self._backend.get_many(self._kind, keys))
 
 
-class Outbox(View[Untold]):
+class Outbox(Records[Untold]):
     """What somebody has to hear. A row may stand here a moment before it is true, or be of a write that was cut off."""
-
-    async def get(self, id: str) -> Untold | None:
-        return await self._backend.get(self._kind, id)
 
     async def add(self, row: Untold) -> None:
         """Keep what is about nothing else that is stored."""

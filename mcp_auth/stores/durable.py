@@ -226,7 +226,7 @@ class Folder(Generic[R]):
     """Versioned records of one kind, one file each, read again only where a file has changed."""
 
     def __init__(self, home: Path, kind: Kind[R]) -> None:
-        self.place = home / kind.name
+        self.place = home / (kind.name if kind.folder is None else kind.folder)
         self.kind = kind
         self.absent = Absent(self.place)
         self._cache: dict[Path, tuple[tuple[int, int, int], R]] = {}

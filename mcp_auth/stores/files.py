@@ -17,7 +17,7 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from mcp_auth.stores.index import ChangeLog
 
 R = TypeVar("R", bound=Record)
+T = TypeVar("T")
 
 
 class FileBackend:
@@ -131,26 +132,20 @@ class FileBackend:
         return self.read_many(kind, keys)
 
     async def put_if(self, kind: Kind[R], record: R, untold: Untold | None = None) -> R | None:
-        if not kind.is_durable:
-            # Shorter than the way to a thread, unless somebody holds the lock.
-            try:
-                return self.write(kind, record, untold, 0)
-            except Busy:
-                pass
-        return await in_thread(lambda: self.write(kind, record, untold))
+        return await _shortest(kind, lambda wait: self.write(kind, record, untold, wait))
 
     async def delete_if(self, kind: Kind[R], record: R) -> bool:
         folder, key = self.folder(kind), kind.key(record)
 
-        def remove() -> bool:
-            with folder.locked(key):
+        def remove(wait: float) -> bool:
+            with folder.locked(key, wait):
                 before = folder.read_for_write(key)
                 if before is None or before.version != record.version:
                     return False
                 folder.remove(key)
             return True
 
-        return await in_thread(remove)
+        return await _shortest(kind, remove)
 
     async def find(self, kind: Kind[R], query: Query) -> list[R]:
         if not kind.is_indexed or not (query.is_open or query.before is not None):
@@ -222,6 +217,16 @@ class FileBackend:
 
             changes = self._logs[kind.name] = ChangeLog(self.folder(kind))
         return changes
+
+
+async def _shortest(kind: Kind[Any], write: Callable[[float], T]) -> T:
+    """A write that waits for no disk is shorter than the way to a thread, unless somebody holds its lock."""
+    if not kind.is_durable:
+        try:
+            return write(0)
+        except Busy:
+            pass
+    return await in_thread(lambda: write(WRITE_WAIT))
 
 
 class FileStore(Store):

@@ -43,6 +43,8 @@ from gateway.replies import (
 )
 from mcp_auth.config.models import Config, GatewayOptions, Settings
 from mcp_auth.errors import ConfigError, Unreachable
+from mcp_auth.stores.files import FileBackend
+from mcp_auth.stores.memory import MemoryBackend
 
 ADA = Principal("memory", "ada")
 ROOM = ChatRef("memory", {"room": 1})
@@ -155,6 +157,7 @@ class Answers:
         self.subscribed: list[str] = []
         options = GatewayOptions(allow=(str(ADA),))
         self.config = Config(home=home or Path("/nowhere"), path=None, servers={}, gateway=options)
+        self.backend = MemoryBackend() if home is None else FileBackend(home)
 
     def decide(self, invocation: Invocation, capabilities: Capabilities) -> Decision:
         return self.decision
@@ -356,7 +359,7 @@ class TestLate:
     async def test_who_is_not_served_any_more_is_told_nothing(self, tmp_path: Path) -> None:
         platform, eve = Platform(), Principal("memory", "eve")
         tell_answers(platform, [], home=tmp_path)
-        platform.undelivered.add("eve", for_caller("signed in"), is_news=True)
+        await platform.undelivered.add("eve", for_caller("signed in"), is_news=True)
 
         await platform.tell_late(eve, ROOM)
 

@@ -239,7 +239,7 @@ def test_a_host_program_shows_no_secret(tmp_path: Path, oauth: OAuthServer, watc
         assert f"\n{logger}" in watcher.places["log"][0], logger
     for kind in (
         "SignIn",
-        "Grant",
+        "HermesGrant",
         "Tokens",
         "Registration",
         "Invocation",

@@ -17,6 +17,7 @@ from gateway.invocations import ChatRef, Principal
 from gateway.replies import Audience, Notice, Reply, Text
 from mcp_auth.config.models import CallbackOptions, Server
 from mcp_auth.records import encode
+from mcp_auth.stores.files import FileStore
 from mcp_auth.stores.memory import MemoryStore
 from tests.adapters.discord.conftest import running_bot
 from tests.browser import Browser
@@ -278,7 +279,7 @@ async def test_closed_direct_messages_the_news_is_there_after_a_restart(
 ) -> None:
     ada = server.user("ada")
     ada.takes_dms = False
-    async with running_bot(server, tmp_path, notes(oauth), ada=ada) as bot:
+    async with running_bot(server, tmp_path, notes(oauth), ada=ada, store=FileStore(tmp_path)) as bot:
         (link,) = (await server.reading(await server.slash(ada, "auth"), "open this link")).links()
         server.clock.advance(15 * 60 + 1)
         await sign_in_at(link)
@@ -286,12 +287,12 @@ async def test_closed_direct_messages_the_news_is_there_after_a_restart(
         assert await bot.gateway.settled(5)
     server.sessions.clear()
 
-    async with running_bot(server, tmp_path, notes(oauth), ada=ada):
+    async with running_bot(server, tmp_path, notes(oauth), ada=ada, store=FileStore(tmp_path)):
         news = await server.reading(await server.slash(ada, "help"), "notes: signed in, 3 tools")
 
         assert news.content.startswith("Earlier, this could not be sent to you:")
         assert news.ephemeral_to is ada
-        assert not list((tmp_path / "discord").iterdir())
+        assert not list((tmp_path / "discord").glob("*.json"))
 
 
 async def test_news_is_not_shown_to_who_was_shut_out_meanwhile(server: DiscordServer, tmp_path: Path) -> None:

@@ -380,7 +380,7 @@ async def test_a_restart_answers_what_came_meanwhile_and_nothing_twice(
         room = await two(ann, account)
         await ann.say(room, "!mcp")
         await ann.sees("MCP Servers")
-    (kept,) = (home / "matrix").iterdir()
+    (kept,) = (home / "matrix").glob("*.json")
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
     assert stat.S_IMODE(kept.parent.stat().st_mode) == 0o700
 
@@ -390,7 +390,7 @@ async def test_a_restart_answers_what_came_meanwhile_and_nothing_twice(
         await adapter.idle()
         assert len([one for one in ann.from_others() if "MCP Servers" in one.text]) == 1
 
-    kept.write_text("s0_0_0_0_0_0_0_0_0_unknown")
+    kept.write_text(f'{{"version":9,"id":"{kept.stem}","token":"s0_0_0_0_0_0_0_0_0_unknown"}}')
     async with bot(home):
         await ann.say(room, "!mcp weather")
         await ann.sees("Variables")

@@ -270,7 +270,7 @@ async def test_a_notice_waits_in_the_home_for_the_next_process(api: CloudApi, re
         now = time.time() + WINDOW_SECONDS + 60
         api.clock = lambda: now
         await adapter.notify(signed_in(api))
-    (kept,) = (tmp_path / "home" / "whatsapp").iterdir()
+    (kept,) = (tmp_path / "home" / "whatsapp").glob("*.json")
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
     assert stat.S_IMODE(kept.parent.stat().st_mode) == 0o700
     assert api.ada.user_id not in kept.name + kept.read_text()
@@ -280,7 +280,7 @@ async def test_a_notice_waits_in_the_home_for_the_next_process(api: CloudApi, re
         await api.message("Earlier, this could not be sent to you:\n\n✓ notes: signed in, 2 tools")
         await api.say("thanks")
     assert len(api.sent) == 1
-    assert not list(kept.parent.iterdir())
+    assert not list(kept.parent.glob("*.json"))
 
 
 async def test_news_that_is_late_and_fails_again_goes_on_waiting(api: CloudApi, relay: Relay, tmp_path: Path) -> None:
