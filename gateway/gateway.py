@@ -72,10 +72,10 @@ class Gateway:
         if not alone:
             self.people.check()
         self._alone = alone
+        self._logins = Logins(config.gateway, in_chat)
+        policy = GatewayPolicy(self.people)
         # Knows servers and sign-ins; closed together with the gateway.
-        self.auth = auth = McpAuth.open(
-            config, store=store, policy=GatewayPolicy(self.people), logins=Logins(config.gateway, in_chat), clock=clock
-        )
+        self.auth = auth = McpAuth.open(config, store=store, policy=policy, logins=self._logins, clock=clock)
         self._privacy = Privacy(config)
         self._watcher = SignInWatcher(auth, self._emit, self._reaches, clock)
         self._pairing = Pairing(self.people, auth.limits, self._emit, clock)
@@ -137,11 +137,11 @@ class Gateway:
             principal = await verify(request)
             return None if principal is None else str(principal)
 
-        self.auth.logins.verify_by(identity)
+        self._logins.verify_by(identity)
 
     def verify_by_login(self, platform: str, login: BrowserLogin) -> None:
         """Offer this platform's own login on the page, beside the code or instead of it (`gateway.verify`)."""
-        self.auth.logins.add(platform, login)
+        self._logins.add(platform, login)
 
     def carry_codes(self, platform: str, link: Callable[[str], str]) -> None:
         """Let the page's button carry its code into this platform's chat: `link(code)` is what the button opens.
@@ -149,7 +149,7 @@ class Gateway:
         The platform's adapter turns what arrives there into `review-code CODE`, in private: it says what the code is
         for, and has a button that confirms. A link can be sent to anybody, so opening one confirms nothing.
         """
-        self.auth.logins.carry_codes(platform, link)
+        self._logins.carry_codes(platform, link)
 
     def mount(self, path: str, app: ASGIApp) -> str:
         """Serve `app` below `path` of the endpoint, e.g. `/hooks/whatsapp`. Returns its public URL.
