@@ -160,37 +160,33 @@ class McpAuth:
         return [grant for grant in stored if reused_name(grant.owner, grant.accounts, self.config.gateway)]
 
     async def probe(
-        self, server: str, owner: str = SHARED, *, timeout: float = PROBE_TIMEOUT, start_stdio: bool = False
+        self,
+        server: str,
+        owner: str = SHARED,
+        *,
+        timeout: float | None = None,
+        start_stdio: bool = False,
+        insist: bool = False,
     ) -> ConnectionStatus:
-        """Connect and list the tools. The server's faults are a state, not an error; commands start on request only."""
-        return await self.parts.prober.probe(server, check_owner(owner), timeout=timeout, start_stdio=start_stdio)
+        """Connect and list the tools. The server's faults are a state, not an error; commands start on request only.
 
-    async def test(self, server: str, owner: str = SHARED, *, timeout: float = TEST_TIMEOUT) -> ConnectionStatus:
-        """As `probe`, with more time; commands are started, and what failed is tried again at once."""
-        prober = self.parts.prober
-        return await prober.probe(server, check_owner(owner), timeout=timeout, start_stdio=True, insist=True)
+        Args:
+            timeout: seconds; left out, `PROBE_TIMEOUT`, and `TEST_TIMEOUT` with `insist`.
+            insist: a person asks about this very server. Its command is started, and what failed is tried again.
+        """
+        return await self.parts.prober.probe(
+            server,
+            check_owner(owner),
+            timeout=timeout or (TEST_TIMEOUT if insist else PROBE_TIMEOUT),
+            start_stdio=start_stdio or insist,
+            insist=insist,
+        )
 
     async def unknown(self) -> list[str]:
         """The servers of which nothing says yet whether they want a sign-in."""
         urls = {name: one.url for name, one in self.config.servers.items() if one.url is not None}
         known = {name: await self.store.profiles.get(url) for name, url in urls.items()}
         return [name for name in urls if needs_a_look(self.config.servers[name], known[name])]
-
-    async def look(self, server: str) -> bool:
-        """Ask a server whether it wants a sign-in, and keep the finding.
-
-        Raises:
-            Unreachable: it does not answer.
-        """
-        return await self.parts.prober.look(server)
-
-    async def reachable(self, server: str) -> int:
-        """The status of one request without credentials; any answer of a server will do.
-
-        Raises:
-            Unreachable: there is none, or one that says that no server is there.
-        """
-        return await self.parts.prober.reach(server)
 
     # -- sign-in -----------------------------------------------------------------------------
 

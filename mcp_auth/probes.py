@@ -235,7 +235,7 @@ class Prober:
             NotAsked: what the server needs is not there, so it was not asked and refused nothing.
         """
         if needs_a_look(entry, await self._store.profiles.get(url)):
-            await self._profiles.look(entry)
+            await self._profiles.probe(entry)
             return
         try:
             await self._credentials.headers(entry, owner, insist=insist)
@@ -244,12 +244,12 @@ class Prober:
         except CredentialsNeeded as error:
             raise NotAsked(error.message) from None
 
-    async def look(self, server: str) -> bool:
-        """As `McpAuth.look`."""
-        return (await self._profiles.look(self._servers.usable(server))).needs_sign_in is True
-
     async def reach(self, server: str) -> int:
-        """As `McpAuth.reachable`."""
+        """The status of one request without credentials; any answer of a server will do.
+
+        Raises:
+            Unreachable: there is none, or one that says that no server is there.
+        """
         entry = self._servers.usable(server)
         answer = await probe_without_credentials(self._http, self._servers.rules(entry), entry, {})
         if answer.seen is not None and answer.seen.is_elsewhere:

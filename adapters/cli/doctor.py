@@ -203,7 +203,7 @@ async def _running(config: Config, owner: Callable[[str], str]) -> list[Finding]
             findings.append(Finding(BAD, told(error)))
             return findings
         names = [one.name for one in config.servers.values() if one.url and one.enabled and one.problem is None]
-        answers = await asyncio.gather(*(auth.reachable(name) for name in names), return_exceptions=True)
+        answers = await asyncio.gather(*(auth.parts.prober.reach(name) for name in names), return_exceptions=True)
         statuses = await auth.statuses(owner)
         findings += await _reused_names(auth)
     for name, answer in zip(names, answers, strict=True):

@@ -20,7 +20,6 @@ from mcp_auth.config.urls import url_problem
 from mcp_auth.errors import ConfigError, NotAllowed, Unreachable
 from mcp_auth.net.names import run
 from mcp_auth.outcome import Next
-from mcp_auth.status import AuthState
 
 _TEMPLATE = """# slash-mcp: which MCP servers there are, and who may use them from where.
 # Values in ${...} come from the file .env beside this one, then from the environment.
@@ -115,15 +114,15 @@ async def _look(config: Config, name: str, url: str) -> _Finding:
     trial = msgspec.structs.replace(config, servers={name: Server(name=name, url=url)})
     async with McpAuth.open(trial, store=MemoryStore()) as auth:
         try:
-            if await auth.look(name):
-                return _Finding.SIGN_IN
-            closed = (await auth.status(name)).auth is AuthState.MISCONFIGURED
-            return _Finding.CREDENTIAL if closed else _Finding.NOTHING
+            profile = await auth.parts.profiles.probe(trial.servers[name])
         except Unreachable as error:
             raise Unreachable(
                 f"{error.message} Nothing was added.",
                 next_step=Next("add", name, ("URL",), around="check the address, then: {}"),
             ) from None
+    if profile.needs_sign_in:
+        return _Finding.SIGN_IN
+    return _Finding.CREDENTIAL if profile.trouble is not None else _Finding.NOTHING
 
 
 def _write(path: Path, name: str, entry: dict[str, str]) -> None:

@@ -50,7 +50,7 @@ async def show_detail(command: grammar.Detail, request: Request) -> AsyncGenerat
 async def test(command: grammar.Test, request: Request) -> AsyncGenerator[Reply, None]:
     if request.capabilities.edits:
         yield say(sentences.testing(command.server), Audience.CALLER, final=False)
-    connection = await request.auth.test(command.server, request.owner(command.server))
+    connection = await request.auth.probe(command.server, request.owner(command.server), insist=True)
     status = await request.status(command.server)
     ready = connection.state is ConnectionState.READY
     data = replace(status, connection=connection)

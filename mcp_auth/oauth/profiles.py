@@ -107,7 +107,7 @@ class Profiles:
         async with self._turns[server_url]:
             return await update("the server", stored, changed, self._store.profiles.put_if)
 
-    async def look(self, server: Server, *, is_refused: bool = False) -> ServerProfile:
+    async def probe(self, server: Server, *, is_refused: bool = False) -> ServerProfile:
         """Find out whether a server without `auth` and `headers` wants a sign-in, and keep the finding.
 
         `is_refused`: it has just refused a request without a credential.

@@ -54,7 +54,7 @@ class Rejections:
         if known is None or known.trouble is None:
             await self._profiles.remember(entry.url or "", lambda known: _keep_challenge(known, challenge))
             try:
-                known = await self._profiles.look(entry, is_refused=not _asks_for_more(status, challenge))
+                known = await self._profiles.probe(entry, is_refused=not _asks_for_more(status, challenge))
             except Unreachable as error:
                 return error
         if known.needs_sign_in:

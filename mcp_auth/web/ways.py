@@ -297,7 +297,7 @@ class Ways:
     async def _check_wants_sign_in(self, entry: Server) -> None:
         profile = await self._store.profiles.get(entry.url) if entry.url is not None else None
         if needs_a_look(entry, profile):
-            profile = await self._profiles.look(entry)
+            profile = await self._profiles.probe(entry)
         if uses_oauth(entry, profile):
             return
         if profile is not None and profile.trouble is not None:

@@ -373,7 +373,7 @@ async def test_duty_stdio_servers_take_their_environment_and_no_oauth(tmp_path: 
             await auth.sign_in("clock", "shared", ME)
         await auth.set_keys("clock", {"CLOCK_TOKEN": "t0ken"})
         assert (await auth.probe("clock")).state is ConnectionState.NOT_CHECKED
-        result = await auth.test("clock")
+        result = await auth.probe("clock", insist=True)
         assert (result.state, result.tools) == (ConnectionState.READY, ("now",))
 
 
@@ -387,7 +387,7 @@ async def test_a_command_gets_its_own_environment_and_none_of_ours(
     monkeypatch.setenv("CLOCK_TOKEN", "t0ken")
     monkeypatch.setenv("SOMEBODY_ELSES_SECRET", "s3cret")
     async with open_auth(tmp_path, servers) as auth:
-        assert (await auth.test("clock")).state is ConnectionState.UNREACHABLE
+        assert (await auth.probe("clock", insist=True)).state is ConnectionState.UNREACHABLE
     found = json.loads(told.read_text())
     assert (found["CLOCK_TOKEN"], found["PLAIN"]) == ("Bearer t0ken", "1")
     assert "SOMEBODY_ELSES_SECRET" not in found and "s3cret" not in str(found)
@@ -413,7 +413,7 @@ async def test_a_late_refusal_of_an_older_token_leaves_the_newer_one_alone(tmp_p
 async def test_a_refusal_that_says_less_forgets_nothing_of_the_challenge(tmp_path: Path, oauth: OAuthServer) -> None:
     oauth.knobs.prm_path, oauth.knobs.challenge_scope = "header", "read"
     async with open_auth(tmp_path, {"notes": {"url": oauth.url}}) as auth:
-        await auth.look("notes")
+        await auth.parts.profiles.probe(auth.config.servers["notes"])
         await signed_in(auth)
         before = await auth.store.profiles.get(oauth.url)
         oauth.knobs.challenge = 'Bearer error="invalid_token"'
@@ -434,7 +434,7 @@ async def test_a_session_over_sse_is_signed_in_too(tmp_path: Path, oauth: OAuthS
             assert (await auth.probe("old")).state is ConnectionState.REFUSED
             assert (await auth.status("old")).auth is AuthState.SIGN_IN_NEEDED
             await signed_in(auth, "old")
-            found = await auth.test("old")
+            found = await auth.probe("old", insist=True)
             assert (found.state, found.tools) == (ConnectionState.READY, ("greet",))
             async with auth.session("old") as client:
                 result = await client.call_tool("greet", {"name": "Ada"})
@@ -447,7 +447,7 @@ async def test_a_session_over_sse_is_signed_in_too(tmp_path: Path, oauth: OAuthS
 
 async def test_a_command_that_does_not_start_is_unreachable(tmp_path: Path) -> None:
     async with open_auth(tmp_path, {"nope": {"command": "/nonexistent/program"}}) as auth:
-        result = await auth.test("nope", timeout=PATIENCE)
+        result = await auth.probe("nope", timeout=PATIENCE, insist=True)
         assert result.state is ConnectionState.UNREACHABLE
         with pytest.raises(Unreachable):
             async with auth.session("nope"):

@@ -168,7 +168,7 @@ async def test_an_oauth_error_that_is_heard_twice_in_ten_minutes_wants_a_person(
         assert told == ["reauthorization_needed"]
         # And by `test`
         oauth.knobs.token_answers = []
-        assert (await auth.test("notes")).state is ConnectionState.READY
+        assert (await auth.probe("notes", insist=True)).state is ConnectionState.READY
         assert is_renewable(await auth.status("notes"))
 
 
@@ -248,7 +248,7 @@ async def test_f1_a_401_and_trouble_at_the_refresh_marks_nothing(
         told = told_of(auth)
         oauth.access.clear()
         oauth.knobs.token_answers = [shapes.FOR_NOW[name]]
-        found = await auth.test("notes")
+        found = await auth.probe("notes", insist=True)
         assert found.state is ConnectionState.UNREACHABLE and "could not be refreshed" in (found.detail or "")
         # The status says so, and that it is not for ever
         status = await auth.status("notes")
@@ -256,7 +256,7 @@ async def test_f1_a_401_and_trouble_at_the_refresh_marks_nothing(
         assert status.not_renewable and status.not_renewable_since
         assert told == []
         # And with the trouble over, so is all of it; nobody has to wait who asks
-        assert (await auth.test("notes")).state is ConnectionState.READY
+        assert (await auth.probe("notes", insist=True)).state is ConnectionState.READY
         assert is_renewable(await auth.status("notes"))
 
 
@@ -266,9 +266,9 @@ async def test_a_wait_that_the_server_asked_for_holds_for_test_too(
     async with granted(tmp_path, oauth, clock) as auth:
         oauth.knobs.token_answers = [PlainTextResponse("", 429, {"Retry-After": "60"})]
         clock.ahead = 4000
-        await auth.test("notes")
+        await auth.probe("notes", insist=True)
         asked = len(oauth.requests("/token"))
-        assert "the next attempt is in 60 seconds" in ((await auth.test("notes")).detail or "")
+        assert "the next attempt is in 60 seconds" in ((await auth.probe("notes", insist=True)).detail or "")
         assert len(oauth.requests("/token")) == asked
 
 
@@ -312,14 +312,14 @@ async def test_a_refresh_that_brings_the_refused_access_token_again_is_asked_for
         assert (await tokens_of(auth)).refresh_token == "rt-0"
         # And a call that is refused asks once too, and marks the grant so that it can heal
         oauth.knobs.mcp_answers = copies(PlainTextResponse("", 401), 50)
-        await auth.test("notes")
+        await auth.probe("notes", insist=True)
         assert len(oauth.requests("/token")) == asked + 2
         grant = await grant_of(auth)
         assert (grant.tokens and grant.tokens.refresh_token, grant.reauthorization_now) == ("rt-1", True)
         assert (await auth.status("notes")).auth is AuthState.REAUTHORIZATION_NEEDED
         assert told.count("reauthorization_needed") == 1
         oauth.knobs.mcp_answers = []
-        assert (await auth.test("notes")).state is ConnectionState.READY
+        assert (await auth.probe("notes", insist=True)).state is ConnectionState.READY
         assert is_renewable(await auth.status("notes"))
 
 
@@ -346,7 +346,7 @@ async def test_a_grant_that_seemed_refused_and_then_was_ended_is_not_tried_again
         oauth.knobs.token_answers = [shapes.ENDED["invalid_grant"]]
         for _ in range(3):
             clock.ahead += 4000
-            assert (await auth.test("notes")).state is not ConnectionState.READY
+            assert (await auth.probe("notes", insist=True)).state is not ConnectionState.READY
         assert (await auth.status("notes")).auth is AuthState.REAUTHORIZATION_NEEDED
     assert len(oauth.requests("/token")) == 2
 
@@ -364,7 +364,7 @@ async def test_a_grant_that_was_ended_stays_ended_when_the_server_refuses_its_ac
         assert status.not_renewable == "the authorization server ended the grant"
         oauth.access.clear()
         for _ in range(2):
-            assert (await auth.test("notes")).state is not ConnectionState.READY
+            assert (await auth.probe("notes", insist=True)).state is not ConnectionState.READY
             clock.ahead += 4000
         assert (await auth.status("notes")).auth is AuthState.REAUTHORIZATION_NEEDED
     # The dead refresh token was sent once, and its owner told once
@@ -388,10 +388,10 @@ async def test_invalid_token_counts_as_401_whatever_the_status(
 ) -> None:
     async with granted(tmp_path, oauth, clock) as auth:
         oauth.knobs.mcp_answers = [PlainTextResponse("", status, {"WWW-Authenticate": challenge})]
-        assert (await auth.test("notes")).state is ConnectionState.READY
+        assert (await auth.probe("notes", insist=True)).state is ConnectionState.READY
         assert oauth.refreshes == 1
         oauth.knobs.mcp_answers = copies(PlainTextResponse("", status, {"WWW-Authenticate": challenge}), 50)
-        assert (await auth.test("notes")).state is ConnectionState.REFUSED
+        assert (await auth.probe("notes", insist=True)).state is ConnectionState.REFUSED
         assert (await auth.status("notes")).auth is AuthState.REAUTHORIZATION_NEEDED
 
 
@@ -402,7 +402,7 @@ async def test_any_other_400_and_403_says_nothing_of_the_token(
     async with granted(tmp_path, oauth, clock) as auth:
         header = {"WWW-Authenticate": 'Bearer error="invalid_request"'}
         oauth.knobs.mcp_answers = copies(PlainTextResponse("", status, header), 50)
-        await auth.test("notes")
+        await auth.probe("notes", insist=True)
         assert is_renewable(await auth.status("notes"))
     assert oauth.refreshes == 0
 
@@ -442,12 +442,12 @@ async def test_a_lifetime_of_nothing_is_none_that_is_known_until_the_server_says
     oauth.knobs.expires_in, oauth.knobs.give_refresh_token = 0, has_refresh_token
     async with granted(tmp_path, oauth, clock) as auth:
         for _ in range(2):
-            assert (await auth.test("notes")).state is ConnectionState.READY
+            assert (await auth.probe("notes", insist=True)).state is ConnectionState.READY
         assert (await auth.status("notes")).auth is AuthState.SIGNED_IN
         assert oauth.refreshes == 0
         # Where 0 meant what it says
         oauth.expire_access_tokens()
-        found = await auth.test("notes")
+        found = await auth.probe("notes", insist=True)
         assert found.state is (ConnectionState.READY if has_refresh_token else ConnectionState.REFUSED)
         assert oauth.refreshes == (1 if has_refresh_token else 0)
 

@@ -98,7 +98,7 @@ async def test_over_sse_too(
     answer, said = ANSWERS[name]
     answer_always(oauth, monkeypatch, answer)
     async with opened(tmp_path, oauth.url, transport=transport, **KEY) as auth:
-        tested = await auth.test("notes")
+        tested = await auth.probe("notes", insist=True)
     assert [part for part in said if part not in (tested.detail or "")] == []
 
 
@@ -110,7 +110,7 @@ async def test_a_signed_in_server_says_it_as_well_and_keeps_its_grant(
     async with opened(tmp_path, oauth.url, auth="oauth") as auth:
         await signed_in(auth)
         answer_always(oauth, monkeypatch, answer)
-        tested = await auth.test("notes")
+        tested = await auth.probe("notes", insist=True)
         with pytest.raises(Unreachable) as raised:
             async with auth.session("notes") as session:
                 await session.list_tools()
@@ -127,7 +127,7 @@ async def test_403_to_a_key_is_a_refused_key(
 ) -> None:
     answer_always(oauth, monkeypatch, lambda: body)
     async with opened(tmp_path, oauth.url, transport=transport, **KEY) as auth:
-        tested = await auth.test("notes")
+        tested = await auth.probe("notes", insist=True)
         with pytest.raises(ServerRefused) as refused:
             async with auth.session("notes"):
                 pass
@@ -166,7 +166,7 @@ async def test_our_sessions_say_who_they_are(tmp_path: Path, oauth: OAuthServer)
     async with opened(tmp_path, oauth.url, auth="oauth") as auth:
         await signed_in(auth)
         oauth.forget()
-        await auth.test("notes")
+        await auth.probe("notes", insist=True)
     assert {seen.headers["user-agent"] for seen in oauth.seen} == {"slash-mcp"}
 
 
@@ -250,7 +250,7 @@ async def test_a_connection_that_fails_says_why_and_what_to_check(tmp_path: Path
     with listening(serve() if serve else silence) as port:
         url = f"{scheme}://127.0.0.1:{port if serve else free_port()}/mcp"
         async with opened(tmp_path, url, **KEY) as auth:
-            tested = await auth.test("notes")
+            tested = await auth.probe("notes", insist=True)
         async with opened(tmp_path / "oauth", url, auth="oauth") as auth:
             with pytest.raises(Unreachable) as refused:
                 await auth.sign_in("notes", "shared", ME, listen=False)

@@ -261,7 +261,7 @@ def test_a_server_may_answer_anything(oauth: OAuthServer, body: bytes, status: i
             found = await auth.probe("notes", timeout=5)
             check_words(found.detail)
             oauth.knobs.raw = {}
-            assert (await auth.test("notes")).tools is not None
+            assert (await auth.probe("notes", insist=True)).tools is not None
 
     in_a_folder(go)
 

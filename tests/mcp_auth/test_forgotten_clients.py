@@ -330,7 +330,7 @@ async def test_a_token_endpoint_that_moved_to_another_site_wants_a_new_sign_in(
             oauth.knobs.gone = {"/token": 404}
             oauth.knobs.metadata = {"token_endpoint": f"{other.origin}/token"}
             clock.ahead = 3400 if still_works else 4000
-            found = await auth.test("notes")
+            found = await auth.probe("notes", insist=True)
             status = await auth.status("notes")
             if still_works:
                 assert (await auth.access_token("notes"), found.state) == (before, ConnectionState.READY)
@@ -353,7 +353,7 @@ async def test_a_refresh_token_never_goes_to_another_issuer_of_the_same_site(
     clock.ahead = 4000
     entry = {"url": oauth.url, "auth": "oauth", "oauth": {"issuer": oauth.issuer}}
     async with open_auth(tmp_path, {"notes": entry}, clock=clock) as auth:
-        found = await auth.test("notes")
+        found = await auth.probe("notes", insist=True)
         status = await auth.status("notes")
     assert found.state is not ConnectionState.READY
     assert status.next == Next("auth", "notes")

@@ -6,6 +6,7 @@ import asyncio
 import sys
 import threading
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,7 @@ async def test_fifty_who_ask_at_once_cost_the_server_one_session(tmp_path: Path,
     async with open_auth(tmp_path, {"notes": {"url": oauth.url, "auth": "oauth"}}) as auth:
         await signed_in(auth)
         before = len(oauth.requests("/mcp"))
-        found = await asyncio.gather(*(auth.test("notes") for _ in range(50)))
+        found = await asyncio.gather(*(auth.probe("notes", insist=True) for _ in range(50)))
         at_once = len(oauth.requests("/mcp")) - before
         assert {one.state for one in found} == {ConnectionState.READY}
         await auth.probe("notes")
@@ -187,7 +188,7 @@ async def test_a_probe_starts_no_command_unless_it_is_told_to(tmp_path: Path) ->
         assert (await auth.probe("files", start_stdio=True)).state is ConnectionState.UNREACHABLE
         assert started.exists()
         started.unlink()
-        await auth.test("files")
+        await auth.probe("files", insist=True)
         assert started.exists()
 
 
@@ -198,7 +199,7 @@ async def test_a_server_that_is_off_or_misconfigured_is_not_asked(
     oauth.knobs.protected = False
     async with open_auth(tmp_path, {"notes": {"url": oauth.url, **options}}) as auth:
         assert auth.config.servers["notes"].enabled is (auth.config.servers["notes"].problem is not None)
-        for ask in (auth.probe, auth.test):
+        for ask in (auth.probe, partial(auth.probe, insist=True)):
             assert (await ask("notes")).state is ConnectionState.NOT_CHECKED
     assert oauth.seen == []
 
@@ -213,5 +214,5 @@ async def test_what_nobody_looked_at_is_unknown_until_somebody_does(tmp_path: Pa
     }
     async with open_auth(tmp_path, servers) as auth:
         assert await auth.unknown() == ["plain"]
-        assert await auth.look("plain")
+        assert (await auth.parts.profiles.probe(auth.config.servers["plain"])).needs_sign_in
         assert await auth.unknown() == []

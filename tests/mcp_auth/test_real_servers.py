@@ -321,7 +321,7 @@ async def test_a_real_server_is_signed_in_to_and_refreshed(
         await signed_in(auth)
         oauth.knobs.challenge = None
         oauth.expire_access_tokens()
-        tested = await auth.test("notes")
+        tested = await auth.probe("notes", insist=True)
         status = await auth.status("notes")
 
     assert (tested.state, tested.detail) == (ConnectionState.READY, None)
@@ -552,7 +552,7 @@ async def test_a_token_endpoint_that_moved_is_found_again_under_a_template(
         await signed_in(auth)
         oauth.knobs.gone = {"/token": status}
         oauth.expire_access_tokens()
-        assert (await auth.test("notes")).state is ConnectionState.READY
+        assert (await auth.probe("notes", insist=True)).state is ConnectionState.READY
         assert (await auth.status("notes")).issuer == f"{oauth.origin}/{GUID}/v2.0"
     assert len(oauth.requests("/v2/token")) == 1
 
@@ -567,7 +567,7 @@ async def test_a_refresh_token_of_one_tenant_goes_to_no_endpoint_of_another(
         await signed_in(auth)
         oauth.knobs.gone = {"/token": 404}
         oauth.expire_access_tokens()
-        assert (await auth.test("notes")).state is not ConnectionState.READY
+        assert (await auth.probe("notes", insist=True)).state is not ConnectionState.READY
     assert oauth.requests("/v2/token") == []
 
 
@@ -807,7 +807,7 @@ async def test_the_query_of_a_servers_url_is_in_no_resource(
             grant.resource = url
             await auth.store.grants.put_if(grant)
         oauth.expire_access_tokens()
-        assert (await auth.test("notes")).state is ConnectionState.READY
+        assert (await auth.probe("notes", insist=True)).state is ConnectionState.READY
     sent = [seen.query.get("resource") or seen.form.get("resource") for seen in oauth.seen if seen.path != "/mcp"]
     assert [one for one in sent if one is not None] == [oauth.url] * 3
     assert not any("s3cret-key" in str((seen.query, seen.form)) for seen in oauth.seen if seen.path != "/mcp")

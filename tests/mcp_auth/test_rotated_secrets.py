@@ -88,7 +88,7 @@ async def test_a_grant_that_ended_by_the_old_secret_goes_on_with_the_new_one(
     async with opened(tmp_path, oauth, clock, NEW) as auth:
         assert await auth_state(auth) is AuthState.SIGNED_IN
         told = told_of(auth)
-        assert (await auth.test("notes")).tools
+        assert (await auth.probe("notes", insist=True)).tools
         assert await auth_state(auth) is AuthState.SIGNED_IN
         assert told == ["refreshed"]
 

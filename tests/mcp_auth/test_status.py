@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import socket
 import sys
 from dataclasses import dataclass
@@ -16,9 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse
 
-from mcp_auth import McpAuth
 from mcp_auth.config.models import OAuthOptions, Server, ToolFilter
-from mcp_auth.core import PROBE_TIMEOUT
 from mcp_auth.errors import ClientRegistrationNeeded, NotAllowed, SignInNeeded
 from mcp_auth.outcome import Next, Outcome
 from mcp_auth.records import (
@@ -483,7 +480,17 @@ async def test_unreachable_where_nobody_listens(tmp_path: Path) -> None:
 
 
 async def test_a_probe_ends_in_ten_seconds_unless_asked_otherwise(tmp_path: Path) -> None:
-    assert inspect.signature(McpAuth.probe).parameters["timeout"].default == PROBE_TIMEOUT == 10.0
+    limits = []
+
+    async def noted(server: str, owner: str, *, timeout: float, **options: bool) -> ConnectionStatus:
+        limits.append(timeout)
+        return ConnectionStatus()
+
+    async with open_auth(tmp_path, {"a": {"url": "http://127.0.0.1:9/mcp"}}) as auth:
+        auth.parts.prober.probe = noted  # type: ignore[method-assign,assignment]
+        await auth.probe("a")
+        await auth.probe("a", insist=True)
+    assert limits == [10.0, 30.0]
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/mcp"
         async with open_auth(tmp_path, {"a": {"url": url, "headers": {"X": "y"}}, "b": {"url": url}}) as auth:
@@ -501,5 +508,5 @@ async def test_looking_starts_no_command(tmp_path: Path) -> None:
         assert (await auth.probe("run")).state is ConnectionState.NOT_CHECKED
         assert not started.exists()
         # That takes a word of the person
-        assert (await auth.test("run", timeout=PATIENCE)).state is ConnectionState.UNREACHABLE
+        assert (await auth.probe("run", timeout=PATIENCE, insist=True)).state is ConnectionState.UNREACHABLE
         assert started.exists()
