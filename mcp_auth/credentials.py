@@ -25,28 +25,18 @@ if TYPE_CHECKING:
 _LOOK_EVERY = 0.25
 
 
+@dataclass(eq=False, repr=False)
 class StoredCredentials:
     """The credentials of every owner at every server."""
 
-    def __init__(
-        self,
-        store: Store,
-        variables: Variables,
-        keys: Keys,
-        refresher: Refresher,
-        rejections: Rejections,
-        changes: Changes,
-        clock: Callable[[], float] = time.time,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.store = store
-        self.refresher = refresher
-        self.rejections = rejections
-        self.changes = changes
-        self.clock = clock
-        self.monotonic = monotonic
-        self._variables = variables
-        self._keys = keys
+    store: Store
+    variables: Variables
+    keys: Keys
+    refresher: Refresher
+    rejections: Rejections
+    changes: Changes
+    clock: Callable[[], float] = time.time
+    monotonic: Callable[[], float] = time.monotonic
 
     async def headers(
         self, entry: Server, owner: str, refused: str | None = None, *, insist: bool = False
@@ -60,7 +50,7 @@ class StoredCredentials:
         Raises:
             KeyMissing, KeyInvalid, SignInNeeded, ReauthorizationNeeded, RefreshUnavailable.
         """
-        headers = resolved_headers(entry, self._variables, await self._keys.of(entry, owner))
+        headers = resolved_headers(entry, self.variables, await self.keys.of(entry, owner))
         profile = None
         if entry.auth is None and not entry.headers and entry.url is not None:
             profile = await self.store.profiles.get(entry.url)

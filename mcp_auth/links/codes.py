@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
@@ -25,22 +26,15 @@ CODE_ATTEMPTS = 5
 L = TypeVar("L", bound=Linked)
 
 
+@dataclass(eq=False, repr=False)
 class Codes:
     """Takes codes. Five wrong ones end what they were sent for."""
 
-    def __init__(
-        self,
-        store: Store,
-        policy: Policy,
-        verifier: LinkVerifier,
-        changes: Changes,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._store = store
-        self._policy = policy
-        self._verifier = verifier
-        self._changes = changes
-        self._clock = clock
+    store: Store
+    policy: Policy
+    verifier: LinkVerifier
+    changes: Changes
+    clock: Callable[[], float] = time.time
 
     async def confirm(self, text: str, principal: str, *, private: bool) -> Linked:
         """Take a code that `principal` sent. Releases the browser that shows it.
@@ -56,7 +50,7 @@ class Codes:
             meant, code = await self._find_meant(text, principal, private=private)
             return await self._prove(meant, code)
         except CodeRejected:
-            self._changes.write_wrong_code(principal, doing="confirm")
+            self.changes.write_wrong_code(principal, doing="confirm")
             raise
 
     async def review(self, text: str, principal: str, *, private: bool) -> Linked:
@@ -67,10 +61,10 @@ class Codes:
         """
         try:
             meant, _ = await self._find_meant(text, principal, private=private)
-            if self._clock() >= binding_of(meant).code_expires_at:
+            if self.clock() >= binding_of(meant).code_expires_at:
                 raise _too_old()
         except CodeRejected:
-            self._changes.write_wrong_code(principal, doing="review")
+            self.changes.write_wrong_code(principal, doing="review")
             raise
         # Looking is no guess.
         await self._uncount(meant)
@@ -84,7 +78,7 @@ class Codes:
                 "A code has eight characters; copy it from the page.", next_step=Next("confirm", arguments=("CODE",))
             )
         await self._check_nobody_elses(code, principal)
-        if not self._verifier.takes_codes:
+        if not self.verifier.takes_codes:
             raise CodeRejected("A code is no proof here: the page asks you to log in.", next_step=Next("auth"))
         mine = await self._continued(principal=principal)
         if any(_is_voided(code, record) for record in mine):
@@ -122,8 +116,8 @@ class Codes:
 
     async def _continued(self, *, principal: str | None = None, code: str | None = None) -> list[Linked]:
         """The records whose page shows a code right now, or has shown one: a person's, or those of this code."""
-        now, digest = self._clock(), None if code is None else sha256(code)
-        views = [self._store.links(kind) for kind in KINDS]
+        now, digest = self.clock(), None if code is None else sha256(code)
+        views = [self.store.links(kind) for kind in KINDS]
         found = [one for view in views for one in await view.open(principal=principal, code=digest)]
         return [one for one in found if one.status in CONTINUED and one.expires_at > now and one.binding is not None]
 
@@ -133,7 +127,7 @@ class Codes:
             asked = record.origin.principal
             if asked == principal:
                 continue
-            if self._policy.is_same_person(asked, principal):
+            if self.policy.is_same_person(asked, principal):
                 # Nobody else's hands: only another of the same person's.
                 name, place = asked_by(asked, "")
                 raise CodeRejected(
@@ -141,7 +135,7 @@ class Codes:
                     "confirm it. Nothing was changed.",
                     next_step="send the code from there",
                 )
-            raise await self._verifier.end_as_stolen(record, principal)
+            raise await self.verifier.end_as_stolen(record, principal)
 
     async def _count_attempt(self, record: L) -> L | None:
         """The record with one more attempt on it, stored before the code is compared: guesses cannot run beside."""
@@ -156,7 +150,7 @@ class Codes:
             more = msgspec.structs.replace(binding, attempts=binding.attempts + 1)
             return msgspec.structs.replace(record, binding=more)
 
-        counted = await self._verifier.update(record, count)
+        counted = await self.verifier.update(record, count)
         return counted if is_counted else None
 
     async def _uncount(self, record: L) -> None:
@@ -167,7 +161,7 @@ class Codes:
             fewer = msgspec.structs.replace(binding, attempts=binding.attempts - 1)
             return msgspec.structs.replace(record, binding=fewer)
 
-        await self._verifier.update(record, uncount)
+        await self.verifier.update(record, uncount)
 
     async def _prove(self, record: L, code: str) -> L:
         async def prove(record: L) -> L | None:
@@ -177,15 +171,15 @@ class Codes:
                 return None
             if record.status not in SHOWS_CODE or not tickets.is_same(code, binding.code):
                 raise _no_page()
-            if self._clock() >= binding.code_expires_at:
+            if self.clock() >= binding.code_expires_at:
                 raise _too_old()
-            await self._verifier.decide(record)
+            await self.verifier.decide(record)
             binding = msgspec.structs.replace(binding, proof="code", code=None, code_nonce=None)
             proven = msgspec.structs.replace(record, binding=binding)
             # A last page goes on when its button is pressed.
-            return self._verifier.release(proven) if record.status in UNPROVEN else proven
+            return self.verifier.release(proven) if record.status in UNPROVEN else proven
 
-        return await self._verifier.update(record, prove)
+        return await self.verifier.update(record, prove)
 
     async def _reject(self, counted: list[Linked]) -> CodeRejected:
         left = 0
@@ -194,7 +188,7 @@ class Codes:
             left = max(left, tries)
             if tries <= 0:
                 sentence = f"Five wrong codes were sent for {record.server}, so it was stopped."
-                await self._verifier.end(record, CodeRejected(sentence, next_step=again_for(record)))
+                await self.verifier.end(record, CodeRejected(sentence, next_step=again_for(record)))
         if left == 0:
             return CodeRejected("That was the fifth wrong code, so it was stopped.", next_step=Next("auth"))
         tries_left = "1 try is" if left == 1 else f"{left} tries are"

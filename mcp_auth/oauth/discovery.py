@@ -52,7 +52,7 @@ _PROBE_BODY = b'{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{}}'
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Discovery:
     """The result of a discovery: what to remember of the server, without a version or registrations."""
 
     metadata: ServerMetadata
@@ -106,7 +106,7 @@ async def probe_without_credentials(
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ProbeResult:
     """What a server itself says: whether it refuses who has no credential, and its protected resource metadata.
 
     `found_at`: where that document was. `trouble`: the metadata could not be had, which says nothing of whether it is
@@ -126,7 +126,9 @@ class Asked:
         return self.is_refused or self.document is not None
 
 
-async def ask(http: Http, rules: NetworkRules, server: Server, *, known: BearerChallenge | None = None) -> Asked:
+async def probe(
+    http: Http, rules: NetworkRules, server: Server, *, known: BearerChallenge | None = None
+) -> ProbeResult:
     """Ask a server what it wants. The probe and the request for its metadata go out together.
 
     `known`: a challenge that it sent before.
@@ -138,12 +140,12 @@ async def ask(http: Http, rules: NetworkRules, server: Server, *, known: BearerC
 
     url = server.url or ""
     guesses = resource_urls(None, url)
-    probe, first = await asyncio.gather(
+    answer, first = await asyncio.gather(
         probe_without_credentials(http, rules, server, {}), _get(http, rules, guesses[0]), return_exceptions=True
     )
-    if isinstance(probe, BaseException):
-        raise probe
-    challenge = probe.challenge or known
+    if isinstance(answer, BaseException):
+        raise answer
+    challenge = answer.challenge or known
     asked: dict[str, Answer | BaseException] = {guesses[0]: first}
     every = challenge.all_resource_metadata if challenge else ()
     named = [target for each in every if (target := joined(url, each)) is not None]
@@ -157,13 +159,13 @@ async def ask(http: Http, rules: NetworkRules, server: Server, *, known: BearerC
         # Of several, the one that is worth asking again.
         challenge = replace(challenge, resource_metadata=found_at, more_resource_metadata=())
     # Cloudflare Access sends a browser's redirect along with the challenge that an agent can act on.
-    is_refused = probe.status in (401, 403) or (probe.challenge is not None and bool(named))
-    return Asked(is_refused, challenge, document, trouble, found_at, probe.seen)
+    is_refused = answer.status in (401, 403) or (answer.challenge is not None and bool(named))
+    return ProbeResult(is_refused, challenge, document, trouble, found_at, answer.seen)
 
 
 async def discover(
-    http: Http, rules: NetworkRules, server: Server, asked: Asked, *, prefer: str | None = None
-) -> Found:
+    http: Http, rules: NetworkRules, server: Server, asked: ProbeResult, *, prefer: str | None = None
+) -> Discovery:
     """Find the authorization server of `server`, which was `asked`.
 
     `prefer`: the issuer to take where the server names several.
@@ -176,9 +178,9 @@ async def discover(
         raise asked.trouble
     if asked.document is None:
         metadata = await _legacy_metadata(http, rules, server, asked)
-        return Found(_checked(metadata, server), None, None, None, asked.challenge)
+        return Discovery(_checked(metadata, server), None, None, None, asked.challenge)
     document = await _document_for(http, rules, server, asked.document, asked.found_at)
-    return Found(
+    return Discovery(
         metadata=await _first_usable(http, rules, server, document, prefer),
         resource=text(document.get("resource")),
         resource_scopes=texts(document.get("scopes_supported")),
@@ -471,7 +473,7 @@ def _no_metadata(issuer: str) -> DiscoveryFailed:
     )
 
 
-async def _legacy_metadata(http: Http, rules: NetworkRules, server: Server, asked: Asked) -> ServerMetadata:
+async def _legacy_metadata(http: Http, rules: NetworkRules, server: Server, asked: ProbeResult) -> ServerMetadata:
     """2025-03-26: the server's origin is its own authorization server, and may publish nothing at all."""
     parts = urlsplit(server.url or "")
     origin = f"{parts.scheme}://{parts.netloc}"

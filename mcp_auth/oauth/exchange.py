@@ -7,6 +7,7 @@ import hmac
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import NoReturn, Protocol
 from urllib.parse import urlsplit
 
@@ -55,31 +56,20 @@ class Prober(Protocol):
     async def try_out(self, server: str, owner: str, timeout: float) -> ConnectionStatus: ...
 
 
+@dataclass(eq=False, repr=False)
 class Exchanges:
     """Finishes sign-ins. `prober`: what it hears of new credentials stands on the last page."""
 
-    def __init__(
-        self,
-        config: Config,
-        servers: Servers,
-        store: Store,
-        http: Http,
-        profiles: Profiles,
-        sign_ins: SignIns,
-        verifier: LinkVerifier,
-        prober: Prober,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._config = config
-        self._servers = servers
-        self._store = store
-        self._http = http
-        self._profiles = profiles
-        self._sign_ins = sign_ins
-        self._verifier = verifier
-        self._prober = prober
-        self._clock = clock
-        self._running: set[asyncio.Task[SignIn]] = set()
+    config: Config
+    servers: Servers
+    store: Store
+    http: Http
+    profiles: Profiles
+    sign_ins: SignIns
+    verifier: LinkVerifier
+    prober: Prober
+    clock: Callable[[], float] = time.time
+    _running: set[asyncio.Task[SignIn]] = field(default_factory=set, init=False)
 
     async def finish(self, answer: AuthorizationResponse, binding: Binding) -> SignIn:
         """Take the answer of the authorization server. Succeeds at most once for a sign-in.
@@ -104,11 +94,11 @@ class Exchanges:
                 raise CallbackRejected(
                     "The address holds no code.", next_step="copy the whole address of the last page"
                 )
-            now = self._clock()
+            now = self.clock()
             return stepped(sign_in, "exchanging", now, claimed_at=now)
 
         claimed = await update(
-            "the sign-in", lambda: self._answered(answer, binding), claim, self._store.sign_ins.put_if
+            "the sign-in", lambda: self._answered(answer, binding), claim, self.store.sign_ins.put_if
         )
         if not is_ours:
             return claimed
@@ -125,7 +115,7 @@ class Exchanges:
     async def claims(self, text: str) -> bool:
         """Whether a bare text is the redirect URL of a sign-in of ours."""
         slot = pasted_slot(text)
-        return slot is not None and await self._store.sign_ins.get(slot) is not None
+        return slot is not None and await self.store.sign_ins.get(slot) is not None
 
     async def ask_last(self, answer: AuthorizationResponse, binding: Binding) -> tuple[SignIn, str | None]:
         """The answer of the authorization server in a browser without script: the last page's one-time secret.
@@ -140,7 +130,7 @@ class Exchanges:
             return sign_in, None
         if answer.code is None:
             raise CallbackRejected("The address holds no code.", next_step=Next("auth", around="begin again with {}"))
-        return await self._verifier.ask_last(sign_in, answer.code, identity=binding.identity)
+        return await self.verifier.ask_last(sign_in, answer.code, identity=binding.identity)
 
     async def last_page(self, answer: AuthorizationResponse, binding: Binding, secret: str) -> SignIn | None:
         """The sign-in for its last page with this one-time secret, shown again. None: a newer one has to be made.
@@ -149,7 +139,7 @@ class Exchanges:
             As `finish`.
         """
         sign_in = await self._answered(answer, binding)
-        return await self._verifier.show_last_again(sign_in, answer.code or "", secret)
+        return await self.verifier.show_last_again(sign_in, answer.code or "", secret)
 
     async def _answered(self, answer: AuthorizationResponse, binding: Binding) -> SignIn:
         """The sign-in that this answer belongs to, in these hands. Behind a link of ours it may have ended."""
@@ -169,29 +159,29 @@ class Exchanges:
     async def _check_proven(self, sign_in: SignIn, answer: AuthorizationResponse, binding: Binding) -> None:
         if sign_in.binding is None:
             # No page of ours, so no proof was to be had: it was begun for one person, or the operator takes the risk.
-            await self._verifier.check_still(sign_in, may_be_unproven=self._config.gateway.allow_paste)
+            await self.verifier.check_still(sign_in, may_be_unproven=self.config.gateway.allow_paste)
         elif sign_in.binding.kept_in == "cookie" and answer.code is not None and answer.error is None:
-            await self._verifier.check_last(sign_in, answer.code, binding.last, binding.identity)
+            await self.verifier.check_last(sign_in, answer.code, binding.last, binding.identity)
         elif answer.error is None:
-            await self._verifier.check_end(sign_in, binding.browser)
+            await self.verifier.check_end(sign_in, binding.browser)
 
     async def _find(self, answer: AuthorizationResponse, binding: Binding) -> SignIn:
         if answer.state is None and answer.code is not None and binding.principal is not None:
             return await self._only_open(binding.principal)
         slot = answer.slot
-        sign_in = await self._store.sign_ins.get(slot) if slot else None
+        sign_in = await self.store.sign_ins.get(slot) if slot else None
         if sign_in is None or sign_in.state is None or answer.state is None:
             raise _unknown()
         if not hmac.compare_digest(sign_in.state.encode(), answer.state.encode()):
             raise _unknown()
-        return await self._sign_ins.as_of_now(sign_in)
+        return await self.sign_ins.as_of_now(sign_in)
 
     async def _only_open(self, principal: str) -> SignIn:
         """The sign-in that a bare code can only belong to."""
-        now = self._clock()
+        now = self.clock()
         fitting = [
             sign_in
-            for sign_in in await self._store.sign_ins.open(principal=principal)
+            for sign_in in await self.store.sign_ins.open(principal=principal)
             if sign_in.status in WAITING
             and sign_in.expires_at > now
             and sign_in.binding is None
@@ -210,7 +200,7 @@ class Exchanges:
             raise CallbackRejected("This sign-in ends on its own page; there is nothing to paste.")
         if answer.redirect_uri != sign_in.redirect_uri:
             raise CallbackRejected("The answer arrived at another address than the one that was registered.")
-        if not self._verifier.is_bound(sign_in, binding.browser):
+        if not self.verifier.is_bound(sign_in, binding.browser):
             raise OtherBrowser(
                 "The sign-in was begun there, or this browser no longer has what it kept for it. Nothing was changed.",
                 next_step="go back to that browser, or ask for a new link in the chat",
@@ -236,13 +226,13 @@ class Exchanges:
         what = "Access was denied" if denied else f"The authorization server answered {error}"
         sentence = f"{what}: {said}." if said else f"{what}."
         refused = AuthorizationRefused(sentence, server=sign_in.server, next_step=Next("auth", sign_in.server))
-        if await self._sign_ins.end(sign_in, "refused" if denied else "failed", refused.outcome) is None:
+        if await self.sign_ins.end(sign_in, "refused" if denied else "failed", refused.outcome) is None:
             raise AlreadyFinished(f"{sign_in.server} is being signed in with this link already.")
-        await self._profiles.forget_if_dead(sign_in, as_word(error) in ENDS_REGISTRATION, error)
+        await self.profiles.forget_if_dead(sign_in, as_word(error) in ENDS_REGISTRATION, error)
         raise refused
 
     async def _exchange(self, sign_in: SignIn, code: str) -> SignIn:
-        server = self._config.servers.get(sign_in.server)
+        server = self.config.servers.get(sign_in.server)
         try:
             if server is None or server.url != sign_in.server_url:
                 raise TokenRequestFailed(f"{sign_in.server} is no longer configured with that url.")
@@ -252,30 +242,30 @@ class Exchanges:
         except McpAuthError as error:
             names_it = isinstance(error, SignInError) or error.server is not None
             end = error.outcome if names_it else msgspec.structs.replace(error.outcome, server=sign_in.server)
-            await self._sign_ins.end(sign_in, "failed", end)
+            await self.sign_ins.end(sign_in, "failed", end)
             raise
         except Exception as unforeseen:
             # Whatever it is, the chat hears of the end, and nobody waits for a code that is spent.
             logger.error("the sign-in to %s ended in %s", sign_in.server, type(unforeseen).__name__)
             sentence = f"Something went wrong on our side while {sign_in.server} was being signed in."
             ours = SignInError(sentence, next_step=Next("auth", sign_in.server))
-            await self._sign_ins.end(sign_in, "failed", ours.outcome)
+            await self.sign_ins.end(sign_in, "failed", ours.outcome)
             raise
-        await self._profiles.keep_for_next(sign_in, outcome)
+        await self.profiles.keep_for_next(sign_in, outcome)
         if sign_in.binding is not None:
             sign_in = await self._try_out(sign_in)
         sign_in = msgspec.structs.replace(sign_in, account=outcome.account)
         if sign_in.check is None or sign_in.check.state != "refused":
-            return await self._sign_ins.end(sign_in, "done") or sign_in
+            return await self.sign_ins.end(sign_in, "done") or sign_in
         why = f" ({sign_in.check.detail.rstrip('.')})" if sign_in.check.detail else ""
         sentence = f"The sign-in was finished, but the server refuses it{why}."
         refused = ServerRefused(sentence, server=sign_in.server, next_step=Next("auth", sign_in.server))
-        return await self._sign_ins.end(sign_in, "failed", refused.outcome) or sign_in
+        return await self.sign_ins.end(sign_in, "failed", refused.outcome) or sign_in
 
     async def _try_out(self, sign_in: SignIn) -> SignIn:
         """The record with what the server says to the new credentials, for the page that waits for it."""
         try:
-            result = await self._prober.try_out(sign_in.server, sign_in.owner, TRY_OUT_TIMEOUT)
+            result = await self.prober.try_out(sign_in.server, sign_in.owner, TRY_OUT_TIMEOUT)
         except Exception as error:  # noqa: BLE001 - the grant is stored; whoever waits for the end tries it again
             logger.error("the new access to %s could not be tried: %s", sign_in.server, type(error).__name__)
             return sign_in
@@ -295,34 +285,34 @@ class Exchanges:
         host = shown_host(urlsplit(sign_in.metadata.token_endpoint).hostname or "")
         try:
             answer = await request_tokens(
-                self._http, self._servers.rules(server), sign_in.metadata, sign_in.registration, form, now=self._clock()
+                self.http, self.servers.rules(server), sign_in.metadata, sign_in.registration, form, now=self.clock()
             )
         except Unreachable as error:
             # It may be elsewhere by now.
-            await self._profiles.expire_metadata(sign_in.server_url)
+            await self.profiles.expire_metadata(sign_in.server_url)
             raise TokenRequestFailed(
                 f"The code could not be exchanged: {error.message}", server=sign_in.server, next_step=again
             ) from None
         if isinstance(answer, TokenResponse):
             return answer
-        await self._profiles.forget_if_dead(sign_in, answer.meaning == "registration", answer.error)
+        await self.profiles.forget_if_dead(sign_in, answer.meaning == "registration", answer.error)
         if answer.meaning == "refused" and answer.status in (401, 403) and not answer.is_oauth:
             # RFC 6749 section 5.2 has 401 for clients that are not known, and not everybody says more than that.
-            await self._profiles.doubt_registration(sign_in)
+            await self.profiles.doubt_registration(sign_in)
         if answer.is_gone:
-            await self._profiles.expire_metadata(sign_in.server_url)
+            await self.profiles.expire_metadata(sign_in.server_url)
         raise TokenRequestFailed(
             f"{host} did not give a token ({answer.sentence()}).", server=sign_in.server, next_step=again
         )
 
     async def _store_grant(self, sign_in: SignIn, answer: TokenResponse) -> None:
-        now = self._clock()
-        async with self._store.grants.lease(sign_in.owner, sign_in.server, ttl=LEASE_TTL, wait=LEASE_WAIT):
+        now = self.clock()
+        async with self.store.grants.lease(sign_in.owner, sign_in.server, ttl=LEASE_TTL, wait=LEASE_WAIT):
             # Damaged since the link was made: kept beside the new one.
-            await self._store.grants.set_damaged_aside(sign_in.owner, sign_in.server)
+            await self.store.grants.set_damaged_aside(sign_in.owner, sign_in.server)
 
             async def replace(stored: Grant | None) -> Grant:
-                old, gateway = stored, self._config.gateway
+                old, gateway = stored, self.config.gateway
                 if old is not None and reused_name(old.owner, old.accounts, gateway):
                     # Nothing of somebody else's goes along, and nothing of it comes back.
                     old = None
@@ -353,9 +343,9 @@ class Exchanges:
 
             await update(
                 sign_in.server,
-                lambda: self._store.grants.get(sign_in.owner, sign_in.server, sign_in.server_url),
+                lambda: self.store.grants.get(sign_in.owner, sign_in.server, sign_in.server_url),
                 replace,
-                self._store.grants.put_if,
+                self.store.grants.put_if,
             )
 
     async def drain(self) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -15,7 +16,7 @@ from mcp_auth.errors import NoMetadata, SignInError, Unreachable
 from mcp_auth.net import issuers
 from mcp_auth.net.http import Http
 from mcp_auth.oauth.challenge import BearerChallenge
-from mcp_auth.oauth.discovery import Asked, ask, discover, is_warm
+from mcp_auth.oauth.discovery import ProbeResult, discover, is_warm, probe
 from mcp_auth.oauth.token_words import as_word
 from mcp_auth.oauth.tokens import TokenResponse, plain
 from mcp_auth.records import Registration, ServerProfile, SignIn, encode
@@ -28,29 +29,29 @@ logger = logging.getLogger(__name__)
 _REGISTRATIONS_KEPT = 8
 
 
+@dataclass(eq=False, repr=False)
 class Profiles:
     """Looks servers up and keeps what was found."""
 
-    def __init__(self, servers: Servers, store: Store, http: Http, clock: Callable[[], float]) -> None:
-        self._servers = servers
-        self._store = store
-        self._http = http
-        self._clock = clock
-        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+    servers: Servers
+    store: Store
+    http: Http
+    clock: Callable[[], float]
+    _turns: defaultdict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock), init=False)
 
-    async def look_up(self, server: Server, *, fresh: bool, asked: Asked | None = None) -> ServerProfile:
+    async def look_up(self, server: Server, *, fresh: bool, asked: ProbeResult | None = None) -> ServerProfile:
         """What is known of the server, looked up when it is cold, or when it was `asked` just now.
 
         Raises:
             SignInError, Unreachable: as `discover`.
         """
         url = server.url or ""
-        known = await self._store.profiles.get(url)
-        if not fresh and asked is None and known is not None and is_warm(known, server, self._clock()):
+        known = await self.store.profiles.get(url)
+        if not fresh and asked is None and known is not None and is_warm(known, server, self.clock()):
             return known
         prefer = _issuer_in_use(known)
-        asked = asked or await self.ask(server)
-        found = await discover(self._http, self._servers.rules(server), server, asked, prefer=prefer)
+        asked = asked or await self._ask(server)
+        found = await discover(self.http, self.servers.rules(server), server, asked, prefer=prefer)
 
         def remember(profile: ServerProfile) -> None:
             profile.metadata = found.metadata
@@ -60,7 +61,7 @@ class Profiles:
             profile.resource_name = plain(found.resource_name, 80) if found.resource_name else None
             profile.needs_sign_in = True
             profile.trouble = None
-            profile.fetched_at = self._clock()
+            profile.fetched_at = self.clock()
             if found.challenge is not None:
                 profile.challenge_scope = found.challenge.scope
                 profile.challenge_metadata_url = found.challenge.resource_metadata
@@ -76,17 +77,17 @@ class Profiles:
 
         return await self.remember(url, remember)
 
-    async def ask(self, server: Server) -> Asked:
+    async def _ask(self, server: Server) -> ProbeResult:
         """What the server says of itself; the challenge of an earlier refusal counts while it sends none.
 
         Raises:
             Unreachable: no answer.
         """
-        known = await self._store.profiles.get(server.url or "")
+        known = await self.store.profiles.get(server.url or "")
         challenge = None
         if known is not None and (known.challenge_scope or known.challenge_metadata_url):
             challenge = BearerChallenge(known.challenge_scope, known.challenge_metadata_url)
-        return await ask(self._http, self._servers.rules(server), server, known=challenge)
+        return await probe(self.http, self.servers.rules(server), server, known=challenge)
 
     async def remember(self, server_url: str, change: Callable[[ServerProfile], None]) -> ServerProfile:
         """Apply `change` to what is stored of a server, again after every lost race.
@@ -96,7 +97,7 @@ class Profiles:
         """
 
         async def stored() -> ServerProfile:
-            return await self._store.profiles.get(server_url) or ServerProfile(server_url=server_url)
+            return await self.store.profiles.get(server_url) or ServerProfile(server_url=server_url)
 
         async def changed(profile: ServerProfile) -> ServerProfile | None:
             before = encode(profile)
@@ -105,7 +106,7 @@ class Profiles:
 
         # Tasks of this process take turns; only other processes can win a race against them.
         async with self._turns[server_url]:
-            return await update("the server", stored, changed, self._store.profiles.put_if)
+            return await update("the server", stored, changed, self.store.profiles.put_if)
 
     async def probe(self, server: Server, *, is_refused: bool = False) -> ServerProfile:
         """Find out whether a server without `auth` and `headers` wants a sign-in, and keep the finding.
@@ -115,7 +116,7 @@ class Profiles:
         Raises:
             Unreachable: it does not answer.
         """
-        asked = await self.ask(server)
+        asked = await self._ask(server)
         needs_sign_in, trouble = False, None
         if is_refused or asked.wants_credential:
             try:
@@ -161,7 +162,7 @@ class Profiles:
 
     async def forget_dynamic_registrations(self, server_url: str) -> None:
         """After a sign-out: the next sign-in registers anew. Each grant has its own copy."""
-        if await self._store.profiles.get(server_url) is None:
+        if await self.store.profiles.get(server_url) is None:
             return
 
         def forget(profile: ServerProfile) -> None:
@@ -184,7 +185,7 @@ class Profiles:
 
     async def keep_for_next(self, sign_in: SignIn, answer: TokenResponse) -> None:
         """After a success: what the next sign-in may use again."""
-        now = self._clock()
+        now = self.clock()
         try:
             await self.remember(sign_in.server_url, lambda profile: _keep(profile, sign_in, answer, now))
         except Exception as error:  # noqa: BLE001 - the grant is stored and good; the next sign-in registers anew

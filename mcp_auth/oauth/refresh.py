@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mcp_auth.changes import Changes
 from mcp_auth.config.models import Config, Server
@@ -34,31 +34,21 @@ from mcp_auth.stores.base import Store
 logger = logging.getLogger(__name__)
 
 
+@dataclass(eq=False, repr=False)
 class Refresher:
     """Gives valid access tokens."""
 
-    def __init__(
-        self,
-        config: Config,
-        servers: Servers,
-        store: Store,
-        http: Http,
-        variables: Variables,
-        profiles: Profiles,
-        changes: Changes,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._config = config
-        self._servers = servers
-        self._store = store
-        self._http = http
-        self._variables = variables
-        self._profiles = profiles
-        self._changes = changes
-        self._clock = clock
-        self._flights: dict[tuple[str, str, bool], asyncio.Task[_Access]] = {}
-        # The (owner, server) whose server refused what was sent last.
-        self.doubted: set[tuple[str, str]] = set()
+    config: Config
+    servers: Servers
+    store: Store
+    http: Http
+    variables: Variables
+    profiles: Profiles
+    changes: Changes
+    clock: Callable[[], float] = time.time
+    _flights: dict[tuple[str, str, bool], asyncio.Task[_Access]] = field(default_factory=dict, init=False)
+    # The (owner, server) whose server refused what was sent last.
+    doubted: set[tuple[str, str]] = field(default_factory=set, init=False)
 
     async def access_token(
         self, server: Server, owner: str, *, refused: str | None = None, insist: bool = False
@@ -70,9 +60,9 @@ class Refresher:
         Raises:
             SignInNeeded, ReauthorizationNeeded: only a person can help. RefreshUnavailable: not now.
         """
-        grant = await self._store.grants.get(owner, server.name, server.url or "")
+        grant = await self.store.grants.get(owner, server.name, server.url or "")
         tokens = self._usable(server, grant)
-        now = self._clock()
+        now = self.clock()
         if grant is not None and (grant.access_refused_at is not None or grant.reauthorization_now):
             self.doubted.add((owner, server.name))
         else:
@@ -85,7 +75,7 @@ class Refresher:
         """The grant's tokens, when they are for this server as it is configured now."""
         if grant is None or grant.tokens is None:
             raise SignInNeeded(f"{server.name} is not signed in.", next_step=Next("auth", server.name))
-        somebody_elses = reused_name(grant.owner, grant.accounts, self._config.gateway)
+        somebody_elses = reused_name(grant.owner, grant.accounts, self.config.gateway)
         if somebody_elses is not None:
             raise ReauthorizationNeeded(somebody_elses, server=server.name, next_step=Next("auth", server.name))
         if grant.server_url != server.url:
@@ -123,7 +113,7 @@ class Refresher:
 
     async def _take_lease(self, server: Server, owner: str, refused: str | None, insist: bool) -> _Access:
         try:
-            async with self._store.grants.lease(owner, server.name, ttl=LEASE_TTL, wait=LEASE_WAIT):
+            async with self.store.grants.lease(owner, server.name, ttl=LEASE_TTL, wait=LEASE_WAIT):
                 for _ in range(3):
                     try:
                         return _Access(await self._renew(server, owner, refused, insist), refused)
@@ -131,9 +121,9 @@ class Refresher:
                         continue
         except Busy:
             # On a crowded machine the turn may never come, and what others were refreshing is there all the same.
-            grant = await self._store.grants.get(owner, server.name, server.url or "")
+            grant = await self.store.grants.get(owner, server.name, server.url or "")
             tokens = self._usable(server, grant)
-            if not _is_to_be_renewed(tokens, refused, self._clock()):
+            if not _is_to_be_renewed(tokens, refused, self.clock()):
                 return _Access(tokens.access_token, refused)
             raise RefreshUnavailable(
                 f"Another process has been refreshing {server.name} for too long.",
@@ -147,19 +137,19 @@ class Refresher:
     async def _renew(self, server: Server, owner: str, refused: str | None, insist: bool) -> str:
         renewal = Renewal(
             server,
-            self._servers,
-            self._store,
-            self._http,
-            self._variables,
-            self._profiles,
-            self._changes,
-            self._clock,
+            self.servers,
+            self.store,
+            self.http,
+            self.variables,
+            self.profiles,
+            self.changes,
+            self.clock,
         )
-        grant = await self._store.grants.get(owner, server.name, server.url or "")
+        grant = await self.store.grants.get(owner, server.name, server.url or "")
         tokens = self._usable(server, grant)
         if grant is None:
             raise AssertionError("usable tokens come from a grant")
-        now = self._clock()
+        now = self.clock()
         if not _is_to_be_renewed(tokens, refused, now):
             return tokens.access_token
         if grant.registration_dead and (correction := renewal.correction(grant)):
@@ -189,7 +179,7 @@ class Refresher:
             raise ReauthorizationNeeded(
                 f"The access to {server.name} has ended, and the grant has no refresh token.", next_step=again
             )
-        is_early = grant.refresh_not_before is not None and self._clock() < grant.refresh_not_before
+        is_early = grant.refresh_not_before is not None and self.clock() < grant.refresh_not_before
         if is_early and not (insist and grant.refresh_may_be_tried):
             raise renewal.unavailable(grant)
         mark = grant.refresh_mark

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import msgspec
 
@@ -20,22 +21,20 @@ from mcp_auth.stores.base import Store
 from mcp_auth.stores.updates import update
 
 
+@dataclass(eq=False, repr=False)
 class Rejections:
     """Takes what servers answered, and tells when only a person can help."""
 
-    def __init__(
-        self, store: Store, profiles: Profiles, changes: Changes, clock: Callable[[], float] = time.time
-    ) -> None:
-        self._store = store
-        self._profiles = profiles
-        self._changes = changes
-        self._clock = clock
+    store: Store
+    profiles: Profiles
+    changes: Changes
+    clock: Callable[[], float] = time.time
 
     async def refused(
         self, entry: Server, owner: str, status: int, challenge: BearerChallenge | None, sent: str | None
     ) -> McpAuthError:
         """The server said no to what we sent: remember what it wants, and say what a person can do."""
-        profile = await self._store.profiles.get(entry.url or "")
+        profile = await self.store.profiles.get(entry.url or "")
         oauth = uses_oauth(entry, profile)
         if not oauth and (entry.headers or entry.auth is not None):
             return ServerRefused(f"{entry.name} refused the key (HTTP {status}).", next_step=Next("key", entry.name))
@@ -43,18 +42,18 @@ class Rejections:
             return await self._open_no_more(entry, status, challenge)
         if _asks_for_more(status, challenge):
             return await self._too_small(entry, owner, challenge, sent)
-        await self._profiles.remember(entry.url or "", lambda known: _keep_challenge(known, challenge))
+        await self.profiles.remember(entry.url or "", lambda known: _keep_challenge(known, challenge))
         if sent is None:
             return SignInNeeded(f"{entry.name} asks for a sign-in.", next_step=Next("auth", entry.name))
         return await self._token_refused(entry, owner, sent.removeprefix("Bearer "))
 
     async def _open_no_more(self, entry: Server, status: int, challenge: BearerChallenge | None) -> McpAuthError:
         """A server that was taken for open said no, so it is looked at anew."""
-        known = await self._store.profiles.get(entry.url or "")
+        known = await self.store.profiles.get(entry.url or "")
         if known is None or known.trouble is None:
-            await self._profiles.remember(entry.url or "", lambda known: _keep_challenge(known, challenge))
+            await self.profiles.remember(entry.url or "", lambda known: _keep_challenge(known, challenge))
             try:
-                known = await self._profiles.probe(entry, is_refused=not _asks_for_more(status, challenge))
+                known = await self.profiles.probe(entry, is_refused=not _asks_for_more(status, challenge))
             except Unreachable as error:
                 return error
         if known.needs_sign_in:
@@ -74,7 +73,7 @@ class Rejections:
                 return None
             if grant.previous is not None:
                 return _restored(grant)
-            now = self._clock()
+            now = self.clock()
             told = grant.reauthorization_told
             refused = msgspec.structs.replace(
                 grant, reauthorization_told=True, access_refused_at=grant.access_refused_at or now
@@ -91,7 +90,7 @@ class Rejections:
                 next_step=Next("auth", entry.name),
             )
         if changed is not None and not told:
-            self._changes.tell(Change("reauthorization_needed", entry.name, owner))
+            self.changes.tell(Change("reauthorization_needed", entry.name, owner))
         return ReauthorizationNeeded(f"{reason}.", server=entry.name, next_step=Next("auth", entry.name))
 
     async def _too_small(
@@ -99,7 +98,7 @@ class Rejections:
     ) -> McpAuthError:
         """403 `insufficient_scope` (RFC 6750 section 3.1): a step-up, unless the token has those scopes already."""
         wanted = challenge.scope if challenge is not None else None
-        grant = await self._store.grants.get(owner, entry.name, entry.url or "")
+        grant = await self.store.grants.get(owner, entry.name, entry.url or "")
         granted = (grant.tokens.scope or "").split() if grant is not None and grant.tokens is not None else []
         if wanted is None or not set(wanted.split()) - set(granted):
             return ServerRefused(
@@ -121,7 +120,7 @@ class Rejections:
             return msgspec.structs.replace(grant, step_up_scope=wanted)
 
         if await self._change_grant(entry, owner, ask) is not None:
-            self._changes.tell(Change("reauthorization_needed", entry.name, owner))
+            self.changes.tell(Change("reauthorization_needed", entry.name, owner))
         return ReauthorizationNeeded(
             f"{entry.name} asks for more access: {shown_scope(wanted)}.", next_step=Next("auth", entry.name)
         )
@@ -159,10 +158,10 @@ class Rejections:
             )
             return changed
 
-        grants = self._store.grants
+        grants = self.store.grants
 
         async def write(changed: Grant) -> Grant | None:
-            untold = await grants.news_of(changed, self._clock()) if is_news else None
+            untold = await grants.news_of(changed, self.clock()) if is_news else None
             return await grants.put_if(changed, untold)
 
         stored = await update(entry.name, lambda: grants.get(owner, entry.name, entry.url or ""), edit, write)

@@ -31,18 +31,16 @@ class LogoutResult:
     next_step: Step | None = None
 
 
+@dataclass(eq=False, repr=False)
 class SignOut:
     """Ends grants."""
 
-    def __init__(
-        self, servers: Servers, store: Store, http: Http, profiles: Profiles, sign_ins: SignIns, changes: Changes
-    ) -> None:
-        self._servers = servers
-        self._store = store
-        self._http = http
-        self._profiles = profiles
-        self._sign_ins = sign_ins
-        self._changes = changes
+    servers: Servers
+    store: Store
+    http: Http
+    profiles: Profiles
+    sign_ins: SignIns
+    changes: Changes
 
     async def sign_out(self, entry: Server, owner: str, *, by: str | None = None) -> LogoutResult:
         """Revoke, then delete; says which of the two happened.
@@ -50,12 +48,12 @@ class SignOut:
         `by`: the principal who asks, for the audit log.
         """
         server = entry.name
-        await self._sign_ins.cancel(server, owner)
+        await self.sign_ins.cancel(server, owner)
         # A client that nobody knows any more is not met again.
-        await self._profiles.forget_dynamic_registrations(entry.url or "")
-        async with self._store.grants.lease(owner, server, ttl=LEASE_TTL, wait=LEASE_WAIT):
-            was_damaged = await self._store.grants.set_damaged_aside(owner, server)
-            grant = await self._store.grants.get(owner, server, entry.url or "")
+        await self.profiles.forget_dynamic_registrations(entry.url or "")
+        async with self.store.grants.lease(owner, server, ttl=LEASE_TTL, wait=LEASE_WAIT):
+            was_damaged = await self.store.grants.set_damaged_aside(owner, server)
+            grant = await self.store.grants.get(owner, server, entry.url or "")
             if was_damaged and grant is None:
                 return LogoutResult(
                     True,
@@ -71,7 +69,7 @@ class SignOut:
             done = "is revoked at the authorization server, and yet it" if revoked else "is not signed out: its grant"
             sentence = f"{server} {done} is still stored here, because another program changes it all the time."
             return LogoutResult(False, revoked, sentence, Next("logout", server))
-        self._changes.tell(Change("signed_out", server, owner, by=by))
+        self.changes.tell(Change("signed_out", server, owner, by=by))
         if revoked:
             return LogoutResult(True, True, f"{server} is signed out: revoked at the authorization server and deleted.")
         why = "offers no revocation" if revoked is None else "did not confirm the revocation"
@@ -90,7 +88,7 @@ class SignOut:
             if token is None:
                 continue
             try:
-                done &= await revoke_token(self._http, self._servers.rules(entry), url, registration, token, hint)
+                done &= await revoke_token(self.http, self.servers.rules(entry), url, registration, token, hint)
             except McpAuthError as error:
                 logger.warning("%s could not be revoked: %s", grant.server, error.message)
                 return False
@@ -100,7 +98,7 @@ class SignOut:
         """Delete the grant but for its keys. False: its tokens are still stored."""
 
         async def stored() -> Grant | None:
-            return await self._store.grants.get(grant.owner, grant.server, grant.server_url)
+            return await self.store.grants.get(grant.owner, grant.server, grant.server_url)
 
         async def bare(current: Grant | None) -> Grant | None:
             if current is None or current.tokens is None:
@@ -116,9 +114,9 @@ class SignOut:
 
         async def write(bare: Grant) -> Grant | None:
             if bare.keys:
-                await self._store.grants.put_if(bare)
+                await self.store.grants.put_if(bare)
             else:
-                await self._store.grants.delete_if(bare)
+                await self.store.grants.delete_if(bare)
             # What is stored counts, and not what the store said.
             current = await stored()
             return bare if current is None or current.tokens is None else None

@@ -77,28 +77,20 @@ class StartedSignIn:
         return f"StartedSignIn(server={self.sign_in.server!r}, reused={self.reused}, listening={self.listening})"
 
 
+@dataclass(eq=False, repr=False)
 class SignIns:
     """Begins and cancels sign-ins, and sweeps up what time ended; `Exchanges` finishes them."""
 
-    def __init__(
-        self,
-        config: Config,
-        store: Store,
-        profiles: Profiles,
-        clients: Clients,
-        changes: Changes,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._config = config
-        self._store = store
-        self._profiles = profiles
-        self._clients = clients
-        self._changes = changes
-        self._clock = clock
+    config: Config
+    store: Store
+    profiles: Profiles
+    clients: Clients
+    changes: Changes
+    clock: Callable[[], float] = time.time
 
     async def current(self, server: str, owner: str) -> SignIn | None:
         """The latest sign-in of (owner, server) as it is by now."""
-        sign_in = await self._store.sign_ins.latest(owner, server)
+        sign_in = await self.store.sign_ins.latest(owner, server)
         return None if sign_in is None else await self.as_of_now(sign_in)
 
     async def reusable(self, server: Server, owner: str, origin: Requester) -> SignIn | None:
@@ -107,14 +99,14 @@ class SignIns:
         Raises:
             SignInError: it is open for somebody else, or its answer is being exchanged right now.
         """
-        sign_in = await self._store.sign_ins.latest(owner, server.name)
+        sign_in = await self.store.sign_ins.latest(owner, server.name)
         if sign_in is not None and sign_in.status in OPEN:
             # What it leaves behind counts for the next one.
             sign_in = await self._write_down(sign_in)
         if sign_in is None or sign_in.status not in OPEN or sign_in.server_url != server.url:
             return None
         if sign_in.origin.principal != origin.principal:
-            minutes = max(1, round((sign_in.expires_at - self._clock()) / 60))
+            minutes = max(1, round((sign_in.expires_at - self.clock()) / 60))
             left = "1 more minute" if minutes == 1 else f"{minutes} more minutes"
             # Perhaps the same person's, on another platform
             raise SignInError(
@@ -126,7 +118,7 @@ class SignIns:
         if sign_in.origin == origin:
             return sign_in
         # The answer goes to where the link was asked for last.
-        return await self._store.sign_ins.put_if(msgspec.structs.replace(sign_in, origin=origin)) or sign_in
+        return await self.store.sign_ins.put_if(msgspec.structs.replace(sign_in, origin=origin)) or sign_in
 
     async def begin(
         self,
@@ -150,20 +142,20 @@ class SignIns:
         metadata = profile.metadata
         if metadata is None:
             raise ValueError("the profile must have been looked up")
-        await self._store.grants.set_damaged_aside(owner, server.name)
-        grant = held(await self._store.grants.get(owner, server.name, server.url or ""), owner, self._config.gateway)
+        await self.store.grants.set_damaged_aside(owner, server.name)
+        grant = held(await self.store.grants.get(owner, server.name, server.url or ""), owner, self.config.gateway)
         step_up = _step_up(server, profile, grant)
         scope = choose_scope(server, profile, metadata, grant if step_up else None)
-        registration, is_reused = await self._clients.choose(server, profile, redirect_uri, scope, fresh=fresh)
-        now = self._clock()
-        slot = await self._store.sign_ins.slot(owner, server.name)
-        before = await self._store.sign_ins.get(slot)
+        registration, is_reused = await self.clients.choose(server, profile, redirect_uri, scope, fresh=fresh)
+        now = self.clock()
+        slot = await self.store.sign_ins.slot(owner, server.name)
+        before = await self.store.sign_ins.get(slot)
         if before is not None and before.status in OPEN and not fresh:
             # Begun by another task or process while this one looked things up: one link for all.
             open_one = await self.reusable(server, owner, origin)
             if open_one is not None:
                 return open_one
-            before = await self._store.sign_ins.get(slot)
+            before = await self.store.sign_ins.get(slot)
         sign_in = SignIn(
             id=slot,
             server=server.name,
@@ -188,7 +180,7 @@ class SignIns:
             sign_in.binding = BrowserBinding()
         else:
             _authorize(sign_in, server)
-        stored = await self._store.sign_ins.put_if(sign_in)
+        stored = await self.store.sign_ins.put_if(sign_in)
         if stored is not None:
             return stored
         # Somebody began the same sign-in in the same moment: theirs counts.
@@ -203,7 +195,7 @@ class SignIns:
         Raises:
             SignInError: the server is no longer configured with this URL.
         """
-        server = self._config.servers.get(sign_in.server)
+        server = self.config.servers.get(sign_in.server)
         if server is None or server.url != sign_in.server_url:
             raise SignInError(f"{sign_in.server} is no longer configured with that url.")
         authorized = msgspec.structs.replace(sign_in)
@@ -229,26 +221,26 @@ class SignIns:
                 raise _exchanging(server)
             return self._ended(open_one, "cancelled", Outcome("cancelled", f"The sign-in to {server} was cancelled."))
 
-        ended = await update(server, lambda: self.current(server, owner), end, self._store.sign_ins.put_if)
+        ended = await update(server, lambda: self.current(server, owner), end, self.store.sign_ins.put_if)
         if open_one is None or ended is None:
             return False
-        self._changes.end(ended)
+        self.changes.end(ended)
         if not by_us and open_one.authorization_url is not None:
-            await self._profiles.expire_metadata(open_one.server_url)
-            await self._profiles.doubt_registration(open_one)
+            await self.profiles.expire_metadata(open_one.server_url)
+            await self.profiles.doubt_registration(open_one)
         return True
 
     async def wait(self, sign_in: SignIn, timeout: float) -> SignIn:
         """The sign-in when it has ended, in whichever process, or as it is after `timeout` seconds."""
         deadline = time.monotonic() + timeout
         while True:
-            change = self._changes.upcoming
+            change = self.changes.upcoming
             current = await self.current(sign_in.server, sign_in.owner)
             if current is None or current.created_at != sign_in.created_at:
                 if sign_in.status not in WAITING:
                     return sign_in
                 end = Outcome("cancelled", f"A newer sign-in to {sign_in.server} took its place.")
-                return stepped(sign_in, "cancelled", self._clock(), end=end)
+                return stepped(sign_in, "cancelled", self.clock(), end=end)
             left = deadline - time.monotonic()
             if current.status not in OPEN:
                 await self.sweep()
@@ -261,23 +253,23 @@ class SignIns:
 
     async def open(self, owner: str | None = None) -> list[SignIn]:
         """Every sign-in that is open by now."""
-        stored = [await self.as_of_now(one) for one in await self._store.sign_ins.open(owner=owner)]
+        stored = [await self.as_of_now(one) for one in await self.store.sign_ins.open(owner=owner)]
         return [one for one in stored if one.status in OPEN]
 
     async def sweep(self) -> None:
         """Write down every end that time has brought, and remove what ended a day ago; costs a look while none has."""
-        for sign_in in await self._store.sign_ins.due(self._clock()):
+        for sign_in in await self.store.sign_ins.due(self.clock()):
             if sign_in.status in OPEN:
                 await self._write_down(sign_in)
             else:
                 await self._note_origin(sign_in)
-                await self._store.sign_ins.delete_if(sign_in)
+                await self.store.sign_ins.delete_if(sign_in)
 
     async def as_of_now(self, sign_in: SignIn) -> SignIn:
         """The sign-in with what time has done to it: an expired link, or the claim of a process that died."""
-        now, is_done = self._clock(), False
+        now, is_done = self.clock(), False
         if sign_in.status in IN_FLIGHT and sign_in.claimed_at is not None and now >= due_at(sign_in):
-            grant = await self._store.grants.get(sign_in.owner, sign_in.server, sign_in.server_url)
+            grant = await self.store.grants.get(sign_in.owner, sign_in.server, sign_in.server_url)
             signed_in_at = grant.signed_in_at if grant is not None else None
             is_done = signed_in_at is not None and signed_in_at >= sign_in.claimed_at
         return as_of(sign_in, now, is_done=is_done)
@@ -289,17 +281,17 @@ class SignIns:
             return sign_in
         if ended.status == "expired":
             # A server that never comes back with an answer may have forgotten us: look everything up again.
-            await self._profiles.expire_metadata(sign_in.server_url)
-            await self._profiles.doubt_registration(sign_in)
-        stored = await self._store.sign_ins.put_if(ended)
+            await self.profiles.expire_metadata(sign_in.server_url)
+            await self.profiles.doubt_registration(sign_in)
+        stored = await self.store.sign_ins.put_if(ended)
         if stored is None:
-            return await self._store.sign_ins.get(sign_in.id) or ended
-        self._changes.end(stored)
+            return await self.store.sign_ins.get(sign_in.id) or ended
+        self.changes.end(stored)
         return stored
 
     async def _note_origin(self, sign_in: SignIn) -> None:
         """A grant of version 0.1.0 does not know who signed in."""
-        grants, server = self._store.grants, sign_in.server
+        grants, server = self.store.grants, sign_in.server
         try:
             grant = await grants.get(sign_in.owner, server, sign_in.server_url)
         except StoreError as error:
@@ -310,14 +302,14 @@ class SignIns:
 
     async def end(self, sign_in: SignIn, status: Status, end: Outcome | None = None) -> SignIn | None:
         """Move the record to its end, and tell of it; None when somebody else moved it first."""
-        ended = await self._store.sign_ins.put_if(self._ended(sign_in, status, end))
+        ended = await self.store.sign_ins.put_if(self._ended(sign_in, status, end))
         if ended is not None:
-            self._changes.end(ended)
+            self.changes.end(ended)
         return ended
 
     def _ended(self, sign_in: SignIn, status: Status, end: Outcome | None) -> SignIn:
         """The record at its end, not yet stored: nothing can be exchanged with it any more."""
-        return stepped(sign_in, status, self._clock(), end=end, code_verifier=None, authorization_url=None)
+        return stepped(sign_in, status, self.clock(), end=end, code_verifier=None, authorization_url=None)
 
 
 def choose_scope(

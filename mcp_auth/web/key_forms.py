@@ -54,22 +54,15 @@ class Entry:
     may_store: bool = False
 
 
+@dataclass(eq=False, repr=False)
 class KeyForms:
     """Begins, fills in and ends key forms."""
 
-    def __init__(
-        self,
-        store: Store,
-        keys: Keys,
-        verifier: LinkVerifier,
-        changes: Changes,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._store = store
-        self._keys = keys
-        self._verifier = verifier
-        self._changes = changes
-        self._clock = clock
+    store: Store
+    keys: Keys
+    verifier: LinkVerifier
+    changes: Changes
+    clock: Callable[[], float] = time.time
 
     async def begin(
         self, server: Server, owner: str, origin: Requester, variables: tuple[KeyVariable, ...]
@@ -80,14 +73,14 @@ class KeyForms:
             SignInError: somebody else has one open, or its key is being stored right now.
         """
         fields = tuple(KeyField(name=one.name, where=one.where) for one in variables)
-        slot = await self._store.sign_ins.slot(owner, server.name)
+        slot = await self.store.sign_ins.slot(owner, server.name)
         ticket = ""
 
         async def open_again(before: KeyForm | None) -> KeyForm:
             nonlocal ticket
             form = self._reusable(before, origin, fields)
             if form is None:
-                now = self._clock()
+                now = self.clock()
                 form = KeyForm(
                     id=slot,
                     server=server.name,
@@ -100,14 +93,14 @@ class KeyForms:
                     binding=BrowserBinding(),
                     fields=fields,
                 )
-            form, ticket = self._verifier.add_ticket(form)
+            form, ticket = self.verifier.add_ticket(form)
             return form
 
         async def before() -> KeyForm | None:
-            form = await self._store.key_forms.get(slot)
+            form = await self.store.key_forms.get(slot)
             return None if form is None else await self._write_down(form)
 
-        stored = await update(server.name, before, open_again, self._store.key_forms.put_if)
+        stored = await update(server.name, before, open_again, self.store.key_forms.put_if)
         if stored is None:
             raise AssertionError("every edit above makes a form")
         return stored, ticket
@@ -126,35 +119,35 @@ class KeyForms:
 
     async def current(self, slot: str) -> KeyForm | None:
         """The latest form in the slot as it is by now."""
-        form = await self._store.key_forms.get(slot)
+        form = await self.store.key_forms.get(slot)
         return None if form is None else await self.as_of_now(form)
 
     async def open(self) -> list[KeyForm]:
         """Every form that is open by now."""
-        stored = [await self.as_of_now(one) for one in await self._store.key_forms.open()]
+        stored = [await self.as_of_now(one) for one in await self.store.key_forms.open()]
         return [one for one in stored if one.status in OPEN]
 
     async def sweep(self) -> None:
         """As `SignIns.sweep`."""
-        for form in await self._store.key_forms.due(self._clock()):
+        for form in await self.store.key_forms.due(self.clock()):
             if form.status in OPEN:
                 await self._write_down(form)
             else:
-                await self._store.key_forms.delete_if(form)
+                await self.store.key_forms.delete_if(form)
 
     async def as_of_now(self, form: KeyForm) -> KeyForm:
         """The form with what time has done to it."""
-        return as_of(form, self._clock())
+        return as_of(form, self.clock())
 
     async def _write_down(self, form: KeyForm) -> KeyForm:
         """The same, and an end is stored."""
         ended = await self.as_of_now(form)
         if ended is form:
             return form
-        stored = await self._store.key_forms.put_if(ended)
+        stored = await self.store.key_forms.put_if(ended)
         if stored is None:
-            return await self._store.key_forms.get(form.id) or ended
-        self._changes.end(stored)
+            return await self.store.key_forms.get(form.id) or ended
+        self.changes.end(stored)
         return stored
 
     async def fill(self, form: KeyForm, browser: str, values: Mapping[str, str], *, untried: bool = False) -> Entry:
@@ -167,17 +160,17 @@ class KeyForms:
             OtherBrowser, NotProven, NotAllowed: see `LinkVerifier.check_end`. AlreadyFinished: it was used before.
             StoreError, Busy: it could not be written; the form is over.
         """
-        form = as_of(form, self._clock())
+        form = as_of(form, self.clock())
         if form.status != "confirmed":
             raise AlreadyFinished("This form was used before.", next_step=Next("key", form.server))
-        await self._verifier.check_end(form, browser)
+        await self.verifier.check_end(form, browser)
         empty = [field.name for field in form.fields if not values.get(field.name, "").strip()]
         if empty:
             return Entry(form, f"Nothing was entered for {', '.join(empty)}.")
         given = {field.name: values[field.name] for field in form.fields}
         by = form.origin.principal
         try:
-            trial = await self._keys.attempt(form.server, given, form.owner, by=by)
+            trial = await self.keys.attempt(form.server, given, form.owner, by=by)
         except (KeyInvalid, KeyMissing) as error:
             return await self._again(form, str(error))
         if trial.verdict is Verdict.TOO_OFTEN:
@@ -188,19 +181,19 @@ class KeyForms:
             sentence = f"The key could not be tried: {trial.detail} Nothing is stored yet."
             return Entry(form, sentence, may_store=True)
         # Asking the server takes its time, and people change.
-        await self._verifier.check_end(form, browser)
+        await self.verifier.check_end(form, browser)
         return await self._stored(form, given, trial)
 
     async def _stored(self, form: KeyForm, given: Mapping[str, str], trial: KeyTrial) -> Entry:
-        now = self._clock()
-        stored = await self._store.key_forms.put_if(stepped(form, "exchanging", now, claimed_at=now))
+        now = self.clock()
+        stored = await self.store.key_forms.put_if(stepped(form, "exchanging", now, claimed_at=now))
         if stored is None:
             # Sent twice, or cancelled meanwhile: what became of it counts.
-            return Entry(await self._verifier.again(form))
+            return Entry(await self.verifier.again(form))
         try:
-            await self._keys.set(form.server, given, form.owner, by=form.origin.principal)
+            await self.keys.set(form.server, given, form.owner, by=form.origin.principal)
         except KeyInvalid as error:
-            back = await self._store.key_forms.put_if(stepped(stored, "confirmed", self._clock(), claimed_at=None))
+            back = await self.store.key_forms.put_if(stepped(stored, "confirmed", self.clock(), claimed_at=None))
             return await self._again(back or stored, str(error))
         except McpAuthError as error:
             await self._end(stored, "failed", msgspec.structs.replace(error.outcome, server=form.server))
@@ -215,8 +208,8 @@ class KeyForms:
             sentence = f"No working key was entered for {form.server} in {TRIES} tries."
             ended = await self._end(form, "failed", KeyRefused(sentence, next_step=Next("key", form.server)).outcome)
             return Entry(ended or form, why)
-        counted = await self._store.key_forms.put_if(msgspec.structs.replace(form, tries=tries))
-        return Entry(counted or await self._verifier.again(form), why)
+        counted = await self.store.key_forms.put_if(msgspec.structs.replace(form, tries=tries))
+        return Entry(counted or await self.verifier.again(form), why)
 
     async def cancel(self, server: str, owner: str) -> bool:
         """End the open form of (owner, server). False when there is none.
@@ -224,7 +217,7 @@ class KeyForms:
         Raises:
             SignInError: its key is being stored right now.
         """
-        form = await self.current(await self._store.sign_ins.slot(owner, server))
+        form = await self.current(await self.store.sign_ins.slot(owner, server))
         if form is None or form.status not in OPEN:
             return False
         if form.status in IN_FLIGHT:
@@ -233,9 +226,9 @@ class KeyForms:
         return await self._end(form, "cancelled", cancelled) is not None
 
     async def _end(self, form: KeyForm, status: Status, end: Outcome) -> KeyForm | None:
-        ended = await self._store.key_forms.put_if(stepped(form, status, self._clock(), end=end))
+        ended = await self.store.key_forms.put_if(stepped(form, status, self.clock(), end=end))
         if ended is not None:
-            self._changes.end(ended)
+            self.changes.end(ended)
         return ended
 
 
