@@ -14,20 +14,10 @@ from discord import app_commands
 
 from adapters import buttons
 from adapters.base import Adapter, Finding
-from adapters.discord import process
+from adapters.discord import interactions, process
 from adapters.discord.commands import McpCommands
 from adapters.discord.forms import KeyForm, TextForm
-from adapters.discord.interactions import (
-    FAILURES,
-    TOKEN_SECONDS,
-    WIRE,
-    Expired,
-    Interactions,
-    Live,
-    as_edit,
-    as_message,
-    refusal_of,
-)
+from adapters.discord.interactions import Expired, Live
 from adapters.discord.options import DiscordOptions
 from adapters.discord.render import CHOICE_MAX, CHOICES_MAX, CONTENT_MAX, URL_MAX, render
 from adapters.driver import remark
@@ -58,19 +48,23 @@ class DiscordAdapter(Adapter[DiscordOptions]):
     options_type = DiscordOptions
     # Ephemeral answers exist for interactions, which are private chats here; a text in a channel has none.
     capabilities = Capabilities(
-        edit_window=TOKEN_SECONDS, modal=True, secret_input=True, text_max=CONTENT_MAX, button_url_max=URL_MAX
+        edit_window=interactions.TOKEN_SECONDS,
+        modal=True,
+        secret_input=True,
+        text_max=CONTENT_MAX,
+        button_url_max=URL_MAX,
     )
-    failures = FAILURES
+    failures = interactions.FAILURES
     pauses = (0.5, 1.0, 2.0)
     call_seconds = 30.0
-    wire = WIRE
+    wire = interactions.WIRE
     _client: discord.Client | None = None
 
     def __init__(
         self, gateway: Gateway, *, options: DiscordOptions | None = None, clock: Callable[[], float] = time.time
     ) -> None:
         super().__init__(gateway, options=options, clock=clock)
-        self._interactions = Interactions(clock, self.attempt)
+        self._interactions = interactions.Interactions(clock, self.attempt)
         self._prompts: BoundedDict[str, SecretPrompt] = BoundedDict(_PROMPTS_KEPT)
 
     # -- installing --------------------------------------------------------------------------
@@ -123,7 +117,7 @@ class DiscordAdapter(Adapter[DiscordOptions]):
             return await process.look(self.options.token)
 
     def refusal(self, error: Exception) -> Refused:
-        return refusal_of(error)
+        return interactions.refusal_of(error)
 
     # -- what people do ----------------------------------------------------------------------
 
@@ -259,7 +253,8 @@ class DiscordAdapter(Adapter[DiscordOptions]):
         live = self._interactions.get(data.get("interaction", ""))
         try:
             if "channel" in data:
-                posted, shown = self._channel(data).get_partial_message(int(data["message"])), as_edit(payload)
+                posted = self._channel(data).get_partial_message(int(data["message"]))
+                shown = interactions.as_edit(payload)
                 await self.attempt(lambda: posted.edit(**shown))
             elif live is not None:
                 await live.edit(data["message"], payload)
@@ -280,7 +275,7 @@ class DiscordAdapter(Adapter[DiscordOptions]):
             raise NotSupported
 
     async def _post(self, channel: discord.abc.Messageable, owner: Principal, reply: Reply) -> MessageRef:
-        shown = as_message(self._render(reply, owner))
+        shown = interactions.as_message(self._render(reply, owner))
         # Sent twice after a broken connection, it is one message: Discord knows it by its nonce.
         nonce = secrets.token_hex(12)
         message = await self.attempt(lambda: channel.send(nonce=nonce, **shown))

@@ -9,8 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from nio import AsyncClient, AsyncClientConfig, InviteMemberEvent, MatrixRoom, MegolmEvent, RoomMessageText
-from nio.responses import JoinResponse, RoomRedactResponse, RoomSendResponse, WhoamiResponse
+import nio
 
 from adapters.base import Adapter, Finding, Sleep
 from adapters.matrix.calls import FAILURES, call, refusal_of
@@ -40,7 +39,7 @@ _REMEMBERED = 1000
 _VISITS = Rate("matrix_visits", 10, 60)
 _VISITS_EACH = Rate("matrix_visits_each", 3, 3600)
 # nio's own retries of one request; without numbers it goes on for ever.
-_CLIENT = AsyncClientConfig(
+_CLIENT = nio.AsyncClientConfig(
     encryption_enabled=False, max_limit_exceeded=5, max_timeouts=3, backoff_factor=0.5, request_timeout=30
 )
 
@@ -58,7 +57,7 @@ class MatrixAdapter(Adapter[MatrixOptions]):
     outage = WARN
     # A host's other callbacks hear every message, so a secret is asked for in our own process only.
     capabilities = Capabilities(edit_window=None, text_max=TEXT_MAX, button_url_max=0)
-    _client: AsyncClient | None = None
+    _client: nio.AsyncClient | None = None
     _rooms: Rooms | None = None
 
     def __init__(self, gateway: Gateway, *, options: MatrixOptions | None = None, sleep: Sleep = asyncio.sleep) -> None:
@@ -72,7 +71,7 @@ class MatrixAdapter(Adapter[MatrixOptions]):
 
     # -- the two ways to run -----------------------------------------------------------------
 
-    def install(self, client: AsyncClient) -> None:
+    def install(self, client: nio.AsyncClient) -> None:
         """Answer `/mcp` and `!mcp` in the rooms of a client that somebody else logs in and syncs.
 
         nio calls every callback for every event: ask `claims` in your own, and leave alone what is ours. Invitations
@@ -103,13 +102,13 @@ class MatrixAdapter(Adapter[MatrixOptions]):
 
     async def receive(self) -> None:
         client = self._nio
-        client.add_event_callback(self._on_invite, InviteMemberEvent)
+        client.add_event_callback(self._on_invite, nio.InviteMemberEvent)
         token = SyncToken(self.gateway.backend, self.gateway.config.home, self.options.homeserver, str(client.user_id))
         await sync_forever(client, token, lambda: self._listen(client, self._on_message), self.sleep)
 
-    async def claims(self, room: MatrixRoom, event: Any) -> bool:
+    async def claims(self, room: nio.MatrixRoom, event: Any) -> bool:
         """Is this event ours, so that no other callback should look at it?"""
-        incoming = read(room, event) if isinstance(event, RoomMessageText) else None
+        incoming = read(room, event) if isinstance(event, nio.RoomMessageText) else None
         if incoming is None:
             return False
         return await self._command(incoming) is not None or self._question(incoming) is not None
@@ -124,13 +123,13 @@ class MatrixAdapter(Adapter[MatrixOptions]):
     def refusal(self, error: Exception) -> Refused:
         return refusal_of(error)
 
-    async def _log_in(self) -> tuple[AsyncClient, str]:
+    async def _log_in(self) -> tuple[nio.AsyncClient, str]:
         """A client, and whose token it has."""
         homeserver, token = self.options.homeserver, self.options.token
-        client = AsyncClient(homeserver.rstrip("/"), config=_CLIENT, proxy=self.options.proxy)
+        client = nio.AsyncClient(homeserver.rstrip("/"), config=_CLIENT, proxy=self.options.proxy)
         client.access_token = token
         try:
-            me = await call(client.whoami(), WhoamiResponse)
+            me = await call(client.whoami(), nio.WhoamiResponse)
         except (Refused, ValueError) as error:
             await client.close()
             if isinstance(error, Later | Misconfigured):
@@ -194,23 +193,23 @@ class MatrixAdapter(Adapter[MatrixOptions]):
 
     async def _put(self, room: str, content: dict[str, object]) -> Any:
         sending = self._nio.room_send(room, "m.room.message", content, ignore_unverified_devices=True)
-        return await call(sending, RoomSendResponse)
+        return await call(sending, nio.RoomSendResponse)
 
     def _render(self, reply: Reply) -> Rendered:
         return render(reply, now=self.clock())
 
     # -- what arrives ------------------------------------------------------------------------
 
-    def _use(self, client: AsyncClient) -> None:
+    def _use(self, client: nio.AsyncClient) -> None:
         self.attach()
         self._client = client
         self._rooms = Rooms(client)
 
-    def _listen(self, client: AsyncClient, on_message: Any) -> None:
+    def _listen(self, client: nio.AsyncClient, on_message: Any) -> None:
         on_state = self._places.on_state
         ours = (on_message, self._on_unreadable, self._on_invite, on_state)
-        client.add_event_callback(on_message, RoomMessageText)
-        client.add_event_callback(self._on_unreadable, MegolmEvent)
+        client.add_event_callback(on_message, nio.RoomMessageText)
+        client.add_event_callback(self._on_unreadable, nio.MegolmEvent)
         client.add_event_callback(on_state, STATE_EVENTS)
 
         def undo() -> None:
@@ -219,12 +218,12 @@ class MatrixAdapter(Adapter[MatrixOptions]):
         self.undo.append(undo)
         self.listening.set()
 
-    async def _on_recent_message(self, room: MatrixRoom, event: RoomMessageText) -> None:
+    async def _on_recent_message(self, room: nio.MatrixRoom, event: nio.RoomMessageText) -> None:
         incoming = read(room, event)
         if incoming is not None and incoming.age < _HISTORY_SECONDS:
             await self._take(incoming)
 
-    async def _on_message(self, room: MatrixRoom, event: RoomMessageText) -> None:
+    async def _on_message(self, room: nio.MatrixRoom, event: nio.RoomMessageText) -> None:
         incoming = read(room, event)
         if incoming is not None:
             await self._take(incoming)
@@ -268,14 +267,14 @@ class MatrixAdapter(Adapter[MatrixOptions]):
         """The answer to a question for a secret: delete it, then use it."""
         deleted = True
         try:
-            await call(self._nio.room_redact(incoming.room, incoming.event_id), RoomRedactResponse)
+            await call(self._nio.room_redact(incoming.room, incoming.event_id), nio.RoomRedactResponse)
         except Refused as error:
             self.log.warning("a message with a secret could not be deleted: %s", error)
             deleted = False
         here = place(incoming.room, incoming.user, private=True)
         await self.take_secret(self.principal(incoming.user), here, question.id, incoming.text, deleted=deleted)
 
-    async def _on_unreadable(self, room: MatrixRoom, event: MegolmEvent) -> None:
+    async def _on_unreadable(self, room: nio.MatrixRoom, event: nio.MegolmEvent) -> None:
         """Somebody wrote in an encrypted room that this client cannot read."""
         person, now = self.principal(event.sender), time.monotonic()
         # Once an hour and room is enough.
@@ -289,7 +288,7 @@ class MatrixAdapter(Adapter[MatrixOptions]):
         self.log.info("an encrypted room was refused; %s is answered in %s", person.user, invite.data["room"])
         await self._send(place(room, person.user, private=False).data, Reply((Text(sentences.ROOM_ENCRYPTED),)))
 
-    async def _on_invite(self, room: MatrixRoom, event: InviteMemberEvent) -> None:
+    async def _on_invite(self, room: nio.MatrixRoom, event: nio.InviteMemberEvent) -> None:
         """Invitations are no history: those from before the first start count."""
         if event.membership != "invite" or event.state_key != self._nio.user_id:
             return
@@ -298,12 +297,12 @@ class MatrixAdapter(Adapter[MatrixOptions]):
         elif event.content.get("is_direct") is True:
             self.spawn(self._visit(room, event.sender))
 
-    async def _follow(self, room: MatrixRoom) -> None:
+    async def _follow(self, room: nio.MatrixRoom) -> None:
         """Join where somebody who is served asks, and stay."""
         self._joined[room.room_id] = time.time()
-        await call(self._nio.join(room.room_id), JoinResponse)
+        await call(self._nio.join(room.room_id), nio.JoinResponse)
 
-    async def _visit(self, room: MatrixRoom, stranger: str) -> None:
+    async def _visit(self, room: nio.MatrixRoom, stranger: str) -> None:
         """Tell a stranger the code to be let in with, in the direct room that they made, and leave it.
 
         Only people of the bot's own homeserver: their rooms are there already, so nothing is fetched from another.
@@ -324,7 +323,7 @@ class MatrixAdapter(Adapter[MatrixOptions]):
             return
         self._visited.add(room.room_id)
         try:
-            await call(self._nio.join(room.room_id), JoinResponse)
+            await call(self._nio.join(room.room_id), nio.JoinResponse)
             try:
                 # Who is in it is known to those who are in it.
                 if await self._places.is_private(room.room_id, stranger):
@@ -337,7 +336,7 @@ class MatrixAdapter(Adapter[MatrixOptions]):
             self._visited.discard(room.room_id)
 
     @property
-    def _nio(self) -> AsyncClient:
+    def _nio(self) -> nio.AsyncClient:
         """Raises Later: there is no client yet, or no longer."""
         if self._client is None:
             raise Later("there is no connection to the homeserver")

@@ -10,7 +10,7 @@ from collections.abc import Awaitable
 from typing import TypeVar
 
 import aiohttp
-from nio.responses import ErrorResponse
+import nio
 
 from adapters.refusals import Elsewhere, Later, Misconfigured, Refused, TooLong
 
@@ -46,8 +46,8 @@ async def call(work: Awaitable[object], kind: type[Answer]) -> Answer:
 
 
 def refusal_of(answer: object) -> Refused:
-    """What an `ErrorResponse`, or an exception of `FAILURES`, means."""
-    if not isinstance(answer, ErrorResponse):
+    """What an `nio.ErrorResponse`, or an exception of `FAILURES`, means."""
+    if not isinstance(answer, nio.ErrorResponse):
         why = f"the homeserver does not answer ({type(answer).__name__})"
         return Later(why, next_step="check gateway.matrix.homeserver")
     kind = _CODES.get(answer.status_code or "", Refused)

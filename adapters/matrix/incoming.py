@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from nio import MatrixRoom, RoomMessageText
+import nio
 
 from gateway.invocations import ChatRef, Invocation, Principal
 
@@ -33,7 +33,7 @@ class Incoming:
         return Invocation(Principal(PLATFORM, self.user), chat, text, False, self.event_id, self.name)
 
 
-def read(room: MatrixRoom, event: RoomMessageText) -> Incoming | None:
+def read(room: nio.MatrixRoom, event: nio.RoomMessageText) -> Incoming | None:
     """None: it is our own, or an edit of what was read already."""
     relation = event.source.get("content", {}).get("m.relates_to")
     relation = relation if isinstance(relation, dict) else {}

@@ -13,24 +13,8 @@ from collections import defaultdict
 from typing import Any
 from urllib.parse import quote
 
+import nio
 from aiohttp import ClientResponse
-from nio import (
-    AsyncClient,
-    MatrixRoom,
-    RoomEncryptionEvent,
-    RoomHistoryVisibilityEvent,
-    RoomJoinRulesEvent,
-    RoomMemberEvent,
-)
-from nio.api import RoomPreset
-from nio.responses import (
-    DirectRoomsResponse,
-    RoomCreateResponse,
-    RoomForgetResponse,
-    RoomGetStateResponse,
-    RoomInviteResponse,
-    RoomLeaveResponse,
-)
 
 from adapters.matrix.calls import call
 from adapters.refusals import Elsewhere, Later, Misconfigured, PrivateDeliveryUnavailable, Refused
@@ -39,7 +23,7 @@ from gateway import sentences
 _log = logging.getLogger(__name__)
 
 # What changes who reads a room.
-STATE_EVENTS = (RoomMemberEvent, RoomJoinRulesEvent, RoomHistoryVisibilityEvent, RoomEncryptionEvent)
+STATE_EVENTS = (nio.RoomMemberEvent, nio.RoomJoinRulesEvent, nio.RoomHistoryVisibilityEvent, nio.RoomEncryptionEvent)
 # Changes are heard of; this is for what was not.
 _CHECKED_SECONDS = 60.0
 _CANDIDATES = 5
@@ -49,7 +33,7 @@ _State = dict[tuple[str, str], dict[str, Any]]
 class Rooms:
     """What is private, and where to find a person alone. The rooms with people are `m.direct` on the homeserver."""
 
-    def __init__(self, client: AsyncClient) -> None:
+    def __init__(self, client: nio.AsyncClient) -> None:
         self._client = client
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._mine: dict[str, str] = {}
@@ -84,10 +68,10 @@ class Rooms:
             Refused: the homeserver does not answer.
         """
         self._forget_checks(room_id)
-        await call(self._client.room_leave(room_id), RoomLeaveResponse)
-        await call(self._client.room_forget(room_id), RoomForgetResponse)
+        await call(self._client.room_leave(room_id), nio.RoomLeaveResponse)
+        await call(self._client.room_forget(room_id), nio.RoomForgetResponse)
 
-    async def on_state(self, room: MatrixRoom, event: object) -> None:
+    async def on_state(self, room: nio.MatrixRoom, event: object) -> None:
         """A callback for `STATE_EVENTS`: look again before the next private word."""
         self._forget_checks(room.room_id)
 
@@ -127,7 +111,7 @@ class Rooms:
         if membership == "ban" or not alone:
             return False
         try:
-            await call(self._client.room_invite(room_id, user), RoomInviteResponse)
+            await call(self._client.room_invite(room_id, user), nio.RoomInviteResponse)
         except Elsewhere:
             return False
         return True
@@ -138,7 +122,7 @@ class Rooms:
         making = self._client.room_create(
             name=sentences.ROOM_NAME,
             is_direct=True,
-            preset=RoomPreset.private_chat,
+            preset=nio.RoomPreset.private_chat,
             invite=[user],
             # Nobody lets anybody else in.
             power_level_override={"invite": 100, "state_default": 100},
@@ -148,7 +132,7 @@ class Rooms:
             ],
         )
         try:
-            made = await call(making, RoomCreateResponse)
+            made = await call(making, nio.RoomCreateResponse)
         except (Later, Misconfigured):
             raise
         except Refused as error:
@@ -160,7 +144,7 @@ class Rooms:
 
     async def _state(self, room_id: str) -> _State | None:
         try:
-            answer = await call(self._client.room_get_state(room_id), RoomGetStateResponse)
+            answer = await call(self._client.room_get_state(room_id), nio.RoomGetStateResponse)
         except Elsewhere:
             return None
         return {(event["type"], event["state_key"]): event for event in answer.events}
@@ -188,7 +172,7 @@ class Rooms:
 
     async def _direct(self) -> dict[str, list[str]]:
         try:
-            return dict((await call(self._client.list_direct_rooms(), DirectRoomsResponse)).rooms)
+            return dict((await call(self._client.list_direct_rooms(), nio.DirectRoomsResponse)).rooms)
         except Elsewhere:
             # Nothing is stored under that name yet.
             return {}

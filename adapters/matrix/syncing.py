@@ -9,8 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nio import AsyncClient
-from nio.responses import SyncResponse
+import nio
 
 from adapters.base import Sleep
 from adapters.matrix.calls import FAILURES, refusal_of
@@ -90,7 +89,7 @@ class SyncToken:
             return None
 
 
-async def sync_forever(client: AsyncClient, token: SyncToken, begin: Callable[[], None], sleep: Sleep) -> None:
+async def sync_forever(client: nio.AsyncClient, token: SyncToken, begin: Callable[[], None], sleep: Sleep) -> None:
     """Sync until cancelled.
 
     Args:
@@ -116,7 +115,7 @@ async def sync_forever(client: AsyncClient, token: SyncToken, begin: Callable[[]
         except FAILURES as error:
             failures = await _pause(failures, type(error).__name__, sleep)
             continue
-        if not isinstance(answer, SyncResponse):
+        if not isinstance(answer, nio.SyncResponse):
             refusal = refusal_of(answer)
             if isinstance(refusal, Misconfigured):
                 raise refusal

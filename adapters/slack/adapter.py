@@ -12,25 +12,16 @@ from slack_bolt.middleware.async_middleware import AsyncMiddleware
 from slack_bolt.request.async_request import AsyncBoltRequest
 from slack_bolt.response import BoltResponse
 from slack_sdk.web.async_client import AsyncWebClient
-from slack_sdk.webhook.async_client import AsyncWebhookClient
 
 from adapters import log_filters
 from adapters.base import Adapter, Finding
 from adapters.driver import remark
 from adapters.refusals import EditWindowClosed, Elsewhere, Later, NotSupported, PrivateDeliveryUnavailable, Refused
-from adapters.slack import forms, incoming, render, service
+from adapters.slack import forms, incoming, render, service, workspaces
 from adapters.slack.incoming import PLATFORM, Installation, Press, Submission, Trigger
 from adapters.slack.options import SlackOptions
 from adapters.slack.response_urls import Answer, Answers, new_id
-from adapters.slack.workspaces import (
-    FAILURES,
-    TriggerOver,
-    ViewClosed,
-    Workspaces,
-    client_log,
-    refusal_of,
-    retry_handlers,
-)
+from adapters.slack.workspaces import Workspaces
 from gateway import sentences
 from gateway.bounded_dict import BoundedDict
 from gateway.invocations import Capabilities, ChatRef, Invocation, MessageRef, Principal
@@ -64,8 +55,8 @@ class SlackAdapter(Adapter[SlackOptions]):
         text_max=render.TEXT_MAX,
         button_url_max=render.BUTTON_URL_MAX,
     )
-    # The library tries again by itself: see `retry_handlers`.
-    failures = FAILURES
+    # The library tries again by itself: see `workspaces.retry_handlers`.
+    failures = workspaces.FAILURES
     wire = ("slack_bolt.AsyncioListenerRunner", "slack_sdk.socket_mode.aiohttp", "slack_sdk.socket_mode.websockets")
     _app: AsyncApp | None = None
     _installed: Workspaces | None = None
@@ -120,7 +111,7 @@ class SlackAdapter(Adapter[SlackOptions]):
         return await service.examine(self.gateway, self.options)
 
     def refusal(self, error: Exception) -> Refused:
-        return refusal_of(error)
+        return workspaces.refusal_of(error)
 
     # -- what comes in -----------------------------------------------------------------------
 
@@ -223,7 +214,7 @@ class SlackAdapter(Adapter[SlackOptions]):
             raise NotSupported
         try:
             await self._call(trigger.installation, lambda slack: slack.views_open(trigger_id=trigger.id, view=view))
-        except TriggerOver:
+        except workspaces.TriggerOver:
             raise NotSupported from None
 
     async def _on_submission(self, sent: Submission | None) -> BoltResponse:
@@ -256,7 +247,7 @@ class SlackAdapter(Adapter[SlackOptions]):
         view, installation = forms.view_of(reply, self._look(sent.principal)), sent.trigger.installation
         try:
             await self._call(installation, lambda slack: slack.views_update(view_id=sent.view, view=view))
-        except ViewClosed:
+        except workspaces.ViewClosed:
             # The person closed the modal while the key was tried.
             await self.deliver_private(sent.principal, reply, _chat(sent.principal, installation, "", None))
 
@@ -352,8 +343,7 @@ class SlackAdapter(Adapter[SlackOptions]):
     async def _respond(self, url: str, answer: Answer, reply: Reply, replaces: bool) -> None:
         payload = self._render(reply, answer.principal, answer.id)
         body = {**payload, "response_type": "ephemeral", "replace_original": replaces}
-        webhook = AsyncWebhookClient(url, logger=client_log, retry_handlers=retry_handlers())
-        sent = await self.attempt(lambda: webhook.send_dict(body))
+        sent = await self.attempt(lambda: workspaces.webhook(url).send_dict(body))
         if sent.status_code == 404:
             raise EditWindowClosed
         if sent.status_code != 200:

@@ -17,6 +17,7 @@ from slack_sdk.http_retry.builtin_async_handlers import (
 )
 from slack_sdk.oauth.installation_store.async_installation_store import AsyncInstallationStore
 from slack_sdk.web.async_client import AsyncWebClient
+from slack_sdk.webhook.async_client import AsyncWebhookClient
 
 from adapters import log_filters
 from adapters.refusals import EditWindowClosed, Elsewhere, Later, Misconfigured, Refused, TooLong
@@ -66,9 +67,11 @@ def refusal_of(error: Exception) -> Refused:
     code = code_of(error)
     # A status such as 503 instead of a code: something before Slack answered.
     is_status = "_" not in code and not code.isalpha()
-    kind = Later if is_status else _CODES.get(code, Refused)
-    said = "does not answer now" if kind is Later else "answers"
-    return kind(f"Slack {said} ({code}).", next_step="try again later" if kind is Later else None)
+    # Read-only channels, locked threads and their like; there are new ones now and then.
+    kind = Elsewhere if code.startswith("restricted_action") else _CODES.get(code, Refused)
+    if is_status or kind is Later:
+        return Later(f"Slack does not answer now ({code}).", next_step="try again later")
+    return kind(f"Slack answers {code}.")
 
 
 class Workspaces:
@@ -129,6 +132,11 @@ class Workspaces:
         team = None if installation.org_wide else installation.team
         found = await authorize(context=context, enterprise_id=installation.enterprise, team_id=team, user_id=None)
         return found.bot_token if found is not None else None
+
+
+def webhook(url: str) -> AsyncWebhookClient:
+    """For a response URL."""
+    return AsyncWebhookClient(url, logger=client_log, retry_handlers=retry_handlers())
 
 
 def retry_handlers() -> list[Any]:

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 from nio import AsyncClient, AsyncClientConfig
-from nio.responses import JoinedRoomsResponse, RoomSendResponse, WhoamiResponse
+from nio.responses import JoinedRoomsResponse, RoomSendError, RoomSendResponse, WhoamiResponse
 
 from adapters.matrix import calls
-from adapters.matrix.calls import call
-from adapters.refusals import Elsewhere, Later, Misconfigured
+from adapters.matrix.calls import call, refusal_of
+from adapters.refusals import Elsewhere, Later, Misconfigured, Refused, TooLong
 from tests.platforms.matrix import loopback_homeserver
 from tests.platforms.synapse import Homeserver, Member
 from tests.ports import free_port
@@ -88,3 +88,25 @@ async def test_one_that_says_nothing_is_for_later(monkeypatch: pytest.MonkeyPatc
                 await call(client.joined_rooms(), JoinedRoomsResponse)
         finally:
             await client.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("M_UNKNOWN_TOKEN", Misconfigured),
+        ("M_MISSING_TOKEN", Misconfigured),
+        ("M_USER_DEACTIVATED", Misconfigured),
+        ("M_USER_LOCKED", Misconfigured),
+        ("M_LIMIT_EXCEEDED", Later),
+        ("M_FORBIDDEN", Elsewhere),
+        ("M_NOT_FOUND", Elsewhere),
+        ("M_TOO_LARGE", TooLong),
+        ("M_UNKNOWN", Refused),
+        ("", Refused),
+    ],
+)
+def test_every_code_has_its_place_in_the_tree(code: str, kind: type[Refused]) -> None:
+    refusal = refusal_of(RoomSendError("canary", code))
+
+    assert type(refusal) is kind
+    assert "canary" not in str(refusal)
