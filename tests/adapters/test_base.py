@@ -373,7 +373,7 @@ class TestLate:
             platform.refuses = [Later("an outage")]
             await answer(platform, reply, home=tmp_path)
 
-        assert platform.undelivered.take("ada") == ([], [for_caller("list")])
+        assert await platform.undelivered.take("ada") == ([], [for_caller("list")])
 
 
 class TestAnswers:
