@@ -14,8 +14,10 @@ from adapters.driver import Driver
 from adapters.refusals import Later, Refused
 from adapters.symbols import BAD, WARN
 from adapters.tasks import Tasks
+from gateway.surfaces import Words, in_shell
 from mcp_auth.config.models import Settings
-from mcp_auth.errors import McpAuthError
+from mcp_auth.errors import McpAuthError, sentence
+from mcp_auth.outcome import Next, Step
 
 if TYPE_CHECKING:
     from gateway.gateway import Gateway
@@ -29,10 +31,20 @@ T = TypeVar("T")
 
 
 class Finding(NamedTuple):
-    """One line of `slash-mcp doctor`: GOOD, WARN or BAD, and a sentence with what to do."""
+    """One line of `slash-mcp doctor`: GOOD, WARN or BAD, a sentence, and what to do."""
 
     mark: str
-    text: str
+    words: Words
+    next_step: Step | None = None
+
+    @classmethod
+    def of(cls, error: McpAuthError, mark: str = BAD) -> Finding:
+        return cls(mark, sentence(error.text), error.next_step)
+
+    @property
+    def text(self) -> str:
+        """As it is read on the command line."""
+        return in_shell(self.words, self.next_step)
 
 
 class Adapter(Driver, Generic[Options]):
@@ -119,8 +131,9 @@ class Adapter(Driver, Generic[Options]):
         except McpAuthError as error:
             return [self.__finding(error)]
         if not any(one.startswith(f"{self.platform}:") for one in self.gateway.config.gateway.allow):
-            how = f"write /mcp to the bot in private, then `slash-mcp allow CODE`; or add {self.platform}:ID"
-            findings.append(Finding(WARN, f"nobody is served here yet. Next: {how} to gateway.allow"))
+            how = f"write /mcp to the bot in private, then `{{}}`; or add {self.platform}:ID to gateway.allow"
+            step = Next("allow", arguments=("CODE",), on_host=True, around=how)
+            findings.append(Finding(WARN, "nobody is served here yet", step))
         return findings
 
     async def stop(self) -> None:
@@ -216,4 +229,4 @@ class Adapter(Driver, Generic[Options]):
             await self.sleep(wait)
 
     def __finding(self, error: McpAuthError) -> Finding:
-        return Finding(self.outage if isinstance(error, Later) else BAD, str(error))
+        return Finding.of(error, self.outage if isinstance(error, Later) else BAD)

@@ -16,7 +16,21 @@ from adapters.refusals import EditWindowClosed, Later, NotSupported, PrivateDeli
 from adapters.waiting import Waiting
 from gateway import error_reports, policy, sentences
 from gateway.invocations import Capabilities, ChatRef, Invocation, MessageRef, Principal
-from gateway.replies import Audience, Button, Checklist, Deferred, Ignored, Notice, Reply, SecretPrompt, Text, TextModal
+from gateway.replies import (
+    Audience,
+    Button,
+    Checklist,
+    Deferred,
+    Ignored,
+    Notice,
+    Reply,
+    Said,
+    SecretPrompt,
+    Text,
+    TextModal,
+    text,
+)
+from gateway.surfaces import Words
 
 if TYPE_CHECKING:
     from gateway.gateway import Gateway
@@ -99,7 +113,7 @@ class Driver(ABC):
     def is_allowed(self, principal: Principal) -> bool:
         return policy.is_allowed(principal, self.gateway.config.gateway)
 
-    def pressed(self, data: str, principal: Principal) -> tuple[str | None, str]:
+    def pressed(self, data: str, principal: Principal) -> tuple[str | None, Words]:
         """The command behind a button of ours; or None, and what the one who pressed it is told."""
         if not buttons.is_for(data, principal):
             return None, sentences.BUTTON_NOT_YOURS
@@ -288,13 +302,13 @@ class _Shown:
     public: bool
 
 
-def remark(text: str) -> Reply:
+def remark(said: Said) -> Reply:
     """One sentence for the person who did something here that leads nowhere."""
-    return Reply((Text(text, tone="warning"),), audience=Audience.CALLER, ok=False)
+    return Reply((text(said, "warning"),), audience=Audience.CALLER, ok=False)
 
 
-def _public(text: str, way: Button | None = None) -> Reply:
-    return Reply((Text(text),), buttons=(way,) if way is not None else ())
+def _public(words: Words, way: Button | None = None) -> Reply:
+    return Reply((Text(words),), buttons=(way,) if way is not None else ())
 
 
 def _has_link(reply: Reply) -> bool:

@@ -6,8 +6,9 @@ platform's own way. Texts are already clean of control, formatting and bidirecti
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Literal
 
 from adapters.symbols import ITEM_MARK, TONE_MARK, mark_of
@@ -27,6 +28,8 @@ from gateway.replies import (
     Table,
     Text,
 )
+from gateway.surfaces import Surface, Typed, Words, chat_command, is_for_chats, parts
+from mcp_auth.outcome import Step
 from mcp_auth.status import ServerStatus
 
 _NAME = 80
@@ -37,10 +40,14 @@ _TEXT = 1500
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A run of text in one style. `link`: the text is a URL and stands as it is."""
+    """A run of text in one style. `link`: the text is a URL and stands as it is.
+
+    `is_command`: what a person types here, as the platform writes it.
+    """
 
     text: str
     style: Literal["plain", "bold", "code", "link"] = "plain"
+    is_command: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +63,33 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
+class Writer:
+    """How texts become runs. `apart`: a command is a run of its own, because the platform draws it."""
+
+    surface: Surface = chat_command
+    apart: bool = False
+
+    def spans(self, words: Words, next_step: Step | None = None, limit: int = _TEXT) -> Iterator[Span]:
+        for is_command, found in groupby(parts(words, next_step), lambda part: self.apart and is_for_chats(part)):
+            text = "".join(part if isinstance(part, str) else self.surface(part) for part in found)
+            yield Span(clean(text, limit), is_command=is_command)
+
+
+@dataclass(frozen=True, slots=True)
 class Layout:
     """A whole message. Buttons keep the order in which they matter."""
 
     lines: tuple[Line, ...]
     buttons: tuple[Button, ...]
+    writer: Writer = field(default_factory=Writer)
 
     @property
     def text(self) -> str:
         """The lines without any style."""
         return "\n".join(line.text for line in self.lines)
+
+
+_WRITER = Writer()
 
 
 def lay_out(
@@ -76,6 +100,7 @@ def lay_out(
     buttons_max: int = 100,
     takes_url: Callable[[str], bool] = lambda url: True,
     links_in_text: int | None = None,
+    writer: Writer = _WRITER,
 ) -> Layout:
     """`reply` from top to bottom. A link goes on a button, or into the text where there is no room on one.
 
@@ -84,16 +109,17 @@ def lay_out(
         buttons_max: buttons that one message may have.
         takes_url: whether the platform opens this URL from a button, its length aside.
         links_in_text: how many links may stand in the text; the others get a button that asks for theirs alone.
+        writer: how commands are written here.
     """
     urls = _Urls(button_url_max, takes_url)
     lines: list[Line] = []
     buttons: list[Button] = []
     if reply.title and not any(isinstance(block, ServerDetail) for block in reply.blocks):
-        lines += [_line(Span(clean(reply.title), "bold")), Line()]
+        lines += [_line(*(replace(one, style="bold") for one in writer.spans(reply.title))), Line()]
     for block in reply.blocks:
         if lines and lines[-1].spans:
             lines.append(Line())
-        shown, pressed = _block(block, now, urls, _Room(buttons_max - len(reply.buttons), links_in_text))
+        shown, pressed = _block(block, now, urls, _Room(buttons_max - len(reply.buttons), links_in_text), writer)
         lines += shown
         buttons += pressed
     buttons = [*buttons, *(one for one in reply.buttons if one.url is None or urls.fit(one.url))][:buttons_max]
@@ -102,7 +128,7 @@ def lay_out(
         for one in reply.buttons
         if one.url is not None and one not in buttons
     ]
-    return Layout((*lines, *((Line(), *written) if written else ())), tuple(buttons))
+    return Layout((*lines, *((Line(), *written) if written else ())), tuple(buttons), writer)
 
 
 def fit(
@@ -110,7 +136,7 @@ def fit(
     size: Callable[[Line], int],
     limit: int,
     *,
-    more: Callable[[int], str] = sentences.more_servers,
+    more: Callable[[int], Words] = sentences.more_servers,
 ) -> Layout:
     """`shown` within `limit`: whole groups go, the last ones first, and a closing line says how many.
 
@@ -123,7 +149,7 @@ def fit(
     if total <= limit:
         return shown
     groups = sorted({line.group for line in lines if line.group is not None}, reverse=True)
-    total += size(_line(Span(more(len(groups)))))
+    total += size(_line(*shown.writer.spans(more(len(groups)))))
     gone: set[int] = set()
     for group in groups:
         if total <= limit:
@@ -133,10 +159,10 @@ def fit(
     kept = [line for line in lines if line.group not in gone]
     if gone:
         at = max((index for index, line in enumerate(kept) if line.group is not None), default=len(kept) - 1) + 1
-        kept.insert(at, _line(Span(more(len(gone)))))
+        kept.insert(at, _line(*shown.writer.spans(more(len(gone)))))
     while kept and sum(size(line) for line in kept) > limit:
         kept = _shortened(kept, size, limit)
-    return Layout(tuple(kept), shown.buttons)
+    return replace(shown, lines=tuple(kept))
 
 
 def _shortened(lines: list[Line], size: Callable[[Line], int], limit: int) -> list[Line]:
@@ -178,23 +204,24 @@ class _Room:
         return self.links >= 0
 
 
-def _block(block: Block, now: float, urls: _Urls, room: _Room) -> tuple[list[Line], list[Button]]:
+def _block(block: Block, now: float, urls: _Urls, room: _Room, writer: Writer) -> tuple[list[Line], list[Button]]:
     match block:
         case Text():
-            return [_line(Span(f"{TONE_MARK[block.tone]}{clean(block.text, _TEXT)}"))], []
+            return [_line(*_marked(TONE_MARK[block.tone], writer.spans(block.words, block.next_step)))], []
         case ServerList():
-            return _servers(block, now), []
+            return _servers(block, now, writer), []
         case ServerDetail():
-            return _detail(block), []
+            return _detail(block, writer), []
         case Checklist():
-            return _checklist(block, urls, room)
+            return _checklist(block, urls, room, writer)
         case SecretPrompt():
             return [_line(Span(clean(block.text, _TEXT)))], []
         case Table():
-            return [_line(Span(clean(left), "code"), Span(f"  {clean(right)}")) for left, right in block.rows], []
+            rows = [(writer.spans(left), Span(f"  {clean(right)}")) for left, right in block.rows]
+            return [_line(*(replace(one, style="code") for one in left), right) for left, right in rows], []
 
 
-def _servers(block: ServerList, now: float) -> list[Line]:
+def _servers(block: ServerList, now: float, writer: Writer) -> list[Line]:
     lines: list[Line] = []
     for index, server in enumerate(block.servers):
         lines += [
@@ -203,7 +230,7 @@ def _servers(block: ServerList, now: float) -> list[Line]:
             Line((Span("   "), Span(cut(clean(server.target), _TARGET), "code"), Span(_tools(server))), index),
         ]
     if block.hint:
-        lines += [Line(), _line(Span(block.hint))]
+        lines += [Line(), _line(*writer.spans(block.hint))]
     return lines
 
 
@@ -211,19 +238,19 @@ def _tools(server: ServerStatus) -> str:
     return f"  tools: {clean(server.tools, 40)}"
 
 
-def _detail(block: ServerDetail) -> list[Line]:
-    facts = [_line(Span(f"{label}: ", "bold"), Span(clean(value, _FACT))) for label, value in block.facts]
+def _detail(block: ServerDetail, writer: Writer) -> list[Line]:
+    facts = [_line(Span(f"{label}: ", "bold"), *writer.spans(value, limit=_FACT)) for label, value in block.facts]
     return [_line(Span(f"{mark_of(block.server)} "), Span(clean(block.server.name, _NAME), "bold")), *facts]
 
 
-def _checklist(block: Checklist, urls: _Urls, room: _Room) -> tuple[list[Line], list[Button]]:
+def _checklist(block: Checklist, urls: _Urls, room: _Room, writer: Writer) -> tuple[list[Line], list[Button]]:
     lines: list[Line] = []
     buttons: list[Button] = []
     for index, item in enumerate(block.items):
         name = clean(item.server, _NAME)
         mark = ITEM_MARK[item.state]
-        text = clean(item.text, _TEXT)
-        lines.append(Line((Span(f"{mark} "), Span(name, "bold"), Span(f": {text}")), index))
+        text = _marked(": ", writer.spans(item.sentence, item.next_step))
+        lines.append(Line((Span(f"{mark} "), Span(name, "bold"), *text), index))
         button = _item_button(item, urls)
         if button is not None and len(buttons) < room.buttons:
             buttons.append(button)
@@ -233,9 +260,10 @@ def _checklist(block: Checklist, urls: _Urls, room: _Room) -> tuple[list[Line], 
             elif len(buttons) < room.buttons:
                 buttons.append(Button(sentences.button_open(name), command=command_for("auth", item.server)))
         elif item.command is not None:
-            lines.append(Line((Span("   "), Span(f"/mcp {clean(item.command, _NAME + 20)}", "code")), index))
+            command = writer.surface(Typed(clean(item.command, _NAME + 20)))
+            lines.append(Line((Span("   "), Span(command, "code", is_command=True)), index))
     if block.note:
-        lines += [Line(), _line(Span(clean(block.note, _TEXT)))]
+        lines += [Line(), _line(*writer.spans(block.note))]
     return lines, buttons
 
 
@@ -249,6 +277,14 @@ def _item_button(item: ChecklistItem, urls: _Urls) -> Button | None:
         item.state, sentences.button_again
     )
     return Button(label(name), command=item.command)
+
+
+def _marked(mark: str, text: Iterable[Span]) -> Iterator[Span]:
+    """`mark` in one run with what follows, unless that is a command."""
+    runs = iter(text)
+    first = next(runs, Span(""))
+    yield from (Span(mark), first) if first.is_command else (replace(first, text=f"{mark}{first.text}"),)
+    yield from runs
 
 
 def _line(*spans: Span) -> Line:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from gateway.replies import Button
+from gateway.surfaces import Words
 from mcp_auth.errors import ConfigError, McpAuthError, Unreachable
+from mcp_auth.outcome import Step
 
 
 class Refused(McpAuthError):
@@ -23,7 +25,7 @@ class Later(Refused, Unreachable):
             so long, or the library has tried already.
     """
 
-    def __init__(self, message: str, *, wait: float | None = None, next_step: str | None = None) -> None:
+    def __init__(self, message: str, *, wait: float | None = None, next_step: Step | None = None) -> None:
         super().__init__(message, next_step=next_step)
         self.wait = wait
 
@@ -39,7 +41,7 @@ class PrivateDeliveryUnavailable(Elsewhere):
     the person is reached instead, where the usual one would not help.
     """
 
-    def __init__(self, way: Button | None = None, *, how: str | None = None, why: str = "it is closed") -> None:
+    def __init__(self, way: Button | None = None, *, how: Words | None = None, why: str = "it is closed") -> None:
         super().__init__(f"the way to the person in private: {why}")
         self.way = way
         self.how = how

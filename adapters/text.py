@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 
 from gateway import sentences
+from gateway.surfaces import Surface, chat_command, write
+from mcp_auth.errors import sentence
+from mcp_auth.outcome import Next, Shell, Step
 from mcp_auth.status import ConnectionState, ServerStatus
 
 _STATUS = 300
-_COMMAND = r"(?<!\S)(/mcp|slash-mcp|chmod|uv|pip) "
 # Bidirectional controls can make a name read as another one (Unicode TR 36).
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
@@ -41,20 +42,27 @@ def cut(text: str, columns: int) -> str:
     return f"{kept}..."[:columns]
 
 
-def wrap(text: str, columns: int | None, indent: str = "") -> str:
+def wrap(
+    text: str,
+    columns: int | None,
+    indent: str = "",
+    next_step: Step | None = None,
+    surface: Surface = chat_command,
+) -> str:
     """`text` in lines of at most `columns` columns (None: as many as it takes), broken between words.
 
-    Later lines begin with `indent`. What stands after `Next: ` gets a line of its own. A command there stays whole,
-    as every word does that is longer than a line: commands and addresses are there to be copied.
+    Later lines begin with `indent`. In more than one line, the next step has one of its own. A command there stays
+    whole, as every word does that is longer than a line: commands and addresses are there to be copied.
     """
-    if columns is None or width(text) <= columns:
-        return text
-    sentence, _, step = text.partition(" Next: ")
-    lines = _lines(sentence, columns, "", indent)
+    step = "" if next_step is None else f"Next: {clean(write(next_step, surface=surface))}"
+    whole = f"{sentence(text)} {step}" if step else text
+    if columns is None or width(whole) <= columns:
+        return whole
     if not step:
-        return "\n".join(lines)
-    whole = f"{indent}Next: {step}"
-    return "\n".join([*lines, *([whole] if re.search(_COMMAND, step) else _lines(whole, columns, indent, indent))])
+        return "\n".join(_lines(text, columns, "", indent))
+    is_command = isinstance(next_step, Next | Shell)
+    steps = [f"{indent}{step}"] if is_command else _lines(f"{indent}{step}", columns, indent, indent)
+    return "\n".join([*_lines(sentence(text), columns, "", indent), *steps])
 
 
 def _lines(text: str, columns: int, first: str, indent: str) -> list[str]:

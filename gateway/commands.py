@@ -16,7 +16,9 @@ from gateway.grammar import find, fold
 from gateway.handlers import finish, keys, listing, people, sign_in, words
 from gateway.replies import Audience, Reply, Table
 from gateway.request import Request
+from gateway.surfaces import Words
 from mcp_auth.limits import CODES, CONFIRMS, Rate
+from mcp_auth.outcome import Next
 
 Run = Callable[[Any, Request], Awaitable[Reply] | AsyncGenerator[Reply, None]]
 """One reply, or several of which each replaces the one before."""
@@ -55,7 +57,7 @@ class CommandSpec:
     verb: str | None = None
     menu: str = ""
     option: Option | None = None
-    help: tuple[tuple[str, str], ...] = ()
+    help: tuple[tuple[Words, str], ...] = ()
     words: tuple[str, ...] = ()
     audience: Audience = Audience.CHAT
     slow: bool = False
@@ -78,7 +80,7 @@ async def _help(_: grammar.Help, request: Request) -> Reply:
 
 
 SPECS: tuple[CommandSpec, ...] = (
-    CommandSpec(grammar.ListServers, listing.show_list, help=(("/mcp", "every server and its status"),)),
+    CommandSpec(grammar.ListServers, listing.show_list, help=((Next("list"), "every server and its status"),)),
     CommandSpec(
         grammar.Detail,
         listing.show_detail,
@@ -86,7 +88,7 @@ SPECS: tuple[CommandSpec, ...] = (
         "status",
         "Every server and its status, or one in detail",
         _ANY_SERVER,
-        (("/mcp SERVER", "one server in detail"),),
+        ((Next("list", arguments=("SERVER",)), "one server in detail"),),
         ("list",),
         _CALLER,
     ),
@@ -98,8 +100,14 @@ SPECS: tuple[CommandSpec, ...] = (
         "Sign in wherever it is needed, or to one server again",
         _ANY_SERVER,
         (
-            ("/mcp auth", "sign in wherever it is needed"),
-            ("/mcp auth SERVER", "sign in to one server, or do it again"),
+            (Next("auth"), "sign in wherever it is needed"),
+            (
+                Next(
+                    "auth",
+                    arguments=("SERVER",),
+                ),
+                "sign in to one server, or do it again",
+            ),
         ),
         ("login",),
         _CALLER,
@@ -112,7 +120,15 @@ SPECS: tuple[CommandSpec, ...] = (
         "key",
         "Enter an API key",
         _ANY_SERVER,
-        (("/mcp key SERVER", "enter an API key"),),
+        (
+            (
+                Next(
+                    "key",
+                    arguments=("SERVER",),
+                ),
+                "enter an API key",
+            ),
+        ),
         audience=_CALLER,
     ),
     CommandSpec(
@@ -123,7 +139,15 @@ SPECS: tuple[CommandSpec, ...] = (
         "Finish a sign-in with the address of its last page",
         # Its argument is long: where there are menus, a form takes it.
         None,
-        (("/mcp paste ADDRESS", "finish a sign-in with the address of its last page"),),
+        (
+            (
+                Next(
+                    "paste",
+                    arguments=("ADDRESS",),
+                ),
+                "finish a sign-in with the address of its last page",
+            ),
+        ),
         audience=_CALLER,
         slow=True,
         limit=CODES,
@@ -135,7 +159,15 @@ SPECS: tuple[CommandSpec, ...] = (
         "confirm",
         "Prove that it is you who signs in, with the code of the page",
         Option("code", "The code that the page shows"),
-        (("/mcp confirm CODE", "show that the page with this code is yours"),),
+        (
+            (
+                Next(
+                    "confirm",
+                    arguments=("CODE",),
+                ),
+                "show that the page with this code is yours",
+            ),
+        ),
         audience=_CALLER,
         slow=True,
         limit=CONFIRMS,
@@ -147,7 +179,15 @@ SPECS: tuple[CommandSpec, ...] = (
         "cancel",
         "End open sign-ins",
         _ANY_SERVER,
-        (("/mcp cancel [SERVER]", "end open sign-ins"),),
+        (
+            (
+                Next(
+                    "cancel",
+                    arguments=("[SERVER]",),
+                ),
+                "end open sign-ins",
+            ),
+        ),
         slow=True,
     ),
     CommandSpec(
@@ -157,7 +197,15 @@ SPECS: tuple[CommandSpec, ...] = (
         "logout",
         "Revoke and delete a sign-in",
         _SERVER,
-        (("/mcp logout SERVER", "revoke and delete a sign-in"),),
+        (
+            (
+                Next(
+                    "logout",
+                    arguments=("SERVER",),
+                ),
+                "revoke and delete a sign-in",
+            ),
+        ),
         slow=True,
     ),
     CommandSpec(
@@ -167,7 +215,15 @@ SPECS: tuple[CommandSpec, ...] = (
         "test",
         "Connect and list the tools",
         _SERVER,
-        (("/mcp test SERVER", "connect and list the tools"),),
+        (
+            (
+                Next(
+                    "test",
+                    arguments=("SERVER",),
+                ),
+                "connect and list the tools",
+            ),
+        ),
         audience=_CALLER,
         slow=True,
     ),
@@ -178,7 +234,7 @@ SPECS: tuple[CommandSpec, ...] = (
         "people",
         "Who is served, and who asks to be (for admins)",
         None,
-        (("/mcp people", "who is served, and who asks to be"),),
+        ((Next("people"), "who is served, and who asks to be"),),
         audience=_CALLER,
         admins=True,
     ),
@@ -189,7 +245,15 @@ SPECS: tuple[CommandSpec, ...] = (
         "allow",
         "Let in the person who was given this code (for admins)",
         Option("code", "The code that the person was given"),
-        (("/mcp allow CODE", "let in the person who was given this code"),),
+        (
+            (
+                Next(
+                    "allow",
+                    arguments=("CODE",),
+                ),
+                "let in the person who was given this code",
+            ),
+        ),
         audience=_CALLER,
         limit=CODES,
         admins=True,
@@ -201,7 +265,15 @@ SPECS: tuple[CommandSpec, ...] = (
         "deny",
         "Shut somebody out (for admins)",
         Option("who", "discord:USER_ID, another principal, or the code of a request"),
-        (("/mcp deny WHO", "shut somebody out"),),
+        (
+            (
+                Next(
+                    "deny",
+                    arguments=("WHO",),
+                ),
+                "shut somebody out",
+            ),
+        ),
         audience=_CALLER,
         limit=CODES,
         admins=True,
@@ -213,7 +285,7 @@ SPECS: tuple[CommandSpec, ...] = (
         "help",
         "What /mcp can do",
         None,
-        (("/mcp help", "this list"),),
+        ((Next("help"), "this list"),),
     ),
     # For buttons and links only.
     CommandSpec(
@@ -260,7 +332,7 @@ def shown() -> Iterator[CommandSpec]:
     return (spec for spec in SPECS if spec.verb is not None)
 
 
-def help_rows(*, admin: bool) -> tuple[tuple[str, str], ...]:
+def help_rows(*, admin: bool) -> tuple[tuple[Words, str], ...]:
     """The help: first what everybody may use."""
     rows = [row for spec in SPECS if not spec.admins for row in spec.help]
     return (*rows, *(row for spec in SPECS if spec.admins and admin for row in spec.help))

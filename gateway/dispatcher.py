@@ -18,10 +18,10 @@ from gateway.people import People
 from gateway.replies import Audience, Decision, Deferred, Ignored, Immediate, Modal, Reply, TextModal, say
 from gateway.request import Request, Services
 from gateway.sign_ins import SignInWatcher
-from gateway.surfaces import with_next
 from mcp_auth.config.models import Config
 from mcp_auth.errors import Busy, CodeRejected, McpAuthError, StoreError, WrongPerson
 from mcp_auth.limits import CODES, COMMANDS, too_often
+from mcp_auth.outcome import Outcome
 
 if TYPE_CHECKING:
     from mcp_auth.core import McpAuth
@@ -88,7 +88,7 @@ class Dispatcher:
         request = Request.of(self._services, invocation, capabilities)
         wait = _wait(spec, request)
         if wait:
-            yield say(too_often(wait), spec.audience, ok=False)
+            yield say(too_often(wait), audience=spec.audience, ok=False)
             return
         try:
             answer = spec.run(command, request)
@@ -99,21 +99,21 @@ class Dispatcher:
             else:
                 yield await answer
         except McpAuthError as error:
-            yield say(_explain(error, request.principal), spec.audience, ok=False, data=error)
+            yield say(_explain(error, request.principal), audience=spec.audience, ok=False, data=error)
         except Exception as error:  # noqa: BLE001 - every command answers, whatever happens below
-            yield say(sentences.unexpected(error_reports.note(error)), spec.audience, ok=False)
+            yield say(sentences.unexpected(error_reports.note(error)), audience=spec.audience, ok=False)
 
     async def submit_secret(self, principal: Principal, prompt_id: str, value: str) -> Reply:
         """The answer to a `SecretPrompt`. Never raises; says what became of it."""
         self._services.people.refresh()
         if not policy.is_allowed(principal, self.config.gateway):
-            return say(sentences.NOT_SERVED, Audience.CALLER, ok=False)
+            return say(sentences.NOT_SERVED, audience=Audience.CALLER, ok=False)
         try:
             return await self._services.prompts.submit(principal, prompt_id, value)
         except McpAuthError as error:
-            return say(_explain(error, principal), Audience.CALLER, ok=False, data=error)
+            return say(_explain(error, principal), audience=Audience.CALLER, ok=False, data=error)
         except Exception as error:  # noqa: BLE001 - the person waits for an answer
-            return say(sentences.unexpected(error_reports.note(error)), Audience.CALLER, ok=False)
+            return say(sentences.unexpected(error_reports.note(error)), audience=Audience.CALLER, ok=False)
 
     def close(self) -> None:
         """Forget what was entered and not stored."""
@@ -127,10 +127,10 @@ class Dispatcher:
         try:
             await auth.burn(command.code, str(principal))
         except WrongPerson as error:
-            return say(error.message, Audience.CALLER, ok=False)
+            return say(error.message, audience=Audience.CALLER, ok=False)
         except CodeRejected as error:
             # An account of somebody who is allowed with another one.
-            return say(sentences.error(error), Audience.CALLER, ok=False)
+            return say(sentences.error(error), audience=Audience.CALLER, ok=False)
         except (StoreError, Busy) as error:
             # A stranger is told nothing of this machine.
             _log.error("a stranger's code could not be looked at: %s", error.code)
@@ -164,10 +164,10 @@ def _wait(spec: CommandSpec, request: Request) -> float:
     return wait or limits.take(spec.limit, person) if spec.limit is not None else wait
 
 
-def _explain(error: McpAuthError, principal: Principal) -> str:
+def _explain(error: McpAuthError, principal: Principal) -> Outcome:
     """A sentence for whoever asked. Which file is in trouble is told at the terminal, else in the log."""
     if principal == LOCAL:
-        return with_next(error.text, error.next_step)
+        return error.outcome
     if isinstance(error, StoreError):
         _log.error("%s", error)
     return sentences.error(error)

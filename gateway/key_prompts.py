@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from gateway import sentences
 from gateway.invocations import Principal
-from gateway.replies import Audience, Button, Reply, SecretPrompt, Text, done, say
+from gateway.replies import Audience, Button, Reply, Said, SecretPrompt, Text, done, say, text
 from mcp_auth.errors import KeyInvalid, NotAllowed
 from mcp_auth.limits import TRIES
+from mcp_auth.outcome import Next
 
 if TYPE_CHECKING:
     from mcp_auth.core import McpAuth
@@ -73,11 +74,11 @@ class KeyPrompts:
         self._forget_old()
         pending = self._open.get(prompt_id)
         if pending is None or pending.awaiting_word:
-            return say(sentences.PROMPT_OVER, Audience.CALLER, ok=False)
+            return say(sentences.PROMPT_OVER, audience=Audience.CALLER, ok=False)
         if pending.principal != principal:
-            return say(sentences.PROMPT_NOT_YOURS, Audience.CALLER, ok=False)
+            return say(sentences.PROMPT_NOT_YOURS, audience=Audience.CALLER, ok=False)
         if pending.busy:
-            return say(sentences.PROMPT_BUSY, Audience.CALLER, ok=False)
+            return say(sentences.PROMPT_BUSY, audience=Audience.CALLER, ok=False)
         pending.busy = True
         try:
             return await self._take(prompt_id, pending, value)
@@ -93,9 +94,9 @@ class KeyPrompts:
         self._forget_old()
         pending = self._open.get(prompt_id)
         if pending is None or not pending.awaiting_word:
-            return say(sentences.PROMPT_OVER, Audience.CALLER, ok=False)
+            return say(sentences.PROMPT_OVER, audience=Audience.CALLER, ok=False)
         if pending.principal != principal:
-            return say(sentences.PROMPT_NOT_YOURS, Audience.CALLER, ok=False)
+            return say(sentences.PROMPT_NOT_YOURS, audience=Audience.CALLER, ok=False)
         del self._open[prompt_id]
         await self._store(pending)
         return done(sentences.key_stored(pending.server, verified=False))
@@ -149,15 +150,17 @@ class KeyPrompts:
         if not decision.allowed:
             raise NotAllowed(f"You may no longer set a key for {pending.server}; nothing was stored.")
 
-    def _again(self, prompt_id: str, pending: _Pending, why: str, data: KeyTrial | KeyInvalid | None = None) -> Reply:
+    def _again(self, prompt_id: str, pending: _Pending, why: Said, data: KeyTrial | KeyInvalid | None = None) -> Reply:
         """Nothing was stored: the same question once more, at most `TRIES` times."""
         pending.tries += 1
         pending.values.clear()
         if pending.tries >= TRIES:
             self._open.pop(prompt_id, None)
-            return say(f"{why} {sentences.key_ask_again(pending.server)}", Audience.CALLER, ok=False, data=data)
+            last = replace(text(why, "warning"), next_step=Next("key", pending.server))
+            summary = sentences.PRIVATE_ANSWER
+            return Reply((last,), audience=Audience.CALLER, summary=summary, ok=False, data=data)
         prompt = self._prompt(prompt_id, pending)
-        return replace(prompt, blocks=(Text(why, tone="bad"), *prompt.blocks), ok=False, data=data)
+        return replace(prompt, blocks=(text(why, "bad"), *prompt.blocks), ok=False, data=data)
 
     def _ask_for_word(self, prompt_id: str, pending: _Pending, trial: KeyTrial) -> Reply:
         del self._open[prompt_id]

@@ -13,6 +13,7 @@ from gateway.invocations import LOCAL, ChatRef, Invocation, Principal
 from gateway.people import People, is_name
 from gateway.policy import is_allowed
 from gateway.replies import Audience, Notice, Reply, Text
+from gateway.surfaces import Words
 from mcp_auth.errors import Busy, StoreError
 from mcp_auth.limits import STRANGERS, Limits
 
@@ -86,6 +87,6 @@ class Pairing:
         self._told[principal] = self._clock()
 
 
-def _say(text: str, invocation: Invocation) -> Reply:
+def _say(text: Words, invocation: Invocation) -> Reply:
     audience = Audience.CALLER if invocation.private else Audience.CHAT
     return Reply((Text(text, tone="warning"),), audience=audience, ok=False)

@@ -14,7 +14,9 @@ from pathlib import Path
 from msgspec.structs import replace as replace_fields
 
 from gateway.replies import Block, Checklist, Notice, Reply, SecretPrompt, ServerDetail, ServerList, Table, Text
+from gateway.surfaces import Words, parts
 from mcp_auth.config.models import Config
+from mcp_auth.outcome import Next, Step
 from mcp_auth.shown import MASK, brief_address, secrets_in
 from mcp_auth.status import ServerStatus
 
@@ -47,7 +49,7 @@ class Privacy:
             reply,
             blocks=tuple(_block(block, self._conceal) for block in reply.blocks),
             summary=reply.summary and self._conceal(reply.summary),
-            title=reply.title and self._conceal(reply.title),
+            title=reply.title and _words(reply.title, self._conceal),
             data=None,
         )
 
@@ -75,20 +77,36 @@ class Privacy:
 
 def _block(block: Block, conceal: Conceal) -> Block:
     match block:
-        case Text() | SecretPrompt():
+        case Text():
+            return replace(block, words=_words(block.words, conceal), next_step=_step(block.next_step, conceal))
+        case SecretPrompt():
             return replace(block, text=conceal(block.text))
         case ServerList():
             servers = tuple(_status(one, conceal) for one in block.servers)
-            return replace(block, servers=servers, hint=block.hint and conceal(block.hint))
+            return replace(block, servers=servers, hint=block.hint and _words(block.hint, conceal))
         case ServerDetail(status, facts):
-            shown = {status.address: status.target}
-            rows = tuple((label, shown.get(value) or conceal(value)) for label, value in facts)
+            rows = tuple(
+                (label, status.target if value == status.address else _words(value, conceal)) for label, value in facts
+            )
             return replace(block, server=_status(status, conceal), facts=rows)
         case Checklist():
-            items = tuple(replace(item, text=conceal(item.text), data=None) for item in block.items)
-            return replace(block, items=items, note=block.note and conceal(block.note))
+            items = tuple(
+                replace(item, sentence=conceal(item.sentence), next_step=_step(item.next_step, conceal), data=None)
+                for item in block.items
+            )
+            return replace(block, items=items, note=block.note and _words(block.note, conceal))
         case Table():
             return replace(block, rows=tuple((left, conceal(right)) for left, right in block.rows))
+
+
+def _words(words: Words, conceal: Conceal) -> Words:
+    if isinstance(words, str):
+        return conceal(words)
+    return tuple(conceal(part) if isinstance(part, str) else part for part in parts(words))
+
+
+def _step(step: Step | None, conceal: Conceal) -> Step | None:
+    return replace_fields(step, around=conceal(step.around)) if isinstance(step, Next) else step and conceal(step)
 
 
 def _status(status: ServerStatus, conceal: Conceal) -> ServerStatus:

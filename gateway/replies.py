@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Literal
 
 from gateway import sentences
 from gateway.invocations import ChatRef, MessageRef, Principal
+from gateway.surfaces import Words, write
+from mcp_auth.outcome import Outcome, Step
 from mcp_auth.status import ServerStatus
 
 if TYPE_CHECKING:
     from mcp_auth.errors import McpAuthError
     from mcp_auth.keys import KeyTrial
     from mcp_auth.oauth.sign_in import StartedSignIn
-    from mcp_auth.outcome import Outcome
 
     Data = ServerStatus | StartedSignIn | KeyTrial | Outcome | McpAuthError | TimeoutError
     """What a text says, for a program: the server as it is now, the link, what became of a key, what went wrong."""
@@ -41,11 +42,17 @@ class Button:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A sentence or paragraph. `tone`: how it should look where looks exist."""
+    """A sentence or paragraph. `tone`: how it should look where looks exist. `next_step`: said behind it."""
 
     # Some hold a code to be let in with.
-    text: str = field(repr=False)
+    words: Words = field(repr=False)
     tone: Tone = "plain"
+    next_step: Step | None = None
+
+    @property
+    def text(self) -> str:
+        """As it is read in a chat whose command is `/mcp`."""
+        return write(self.words, self.next_step)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +60,7 @@ class ServerList:
     """`/mcp`: every server, and one closing hint."""
 
     servers: tuple[ServerStatus, ...]
-    hint: str | None = None
+    hint: Words | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +68,7 @@ class ServerDetail:
     """`/mcp SERVER`: label and value, top to bottom."""
 
     server: ServerStatus
-    facts: tuple[tuple[str, str], ...]
+    facts: tuple[tuple[str, Words], ...]
 
 
 class ItemState(StrEnum):
@@ -75,15 +82,28 @@ class ItemState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ChecklistItem:
-    """One server's line of `/mcp auth`. `link` is the authorization URL and present in state LINK only."""
+    """One server's line of `/mcp auth`: `sentence`, and what to do next.
+
+    `link` is the authorization URL and present in state LINK only.
+    """
 
     server: str
     state: ItemState
-    text: str
+    sentence: str
     link: str | None = field(default=None, repr=False)
     command: str | None = None
     expires_at: float | None = None
+    next_step: Step | None = None
     data: Data | None = field(default=None, repr=False)
+
+    @classmethod
+    def failed(cls, server: str, why: Outcome, command: str | None = None, data: Data | None = None) -> ChecklistItem:
+        return cls(server, ItemState.FAILED, why.sentence, command=command, next_step=why.next_step, data=data or why)
+
+    @property
+    def text(self) -> str:
+        """As it is read in a chat whose command is `/mcp`."""
+        return write(self.sentence, self.next_step)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +111,7 @@ class Checklist:
     """`/mcp auth`: a line and a button per server; edited as they finish."""
 
     items: tuple[ChecklistItem, ...]
-    note: str | None = None
+    note: Words | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +131,7 @@ class SecretPrompt:
 class Table:
     """`/mcp help` and the like: two columns."""
 
-    rows: tuple[tuple[str, str], ...]
+    rows: tuple[tuple[Words, str], ...]
 
 
 Block = Text | ServerList | ServerDetail | Checklist | SecretPrompt | Table
@@ -130,7 +150,7 @@ class Reply:
     audience: Audience = Audience.CHAT
     final: bool = True
     summary: str | None = None
-    title: str | None = None
+    title: Words | None = None
     ok: bool = True
     data: Data | None = field(default=None, repr=False)
 
@@ -140,18 +160,29 @@ class Reply:
         return next((block for block in self.blocks if isinstance(block, SecretPrompt)), None)
 
 
+Said = Words | Outcome
+
+
+def text(said: Said, tone: Tone = "plain") -> Text:
+    return Text(said.text, tone, said.next_step) if isinstance(said, Outcome) else Text(said, tone)
+
+
 def say(
-    text: str, audience: Audience = Audience.CHAT, *, ok: bool = True, final: bool = True, data: Data | None = None
+    *said: Said,
+    audience: Audience = Audience.CHAT,
+    ok: bool = True,
+    final: bool = True,
+    data: Data | None = None,
 ) -> Reply:
-    """One sentence."""
+    """A sentence or several."""
     summary = sentences.PRIVATE_ANSWER if audience is Audience.CALLER else None
-    tone: Tone = "plain" if ok else "warning"
-    return Reply((Text(text, tone),), audience=audience, final=final, summary=summary, ok=ok, data=data)
+    blocks = tuple(text(one, "plain" if ok else "warning") for one in said)
+    return Reply(blocks, audience=audience, final=final, summary=summary, ok=ok, data=data)
 
 
-def done(text: str, data: Data | None = None) -> Reply:
+def done(said: Said, data: Data | None = None) -> Reply:
     """What the person wanted has happened."""
-    return Reply((Text(text, "good"),), audience=Audience.CALLER, summary=sentences.PRIVATE_ANSWER, data=data)
+    return Reply((text(said, "good"),), audience=Audience.CALLER, summary=sentences.PRIVATE_ANSWER, data=data)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from gateway import policy
 from gateway.invocations import LOCAL, Capabilities, Invocation, Principal
-from gateway.surfaces import Surface, in_chat, in_shell
 from mcp_auth.audit import Event
 from mcp_auth.config.models import Config
 from mcp_auth.limits import counted_as
@@ -65,11 +64,6 @@ class Request:
     @property
     def is_admin(self) -> bool:
         return policy.is_admin(self.principal, self.config.gateway)
-
-    @property
-    def surface(self) -> Surface:
-        """How the next step is typed where the answer is read."""
-        return in_chat if self.invocation.command is None else in_shell
 
     @property
     def has_key_forms(self) -> bool:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from gateway.surfaces import Surface, in_chat, with_next
+from gateway.surfaces import Part, Typed, Words
 from mcp_auth.errors import McpAuthError, StoreError
-from mcp_auth.outcome import Outcome
+from mcp_auth.outcome import Next, Outcome
 from mcp_auth.records import Grant, Visit
 from mcp_auth.status import AuthState, ConnectionState, ConnectionStatus, ServerStatus
 
@@ -18,28 +18,34 @@ if TYPE_CHECKING:
     from mcp_auth.audit import AuditLine
 
 TITLE = "MCP Servers"
-HELP_TITLE = "What /mcp can do"
+HELP_TITLE = ("What ", Typed(""), " can do")
 
-NO_SERVERS = (
-    "No MCP servers are configured. Add one under mcp_servers in the configuration, or with: slash-mcp add NAME URL"
+NO_SERVERS = Next(
+    "add",
+    arguments=("NAME", "URL"),
+    around="No MCP servers are configured. Add one under mcp_servers in the configuration, or with: {}",
 )
-HINT_AUTH = "Use /mcp auth to authenticate servers"
+HINT_AUTH = Next("auth", around="Use {} to authenticate servers")
 NOTHING_TO_SIGN_IN = (
-    "No server is known to lack a sign-in or a key. /mcp shows them all; /mcp auth SERVER signs in again."
+    "No server is known to lack a sign-in or a key. ",
+    Next("list", around="{} shows them all; "),
+    Next("auth", arguments=("SERVER",), around="{} signs in again."),
 )
-STORE_TROUBLE = (
-    "What is stored on the host cannot be read or written right now. Next: the operator runs `slash-mcp doctor` there"
-)
+STORE_TROUBLE = "What is stored on the host cannot be read or written right now."
 NOT_SERVED = "This assistant does not serve you: its operator has not put your account on the list."
-STRANGER_IN_PUBLIC = "I do not know you yet. Write to me in private: /mcp"
+STRANGER_IN_PUBLIC = Next("list", around="I do not know you yet. Write to me in private: {}")
 STRANGERS_WAITING = (
     "I do not know you yet, and as many people as I keep in mind are waiting to be let in. Try again in an hour."
 )
 STRANGER_LATER = "I do not know you yet, and cannot make you a code right now. Try again in a few minutes."
-LET_IN = "You have been let in. /mcp shows the servers."
+LET_IN = Next("list", around="You have been let in. {} shows the servers.")
 PEOPLE_TITLE = "People"
 PEOPLE_PRIVATE = "Who is served is decided in private. Write to me there."
-PEOPLE_ONLY_ADMINS = "Only an admin decides who is served. Ask one of gateway.admins, or the operator: slash-mcp people"
+PEOPLE_ONLY_ADMINS = Next(
+    "people",
+    on_host=True,
+    around="Only an admin decides who is served. Ask one of gateway.admins, or the operator: {}",
+)
 NOBODY = "Nobody but the operator at the terminal is served."
 ONLY_ADMINS = "This server is shared, and only an admin changes its sign-in or key. Ask one of them."
 PASTE_OFF_TEAM = (
@@ -50,32 +56,35 @@ PASTE_PRIVATE = (
     "That address can finish a sign-in, so it was not used here where others read along. Send it to me in a private "
     "chat, and delete the message above."
 )
-PASTE_NOTHING = "Send the whole address of the last page after it: /mcp paste ADDRESS"
+PASTE_NOTHING = Next("paste", arguments=("ADDRESS",), around="Send the whole address of the last page after it: {}")
 CONFIRM_NOT_NEEDED = (
     "Codes are asked for by the public endpoint only (gateway.public_url); in this mode no sign-in needs one."
 )
-CONFIRM_NOTHING = "Send the code from the page after it: /mcp confirm CODE"
+CONFIRM_NOTHING = Next("confirm", arguments=("CODE",), around="Send the code from the page after it: {}")
 CANCELLED_NONE = "No sign-in is open."
 TOO_LONG = "That took too long and was stopped."
-PROMPT_OVER = "This question is over. Ask again with /mcp key SERVER."
+PROMPT_OVER = Next("key", arguments=("SERVER",), around="This question is over. Ask again with {}.")
 PROMPT_NOT_YOURS = "This question was asked of somebody else."
 PROMPT_BUSY = "The key is being tried right now."
 NO_ANSWER = "no answer within 15 s"
 BUTTON_AUTH = "Sign in"
 BUTTON_CONFIRM = "Yes, that is me"
 BUTTON_FORMS = {"paste": "Enter the address", "confirm": "Enter the code"}
-BUTTON_NOT_YOURS = "This button was made for somebody else. Ask for your own: /mcp"
+BUTTON_NOT_YOURS = Next("list", around="This button was made for somebody else. Ask for your own: {}")
 BUTTONS = {"auth": "Sign in", "key": "Enter the key", "test": "Test"}
-KEY_NONE_MISSING = "No server lacks a key. /mcp key SERVER replaces one."
+KEY_NONE_MISSING = Next("key", arguments=("SERVER",), around="No server lacks a key. {} replaces one.")
 PREPARING = "preparing the link…"
 CANCELLED = "cancelled"
 SIGNED_IN = "signed in"
 PRIVATE_ANSWER = "Sent you the answer in private."
-NOT_IN_PRIVATE = "The answer is for you alone, and I cannot reach you in private. Write to me directly: /mcp"
-NO_PERSON = (
-    "I answer people only, and cannot see who wrote this. Write as yourself, not as the group or a channel: /mcp"
+NOT_IN_PRIVATE = Next(
+    "list", around="The answer is for you alone, and I cannot reach you in private. Write to me directly: {}"
 )
-BUTTON_OVER = "This button leads nowhere any more. Ask again: /mcp"
+NO_PERSON = Next(
+    "list",
+    around="I answer people only, and cannot see who wrote this. Write as yourself, not as the group or a channel: {}",
+)
+BUTTON_OVER = Next("list", around="This button leads nowhere any more. Ask again: {}")
 BUTTON_PRIVATE_CHAT = "Open a private chat"
 COMMAND_DESCRIPTION = "MCP servers: status and sign-in"
 SECRET_REPLY = "Reply to this message with the value. Your message is deleted at once."
@@ -85,14 +94,16 @@ OPEN_IN_BROWSER = "Opens in your browser, not inside another app."
 CHOOSE = "Choose one:"
 MENU = "Choose"
 ROOM_NAME = "/mcp"
-ROOM_REFUSED = (
-    "The answer is for you alone, and my invitation to a private room is refused. Invite me to one yourself, and ask "
-    "there: /mcp"
+ROOM_REFUSED = Next(
+    "list",
+    around="The answer is for you alone, and my invitation to a private room is refused. Invite me to one yourself, "
+    "and ask there: {}",
 )
-ROOM_READABLE = "This room is for you and me alone, and I can read it: /mcp"
-ROOM_ENCRYPTED = (
-    "This room is encrypted, and I cannot read what is written here. I have invited you to a room that is not "
-    "encrypted: accept the invitation and write to me there, /mcp."
+ROOM_READABLE = Next("list", around="This room is for you and me alone, and I can read it: {}")
+ROOM_ENCRYPTED = Next(
+    "list",
+    around="This room is encrypted, and I cannot read what is written here. I have invited you to a room that is not "
+    "encrypted: accept the invitation and write to me there, {}.",
 )
 SENT_LATE = "Earlier, this could not be sent to you:"
 KEY_MODAL_NOTE = "The value is tried before it is stored."
@@ -105,9 +116,10 @@ FORMS = {
     ),
     "confirm": ("Confirm that it is you", "Code", "As the page in your own browser shows it."),
 }
-DISCORD_PRIVATE = (
-    "The answer is for you alone, and I cannot reach you in private: your direct messages are closed. Use /mcp auth "
-    "here, where only you see what it answers."
+DISCORD_PRIVATE = Next(
+    "auth",
+    around="The answer is for you alone, and I cannot reach you in private: your direct messages are closed. Use {} "
+    "here, where only you see what it answers.",
 )
 KEY_EMPTY = "Nothing was entered."
 STORE_ANYWAY = "Store it anyway"
@@ -121,14 +133,15 @@ _LAST_PAGE = (
 )
 NOTE_CHAT = f"{_LAST_PAGE} send it to me here."
 NOTE_CHAT_SHARED = f"{_LAST_PAGE} send it to me in a private chat."
-NOTE_FORM = f"{_LAST_PAGE} enter it with the button below, or with /mcp paste."
+NOTE_FORM = Next("paste", around=f"{_LAST_PAGE} enter it with the button below, or with {{}}.")
 NOTE_PROOF = (
     "The page shows a code: send it to me in a private chat, and the page goes on. Give it to nobody else, and do not "
     "pass the link on."
 )
-NOTE_PROOF_FORM = (
-    "The page shows a code: enter it with the button below, or with /mcp confirm, and the page goes on. Give it to "
-    "nobody else, and do not pass the link on."
+NOTE_PROOF_FORM = Next(
+    "confirm",
+    around="The page shows a code: enter it with the button below, or with {}, and the page goes on. Give it to "
+    "nobody else, and do not pass the link on.",
 )
 KEY_FORM_NOTE = "The key is typed into that page and never into this chat."
 BUTTON_KEY_FORM = "Open the form"
@@ -138,7 +151,9 @@ FORM_SEND = "Send"
 FORM_CANCEL = "Cancel"
 FORM_CLOSE = "Close"
 FORM_WORKING = "One moment…"
-NOTE_NO_LISTENER = "Nothing on this machine receives the answer; finish with: /mcp paste ADDRESS"
+NOTE_NO_LISTENER = Next(
+    "paste", arguments=("ADDRESS",), around="Nothing on this machine receives the answer; finish with: {}"
+)
 
 
 def minutes(seconds: float) -> str:
@@ -154,45 +169,46 @@ def clock(at: float, now: float | None = None) -> str:
     return time.strftime("%H:%M" if abs(at - now) < 86400 else "%Y-%m-%d %H:%M", local)
 
 
-def command(text: str) -> str:
-    return f"/mcp {text}" if text else "/mcp"
+def error(problem: McpAuthError) -> Outcome:
+    """What happened and what to do next. Which file it was is the operator's to know."""
+    if not isinstance(problem, StoreError):
+        return problem.outcome
+    doctor = Next("doctor", on_host=True, around="the operator runs `{}` there")
+    return Outcome(problem.code, STORE_TROUBLE, next_step=doctor)
 
 
-def error(problem: McpAuthError, surface: Surface = in_chat) -> str:
-    """One sentence and what to do next. Which file it was is the operator's to know."""
-    return STORE_TROUBLE if isinstance(problem, StoreError) else with_next(problem.text, problem.next_step, surface)
+def unexpected(reference: str) -> Outcome:
+    text = f"Something went wrong inside; nothing was changed on purpose. The log has it under {reference}."
+    return Outcome("internal", text)
 
 
-def unexpected(reference: str) -> str:
-    return f"Something went wrong inside; nothing was changed on purpose. The log has it under {reference}."
-
-
-def suggestion(commands: Sequence[str]) -> str:
+def suggestion(commands: Sequence[str]) -> Words:
     if not commands:
-        return "I do not know that one. /mcp help shows what there is."
-    return f"I do not know that one. Did you mean {_any_of(commands)}?"
+        return Next("help", around="I do not know that one. {} shows what there is.")
+    return ("I do not know that one. Did you mean ", *_any_of(commands), "?")
 
 
-def ambiguous(commands: Sequence[str]) -> str:
-    return f"More than one server begins like that. Which one: {_any_of(commands)}?"
+def ambiguous(commands: Sequence[str]) -> Words:
+    return ("More than one server begins like that. Which one: ", *_any_of(commands), "?")
 
 
-def whole_name(commands: Sequence[str]) -> str:
-    return f"This one wants the whole name: {_any_of(commands)}"
+def whole_name(commands: Sequence[str]) -> Words:
+    return ("This one wants the whole name: ", *_any_of(commands))
 
 
-def argument_missing(verb: str, commands: Sequence[str]) -> str:
+def argument_missing(verb: str, commands: Sequence[str]) -> Words:
     if verb == "paste":
         return PASTE_NOTHING
     if verb == "confirm":
         return CONFIRM_NOTHING
     if verb == "allow":
-        return "Send the code that the person was given after it: /mcp allow CODE"
+        return Next("allow", arguments=("CODE",), around="Send the code that the person was given after it: {}")
     if verb == "deny":
-        return "Send the account after it, as /mcp people shows it: /mcp deny telegram:123456789"
+        people = Next("people", around="Send the account after it, as {} shows it: ")
+        return (people, Next("deny", arguments=("telegram:123456789",)))
     if not commands:
         return "No MCP servers are configured."
-    return f"Which server? {_any_of(commands)}"
+    return ("Which server? ", *_any_of(commands))
 
 
 # -- status ----------------------------------------------------------------------------------
@@ -224,10 +240,10 @@ def not_renewable(status: ServerStatus, now: float) -> str:
     return f"not renewable{since}: {status.not_renewable}"
 
 
-def in_trouble(statuses: Sequence[ServerStatus], now: float) -> str:
-    """Signed in, and nothing that a new sign-in would help: one line a server."""
+def in_trouble(statuses: Sequence[ServerStatus], now: float) -> list[Outcome]:
+    """Signed in, and nothing that a new sign-in would help."""
     troubled = (one for one in statuses if one.not_renewable)
-    return "\n".join(with_next(f"{one.name}: {auth_state(one, now)}", one.next) for one in troubled)
+    return [Outcome(one.auth, auth_state(one, now), one.name, one.next) for one in troubled]
 
 
 def connection_state(connection: ConnectionStatus) -> str:
@@ -239,9 +255,9 @@ def connection_state(connection: ConnectionStatus) -> str:
     return f"{word} ({connection.detail.rstrip('.')})" if connection.detail else word
 
 
-def facts(status: ServerStatus, now: float) -> tuple[tuple[str, str], ...]:
+def facts(status: ServerStatus, now: float) -> tuple[tuple[str, Words], ...]:
     """`/mcp SERVER` as label and value."""
-    rows: list[tuple[str, str | None]] = [
+    rows: list[tuple[str, Words | None]] = [
         ("Address" if status.transport != "stdio" else "Command", status.address or status.target),
         ("Transport", status.transport),
         ("Tools", status.tools),
@@ -253,7 +269,7 @@ def facts(status: ServerStatus, now: float) -> tuple[tuple[str, str], ...]:
         ("Access until", _until(status, now)),
         ("Variables", ", ".join(status.variables) or None),
         ("Last error", status.last_error),
-        ("Next", in_chat(status.next) if status.next else None),
+        ("Next", status.next),
     ]
     return tuple((label, value) for label, value in rows if value)
 
@@ -266,37 +282,35 @@ def testing(server: str) -> str:
     return f"{server}: connecting…"
 
 
-def renewal_trouble(status: ServerStatus, now: float) -> str:
-    """For a server that works, and will not for ever."""
-    return with_next(f"It is {auth_state(status, now)}", status.next)
-
-
-def tested(status: ServerStatus, connection: ConnectionStatus) -> str:
-    server = status.name
+def tested(status: ServerStatus, connection: ConnectionStatus, now: float) -> Outcome:
+    server, code = status.name, connection.state.value
     if connection.state is ConnectionState.READY:
         names = connection.tools or ()
         took = f" in {connection.ms} ms" if connection.ms is not None else ""
         shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
-        renew = f". {renewal_trouble(status, time.time())}" if status.not_renewable else ""
-        return f"{server}: connected{took}, {tools(len(names))}{f': {shown}' if shown else ''}{renew}"
-    why = f" ({_bare(server, connection.detail)})" if connection.detail else ""
+        text = f"connected{took}, {tools(len(names))}{f': {shown}' if shown else ''}"
+        if not status.not_renewable:
+            return Outcome(code, text, server)
+        # It works, and will not for ever.
+        return Outcome(code, f"{text}. It is {auth_state(status, now)}", server, status.next)
+    if status.auth in (AuthState.DISABLED, AuthState.MISCONFIGURED):
+        return Outcome(status.auth, f"{server} {nothing_to_do(status)}")
     # Without a sign-in or a key, testing again would not help; where the access cannot be renewed for now, it may.
     helps = status.next and (status.next.verb != "test" or status.not_renewable)
-    act = f". Next: {in_chat(status.next)}" if status.next and helps else ""
-    if status.auth in (AuthState.DISABLED, AuthState.MISCONFIGURED):
-        return f"{server} {nothing_to_do(status)}"
-    return f"{server}: {connection.state.value.replace('_', ' ')}{why}{act}"
+    return Outcome(code, connection_state(connection), server, status.next if helps else None)
 
 
 # -- signing in ------------------------------------------------------------------------------
 
 
-def team_sign_in(server: str) -> str:
-    """Why, and the next step."""
-    return (
+def team_sign_in(server: str) -> Outcome:
+    return Outcome(
+        "not_allowed",
         "signing in from a chat is off while more than one person is allowed: whoever opens a forwarded link would "
         "hand their own account to the one who sent it, and only a public endpoint can prove that both are the same "
-        f"person. Next: the operator sets gateway.public_url, or runs `slash-mcp auth {server}` on the host."
+        "person.",
+        server,
+        _by_the_operator(server),
     )
 
 
@@ -311,16 +325,18 @@ def link_again(expires_at: float, now: float) -> str:
     return f"open for {minutes(expires_at - now)}; a page you have open goes on, or take a new link"
 
 
-def link_too_long(server: str) -> str:
-    return (
-        "its link is too long for this chat. Next: the operator sets gateway.public_url, or runs "
-        f"`slash-mcp auth {server}` on the host."
-    )
+def link_too_long(server: str) -> Outcome:
+    return Outcome("link_too_long", "its link is too long for this chat.", server, _by_the_operator(server))
+
+
+def _by_the_operator(server: str) -> Next:
+    way = "the operator sets gateway.public_url, or runs `{}` on the host."
+    return Next("auth", server, on_host=True, around=way)
 
 
 def links_note(
     *, local: bool, private: bool, listening: bool, public: bool, needs_proof: bool, form: bool = False
-) -> str | None:
+) -> Words | None:
     """What to do with a link. `form`: the chat has one, and what is written beside it may be read by others."""
     if public and needs_proof:
         return NOTE_PROOF_FORM if form else NOTE_PROOF
@@ -352,14 +368,14 @@ def button_again(server: str) -> str:
     return f"Try {server} again"
 
 
-def more_servers(count: int, show: str = "/mcp SERVER") -> str:
-    """The closing line of a list that was cut. `show`: what is typed for one server's detail."""
-    return f"… and {count} more. {show} shows one."
+def more_servers(count: int) -> Words:
+    """The closing line of a list that was cut."""
+    return Next("list", arguments=("SERVER",), around=f"… and {count} more. {{}} shows one.")
 
 
-def more_links(count: int) -> str:
+def more_links(count: int) -> Words:
     """`count` links found no room in this answer."""
-    return f"… and {count} more. /mcp auth SERVER gives one link at a time."
+    return Next("auth", arguments=("SERVER",), around=f"… and {count} more. {{}} gives one link at a time.")
 
 
 def checklist_key(variables: Sequence[str]) -> str:
@@ -376,27 +392,27 @@ def nothing_to_do(status: ServerStatus) -> str:
             return "needs no sign-in"
 
 
-def signed_in(server: str, status: ServerStatus, connection: ConnectionStatus, now: float) -> str:
-    """`notes: signed in as ada, 5 tools`, and how long when it ends for good."""
+def signed_in(status: ServerStatus, connection: ConnectionStatus) -> str:
+    """`signed in as ada, 5 tools`"""
     who = f" as {status.account}" if status.account else ""
     if connection.state is not ConnectionState.READY:
-        why = f" ({_bare(server, connection.detail)})" if connection.detail else ""
-        return f"{server}: signed in{who}, but the server is {connection.state.value.replace('_', ' ')}{why}"
-    return f"{server}: signed in{who}, {tools(len(connection.tools or ()))}"
+        return f"signed in{who}, but the server is {connection_state(connection)}"
+    return f"signed in{who}, {tools(len(connection.tools or ()))}"
 
 
-def no_refresh_token(server: str, expires_at: float, now: float) -> str:
-    return f"This grant has no refresh token and ends at {clock(expires_at, now)}; after that: /mcp auth {server}"
+def no_refresh_token(server: str, expires_at: float, now: float) -> tuple[Part, ...]:
+    ends = f"This grant has no refresh token and ends at {clock(expires_at, now)}; after that: "
+    return (ends, Next("auth", server))
 
 
-def refused_after_sign_in(server: str, connection: ConnectionStatus) -> str:
-    why = f" ({_bare(server, connection.detail)})" if connection.detail else ""
-    return f"{server}: the sign-in was finished, but the server refuses it{why}."
+def refused_after_sign_in(server: str, connection: ConnectionStatus) -> Outcome:
+    why = f" ({connection.detail.rstrip('.')})" if connection.detail else ""
+    sentence = f"the sign-in was finished, but the server refuses it{why}."
+    return Outcome("refused", sentence, server, Next("auth", server))
 
 
-def sign_in_ended(server: str, end: Outcome | None) -> str:
-    end = end or Outcome("failed", f"The sign-in to {server} failed.")
-    return with_next(end.text, end.next_step)
+def sign_in_ended(server: str, end: Outcome | None) -> Outcome:
+    return end or Outcome("failed", f"The sign-in to {server} failed.")
 
 
 def public_end(server: str, *, ok: bool, cancelled: bool = False) -> str:
@@ -406,22 +422,23 @@ def public_end(server: str, *, ok: bool, cancelled: bool = False) -> str:
     return f"{server}: signed in." if ok else f"{server}: the sign-in did not succeed."
 
 
-def grant_dead(server: str, status: ServerStatus, now: float) -> str:
+def grant_dead(server: str, status: ServerStatus, now: float) -> Outcome:
     """A refresh token died. What is left of the access may still serve for a while."""
     if status.auth is AuthState.SIGNED_IN and status.expires_at is not None:
         why = f" (its access cannot be renewed and ends at {clock(status.expires_at, now)})"
     else:
         why = f" ({status.detail})" if status.detail else ""
-    return f"{server}: sign in again{why}. Next: /mcp auth {server}"
+    return Outcome("reauthorization_needed", f"sign in again{why}", server, Next("auth", server))
 
 
 def grant_dead_public(server: str) -> str:
     return f"{server}: sign in again."
 
 
-def new_connection(text: str, *, by_other: bool) -> str:
+def new_connection(text: tuple[Part, ...], *, by_other: bool) -> Words:
     """For an owner who did not see the sign-in's own chat."""
-    return f"{text}. Somebody else who may do so signed in. If that is wrong: /mcp logout" if by_other else text
+    wrong = Next("logout", around=". Somebody else who may do so signed in. If that is wrong: {}")
+    return (*text, wrong) if by_other else text
 
 
 def review(server: str, is_key: bool, visit: Visit | None, now: float) -> str:
@@ -438,13 +455,15 @@ def review(server: str, is_key: bool, visit: Visit | None, now: float) -> str:
     )
 
 
-def reused(grant: Grant) -> str:
+def reused(grant: Grant) -> Outcome:
     """For the operator: a name of `people:` was given to somebody else."""
     name = grant.owner.removeprefix("person:")
-    return (
-        f"{grant.server}: what is stored for {name} was made by {', '.join(grant.accounts)}, and none of these is "
-        f"{name} in gateway.people any more, so it is not used. Next: slash-mcp logout {grant.server} --as {name}, or "
-        "correct gateway.people"
+    return Outcome(
+        "reused_name",
+        f"what is stored for {name} was made by {', '.join(grant.accounts)}, and none of these is {name} in "
+        "gateway.people any more, so it is not used.",
+        grant.server,
+        Next("logout", grant.server, ("--as", name), on_host=True, around="{}, or correct gateway.people"),
     )
 
 
@@ -469,10 +488,6 @@ def key_form(server: str, expires_at: float, now: float) -> str:
     return f"{server}: open this page within {minutes(expires_at - now)} and type the key there. {KEY_FORM_NOTE}"
 
 
-def key_form_done(server: str, outcome: str | None) -> str:
-    return f"{server}: {outcome}" if outcome else f"{server}: {KEY_STORED}."
-
-
 def public_key(server: str) -> str:
     return f"{server}: {KEY_STORED}."
 
@@ -486,30 +501,29 @@ def key_not_needed(server: str, variables: Sequence[str] = ()) -> str:
     return f"{server} needs {f'only {known}' if known else 'no key'}."
 
 
-def key_ways(server: str, platform: str, *, in_chat: bool) -> str:
+def key_ways(server: str, platform: str, *, in_chat: bool) -> Words:
     """Where nothing safe is available: the ways that are left (design, section 7).
 
     Args:
         in_chat: the platform has an input of its own that the operator can allow.
     """
-    ways = [f"on the host, `slash-mcp key {server}`", "a one-time form, once gateway.public_url is set"]
-    if in_chat:
-        ways.append(f"or, if you accept it, gateway.{platform}.secrets_in_chat: true")
     count = "Three" if in_chat else "Two"
-    return f"A key does not go through this chat, where it would stay in the history. {count} ways: {'; '.join(ways)}."
-
-
-def key_exposed(server: str | None) -> str:
-    name = server or "SERVER"
+    third = f"; or, if you accept it, gateway.{platform}.secrets_in_chat: true" if in_chat else ""
     return (
-        "If that was a key: it was not used and not stored, but it stands in this chat's history now. Replace it "
-        f"with a new one at its issuer, delete the message, and then use /mcp key {name} without the key, or "
-        f"`slash-mcp key {name}` on the host."
+        f"A key does not go through this chat, where it would stay in the history. {count} ways: ",
+        Next("key", server, on_host=True, around="on the host, `{}`"),
+        f"; a one-time form, once gateway.public_url is set{third}.",
     )
 
 
-def key_which(servers: Sequence[str]) -> str:
-    return f"Which server? {_any_of([f'key {name}' for name in servers])}"
+def key_exposed(server: str | None) -> Words:
+    name = server or "SERVER"
+    return (
+        "If that was a key: it was not used and not stored, but it stands in this chat's history now. Replace it "
+        "with a new one at its issuer, delete the message, and then use ",
+        Next("key", name, around="{} without the key, or "),
+        Next("key", name, on_host=True, around="`{}` on the host."),
+    )
 
 
 def key_stored(server: str, verified: bool) -> str:
@@ -520,44 +534,39 @@ def key_no_difference(server: str) -> str:
     return f"{server}: stored, not verified: the server answers the same without a key."
 
 
-def key_not_tried(server: str, detail: str) -> str:
-    return f"{server}: stored. {detail} Next: /mcp test {server}"
+def key_not_tried(server: str, detail: str) -> Outcome:
+    return Outcome("key_not_tried", f"stored. {detail}", server, Next("test", server))
 
 
 def key_refused(server: str) -> str:
     return f"{server}: the server refuses this key; nothing was stored."
 
 
-def key_ask_again(server: str) -> str:
-    return f"Next: /mcp key {server}"
-
-
 def key_unreachable(server: str, detail: str) -> str:
-    return f"{server}: the key could not be tried ({_bare(server, detail)}). Nothing is stored yet. Store it anyway?"
+    return f"{server}: the key could not be tried ({detail.rstrip('.')}). Nothing is stored yet. Store it anyway?"
 
 
 # -- people ----------------------------------------------------------------------------------
 
 
-def pairing_code(code: str) -> str:
+def pairing_code(code: str) -> Words:
     """For the one who asked, and for nobody else."""
     return (
         f"I do not know you yet. To be let in, give this code to whoever runs this assistant: {code}. It works once "
-        f"and for an hour. They let you in with `slash-mcp allow {code}`, or an admin with /mcp allow {code} in "
-        "private."
+        "and for an hour. They let you in with ",
+        Next("allow", arguments=(code,), on_host=True, around="`{}`, or an admin with "),
+        Next("allow", arguments=(code,), around="{} in private."),
     )
 
 
-def let_in(paired: Paired) -> str:
+def let_in(paired: Paired) -> Outcome:
     name = f" ({paired.display_name})" if paired.display_name else ""
-    return f"{paired.principal}{name} is served from now on. Next: /mcp people"
+    return Outcome("allowed", f"{paired.principal}{name} is served from now on.", next_step=Next("people"))
 
 
-def shut_out(principal: str) -> str:
-    return (
-        f"{principal} is not served any more. What they signed in for themselves is kept; "
-        f"to end it: slash-mcp --as {principal} logout SERVER"
-    )
+def shut_out(principal: str) -> Words:
+    kept = f"{principal} is not served any more. What they signed in for themselves is kept; to end it: "
+    return (kept, Next("logout", "SERVER", ("--as", principal), on_host=True))
 
 
 def person_line(one: Listed, now: float) -> str:
@@ -618,11 +627,6 @@ def _happened(line: AuditLine) -> str:
             return words
 
 
-def _bare(server: str, detail: str) -> str:
-    """A sentence as a part of another one, which names the server already."""
-    return detail.removeprefix(f"{server}: ").rstrip(".")
-
-
 def _until(status: ServerStatus, now: float) -> str | None:
     if status.auth is not AuthState.SIGNED_IN or (status.not_renewable and status.refreshable):
         return None
@@ -633,9 +637,11 @@ def _until(status: ServerStatus, now: float) -> str | None:
     return f"{clock(status.expires_at, now)} ({status.not_renewable or 'no refresh token'})"
 
 
-def _any_of(commands: Sequence[str]) -> str:
-    shown = [command(text) for text in commands[:8]]
-    more = ", …" if len(commands) > 8 else ""
-    if len(shown) == 1:
-        return shown[0]
-    return f"{', '.join(shown[:-1])} or {shown[-1]}{more}"
+def _any_of(commands: Sequence[str]) -> Iterator[Part]:
+    """`/mcp a, /mcp b or /mcp c`"""
+    shown = commands[:8]
+    for at, text in enumerate(shown):
+        yield "" if at == 0 else " or " if at == len(shown) - 1 else ", "
+        yield Typed(text)
+    if len(commands) > 8:
+        yield ", …"

@@ -19,8 +19,10 @@ from typing import Protocol
 
 from gateway import error_reports, sentences
 from gateway.gateway import Gateway
+from gateway.surfaces import Words, in_shell
 from mcp_auth.config.models import Config
 from mcp_auth.errors import ConfigError, McpAuthError, StoreError
+from mcp_auth.outcome import Shell, Step
 
 _log = logging.getLogger("gateway")
 _PR_SET_DUMPABLE = 4
@@ -38,10 +40,10 @@ class Platform(Protocol):
         """The platform in a process of our own, until cancelled. Raises what makes it stop; it is started again."""
         ...
 
-    async def check(self) -> Sequence[tuple[str, str]]:
+    async def check(self) -> Sequence[tuple[str, Words, Step | None]]:
         """For `slash-mcp doctor`: can the platform be reached, is the token good, is a right missing? Never raises.
 
-        Returns marks (`adapters.GOOD`, `WARN`, `BAD`) and sentences.
+        Returns marks (`adapters.GOOD`, `WARN`, `BAD`), sentences, and what to do.
         """
         ...
 
@@ -96,8 +98,8 @@ def forbid_core_dumps() -> None:
 
 async def _warn_of_reused_names(gateway: Gateway) -> None:
     try:
-        for grant in await gateway.auth.reused_names():
-            _log.warning("%s", sentences.reused(grant))
+        for said in map(sentences.reused, await gateway.auth.reused_names()):
+            _log.warning("%s", in_shell(said.text, said.next_step))
     except StoreError as error:
         _log.warning("whether a name of gateway.people was given to somebody else cannot be said: %s", error.message)
 
@@ -124,7 +126,7 @@ def load_platforms(gateway: Gateway) -> dict[str, MakePlatform]:
             raise ConfigError(
                 f"gateway.{name} needs a library that is not installed ({error.name}).",
                 key=f"gateway.{name}",
-                next_step=f"pip install 'slash-mcp[{name}]'",
+                next_step=Shell(f"pip install 'slash-mcp[{name}]'"),
             ) from None
     return platforms
 
@@ -149,7 +151,7 @@ async def _supervise(name: str, make: MakePlatform) -> None:
             await make().run()
             why = "ended by itself"
         except McpAuthError as error:
-            why = str(error)
+            why = in_shell(error.text, error.next_step)
         except Exception as error:  # noqa: BLE001 - one platform's failure must not stop the others
             why = f"failed, reference {error_reports.note(error)}"
         if time.monotonic() - started > _HEALTHY_SECONDS:

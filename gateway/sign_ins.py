@@ -15,18 +15,18 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from msgspec.structs import replace
+import msgspec
 
 from gateway import error_reports, sentences
 from gateway.bounded_dict import BoundedDict
 from gateway.invocations import ChatRef, Invocation, MessageRef, Principal
-from gateway.replies import Audience, Button, Checklist, ChecklistItem, ItemState, Notice, Reply, Text
-from gateway.surfaces import with_next
+from gateway.replies import Audience, Button, Checklist, ChecklistItem, ItemState, Notice, Reply, Text, text
+from gateway.surfaces import Part, Words, in_chat
 from mcp_auth.config.models import GatewayOptions
 from mcp_auth.errors import McpAuthError, StoreError
 from mcp_auth.kinds import KINDS, SIGN_IN, LinkKind, kind_of
 from mcp_auth.net.sites import browser_host, issued_elsewhere
-from mcp_auth.outcome import Next, Outcome
+from mcp_auth.outcome import Outcome, Step
 from mcp_auth.records import SHARED, Linked, Requester, SignIn, Untold, sha256
 from mcp_auth.states import OPEN
 from mcp_auth.status import ConnectionState
@@ -52,15 +52,33 @@ _BOARDS_KEPT = 1000
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How a sign-in ended. `text` for the person who began, `public` for a shared chat, `line` for the checklist."""
+    """How a sign-in or a key form ended: `outcome` for the person who began, `public` for a shared chat.
+
+    `more`: said to that person too, and not on the checklist. `line`: stands there instead of the outcome. `data`: the
+    same for a program.
+    """
 
     server: str
     state: ItemState
-    text: str
+    outcome: Outcome
     public: str
-    line: str
-    ok: bool
+    more: tuple[Part, ...] = ()
+    line: str | None = None
     data: Data | None = None
+
+    def item(self) -> ChecklistItem:
+        """Its line on a checklist."""
+        command = None if self.ok else f"auth {self.server}"
+        sentence, step = self.line or self.outcome.sentence, self.outcome.next_step
+        return ChecklistItem(self.server, self.state, sentence, command=command, next_step=step, data=self.data)
+
+    @property
+    def ok(self) -> bool:
+        return self.state is ItemState.DONE
+
+    @property
+    def said(self) -> Words | Outcome:
+        return (self.outcome.text, *self.more) if self.more else self.outcome
 
 
 @dataclass(slots=True)
@@ -74,7 +92,7 @@ class Board:
 
     invocation: Invocation
     items: dict[str, ChecklistItem]
-    note: str | None = None
+    note: Words | None = None
     message: MessageRef | None = None
     shown: MessageRef | None = None
     changed: bool = False
@@ -240,9 +258,9 @@ class SignInWatcher:
         row = await self._claim(await self._auth.store.outbox.get(news_id(record)))
         if row is not None:
             await self._auth.store.outbox.delete_if(row)
-        outcome = await self._outcome(followed, record)
-        self._show_outcome(followed, outcome)
-        return outcome
+        ended = await self._end(followed, record)
+        self._show_end(followed, ended)
+        return ended
 
     def _recall_boards(self, known: list[SignIn]) -> None:
         """The checklists of the process before this one, as far as links on them are open."""
@@ -317,11 +335,11 @@ class SignInWatcher:
 
     async def _announce(self, followed: _Followed) -> None:
         """Bring the checklists up to date, and tell whoever has to hear of it, unless somebody else does."""
-        outcome = await self._outcome(followed, followed.record)
-        self._show_outcome(followed, outcome)
+        ended = await self._end(followed, followed.record)
+        self._show_end(followed, ended)
         row = await self._auth.store.outbox.get(news_id(followed.record))
         if row is not None and self._can_say(row) and (row := await self._claim(row)) is not None:
-            await self._tell(row, outcome)
+            await self._tell(row, ended)
 
     # -- the outbox --------------------------------------------------------------------------
 
@@ -345,7 +363,7 @@ class SignInWatcher:
         if claimed is None:
             return
         ended = row.ended
-        await self._tell(claimed, None if ended is None else await self._outcome(_Followed(ended), ended))
+        await self._tell(claimed, None if ended is None else await self._end(_Followed(ended), ended))
 
     async def _came_true(self, row: Untold) -> bool:
         """Whether what it is written with was written too; if its writer died before, it goes after a while."""
@@ -360,19 +378,19 @@ class SignInWatcher:
             await self._auth.store.outbox.delete_if(row)
         return is_true
 
-    async def _tell(self, row: Untold, outcome: End | None) -> None:
+    async def _tell(self, row: Untold, ended: End | None) -> None:
         """Say it, wait until it is said, and take it out of the outbox."""
         sent: list[asyncio.Future[None]] = []
-        if outcome is not None:
-            sent += self._notify(row.origin, outcome.text, outcome.public, ok=outcome.ok)
-            if outcome.ok and row.sign_in is not None:
-                sent += await self._tell_owner(row.sign_in, outcome.text)
-            elif outcome.ok:
+        if ended is not None:
+            sent += self._notify(row.origin, ended.said, ended.public, ok=ended.ok)
+            if ended.ok and row.sign_in is not None:
+                sent += await self._tell_owner(row.sign_in, (ended.outcome.text, *ended.more))
+            elif ended.ok:
                 self.key_stored(Principal.parse(row.origin.principal), row.server)
         elif row.about == "grant":
             status = await self._auth.status(row.server, row.owner)
-            text = sentences.grant_dead(row.server, status, self._clock())
-            sent += self._notify(row.origin, text, sentences.grant_dead_public(row.server), ok=False)
+            dead = sentences.grant_dead(row.server, status, self._clock())
+            sent += self._notify(row.origin, dead, sentences.grant_dead_public(row.server), ok=False)
         elif row.text is not None:
             sent += self._say(Principal.parse(row.origin.principal), row.text)
         await asyncio.gather(*sent)
@@ -386,7 +404,7 @@ class SignInWatcher:
             if current is not None and current.status not in OPEN and _is_same(current, followed.record):
                 await self.settle(current)
 
-    async def _outcome(self, followed: _Followed, record: Linked) -> End:
+    async def _end(self, followed: _Followed, record: Linked) -> End:
         try:
             if record.status != "done":
                 return _not_done(record)
@@ -405,22 +423,20 @@ class SignInWatcher:
         limit = min([TEST_TIMEOUT, *(max(_MOMENT, left) for left in ends)])
         connection = await self._auth.confirm_works(server, owner, timeout=limit)
         if connection.state is ConnectionState.REFUSED:
-            why, step = sentences.refused_after_sign_in(server, connection), Next("auth", server)
-            return _failed(server, with_next(why, step), Outcome("refused", why, next_step=step))
+            return _failed(server, sentences.refused_after_sign_in(server, connection))
         status = await self._auth.status(server, owner)
-        text = sentences.signed_in(server, status, connection, now)
-        line = text.removeprefix(f"{server}: ")
+        outcome = Outcome("signed_in", sentences.signed_in(status, connection), server)
+        more: tuple[Part, ...] = ()
         if status.expires_at is not None and not status.refreshable:
-            text = f"{text}. {sentences.no_refresh_token(server, status.expires_at, now)}"
-        data = replace(status, connection=connection)
-        return End(server, ItemState.DONE, text, sentences.public_end(server, ok=True), line, True, data)
+            more = (". ", *sentences.no_refresh_token(server, status.expires_at, now))
+        data = msgspec.structs.replace(status, connection=connection)
+        return End(server, ItemState.DONE, outcome, sentences.public_end(server, ok=True), more, data=data)
 
     # -- what is shown -----------------------------------------------------------------------
 
-    def _show_outcome(self, followed: _Followed, outcome: End) -> None:
-        again = None if outcome.ok else f"auth {outcome.server}"
+    def _show_end(self, followed: _Followed, ended: End) -> None:
         for board in followed.boards:
-            board.set(ChecklistItem(outcome.server, outcome.state, outcome.line, command=again, data=outcome.data))
+            board.set(ended.item())
             self._show(board)
 
     def _replaced(self, followed: _Followed) -> None:
@@ -436,17 +452,16 @@ class SignInWatcher:
         if board.message is not None and not board.is_open:
             self._boards.pop(_event(board.invocation), None)
 
-    def _notify(self, origin: Requester, text: str, public: str, *, ok: bool) -> list[asyncio.Future[None]]:
+    def _notify(self, origin: Requester, said: Words | Outcome, public: str, *, ok: bool) -> list[asyncio.Future[None]]:
         if origin.chat is None:
             return []
         chat, private = _chat_of(origin.chat)
-        tone: Any = "good" if ok else "warning"
-        shown = Text(text if private else public, tone=tone)
+        shown = text(said if private else public, "good" if ok else "warning")
         audience = Audience.CALLER if private else Audience.CHAT
         principal = Principal.parse(origin.principal)
         return self._emit(Notice(principal, chat, Reply((shown,), audience=audience, ok=ok)))
 
-    async def _tell_owner(self, sign_in: SignIn, text: str) -> list[asyncio.Future[None]]:
+    async def _tell_owner(self, sign_in: SignIn, text: tuple[Part, ...]) -> list[asyncio.Future[None]]:
         """A new connection is never news to its owner: who else answers for it hears of it too, in private."""
         origin = sign_in.origin
         private = origin.chat is not None and _chat_of(origin.chat)[1]
@@ -463,10 +478,12 @@ class SignInWatcher:
             else:
                 row = f"text-{sign_in.id}-{sha256(str(principal))[:32]}"
                 to = Requester(principal=str(principal))
-                await self._auth.store.outbox.add(Untold(id=row, about="text", origin=to, at=self._clock(), text=said))
+                await self._auth.store.outbox.add(
+                    Untold(id=row, about="text", origin=to, at=self._clock(), text=in_chat(said))
+                )
         return sent
 
-    def _say(self, principal: Principal, text: str, chat: ChatRef | None = None) -> list[asyncio.Future[None]]:
+    def _say(self, principal: Principal, text: Words, chat: ChatRef | None = None) -> list[asyncio.Future[None]]:
         reply = Reply((Text(text, tone="good"),), audience=Audience.CALLER)
         return self._emit(Notice(principal, chat or ChatRef(principal.platform), reply))
 
@@ -483,7 +500,10 @@ def requester_of(invocation: Invocation, board: Board | None = None) -> Requeste
         chat = {"platform": invocation.chat.platform, "data": invocation.chat.data, "private": invocation.private}
     message = None
     if board is not None and board.shown is not None:
-        items = [[item.server, item.state, item.text, item.command] for item in board.items.values()]
+        items = [
+            [item.server, item.state, item.sentence, item.command, msgspec.to_builtins(item.next_step)]
+            for item in board.items.values()
+        ]
         message = {"data": board.shown.data, "items": items}
     return Requester(
         principal=str(invocation.principal), display_name=invocation.display_name, chat=chat, message=message
@@ -498,11 +518,13 @@ def _recalled(message: dict[str, Any], known: list[SignIn], now: float) -> Board
     invocation = Invocation(Principal.parse(origin.principal), chat, "", private, event, origin.display_name)
     board = Board(invocation, {}, message=MessageRef(chat.platform, message["data"]), complete=True)
     sign_ins = {one.server: one for one in known}
-    for server, state, text, command in message["items"]:
+    # Version 0.1.0 kept no next step of its own.
+    for server, state, sentence, command, *rest in message["items"]:
         if state == ItemState.PREPARING:
             board.set(_recalled_item(server, sign_ins.get(server), now))
         else:
-            board.set(ChecklistItem(server, ItemState(state), text, command=command))
+            step = msgspec.convert(rest[0], Step | None) if rest else None
+            board.set(ChecklistItem(server, ItemState(state), sentence, command=command, next_step=step))
     board.changed = False
     return board
 
@@ -521,8 +543,7 @@ def _recalled_item(server: str, sign_in: SignIn | None, now: float) -> Checklist
         return ChecklistItem(server, ItemState.LINK, text, link=link, command=again, expires_at=until)
     if sign_in.status == "done":
         return ChecklistItem(server, ItemState.DONE, sentences.SIGNED_IN)
-    ended = _not_done(sign_in)
-    return ChecklistItem(server, ended.state, ended.line, command=again)
+    return _not_done(sign_in).item()
 
 
 def _encoded(message: dict[str, Any] | None) -> str:
@@ -558,17 +579,18 @@ def _owners(owner: str, gateway: GatewayOptions) -> list[Principal]:
 def _not_done(record: Linked) -> End:
     server = record.server
     if record.status == "cancelled":
-        text = sentences.public_end(server, ok=False, cancelled=True)
-        return End(server, ItemState.CANCELLED, text, text, sentences.CANCELLED, False, record.result)
-    return _failed(server, sentences.sign_in_ended(server, record.result), record.result)
+        public = sentences.public_end(server, ok=False, cancelled=True)
+        cancelled = record.result or Outcome("cancelled", public)
+        shown = Outcome("cancelled", public)
+        return End(server, ItemState.CANCELLED, shown, public, line=sentences.CANCELLED, data=cancelled)
+    return _failed(server, sentences.sign_in_ended(server, record.result))
 
 
 def _key_done(form: Linked) -> End:
-    text = sentences.key_form_done(form.server, form.result.sentence if form.result else None)
-    public = sentences.public_key(form.server)
-    return End(form.server, ItemState.DONE, text, public, sentences.KEY_STORED, True)
+    stored = form.result.sentence if form.result else f"{sentences.KEY_STORED}."
+    outcome = Outcome("key_stored", stored, form.server)
+    return End(form.server, ItemState.DONE, outcome, sentences.public_key(form.server), line=sentences.KEY_STORED)
 
 
-def _failed(server: str, text: str, error: Data | None = None) -> End:
-    line = text.removeprefix(f"{server}: ")
-    return End(server, ItemState.FAILED, text, sentences.public_end(server, ok=False), line, False, error)
+def _failed(server: str, why: Outcome, data: Data | None = None) -> End:
+    return End(server, ItemState.FAILED, why, sentences.public_end(server, ok=False), data=data or why)

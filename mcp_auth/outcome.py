@@ -37,6 +37,10 @@ class Next(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.around.replace("{}", " ".join(filter(None, (self.verb, self.server, *self.arguments))), 1)
 
 
+class Shell(str):
+    """An instruction that is typed into a shell as it is: `chmod 700 /srv/mcp`."""
+
+
 # A next step: a command, or an instruction in words.
 Step = Next | str
 

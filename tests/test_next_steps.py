@@ -14,7 +14,7 @@ import pytest
 from adapters.cli.cli import _parser
 from gateway import grammar
 from gateway.commands import parse
-from gateway.surfaces import HOST_ONLY, IN_CHATS, chat_command, in_chat, in_shell, shell_command
+from gateway.surfaces import HOST_ONLY, IN_CHATS, Typed, chat_command, in_chat, in_shell, shell_command
 from mcp_auth.outcome import Next, Verb
 
 ROOT = Path(__file__).parents[1]
@@ -30,6 +30,7 @@ ARGUMENTS = {
     "WHO": "telegram:2",
     "PERSON": "ann",
 }
+LEFT_OUT = {"allow": "ABC", "deny": "telegram:2", "paste": "https://x/?code=1", "confirm": "ABC", "logout": "notes"}
 TAKES_SERVER: tuple[Verb, ...] = ("list", "auth", "key", "cancel", "logout", "test")
 
 
@@ -63,7 +64,7 @@ def said_steps() -> dict[str, Next]:
                     step = Next(
                         verb.value,
                         text_of(given["server"]) if "server" in given else None,
-                        tuple(ARGUMENTS.get(one, one) for one in arguments),
+                        tuple(ARGUMENTS.get(one.strip("[]"), one) for one in arguments),
                         on_host="on_host" in given,
                     )
                     found.setdefault(f"{file}: {step}", step)
@@ -87,7 +88,14 @@ def read_by_shell(typed: str) -> dict[str, object]:
 @pytest.mark.parametrize("step", [pytest.param(step, id=name) for name, step in STEPS.items()])
 def test_a_step_that_is_said_can_be_typed(step: Next) -> None:
     # People fill in what the sentence around it names.
-    missing = () if step.server or step.arguments else {"allow": ("ABC",), "deny": ("telegram:2",)}.get(step.verb, ())
+    left_out = {
+        "allow": "ABC",
+        "deny": "telegram:2",
+        "paste": "https://x/?code=1",
+        "confirm": "ACDE-FGHJ",
+        "logout": "notes",
+    }
+    missing = () if step.server or step.arguments or step.verb not in left_out else (left_out[step.verb],)
     filled = Next(step.verb, step.server, (*step.arguments, *missing), step.on_host)
     assert read_by_shell(in_shell(filled))
     if step.verb in IN_CHATS and not step.on_host:
@@ -123,7 +131,8 @@ def test_words_stand_around_a_command_and_a_program_reads_it_as_data() -> None:
     assert (in_chat("try again"), in_shell("try again")) == ("try again", "try again")
     on_host = Next("auth", "notes", ("--fresh",), on_host=True)
     assert in_chat(on_host) == in_shell(on_host) == "slash-mcp auth notes --fresh"
-    assert in_chat(Next("list"), "/mcp-dev") == "/mcp-dev"
+    assert chat_command(Next("list"), "/mcp-dev") == "/mcp-dev"
+    assert chat_command(Typed("auth notes"), "!mcp") == "!mcp auth notes"
 
 
 def test_the_library_names_no_command_of_a_surface() -> None:

@@ -9,7 +9,6 @@ from contextlib import aclosing
 
 from adapters.cli.cli import FAILED, OK
 from adapters.terminal.screen import say
-from adapters.text import clean
 from gateway.gateway import Gateway
 from gateway.grammar import Command
 from gateway.invocations import LOCAL, Capabilities, ChatRef, Invocation, MessageRef
@@ -78,6 +77,5 @@ def tell(reply: Reply) -> int:
     """Print the sentences of a reply. Returns the exit code."""
     for block in reply.blocks:
         if isinstance(block, Text):
-            for line in block.text.splitlines():
-                say(clean(line))
+            say(block.words, next_step=block.next_step)
     return OK if reply.ok else FAILED

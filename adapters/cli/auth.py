@@ -14,7 +14,7 @@ from typing import Any
 
 from adapters.cli.ask import answer, ask
 from adapters.cli.chat import read_lines
-from adapters.cli.cli import FAILED, OK, complain, for_shell
+from adapters.cli.cli import FAILED, OK, complain
 from adapters.cli.listing import find_server
 from adapters.terminal.qr import qr_code
 from adapters.terminal.screen import Progress, as_json_text, is_colored, say
@@ -24,7 +24,7 @@ from gateway.grammar import Auth, Paste
 from gateway.invocations import LOCAL
 from gateway.replies import Checklist, ChecklistItem, ItemState, Notice, Reply
 from gateway.sentences import minutes, no_refresh_token, tools
-from gateway.surfaces import in_shell, with_next
+from gateway.surfaces import in_shell
 from mcp_auth.config.load import load
 from mcp_auth.errors import McpAuthError
 from mcp_auth.net.names import run
@@ -61,7 +61,7 @@ class _Run:
 
     async def all(self, command: Auth) -> int:
         if not self.gateway.config.servers:
-            self._say("No MCP servers are configured. Next: slash-mcp add NAME URL")
+            self._say("No MCP servers are configured.", Next("add", arguments=("NAME", "URL")))
             return OK
         self.gateway.subscribe(LOCAL.platform, self._notice)
         with self.progress:
@@ -70,7 +70,8 @@ class _Run:
             async for reply in ask(self.gateway, self.options, command, deadline=deadline):
                 self._show(reply)
         if not self.items and not self.failed:
-            self._say("No server is known to lack a sign-in or a key. Next: slash-mcp list --probe")
+            step = Next("list", arguments=("--probe",), on_host=True)
+            self._say("No server is known to lack a sign-in or a key.", step)
         if self._links() and not self.options.no_wait:
             await self._wait()
         return FAILED if self.failed else OK
@@ -100,13 +101,13 @@ class _Run:
         elif isinstance(data, ServerStatus) and data.auth is AuthState.KEY_MISSING:
             self._event(
                 {"event": "key_needed", "server": name, "variables": list(data.variables)},
-                f"{name}: {item.text}. Next: {in_shell(Next('key', name))}",
+                in_shell(f"{name}: {item.sentence}", Next("key", name)),
             )
         elif isinstance(data, ServerStatus) and is_begun:
             self._show_end(data)
         elif isinstance(data, ServerStatus):
             has_key = data.auth is AuthState.KEY_SET
-            why = "uses an API key, not a sign-in" if has_key else item.text
+            why = "uses an API key, not a sign-in" if has_key else item.sentence
             self._fail(name, f"{name} {why}.", Next("key", name) if has_key else data.next)
         elif isinstance(data, McpAuthError | Outcome):
             self._fail(name, data.text, data.next_step)
@@ -114,22 +115,23 @@ class _Run:
             seconds = f"{self.options.timeout:g}"
             self._fail(name, f"{name} gave no link within {seconds} seconds.", Next("auth", name))
         else:
-            self._fail(name, f"{name}: {item.text}", Next("auth", name))
+            self._fail(name, f"{name}: {item.sentence}", item.next_step or Next("auth", name))
 
     def _show_link(self, item: ChecklistItem, started: StartedSignIn) -> None:
         name = item.server
-        text = f"{name}: {item.text}\n{link_text(started.link)}"
+        text = f"{name}: {item.sentence}\n{link_text(started.link)}"
         if sys.stdout.isatty() and not self.options.json:
             text = f"{text}\n{qr_code(started.link, color=is_colored(sys.stdout))}".rstrip()
         self._event(
             {"event": "authorization_url", "server": name, "url": started.link, "expires_at": started.expires_at}, text
         )
         if started.needs_proof and self.options.no_wait:
-            self._complain(f"{name}: the page shows a code. Next: slash-mcp paste CODE")
+            self._complain(f"{name}: the page shows a code.", Next("confirm", arguments=("CODE",)))
         if not started.listening:
             self._complain(
                 f"{name}: nothing on this machine waits for the answer. When the browser's last page does not load, "
-                "copy its address. Next: slash-mcp paste URL"
+                "copy its address.",
+                Next("paste", arguments=("URL",)),
             )
         if not self.options.no_browser and not self.options.no_wait and _has_browser():
             # What $BROWSER names may stay in the foreground for as long as it likes.
@@ -139,10 +141,10 @@ class _Run:
         names, detail, ends_at = status.connection.tools, status.connection.detail, status.expires_at
         who = f" as {status.account}" if status.account else ""
         found = f", {tools(len(names))}" if names is not None else f", but {detail}"
-        ends = f". {no_refresh_token(status.name, ends_at, time.time())}" if ends_at is not None else ""
+        ends = in_shell((". ", *no_refresh_token(status.name, ends_at, time.time()))) if ends_at is not None else ""
         self._event(
             {"event": "signed_in", "server": status.name, "account": status.account, "expires_at": ends_at},
-            for_shell(f"{status.name}: signed in{who}{found}{ends}"),
+            clean(f"{status.name}: signed in{who}{found}{ends}"),
         )
 
     # -- waiting -----------------------------------------------------------------------------
@@ -158,8 +160,8 @@ class _Run:
                 await self._until_all_ended()
         except asyncio.CancelledError:
             if not self.options.json:
-                left = "The links work until they expire. Next: slash-mcp paste URL, or: slash-mcp cancel"
-                say(left, sys.stderr)
+                step = Next("paste", arguments=("URL",), around=f"{{}}, or: {in_shell(Next('cancel'))}")
+                say("The links work until they expire.", sys.stderr, next_step=step)
             raise
         finally:
             for task in beside:
@@ -208,14 +210,14 @@ class _Run:
         with self.progress.aside():
             print(as_json_text(event) if self.options.json else text, flush=True)
 
-    def _say(self, text: str) -> None:
+    def _say(self, text: str, next_step: Step | None = None) -> None:
         if not self.options.json:
             with self.progress.aside():
-                say(text)
+                say(text, next_step=next_step)
 
-    def _complain(self, text: str) -> None:
+    def _complain(self, text: str, next_step: Step | None) -> None:
         with self.progress.aside():
-            say(f"slash-mcp: {text}", sys.stderr)
+            say(text, sys.stderr, next_step=next_step, before="slash-mcp: ")
 
     def _fail(self, name: str, reason: str, next_step: Step | None) -> None:
         self.failed = True
@@ -223,7 +225,7 @@ class _Run:
             step = in_shell(next_step) if next_step else None
             self._event({"event": "failed", "server": name, "reason": reason, "next": step}, "")
         else:
-            self._complain(clean(with_next(reason, next_step, in_shell)))
+            self._complain(reason, next_step)
 
 
 def _has_browser() -> bool:

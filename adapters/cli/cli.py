@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from adapters.terminal.screen import forget, line_width, say, settle_streams
-from adapters.text import clean
 from mcp_auth.config.permissions import INSECURE_HOME
 from mcp_auth.errors import ConfigError, McpAuthError, StoreError, TooManyOpenFiles, is_out_of_descriptors
+from mcp_auth.outcome import Shell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -85,20 +84,7 @@ def insecure_home(wanted: bool) -> Iterator[None]:
 
 def complain(error: McpAuthError) -> None:
     """One error on standard error: what happened, and the next command."""
-    say(f"slash-mcp: {told(error)}", sys.stderr)
-
-
-def told(error: McpAuthError) -> str:
-    """What happened, and what to type here."""
-    from gateway.surfaces import in_shell, with_next
-
-    return clean(with_next(error.text, error.next_step, in_shell))
-
-
-def for_shell(text: str) -> str:
-    """A sentence on one line, without control characters, with the chat's commands as they are typed in a shell."""
-    # Not the end of an address: `https://example.com/mcp answers`.
-    return re.sub(r"(?<![\w./:-])/mcp(?= )", "slash-mcp", clean(text))
+    say(error.outcome, sys.stderr, before="slash-mcp: ")
 
 
 def _add_options(name: str, add: Callable[..., object]) -> None:
@@ -222,7 +208,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
-        say(clean(f"{self.prog}: {message}. Next: {self.prog} --help"), sys.stderr)
+        say(f"{self.prog}: {message}", sys.stderr, next_step=Shell(f"{self.prog} --help"))
         raise SystemExit(USAGE)
 
     def _print_message(self, message: str, file: Any = None) -> None:

@@ -10,7 +10,7 @@ from argparse import Namespace
 from getpass import getpass
 
 from adapters.cli.ask import answer, answer_once, checked, tell
-from adapters.cli.cli import FAILED, OK, for_shell
+from adapters.cli.cli import FAILED, OK
 from adapters.cli.listing import find_server
 from adapters.terminal.screen import Progress, as_json_text, read_line, say
 from adapters.text import clean
@@ -18,8 +18,7 @@ from gateway.gateway import Gateway
 from gateway.grammar import Cancel, Key, Logout, Paste, Test
 from gateway.invocations import LOCAL
 from gateway.replies import SecretPrompt
-from gateway.sentences import renewal_trouble, tested, tools
-from gateway.surfaces import in_shell, with_next
+from gateway.sentences import auth_state, tested, tools
 from mcp_auth.config.load import load
 from mcp_auth.errors import ConfigError, KeyRefused, Unreachable, sentence
 from mcp_auth.keys import KeyTrial, Verdict
@@ -34,7 +33,7 @@ def run_paste(options: Namespace) -> int:
     reply = answer_once(load(options.config, options.home), options, Paste(text))
     status = reply.data
     if isinstance(status, Outcome):
-        say(f"slash-mcp: {clean(with_next(status.text, status.next_step, in_shell))}", sys.stderr)
+        say(status, sys.stderr, before="slash-mcp: ")
         return FAILED
     if not isinstance(status, ServerStatus):
         return tell(reply)
@@ -73,10 +72,10 @@ def run_test(options: Namespace) -> int:
         for tool in found.tools or ():
             print(f"  {clean(tool, 200)}")
         if status.not_renewable:
-            say(f"slash-mcp: {for_shell(renewal_trouble(status, time.time()))}", sys.stderr)
+            say(f"slash-mcp: It is {auth_state(status, time.time())}", sys.stderr, next_step=status.next)
     else:
-        said = tested(status, found)
-        say(f"slash-mcp: {for_shell(said if 'Next: ' in said else sentence(said))}", sys.stderr)
+        said = tested(status, found, time.time())
+        say(sentence(said.text), sys.stderr, next_step=said.next_step, before="slash-mcp: ")
     return OK if reply.ok else FAILED
 
 
@@ -99,8 +98,8 @@ def _enter_keys(loop: asyncio.Runner, gateway: Gateway, options: Namespace, name
     while (prompt := reply.prompt) is not None and reply.ok:
         value = _read_secret(prompt, options.stdin)
         if not value:
-            nothing = with_next("Nothing was entered, and nothing was stored.", Next("key", name), in_shell)
-            say(f"slash-mcp: {nothing}", sys.stderr)
+            nothing = "slash-mcp: Nothing was entered, and nothing was stored."
+            say(nothing, sys.stderr, next_step=Next("key", name))
             return FAILED
         entered.append(prompt.variable)
         with Progress(f"trying it at {name}..."):
@@ -116,7 +115,7 @@ def _enter_keys(loop: asyncio.Runner, gateway: Gateway, options: Namespace, name
             raise Unreachable(f"{trial.detail} Nothing was stored.", next_step=step)
         loop.run(answer(gateway, options, reply.buttons[0].command or ""))
     verified = "" if trial.verdict is Verdict.ACCEPTED else ", not verified"
-    say(f"{for_shell(trial.detail)} Stored{verified}: {', '.join(entered)}.")
+    say(f"{trial.detail} Stored{verified}: {', '.join(entered)}.")
     return OK
 
 
@@ -171,7 +170,7 @@ def _store_anyway(detail: str, options: Namespace) -> bool:
         return True
     if options.stdin or not sys.stdin.isatty():
         return False
-    say(f"{for_shell(detail)} So the key could not be tried.")
+    say(f"{detail} So the key could not be tried.")
     try:
         return input("Store it anyway? [y/N] ").strip().lower() in ("y", "yes")
     except EOFError:

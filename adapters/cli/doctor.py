@@ -17,20 +17,20 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from adapters.base import Finding
-from adapters.cli.cli import FAILED, OK, for_shell, insecure_home, told
+from adapters.cli.cli import FAILED, OK, insecure_home
 from adapters.cli.listing import owner_of
 from adapters.symbols import BAD, GOOD, WARN, mark_of
 from adapters.terminal.screen import Progress, say
-from adapters.text import clean
 from gateway.people import People, Standing
 from gateway.sentences import auth_state, reused
-from gateway.surfaces import in_shell, with_next
+from gateway.surfaces import Words, parts
 from mcp_auth.config.load import load
 from mcp_auth.config.models import Config
 from mcp_auth.config.people import is_per_user
 from mcp_auth.config.variables import Variables
 from mcp_auth.errors import ConfigError, McpAuthError, StoreError, WritableByOthers
 from mcp_auth.net.names import run
+from mcp_auth.outcome import Next, Shell, Step
 from mcp_auth.records import SHARED
 from mcp_auth.status import AuthState, ServerStatus
 from mcp_auth.stores.files import FileStore
@@ -49,7 +49,7 @@ def run_doctor(options: Namespace) -> int:
     try:
         config = _loaded(options, findings)
     except ConfigError as error:
-        findings.append(Finding(BAD, told(error)))
+        findings.append(Finding.of(error))
     else:
         findings += _configuration(config)
         findings += _people(config)
@@ -57,9 +57,9 @@ def run_doctor(options: Namespace) -> int:
         with Progress("asking the servers..."):
             findings += run(_running(config, lambda name: owner_of(config, name, options)))
         findings += run(_platforms(config))
-    for mark, text in findings:
-        say(f"{mark} {clean(text)}")
-    return FAILED if any(mark == BAD for mark, _ in findings) else OK
+    for one in findings:
+        say(one.words, next_step=one.next_step, before=f"{one.mark} ")
+    return FAILED if any(one.mark == BAD for one in findings) else OK
 
 
 def _loaded(options: Namespace, findings: list[Finding]) -> Config:
@@ -67,7 +67,7 @@ def _loaded(options: Namespace, findings: list[Finding]) -> Config:
     try:
         return load(options.config, options.home)
     except WritableByOthers as error:
-        findings.append(Finding(BAD, told(error)))
+        findings.append(Finding.of(error))
     with insecure_home(True):
         return load(options.config, options.home)
 
@@ -75,7 +75,7 @@ def _loaded(options: Namespace, findings: list[Finding]) -> Config:
 def _clock() -> Finding:
     """Whether this computer lives after the day on which this program was put onto it. Tokens expire by its clock."""
     if time.time() + 60 < Path(__file__).stat().st_mtime:
-        return Finding(BAD, "this computer's clock is behind the day slash-mcp was installed. Next: set the clock")
+        return Finding(BAD, "this computer's clock is behind the day slash-mcp was installed", "set the clock")
     return Finding(GOOD, f"the clock says {time.strftime('%Y-%m-%d %H:%M %Z')}")
 
 
@@ -85,21 +85,21 @@ def _environment() -> Iterator[Finding]:
         try:
             yield Finding(GOOD, f"{package} {version(package)}")
         except PackageNotFoundError:
-            yield Finding(BAD, f"{package} is not installed here. Next: pip install slash-mcp")
+            yield Finding(BAD, f"{package} is not installed here", Shell("pip install slash-mcp"))
     try:
         found = version("hermes-agent")
     except PackageNotFoundError:
         return
     yield Finding(
         BAD,
-        f"hermes-agent {found} is in the same environment, and both bring a package called gateway. "
-        "Next: install slash-mcp into an environment of its own",
+        f"hermes-agent {found} is in the same environment, and both bring a package called gateway.",
+        "install slash-mcp into an environment of its own",
     )
 
 
 def _configuration(config: Config) -> Iterator[Finding]:
     if config.path is None:
-        yield Finding(WARN, f"there is no configuration in {config.home}. Next: slash-mcp init")
+        yield Finding(WARN, f"there is no configuration in {config.home}", Next("init"))
         return
     yield Finding(GOOD, f"{config.path}: {_counted(len(config.servers), 'server')}")
     for warning in config.warnings:
@@ -117,7 +117,7 @@ def _literals(config: Config) -> Iterator[Finding]:
     places = [f"{place} of {server.name}" for server in config.servers.values() for place in literal_secrets(server)]
     for place in [*places, *literal_gateway_secrets(config)]:
         step = f"write ${{NAME}} there, and NAME=... into {config.env_file}"
-        yield Finding(WARN, f"the configuration holds a secret: {place}. Next: {step}")
+        yield Finding(WARN, f"the configuration holds a secret: {place}", step)
 
 
 def _people(config: Config) -> Iterator[Finding]:
@@ -126,14 +126,14 @@ def _people(config: Config) -> Iterator[Finding]:
         people = People(config)
         people.check()
     except McpAuthError as error:
-        yield Finding(BAD, told(error))
+        yield Finding.of(error)
         return
     everybody = people.listed()
     served = sum(one.standing in (Standing.CONFIGURED, Standing.PAIRED) for one in everybody)
     yield Finding(GOOD, f"{_counted(served, 'account')} served besides this terminal")
     waiting = sum(one.standing is Standing.PENDING for one in everybody)
     if waiting:
-        yield Finding(WARN, f"{waiting} asked to be let in. Next: slash-mcp people")
+        yield Finding(WARN, f"{waiting} asked to be let in", Next("people"))
 
 
 def _counted(count: int, what: str) -> str:
@@ -146,13 +146,13 @@ def _home(config: Config) -> Iterator[Finding]:
         return
     mode = stat.S_IMODE(config.home.stat().st_mode)
     if mode & 0o022:
-        yield Finding(BAD, f"{config.home} can be written by others. Next: chmod 700 {config.home}")
+        yield Finding(BAD, f"{config.home} can be written by others", Shell(f"chmod 700 {config.home}"))
     else:
         yield Finding(GOOD, f"nobody else can write into {config.home}")
     if not os.access(config.home, os.W_OK):
-        yield Finding(BAD, f"{config.home} cannot be written. Next: run slash-mcp as the user who owns it")
+        yield Finding(BAD, f"{config.home} cannot be written", "run slash-mcp as the user who owns it")
     elif shutil.disk_usage(config.home).free < _ROOM:
-        yield Finding(BAD, f"the disk of {config.home} is full. Next: make room there; nothing can be stored")
+        yield Finding(BAD, f"the disk of {config.home} is full", "make room there; nothing can be stored")
     yield from _secret_file(config)
     yield from _records(config)
 
@@ -165,16 +165,16 @@ def _secret_file(config: Config) -> Iterator[Finding]:
     try:
         Variables(config.env_file, config.gateway_variables, bad_lines.append).read()
     except McpAuthError as error:
-        yield Finding(BAD, told(error))
+        yield Finding.of(error)
         return
     for sentence in bad_lines:
-        yield Finding(WARN, for_shell(f"{sentence} Next: write that line anew"))
+        yield Finding(WARN, sentence, "write that line anew")
     if not path.exists():
-        yield Finding(BAD, f"{path} leads nowhere. Next: remove that link")
+        yield Finding(BAD, f"{path} leads nowhere", "remove that link")
         return
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & 0o077:
-        yield Finding(WARN, f"{path} can be read by others. Next: chmod 600 {path}")
+        yield Finding(WARN, f"{path} can be read by others", Shell(f"chmod 600 {path}"))
     else:
         yield Finding(GOOD, f"{path} is for its owner alone")
 
@@ -188,7 +188,7 @@ def _records(config: Config) -> Iterator[Finding]:
         try:
             store.grants.read(SHARED, server.name, server.url)
         except McpAuthError as error:
-            yield Finding(BAD, told(error))
+            yield Finding.of(error)
 
 
 async def _running(config: Config, owner: Callable[[str], str]) -> list[Finding]:
@@ -200,7 +200,7 @@ async def _running(config: Config, owner: Callable[[str], str]) -> list[Finding]
         try:
             await auth.open_sign_ins()
         except McpAuthError as error:
-            findings.append(Finding(BAD, told(error)))
+            findings.append(Finding.of(error))
             return findings
         names = [one.name for one in config.servers.values() if one.url and one.enabled and one.problem is None]
         answers = await asyncio.gather(*(auth.parts.prober.reach(name) for name in names), return_exceptions=True)
@@ -209,7 +209,7 @@ async def _running(config: Config, owner: Callable[[str], str]) -> list[Finding]
     for name, answer in zip(names, answers, strict=True):
         if isinstance(answer, McpAuthError):
             step = answer.next_step or "check its url, and the network of this host"
-            findings.append(Finding(BAD, f"{name}: {with_next(answer.message, step, in_shell)}"))
+            findings.append(Finding(BAD, f"{name}: {answer.message}", step))
         elif isinstance(answer, BaseException):
             raise answer
         else:
@@ -220,7 +220,8 @@ async def _running(config: Config, owner: Callable[[str], str]) -> list[Finding]
 async def _reused_names(auth: McpAuth) -> list[Finding]:
     """Names of `people:` that stand for somebody else than when something was stored for them."""
     try:
-        return [Finding(WARN, for_shell(reused(grant))) for grant in await auth.reused_names()]
+        found = [reused(grant) for grant in await auth.reused_names()]
+        return [Finding(WARN, one.text, one.next_step) for one in found]
     except StoreError:
         # Which record cannot be read is said with its server's status.
         return []
@@ -232,8 +233,8 @@ def _credentials(config: Config, statuses: list[ServerStatus]) -> Iterator[Findi
         if status.auth in (AuthState.NONE_NEEDED, AuthState.DISABLED) or config.servers[status.name].problem:
             continue
         mark = mark_of(status)
-        act = f". Next: {in_shell(status.next)}" if status.next and mark != GOOD else ""
-        yield Finding(mark, f"{status.name}: {auth_state(status, time.time())}{act}")
+        words = f"{status.name}: {auth_state(status, time.time())}"
+        yield Finding(mark, words, status.next if mark != GOOD else None)
 
 
 async def _public(config: Config) -> list[Finding]:
@@ -258,7 +259,7 @@ async def _public(config: Config) -> list[Finding]:
     finally:
         await http.close()
     next_step = f"run slash-mcp serve, and let the proxy pass everything on to {callback.host}:{callback.port}"
-    return [*findings, Finding(WARN, f"{url} does not lead to slash-mcp: {with_next(why, next_step, in_shell)}")]
+    return [*findings, Finding(WARN, f"{url} does not lead to slash-mcp: {why}", next_step)]
 
 
 def _own_name(url: str) -> Iterator[Finding]:
@@ -267,8 +268,8 @@ def _own_name(url: str) -> Iterator[Finding]:
     if parts.path.strip("/"):
         yield Finding(
             WARN,
-            f"{url} shares {parts.netloc} with other pages, which can read ours and act in their place. "
-            f"Next: give the endpoint a host name of its own, such as https://mcp.{parts.hostname}",
+            f"{url} shares {parts.netloc} with other pages, which can read ours and act in their place.",
+            f"give the endpoint a host name of its own, such as https://mcp.{parts.hostname}",
         )
 
 
@@ -284,20 +285,20 @@ async def _platforms(config: Config) -> list[Finding]:
         platforms = load_platforms(gateway)
         found = await asyncio.gather(*(_checked(name, make) for name, make in platforms.items()))
     except ConfigError as error:
-        return [Finding(BAD, told(error))]
+        return [Finding.of(error)]
     finally:
         await gateway.stop()
-    return [Finding(mark, f"{name}: {text}") for name, lines in found for mark, text in lines]
+    return [Finding(mark, (f"{name}: ", *parts(words)), step) for name, lines in found for mark, words, step in lines]
 
 
-async def _checked(name: str, make: MakePlatform) -> tuple[str, Sequence[tuple[str, str]]]:
+async def _checked(name: str, make: MakePlatform) -> tuple[str, Sequence[tuple[str, Words, Step | None]]]:
     try:
         async with asyncio.timeout(_PLATFORM_SECONDS):
             return name, await make().check()
     except ConfigError as error:
-        return name, [(BAD, told(error))]
+        return name, [Finding.of(error)]
     except TimeoutError:
-        return name, [(BAD, f"no answer within {_PLATFORM_SECONDS:.0f} s. Next: look at the network of this host")]
+        return name, [Finding(BAD, f"no answer within {_PLATFORM_SECONDS:.0f} s", "look at the network of this host")]
 
 
 def _port(config: Config) -> Finding:
@@ -311,8 +312,8 @@ def _port(config: Config) -> Finding:
                 return Finding(GOOD, f"port {port} is listened on by slash-mcp of this home")
             return Finding(
                 WARN,
-                f"port {port} on {host} is taken ({error.strerror}); links for registered clients will not come back. "
-                "Next: set gateway.callback.port to a free port",
+                f"port {port} on {host} is taken ({error.strerror}); links for registered clients will not come back.",
+                "set gateway.callback.port to a free port",
             )
     return Finding(GOOD, f"port {port} on {host} is free for the callback")
 

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from adapters.terminal.screen import Progress, as_json_text, columns, is_colored
+from adapters.terminal.screen import Progress, as_json_text, columns, is_colored, say
 from adapters.terminal.table import Paint, server_list
+from adapters.text import clean
+from gateway.sentences import HINT_AUTH
+from gateway.surfaces import in_shell, shell_command
 from mcp_auth.config.load import load
 from mcp_auth.config.models import Config, Server
 from mcp_auth.config.people import is_per_user
@@ -37,7 +40,10 @@ def run_list(options: Namespace) -> int:
     elif statuses:
         print(_list(statuses))
     else:
-        print(f"No MCP servers are configured in {config.path or config.home}. Next: slash-mcp add NAME URL")
+        say(
+            f"No MCP servers are configured in {config.path or config.home}.",
+            next_step=Next("add", arguments=("NAME", "URL")),
+        )
     bad = any(one.connection.state in (ConnectionState.REFUSED, ConnectionState.UNREACHABLE) for one in statuses)
     return 1 if bad else 0
 
@@ -55,9 +61,7 @@ def chosen(config: Config, options: Namespace) -> list[ServerStatus]:
 
 
 def _warn(text: str) -> None:
-    from adapters.cli.cli import for_shell
-
-    print(f"slash-mcp: {for_shell(sentence(text))}", file=sys.stderr)
+    print(f"slash-mcp: {clean(sentence(text))}", file=sys.stderr)
 
 
 def owner_of(config: Config, name: str, options: Namespace) -> str:
@@ -100,8 +104,6 @@ def find_server(config: Config, typed: str, *, whole: bool = False) -> str:
 
 
 def as_json(status: ServerStatus, server: Server) -> dict[str, Any]:
-    from gateway.surfaces import in_shell
-
     where = {"command": status.address} if server.url is None else {"url": status.address}
     tools = status.connection.tools
     return {
@@ -127,7 +129,7 @@ def as_json(status: ServerStatus, server: Server) -> dict[str, Any]:
 
 def _list(statuses: list[ServerStatus]) -> str:
     needed = any(wants_sign_in(one) or one.auth is AuthState.KEY_MISSING for one in statuses)
-    hint = "Use slash-mcp auth to authenticate servers" if needed else None
+    hint = in_shell(HINT_AUTH) if needed else None
     return server_list(tuple(statuses), hint, columns(sys.stdout), Paint(is_colored(sys.stdout)), time.time())
 
 
@@ -135,13 +137,11 @@ def _detail(status: ServerStatus) -> str:
     from adapters.terminal.render import render
     from gateway.replies import Reply, ServerDetail
     from gateway.sentences import facts
-    from gateway.surfaces import in_shell
 
-    rows = tuple(row for row in facts(status, time.time()) if row[0] != "Next")
-    if status.next:
-        rows += (("Next", in_shell(status.next)),)
-    reply = Reply((ServerDetail(status, rows),))
-    return render(reply, columns=columns(sys.stdout), color=is_colored(sys.stdout), now=time.time())
+    now = time.time()
+    reply = Reply((ServerDetail(status, facts(status, now)),))
+    width, color = columns(sys.stdout), is_colored(sys.stdout)
+    return render(reply, columns=width, color=color, now=now, surface=shell_command)
 
 
 def _probed(config: Config, options: Namespace) -> list[ServerStatus]:

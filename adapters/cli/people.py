@@ -7,7 +7,7 @@ import time
 from argparse import Namespace
 from dataclasses import asdict
 
-from adapters.cli.cli import OK, for_shell
+from adapters.cli.cli import OK
 from adapters.terminal.render import render
 from adapters.terminal.screen import as_json_text, columns, say
 from gateway import sentences
@@ -30,13 +30,13 @@ def run_people(options: Namespace) -> int:
 
 def run_allow(options: Namespace) -> int:
     paired = _people(options).allow(options.who, LOCAL)
-    say(for_shell(sentences.let_in(paired)))
+    say(sentences.let_in(paired))
     return OK
 
 
 def run_deny(options: Namespace) -> int:
     principal = _people(options).deny(options.who, LOCAL)
-    say(for_shell(sentences.shut_out(principal)))
+    say(sentences.shut_out(principal))
     return OK
 
 

@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 
 from adapters.cli.cli import OK
 from adapters.terminal.screen import Progress, say
-from gateway.surfaces import in_shell, with_next
 from mcp_auth.config.load import find_home, load
 from mcp_auth.config.models import Config, Server, is_name
 from mcp_auth.config.permissions import check_home
@@ -56,7 +55,7 @@ def run_init(options: Namespace) -> int:
     from mcp_auth.stores.durable import replace_file
 
     replace_file(path.absolute(), _TEMPLATE.encode())
-    say(f"Wrote {path}. Next: slash-mcp add NAME URL")
+    say(f"Wrote {path}.", next_step=Next("add", arguments=("NAME", "URL")))
     return OK
 
 
@@ -90,7 +89,7 @@ def run_add(options: Namespace) -> int:
         variable = re.sub(r"\W+", "_", f"MCP_{options.name}_API_KEY", flags=re.ASCII).upper()
         header = f'headers: {{Authorization: "Bearer ${{{variable}}}"}}'
         next_step = Next("key", options.name, around=f"give it {header} there, then: {{}}")
-    say(with_next(f"Added {options.name} to {path}: {finding}.", next_step, in_shell))
+    say(f"Added {options.name} to {path}: {finding}.", next_step=next_step)
     return OK
 
 

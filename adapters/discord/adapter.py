@@ -66,6 +66,8 @@ class DiscordAdapter(Adapter[DiscordOptions]):
         super().__init__(gateway, options=options, clock=clock)
         self._interactions = interactions.Interactions(clock, self.attempt)
         self._prompts: BoundedDict[str, SecretPrompt] = BoundedDict(_PROMPTS_KEPT)
+        # The id under which Discord knows `/mcp`; each use of it tells.
+        self._command_id: str | None = None
 
     # -- installing --------------------------------------------------------------------------
 
@@ -125,6 +127,9 @@ class DiscordAdapter(Adapter[DiscordOptions]):
         """Answer an interaction for what would be typed after `/mcp`."""
         if interaction.user.bot or self._interactions.get(str(interaction.id)) is not None:
             return
+        if interaction.type is discord.InteractionType.application_command:
+            used: Any = interaction.data or {}
+            self._command_id = str(used["id"]) if "id" in used else self._command_id
         live = self._interactions.keep(interaction)
         with live.acknowledged_in_time(self.spawn):
             await self.answer(self._invocation(interaction, text), live)
@@ -285,7 +290,8 @@ class DiscordAdapter(Adapter[DiscordOptions]):
     def _render(self, reply: Reply, owner: Principal) -> dict[str, Any]:
         if reply.prompt is not None:
             self._prompts[reply.prompt.id] = reply.prompt
-        return render(reply, owner=owner, servers=self.gateway.names(), now=self.clock())
+        servers = self.gateway.names()
+        return render(reply, owner=owner, servers=servers, now=self.clock(), command_id=self._command_id)
 
     def _channel(self, data: dict[str, Any]) -> discord.PartialMessageable:
         return self._connected.get_partial_messageable(int(data["channel"]))

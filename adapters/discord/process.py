@@ -17,6 +17,7 @@ from adapters.base import Finding
 from adapters.discord.interactions import PORTAL, WIRE
 from adapters.symbols import BAD, GOOD, WARN
 from mcp_auth.errors import ConfigError
+from mcp_auth.outcome import Next
 
 _log = logging.getLogger(__name__)
 
@@ -77,13 +78,13 @@ async def look(token: str) -> list[Finding]:
     findings = [Finding(GOOD, f"signed in as {client.user}; no privileged intent is needed")]
     page = f"{PORTAL}/{application.id}"
     if application.interactions_endpoint_url:
-        text = "an interactions endpoint URL is set, so no command reaches this program. "
-        findings.append(Finding(BAD, f"{text}Next: empty that field at {page}/information"))
+        text = "an interactions endpoint URL is set, so no command reaches this program"
+        findings.append(Finding(BAD, text, f"empty that field at {page}/information"))
     if application.user_integration_config is None:
-        text = "the application cannot be added to an account, only to servers. "
-        findings.append(Finding(WARN, f"{text}Next, if you want that: tick User Install at {page}/installation"))
+        text = "the application cannot be added to an account, only to servers"
+        findings.append(Finding(WARN, text, f"if you want that, tick User Install at {page}/installation"))
     if not any(command.name == "mcp" for command in registered):
-        findings.append(Finding(WARN, "/mcp is not registered yet. Next: slash-mcp serve"))
+        findings.append(Finding(WARN, "/mcp is not registered yet", Next("serve")))
     return findings
 
 

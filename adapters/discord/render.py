@@ -14,11 +14,14 @@ from typing import Any
 from discord.utils import escape_markdown, escape_mentions
 
 from adapters import buttons
-from adapters.layout import Layout, Line, Span, fit, lay_out
+from adapters.layout import Layout, Line, Span, Writer, fit, lay_out
 from adapters.text import clean
 from gateway import sentences
+from gateway.commands import shown
 from gateway.invocations import Principal
-from gateway.replies import Block, Button, Checklist, ChecklistItem, ItemState, Reply, SecretPrompt, Table
+from gateway.replies import Block, Button, Checklist, ChecklistItem, ItemState, Reply, SecretPrompt
+from gateway.surfaces import Typed, chat_command, is_for_chats, typed_text
+from mcp_auth.outcome import Next
 
 CONTENT_MAX = 2000
 BUTTONS_MAX, ROW_MAX = 25, 5
@@ -29,52 +32,68 @@ CHOICES_MAX, CHOICE_MAX = 25, 100
 # Beside it in the content: the server's name, the note.
 _LINK_MAX = 1600
 _PRIMARY, _SECONDARY, _LINK = 1, 2, 5
-# A command with subcommands cannot be sent bare, and an address is entered into a form.
-_TYPED = {"/mcp": "/mcp status", "/mcp SERVER": "/mcp status SERVER", "/mcp paste ADDRESS": "/mcp paste"}
+_VERBS = frozenset(spec.verb for spec in shown())
 _URL = re.compile(r"https?://[^\s<>]+")
-_MORE = partial(sentences.more_servers, show="/mcp status SERVER")
 
 
-def render(reply: Reply, *, owner: Principal, servers: Sequence[str], now: float) -> dict[str, Any]:
+def render(
+    reply: Reply, *, owner: Principal, servers: Sequence[str], now: float, command_id: str | None = None
+) -> dict[str, Any]:
     """`{"content": ..., "components": [...]}`, within every limit.
 
     Args:
         owner: who may press the buttons.
         servers: the configured names; a button carries the tag of one, never the name.
+        command_id: of `/mcp` as it is registered; a command that is named can be clicked then.
     """
-    shown = _shown(replace(reply, blocks=tuple(_fitting(block) for block in reply.blocks)), now)
+    fitting = replace(reply, blocks=tuple(_fitting(block) for block in reply.blocks))
+    shown = _shown(fitting, now, Writer(partial(write_command, command_id=command_id), apart=True))
     packed = [_button(button, owner, servers) for button in shown.buttons]
     asked = [_prompt_button(block, owner) for block in reply.blocks if isinstance(block, SecretPrompt)]
     return {"content": _content(shown.lines), "components": _rows([*asked, *packed])}
 
 
-def _shown(reply: Reply, now: float) -> Layout:
+def write_command(step: Next | Typed, command_id: str | None = None) -> str:
+    """`</mcp auth:ID> notes`, in Discord's markdown.
+
+    A command with subcommands cannot be sent bare, and an address is entered into a form.
+    """
+    if step == Typed(""):
+        return "/mcp"
+    if not is_for_chats(step):
+        return chat_command(step)
+    verb, _, rest = typed_text(step).partition(" ")
+    if verb not in _VERBS:
+        verb, rest = "status", typed_text(step)
+    name = f"/mcp {verb}" if command_id is None else f"</mcp {verb}:{command_id}>"
+    return name if verb == "paste" else f"{name} {_escape(rest)}".rstrip()
+
+
+def _shown(reply: Reply, now: float, writer: Writer) -> Layout:
     """As many long links in the text as fit; for each of the others a button asks."""
     links = sum(
         item.state is ItemState.LINK for block in reply.blocks if isinstance(block, Checklist) for item in block.items
     )
     for count in range(links, -1, -1):
-        shown = lay_out(reply, now=now, button_url_max=URL_MAX, buttons_max=BUTTONS_MAX, links_in_text=count)
+        shown = lay_out(
+            reply, now=now, button_url_max=URL_MAX, buttons_max=BUTTONS_MAX, links_in_text=count, writer=writer
+        )
         if sum(map(_size, shown.lines)) <= CONTENT_MAX:
             return shown
-    return fit(shown, _size, CONTENT_MAX, more=_MORE)
+    return fit(shown, _size, CONTENT_MAX)
 
 
 def _fitting(block: Block) -> Block:
-    """What is typed, as it is typed here; and no link that no message has room for."""
-    match block:
-        case Table():
-            return Table(tuple((_TYPED.get(left, left), right) for left, right in block.rows))
-        case Checklist():
-            return replace(block, items=tuple(_sendable(item) for item in block.items))
-        case _:
-            return block
+    """No link that no message has room for."""
+    if not isinstance(block, Checklist):
+        return block
+    return replace(block, items=tuple(_sendable(item) for item in block.items))
 
 
 def _sendable(item: ChecklistItem) -> ChecklistItem:
     if item.link is None or len(item.link) <= _LINK_MAX:
         return item
-    return ChecklistItem(item.server, ItemState.FAILED, sentences.link_too_long(item.server))
+    return ChecklistItem.failed(item.server, sentences.link_too_long(item.server))
 
 
 def _content(lines: Sequence[Line]) -> str:
@@ -91,6 +110,8 @@ def _markdown(line: Line) -> str:
 
 
 def _span(span: Span) -> str:
+    if span.is_command and (span.style != "code" or span.text.startswith("<")):
+        return span.text
     match span.style:
         case "bold":
             return f"**{_escape(span.text)}**"

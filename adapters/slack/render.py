@@ -7,18 +7,19 @@ in a name. Only the fallback for notifications is mrkdwn, and escaped.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from adapters import buttons
-from adapters.layout import Layout, Line, Span, fit, lay_out
+from adapters.layout import Layout, Line, Span, Writer, fit, lay_out
 from adapters.text import clean
 from gateway import sentences
 from gateway.grammar import command_for
 from gateway.invocations import Principal
 from gateway.replies import Button, Reply, SecretPrompt, Text
+from gateway.surfaces import chat_command
 
 # https://docs.slack.dev/reference/block-kit: 50 blocks, 25 elements in `actions`, a button's text, URL and value.
 BUTTONS_MAX = 100
@@ -34,7 +35,6 @@ _HINT = 2000
 _ERROR = 500
 
 COMMAND = "/mcp"
-_COMMAND = re.compile(r"(?<![\w./:-])/mcp(?![\w/-]|\.\w)")
 
 ACTION = "slash-mcp"
 """Every action id, block id and callback id of ours begins with it."""
@@ -157,18 +157,9 @@ def _with_prompt_buttons(reply: Reply) -> Reply:
 
 
 def _laid_out(reply: Reply, look: Look) -> Layout:
-    shown = lay_out(reply, now=look.now, button_url_max=BUTTON_URL_MAX, buttons_max=BUTTONS_MAX)
-    if look.command != COMMAND:
-        named = [replace(line, spans=tuple(_named(span, look.command) for span in line.spans)) for line in shown.lines]
-        shown = replace(shown, lines=tuple(named))
+    writer = Writer(partial(chat_command, program=look.command))
+    shown = lay_out(reply, now=look.now, button_url_max=BUTTON_URL_MAX, buttons_max=BUTTONS_MAX, writer=writer)
     return fit(shown, _size, TEXT_MAX)
-
-
-def _named(span: Span, command: str) -> Span:
-    """Our own `/mcp` is called otherwise here; the end of an address is not ours."""
-    if span.style == "link":
-        return span
-    return replace(span, text=_COMMAND.sub(lambda _: command, span.text))
 
 
 def _size(line: Line) -> int:

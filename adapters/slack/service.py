@@ -139,12 +139,12 @@ async def examine(gateway: Gateway, options: SlackOptions) -> list[Finding]:
         try:
             await _open_connection(app.client, options.app_token)
         except Refused as error:
-            return [*findings, Finding(BAD, str(error))]
+            return [*findings, Finding.of(error)]
         return [*findings, Finding(GOOD, "Socket Mode is on and takes the app token")]
     if public is None:
-        why = "without an app token Slack sends to an address of this host, and there is none. Next: set "
-        how = "gateway.public_url, or turn Socket Mode on and set gateway.slack.app_token"
-        return [*findings, Finding(BAD, why + how)]
+        why = "without an app token Slack sends to an address of this host, and there is none"
+        how = "set gateway.public_url, or turn Socket Mode on and set gateway.slack.app_token"
+        return [*findings, Finding(BAD, why, how)]
     return [*findings, Finding(GOOD, f"Slack's request URL has to be {public}{options.path}")]
 
 
@@ -171,8 +171,8 @@ def _scopes(who: AsyncSlackResponse) -> Finding:
     if missing:
         return Finding(
             BAD,
-            f"the bot token lacks {', '.join(missing)}. Next: add it at {_APPS} under OAuth & Permissions, then "
-            "reinstall the app",
+            f"the bot token lacks {', '.join(missing)}.",
+            f"add it at {_APPS} under OAuth & Permissions, then reinstall the app",
         )
     return Finding(GOOD, "the bot token has every scope that is needed")
 

@@ -31,6 +31,7 @@ from gateway.bounded_dict import BoundedDict
 from gateway.grammar import looks_like_redirect
 from gateway.invocations import Capabilities, ChatRef, MessageRef, Principal
 from gateway.replies import Button, Reply, SecretPrompt, Text
+from gateway.surfaces import in_chat
 
 if TYPE_CHECKING:
     from gateway.gateway import Gateway
@@ -139,7 +140,7 @@ class TelegramAdapter(Adapter[TelegramOptions]):
             hook = await bot.get_webhook_info()
             findings = [Finding(GOOD, f"@{bot.username} answers in {took} ms")]
             if not bot.can_join_groups:
-                findings.append(Finding(WARN, "it cannot be added to groups. Next: BotFather, /setjoingroups"))
+                findings.append(Finding(WARN, "it cannot be added to groups", "BotFather, /setjoingroups"))
         if hook.url and not self._by_webhook:
             findings.append(Finding(WARN, "another program set a webhook; `slash-mcp serve` will remove it"))
         if hook.last_error_message and self._by_webhook:
@@ -237,7 +238,7 @@ class TelegramAdapter(Adapter[TelegramOptions]):
         asked, why = self.pressed(press.text, self.principal(user.id))
         try:
             # Ends the waiting mark on the button; an alert is for the presser alone.
-            await query.answer(why if asked is None else None, show_alert=asked is None)
+            await query.answer(in_chat(why) if asked is None else None, show_alert=asked is None)
         except TelegramError as error:
             # Pressed long ago, or told twice: nobody waits any more.
             self.log.info("a press was not acknowledged (%s)", type(error).__name__)

@@ -14,6 +14,7 @@ from adapters.terminal.screen import columns, is_colored
 from gateway.invocations import LOCAL, Capabilities, ChatRef, Invocation, MessageRef, Principal
 from gateway.replies import Checklist, ItemState, Reply, SecretPrompt, Text
 from mcp_auth.config.models import Settings
+from mcp_auth.outcome import Next
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -74,8 +75,8 @@ class TerminalAdapter(Adapter[Settings]):
 
     async def ask_secret(self, prompt: SecretPrompt, trigger: object) -> None:
         if self._ask_hidden is None:
-            where = f"A key is not read from here. Next: slash-mcp key {prompt.server} --stdin"
-            self._print(Reply((Text(where, tone="warning"),)))
+            here = Next("key", prompt.server, ("--stdin",), on_host=True)
+            self._print(Reply((Text("A key is not read from here.", "warning", here),)))
             return
         question: SecretPrompt | None = prompt
         while question is not None:

@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self, TextIO, cast
 
-from adapters.text import wrap
+from adapters.text import clean, wrap
+from gateway.surfaces import Words, in_shell, shell_command
 from mcp_auth.errors import StoreError
+from mcp_auth.outcome import Outcome, Step
 
 # Characters. No key and no address is longer.
 LINE_MAX = 1_000_000
@@ -104,10 +106,16 @@ def is_live(out: TextIO) -> bool:
     return out.isatty() and os.environ.get("TERM") != "dumb"
 
 
-def say(text: str, out: TextIO | None = None) -> None:
-    """One sentence: on one line, and on a terminal broken between words."""
+def say(said: Words | Outcome, out: TextIO | None = None, *, next_step: Step | None = None, before: str = "") -> None:
+    """One sentence and what to do next, as on a command line: on one line, and on a terminal broken between words.
+
+    `before`: a mark, or who speaks.
+    """
     out = sys.stdout if out is None else out
-    print(wrap(text, columns(out), indent="  "), file=out, flush=True)
+    if isinstance(said, Outcome):
+        next_step, said = said.next_step, said.text
+    text = f"{before}{clean(in_shell(said))}"
+    print(wrap(text, columns(out), "  ", next_step, shell_command), file=out, flush=True)
 
 
 class Progress:

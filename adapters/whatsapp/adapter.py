@@ -153,7 +153,7 @@ class WhatsAppAdapter(Adapter[WhatsAppOptions]):
             number = await self._number(client)
             findings = [Finding(GOOD, _answers_for(number)), *await self._rights(number, session)]
         if self.gateway.config.gateway.public_url is None:
-            findings.append(Finding(BAD, "WhatsApp calls us, and gateway.public_url is not set. Next: set it"))
+            findings.append(Finding(BAD, "WhatsApp calls us, and gateway.public_url is not set", "set it"))
         return findings
 
     def refusal(self, error: Exception | None) -> Refused:
@@ -281,14 +281,14 @@ class WhatsAppAdapter(Adapter[WhatsAppOptions]):
         if answer.is_success:
             granted = {one["permission"] for one in answer.json()["data"] if one["status"] == "granted"}
             findings = [
-                Finding(BAD, f"the token lacks {name}. Next: make a token of a system user with this permission")
+                Finding(BAD, f"the token lacks {name}", "make a token of a system user with this permission")
                 for name in _NEEDED
                 if name not in granted
             ]
         called = set((number.webhook_configuration or {}).values())
         ours = f"{self.gateway.config.gateway.public_url}{WEBHOOK}"
         if called and ours not in called:
-            findings.append(Finding(WARN, f"Meta does not call {ours}. Next: enter it as the callback URL of the app"))
+            findings.append(Finding(WARN, f"Meta does not call {ours}", "enter it as the callback URL of the app"))
         return findings
 
     @property

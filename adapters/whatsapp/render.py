@@ -147,7 +147,7 @@ def _without_endless_links(reply: Reply) -> Reply:
     def mended(item: ChecklistItem) -> ChecklistItem:
         if not _has_link(item) or len(item.link or "") <= LINK_MAX:
             return item
-        return ChecklistItem(item.server, ItemState.FAILED, sentences.link_too_long(item.server))
+        return ChecklistItem.failed(item.server, sentences.link_too_long(item.server))
 
     blocks = tuple(
         replace(block, items=tuple(map(mended, block.items))) if isinstance(block, Checklist) else block
@@ -177,7 +177,7 @@ def _pages(shown: Layout) -> list[str]:
             pages.append([])
         pages[-1] += lines
     if left_out:
-        pages[-1].append(Line((Span(sentences.more_links(left_out)),)))
+        pages[-1].append(Line(tuple(shown.writer.spans(sentences.more_links(left_out)))))
     pages[-1] += closing
     return ["\n".join(map(_markup, lines)).strip() for lines in pages]
 

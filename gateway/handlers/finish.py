@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from gateway import grammar, sentences
 from gateway.invocations import LOCAL
-from gateway.replies import Audience, Button, Reply, Text, done, say
+from gateway.replies import Audience, Button, Reply, Said, Text, done, say
 from gateway.request import Request
-from gateway.surfaces import with_next
 from mcp_auth.errors import SignInError, WrongPerson
 from mcp_auth.kinds import KEY_FORM, kind_of
 from mcp_auth.links.tickets import typed_code
@@ -25,13 +24,13 @@ async def paste(command: grammar.Paste, request: Request) -> Reply:
     watcher = request.services.watcher
     try:
         async with watcher.answering(request.principal):
-            outcome = await watcher.settle(await request.auth.paste(command.text, str(request.principal)))
+            ended = await watcher.settle(await request.auth.paste(command.text, str(request.principal)))
     except WrongPerson:
         request.note_refusal("paste")
         raise
-    if outcome.ok:
-        return done(outcome.text, outcome.data)
-    return say(outcome.text, Audience.CALLER, ok=False, data=outcome.data)
+    if ended.ok:
+        return done(ended.said, ended.data)
+    return say(ended.said, audience=Audience.CALLER, ok=False, data=ended.data)
 
 
 async def _shows_code(request: Request) -> bool:
@@ -66,7 +65,8 @@ async def cancel(command: grammar.Cancel, request: Request) -> Reply:
     if not mine:
         request.note_refusal("cancel", command.server)
         return say(sentences.ONLY_ADMINS if servers else sentences.CANCELLED_NONE, ok=False)
-    cancelled, too_late = [], []
+    cancelled: list[str] = []
+    too_late: list[Said] = []
     async with request.services.watcher.answering(request.principal):
         for name in mine:
             try:
@@ -75,9 +75,9 @@ async def cancel(command: grammar.Cancel, request: Request) -> Reply:
                 if await request.auth.cancel(name, owner) or form:
                     cancelled.append(name)
             except SignInError as error:
-                too_late.append(sentences.error(error, request.surface))
-    said = [sentences.cancelled(cancelled)] if cancelled else []
-    return say("\n".join([*said, *too_late]) or sentences.CANCELLED_NONE, ok=not too_late)
+                too_late.append(sentences.error(error))
+    ended = [sentences.cancelled(cancelled)] if cancelled else [] if too_late else [sentences.CANCELLED_NONE]
+    return say(*ended, *too_late, ok=not too_late)
 
 
 async def logout(command: grammar.Logout, request: Request) -> Reply:
@@ -87,4 +87,4 @@ async def logout(command: grammar.Logout, request: Request) -> Reply:
         return say(sentences.ONLY_ADMINS, ok=False)
     async with request.services.watcher.answering(request.principal):
         result = await request.auth.logout(name, request.owner(name), by=str(request.principal))
-    return say(with_next(result.detail, result.next_step, request.surface), ok=result.deleted)
+    return say(result.outcome, ok=result.deleted)

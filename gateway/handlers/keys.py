@@ -17,7 +17,8 @@ async def ask_key(command: grammar.Key, request: Request) -> Reply:
     if name is None:
         missing = [one.name for one in await request.statuses() if one.auth is AuthState.KEY_MISSING]
         if len(missing) != 1:
-            return say(sentences.key_which(missing) if missing else sentences.KEY_NONE_MISSING)
+            which = [grammar.command_for("key", one) for one in missing]
+            return say(sentences.argument_missing("key", which) if which else sentences.KEY_NONE_MISSING)
         name = missing[0]
     if not request.may_change(name):
         request.note_refusal("key", name)

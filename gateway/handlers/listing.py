@@ -49,12 +49,12 @@ async def show_detail(command: grammar.Detail, request: Request) -> AsyncGenerat
 
 async def test(command: grammar.Test, request: Request) -> AsyncGenerator[Reply, None]:
     if request.capabilities.edits:
-        yield say(sentences.testing(command.server), Audience.CALLER, final=False)
+        yield say(sentences.testing(command.server), audience=Audience.CALLER, final=False)
     connection = await request.auth.probe(command.server, request.owner(command.server), insist=True)
     status = await request.status(command.server)
     ready = connection.state is ConnectionState.READY
-    data = replace(status, connection=connection)
-    yield say(sentences.tested(status, connection), Audience.CALLER, ok=ready, data=data)
+    data, now = replace(status, connection=connection), request.services.clock()
+    yield say(sentences.tested(status, connection, now), audience=Audience.CALLER, ok=ready, data=data)
 
 
 async def probe(

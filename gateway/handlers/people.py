@@ -30,12 +30,12 @@ async def deny(command: grammar.Deny, request: Request) -> Reply:
     if (refusal := _refuse(request, "deny")) is not None:
         return refusal
     principal = await asyncio.to_thread(request.services.people.deny, command.who, request.principal)
-    return say(sentences.shut_out(principal), Audience.CALLER)
+    return say(sentences.shut_out(principal), audience=Audience.CALLER)
 
 
 def _refuse(request: Request, verb: str) -> Reply | None:
     """Only admins decide who is served, and in private: a code read by others is a code taken by others."""
     if not request.is_admin:
         request.note_refusal(verb)
-        return say(sentences.PEOPLE_ONLY_ADMINS, Audience.CALLER, ok=False)
+        return say(sentences.PEOPLE_ONLY_ADMINS, audience=Audience.CALLER, ok=False)
     return None if request.invocation.private else say(sentences.PEOPLE_PRIVATE, ok=False)

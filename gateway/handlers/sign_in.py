@@ -59,7 +59,7 @@ async def _nothing_to_do(request: Request) -> Reply:
     if not request.config.servers:
         return say(sentences.NO_SERVERS)
     trouble = sentences.in_trouble(await request.statuses(), request.services.clock())
-    return say(trouble or sentences.NOTHING_TO_SIGN_IN, ok=not trouble)
+    return say(*trouble, ok=False) if trouble else say(sentences.NOTHING_TO_SIGN_IN)
 
 
 async def _targets(command: grammar.Auth, board: Board, request: Request) -> list[ServerStatus]:
@@ -91,9 +91,7 @@ async def _targets(command: grammar.Auth, board: Board, request: Request) -> lis
 
 
 def _failed(name: str, error: McpAuthError) -> ChecklistItem:
-    return ChecklistItem(
-        name, ItemState.FAILED, sentences.error(error), command=grammar.command_for("auth", name), data=error
-    )
+    return ChecklistItem.failed(name, sentences.error(error), grammar.command_for("auth", name), error)
 
 
 def _first_item(status: ServerStatus, request: Request, *, named: bool) -> ChecklistItem:
@@ -112,7 +110,7 @@ def _first_item(status: ServerStatus, request: Request, *, named: bool) -> Check
         return ChecklistItem(name, state, sentences.nothing_to_do(status), data=status)
     if not policy.may_sign_in(request.principal, request.config.gateway):
         request.note_refusal("auth", name)
-        return ChecklistItem(name, ItemState.FAILED, sentences.team_sign_in(name))
+        return ChecklistItem.failed(name, sentences.team_sign_in(name))
     wait = _wait_to_begin(status, request)
     if wait:
         return ChecklistItem(name, ItemState.FAILED, too_often(wait))
@@ -153,8 +151,7 @@ async def _begin(name: str, command: grammar.Auth, board: Board, request: Reques
     except TimeoutError as error:
         item = ChecklistItem(name, ItemState.FAILED, sentences.TOO_LONG, command=again, data=error)
     except Exception as error:  # noqa: BLE001 - the other servers keep their links
-        text = sentences.unexpected(error_reports.note(error))
-        item = ChecklistItem(name, ItemState.FAILED, text, command=again)
+        item = ChecklistItem.failed(name, sentences.unexpected(error_reports.note(error)), again)
     else:
         item = _link(name, started, board, request)
         request.services.watcher.follow(started.sign_in, board if capabilities.edits else None)

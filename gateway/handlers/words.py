@@ -5,6 +5,7 @@ from __future__ import annotations
 from gateway import grammar, sentences
 from gateway.replies import Button, Reply, Text, say
 from gateway.request import Request
+from gateway.surfaces import Words
 
 
 async def suggest(command: grammar.Suggestion, request: Request) -> Reply:
@@ -25,6 +26,6 @@ async def ask_argument(command: grammar.ArgumentMissing, request: Request) -> Re
     return say(sentences.argument_missing(command.verb, command.commands), ok=False)
 
 
-def _choices(text: str, commands: tuple[str, ...]) -> Reply:
+def _choices(text: Words, commands: tuple[str, ...]) -> Reply:
     buttons = tuple(Button(command, command=command) for command in commands[:4])
     return Reply((Text(text, tone="warning"),), buttons=buttons, ok=False)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from mcp_auth.errors import WritableByOthers
+from mcp_auth.outcome import Shell
 
 # Set by `--insecure-home`, and by whoever starts the program where no option can be given.
 INSECURE_HOME = "SLASH_MCP_INSECURE_HOME"
@@ -44,7 +45,7 @@ def check_home(home: Path, files: Iterable[Path] = ()) -> None:
         if found is not None:
             raise WritableByOthers(
                 f"{path} can be written by {found.whose}, who could plant servers and grants there.",
-                next_step=f"{found.mend}, or --insecure-home if that is how it has to be",
+                next_step=Shell(f"{found.mend}, or --insecure-home if that is how it has to be"),
             )
 
 

@@ -13,7 +13,7 @@ from mcp_auth.net.http import Http
 from mcp_auth.oauth.profiles import Profiles
 from mcp_auth.oauth.sign_in import LEASE_TTL, LEASE_WAIT, SignIns
 from mcp_auth.oauth.tokens import revoke_token
-from mcp_auth.outcome import Next, Step
+from mcp_auth.outcome import Next, Outcome, Step
 from mcp_auth.records import Grant
 from mcp_auth.stores.base import Store
 from mcp_auth.stores.updates import AlwaysChanging, update
@@ -29,6 +29,10 @@ class LogoutResult:
     revoked: bool | None
     detail: str
     next_step: Step | None = None
+
+    @property
+    def outcome(self) -> Outcome:
+        return Outcome("signed_out" if self.deleted else "not_signed_out", self.detail, next_step=self.next_step)
 
 
 @dataclass(eq=False, repr=False)

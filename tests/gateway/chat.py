@@ -10,6 +10,7 @@ from typing import Any
 from gateway.gateway import Gateway
 from gateway.invocations import LOCAL, Capabilities, ChatRef, Invocation, MessageRef, Principal
 from gateway.replies import Checklist, ChecklistItem, Notice, Reply, SecretPrompt, ServerList, Table, Text
+from gateway.surfaces import in_chat
 from mcp_auth.config.models import CallbackOptions, Config, GatewayOptions, Server
 from mcp_auth.stores.base import Store
 from mcp_auth.stores.memory import MemoryStore
@@ -88,13 +89,13 @@ def words(reply: Reply) -> str:
                 lines.append(block.text)
             case Checklist():
                 lines += [f"{item.server}: {item.text}" for item in block.items]
-                lines += [block.note or ""]
+                lines += [in_chat(block.note or "")]
             case ServerList():
                 lines += [f"{one.name} {one.auth} {one.connection.state}" for one in block.servers]
             case Table():
-                lines += [" ".join(row) for row in block.rows]
+                lines += [" ".join(map(in_chat, row)) for row in block.rows]
             case _:
-                lines += [f"{label}: {value}" for label, value in block.facts]
+                lines += [f"{label}: {in_chat(value)}" for label, value in block.facts]
     return "\n".join(lines)
 
 

@@ -11,6 +11,7 @@ import pytest
 from gateway import grammar
 from gateway.commands import SPECS, CommandSpec, help_rows, parse, shown, spec_of
 from gateway.replies import Audience
+from gateway.surfaces import Words, in_chat
 from mcp_auth.limits import CODES, CONFIRMS
 
 GUIDE = Path(__file__).parents[2] / "docs" / "mcp-authentication.md"
@@ -30,9 +31,9 @@ def test_every_kind_of_command_has_one_spec() -> None:
     assert len({spec.kind for spec in SPECS}) == len(SPECS)
 
 
-@pytest.mark.parametrize("row", help_rows(admin=True), ids=lambda row: row[0])
-def test_what_the_help_shows_is_what_the_grammar_reads(row: tuple[str, str]) -> None:
-    typed = row[0]
+@pytest.mark.parametrize("row", help_rows(admin=True), ids=lambda row: in_chat(row[0]))
+def test_what_the_help_shows_is_what_the_grammar_reads(row: tuple[Words, str]) -> None:
+    typed = in_chat(row[0])
     for word, argument in ARGUMENTS.items():
         typed = typed.replace(word, argument)
     command = parse(typed, SERVERS)
@@ -54,7 +55,7 @@ def test_a_verb_of_the_menus_is_one_of_the_grammar(spec: CommandSpec) -> None:
 def test_only_admins_read_of_what_only_admins_may_do() -> None:
     everybody, admins = help_rows(admin=False), help_rows(admin=True)
     assert admins[: len(everybody)] == everybody
-    assert [row[0].split()[1] for row in admins[len(everybody) :]] == ["people", "allow", "deny"]
+    assert [in_chat(row[0]).split()[1] for row in admins[len(everybody) :]] == ["people", "allow", "deny"]
 
 
 def test_links_keys_and_codes_are_for_the_caller_alone() -> None:

@@ -17,6 +17,7 @@ import pytest
 from adapters.testing import unreadable_address
 from gateway.invocations import Capabilities, Principal
 from gateway.replies import Audience, Deferred, Ignored, Immediate, ItemState, Modal, ServerList, Table, TextModal
+from gateway.surfaces import in_chat
 from mcp_auth.config.models import Server
 from mcp_auth.outcome import Next
 from mcp_auth.status import AuthState, ConnectionState
@@ -230,7 +231,7 @@ async def test_help_shows_every_command(tmp_path: Path) -> None:
 
         (table,) = reply.blocks
         assert isinstance(table, Table)
-        assert {"/mcp auth", "/mcp key SERVER", "/mcp logout SERVER"} <= {row[0] for row in table.rows}
+        assert {"/mcp auth", "/mcp key SERVER", "/mcp logout SERVER"} <= {in_chat(row[0]) for row in table.rows}
 
 
 @pytest.mark.parametrize(
@@ -636,7 +637,7 @@ async def test_what_is_for_one_person_is_said_to_that_one_and_what_went_wrong_is
     assert said in words(reply)
     assert reply.audience is (Audience.CALLER if alone else Audience.CHAT)
     assert reply.summary == ("Sent you the answer in private." if alone else None)
-    assert (reply.ok, reply.final, reply.title) == (well, True, title)
+    assert (reply.ok, reply.final, reply.title and in_chat(reply.title)) == (well, True, title)
 
 
 async def test_only_the_operator_at_the_terminal_asks_as_often_as_they_like(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from gateway import key_prompts, sentences
 from gateway.invocations import Principal
 from gateway.key_prompts import TRIES, KeyPrompts
 from gateway.replies import Reply
+from gateway.surfaces import in_chat
 from mcp_auth import McpAuth
 from mcp_auth.config.models import Server
 from mcp_auth.errors import KeyInvalid, NotAllowed, StoreError
@@ -67,7 +68,7 @@ async def test_a_good_key_is_stored_once_and_told_of(tmp_path: Path, oauth: OAut
         assert on.kept() == {"MY_API_KEY": KEY}
         assert on.stored == [(ANN, "my-api")]
         again = await on.answer(prompt, "sk-other")
-        assert (words(again), again.ok) == (sentences.PROMPT_OVER, False)
+        assert (words(again), again.ok) == (in_chat(sentences.PROMPT_OVER), False)
         assert not on.prompts.is_open(ANN, prompt)
 
 
@@ -92,8 +93,8 @@ async def test_nothing_and_what_is_refused_is_asked_for_again_five_times(
             reply = await on.answer(prompt, value)
             assert not reply.ok and prompt_of(reply).id == prompt
         last = await on.answer(prompt, value)
-        assert not last.ok and sentences.key_ask_again("my-api") in words(last)
-        assert words(await on.answer(prompt)) == sentences.PROMPT_OVER
+        assert not last.ok and "Next: /mcp key my-api" in words(last)
+        assert words(await on.answer(prompt)) == in_chat(sentences.PROMPT_OVER)
         assert (on.kept(), on.stored) == ({}, [])
         # And one try fewer does not
         prompt = on.ask()
@@ -108,7 +109,7 @@ async def test_several_keys_are_asked_for_one_by_one_and_stored_together(tmp_pat
         reply = await on.answer(first)
         second = prompt_of(reply)
         assert (second.variable, second.id != first, on.kept()) == ("MY_REGION", True, {})
-        assert words(await on.answer(first)) == sentences.PROMPT_OVER
+        assert words(await on.answer(first)) == in_chat(sentences.PROMPT_OVER)
         # Nothing of it is kept where the last one is missing, or all of it was wrong
         assert prompt_of(await on.answer(second.id, " ")).variable == "MY_API_KEY"
         third = prompt_of(await on.answer(second.id))
@@ -126,15 +127,15 @@ async def test_what_could_not_be_tried_is_stored_on_a_word_of_who_was_asked(tmp_
         verb, _, word = (button.command or "").partition(" ")
         assert verb == "key-store"
         # The question itself takes no answer any more, and an open one no word
-        assert words(await on.answer(prompt)) == words(await on.answer(word)) == sentences.PROMPT_OVER
-        assert words(await on.prompts.store_anyway(ANN, on.ask())) == sentences.PROMPT_OVER
+        assert words(await on.answer(prompt)) == words(await on.answer(word)) == in_chat(sentences.PROMPT_OVER)
+        assert words(await on.prompts.store_anyway(ANN, on.ask())) == in_chat(sentences.PROMPT_OVER)
         assert words(await on.prompts.store_anyway(BOB, word)) == sentences.PROMPT_NOT_YOURS
         assert on.kept() == {}
         on.clock.ahead = 599
         stored = await on.prompts.store_anyway(ANN, word)
         assert (words(stored), stored.ok) == (sentences.key_stored("my-api", verified=False), True)
         assert (on.kept(), on.stored) == ({"MY_API_KEY": KEY}, [(ANN, "my-api")])
-        assert words(await on.prompts.store_anyway(ANN, word)) == sentences.PROMPT_OVER
+        assert words(await on.prompts.store_anyway(ANN, word)) == in_chat(sentences.PROMPT_OVER)
 
 
 @pytest.mark.parametrize(("later", "over"), [(599, False), (600, True), (601, True)])
@@ -143,14 +144,14 @@ async def test_a_question_lives_ten_minutes(tmp_path: Path, oauth: OAuthServer, 
         prompt = on.ask()
         on.clock.ahead = later
         assert on.prompts.is_open(ANN, prompt) is not over
-        assert (words(await on.answer(prompt)) == sentences.PROMPT_OVER) is over
+        assert (words(await on.answer(prompt)) == in_chat(sentences.PROMPT_OVER)) is over
 
 
 @pytest.mark.parametrize(
     ("verdict", "said"),
     [
         (Verdict.NO_DIFFERENCE, sentences.key_no_difference("my-api")),
-        (Verdict.NOT_TRIED, sentences.key_not_tried("my-api", "It is a command.")),
+        (Verdict.NOT_TRIED, "my-api: stored. It is a command. Next: /mcp test my-api"),
         (Verdict.ACCEPTED, sentences.key_stored("my-api", verified=True)),
     ],
 )

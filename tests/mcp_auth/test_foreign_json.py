@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from gateway import sentences
 from gateway.sentences import auth_state, facts
+from gateway.surfaces import in_chat
 from mcp_auth import McpAuth
 from mcp_auth.errors import CredentialsNeeded, McpAuthError
 from mcp_auth.oauth.server_json import json_object
@@ -69,8 +70,11 @@ def check_words(*texts: str | None) -> None:
 
 async def check_states(auth: McpAuth) -> None:
     status = await auth.status("notes")
-    check_words(*(value for row in facts(status, time.time()) for value in row), auth_state(status, time.time()))
-    check_words(sentences.tested(status, ConnectionStatus(ConnectionState.UNREACHABLE, detail=status.not_renewable)))
+    check_words(
+        *(in_chat(value) for row in facts(status, time.time()) for value in row), auth_state(status, time.time())
+    )
+    away = ConnectionStatus(ConnectionState.UNREACHABLE, detail=status.not_renewable)
+    check_words(sentences.tested(status, away, 0.0).text)
 
 
 async def sign_in(auth: McpAuth, oauth: OAuthServer) -> bool:

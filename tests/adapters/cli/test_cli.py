@@ -23,7 +23,10 @@ import pexpect
 import pytest
 import yaml
 
+from adapters.cli.cli import complain
 from mcp_auth import McpAuth
+from mcp_auth.errors import McpAuthError
+from mcp_auth.outcome import Next
 from tests.adapters.cli.typed import Run
 from tests.browser import Browser
 from tests.e2e.processes import heed_interrupts
@@ -757,13 +760,12 @@ class TestExitCodes:
         done = run("--version")
         assert (done.code, done.out) == (0, f"slash-mcp {version('slash-mcp')}\n")
 
-    def test_an_error_goes_to_standard_error_with_shell_commands_and_whole_addresses(self) -> None:
-        from adapters.cli.cli import for_shell
-
-        assert (
-            for_shell("https://a.example/mcp answers. Next: /mcp auth notes")
-            == "https://a.example/mcp answers. Next: slash-mcp auth notes"
-        )
+    def test_an_error_goes_to_standard_error_with_shell_commands_and_whole_addresses(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        complain(McpAuthError("https://a.example/mcp answers", next_step=Next("auth", "my notes")))
+        said = "slash-mcp: https://a.example/mcp answers. Next: slash-mcp auth 'my notes'\n"
+        assert capsys.readouterr() == ("", said)
 
 
 @pytest.mark.service

@@ -12,7 +12,6 @@ import pytest
 
 from adapters.discord import interactions
 from adapters.discord.adapter import DiscordAdapter
-from gateway import sentences
 from gateway.invocations import ChatRef, Principal
 from gateway.replies import Audience, Notice, Reply, Text
 from mcp_auth.config.models import CallbackOptions, Server
@@ -516,7 +515,9 @@ async def test_a_button_for_a_server_that_is_gone_says_so(server: DiscordServer,
         board = await server.reading(asked, "cannot be reached")
     other = replace_name(DEAD, "other")
     async with running_bot(server, tmp_path / "b", other, also=(f"discord:{ada.id}",)):
-        await server.reading(await server.press(ada, board, "Try dead again"), sentences.BUTTON_OVER)
+        await server.reading(
+            await server.press(ada, board, "Try dead again"), "This button leads nowhere any more. Ask again: "
+        )
 
 
 # -- text ------------------------------------------------------------------------------------
@@ -550,7 +551,7 @@ async def test_closed_direct_messages_the_channel_reads_how_and_nothing_else(
     async with running_bot(server, tmp_path, notes(oauth)) as bot:
         bot.ada.takes_dms = False
         await server.say(bot.ada, "@bot mcp auth")
-        await server.posted(server.channel, "Use /mcp auth here, where only you see what it answers.")
+        await server.posted(server.channel, "here, where only you see what it answers.")
         # What is said next comes after all that was still on its way.
         await server.say(bot.ada, "@bot mcp help")
         await server.posted(server.channel, "What /mcp can do")

@@ -179,7 +179,7 @@ class TestCheck:
             await server.connected()
         async with gateway:
             found = await adapter.check()
-        assert [mark for mark, _ in found] == ["✓"]
+        assert [one.mark for one in found] == ["✓"]
         assert "signed in as slash-mcp" in found[0].text
 
     async def test_what_keeps_commands_away_is_named_with_its_page(self, server: DiscordServer, tmp_path: Path) -> None:
@@ -189,8 +189,8 @@ class TestCheck:
         gateway = open_gateway(configure(tmp_path, DEAD))
         found = await DiscordAdapter(gateway, options=options).check()
         await gateway.stop()
-        assert [mark for mark, _ in found] == ["✓", "✗", "!", "!", "!"]
-        said = "\n".join(text for _, text in found)
+        assert [one.mark for one in found] == ["✓", "✗", "!", "!", "!"]
+        said = "\n".join(one.text for one in found)
         assert f"{server.application_id}/information" in said
         assert f"{server.application_id}/installation" in said
         assert "not registered yet" in said

@@ -39,7 +39,7 @@ def read(rendered: Rendered) -> str:
 def test_a_list_is_a_card_a_server_and_says_what_to_type() -> None:
     message = shown(
         Reply(
-            (ServerList((NOTES,), "Use /mcp auth to authenticate servers"),),
+            (ServerList((NOTES,), sentences.HINT_AUTH),),
             buttons=(Button("Sign in", command="auth"),),
             title="MCP Servers",
         )
@@ -99,7 +99,11 @@ def test_a_button_with_an_address_is_a_link() -> None:
 
 
 def test_commands_are_named_as_clients_let_them_through_and_addresses_stay() -> None:
-    facts = (("Address", "https://notes.example/mcp"), ("Command", "/opt/mcp /mcp-server"), ("Next", "/mcp auth notes"))
+    facts = (
+        ("Address", "https://notes.example/mcp"),
+        ("Command", "/opt/mcp /mcp-server"),
+        ("Next", Next("auth", "notes")),
+    )
     message = shown(Reply((ServerDetail(NOTES, facts),)))
 
     assert message.body.splitlines()[1:] == [

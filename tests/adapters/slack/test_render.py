@@ -20,6 +20,7 @@ from adapters.slack.render import (
     text_view,
     working_view,
 )
+from gateway import sentences
 from gateway.invocations import Principal
 from gateway.replies import (
     Audience,
@@ -34,6 +35,7 @@ from gateway.replies import (
     Table,
     Text,
 )
+from mcp_auth.outcome import Next
 from mcp_auth.status import AuthState, ServerStatus
 from tests.platforms.slack import Refusal, check_blocks, check_view, read
 
@@ -67,7 +69,7 @@ def link_item(server: str, link: str) -> ChecklistItem:
 
 def test_the_list_has_its_form() -> None:
     reply = Reply(
-        (ServerList((SUPABASE, FILES), "Use /mcp auth to authenticate servers"),),
+        (ServerList((SUPABASE, FILES), sentences.HINT_AUTH),),
         buttons=(Button("Sign in", command="auth"),),
         title="MCP Servers",
     )
@@ -237,7 +239,12 @@ def test_a_detail_and_a_table() -> None:
 
 def test_a_command_of_another_name_is_called_by_it() -> None:
     look = dataclasses.replace(LOOK, command="/tools")
-    reply = Reply((ServerList((SUPABASE,), "Use /mcp auth to authenticate servers"), Text("Next: /mcp. (/mcp help)")))
+    reply = Reply(
+        (
+            ServerList((SUPABASE,), sentences.HINT_AUTH),
+            Text(("Next: ", Next("list", around="{}. ("), Next("help", around="{})"))),
+        )
+    )
 
     text = shown(reply, look)
 

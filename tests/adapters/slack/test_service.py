@@ -59,7 +59,7 @@ class Office:
 
     async def check(self) -> list[tuple[str, str]]:
         async with self.gateway:
-            return [tuple(one) for one in await SlackAdapter(self.gateway).check()]
+            return [(one.mark, one.text) for one in await SlackAdapter(self.gateway).check()]
 
     async def answered(self) -> None:
         before = len(self.slack.seen_by(self.ada))

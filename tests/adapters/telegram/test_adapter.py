@@ -21,6 +21,7 @@ from adapters.buttons import pack
 from gateway import sentences
 from gateway.invocations import ChatRef, Principal
 from gateway.replies import Reply, Text
+from gateway.surfaces import in_chat
 from mcp_auth.config.models import Server
 from mcp_auth.errors import StoreError
 from mcp_auth.outcome import Next
@@ -155,7 +156,7 @@ class TestGroups:
             await api.until(lambda: press.answered)
 
         assert press.alert
-        assert press.text == sentences.BUTTON_NOT_YOURS
+        assert press.text == in_chat(sentences.BUTTON_NOT_YOURS)
         assert bob.sent == []
 
     async def test_a_redirect_pasted_where_others_read_is_kept_from_the_host_and_not_used(
@@ -333,7 +334,7 @@ class TestTroubles:
             press = ada.press(detail, "Sign in")
             await api.until(lambda: press.answered)
 
-        assert press.text == sentences.BUTTON_OVER
+        assert press.text == in_chat(sentences.BUTTON_OVER)
 
     async def test_a_store_that_fails_keeps_the_address_from_the_host(
         self, start_host: StartHost, ada: Person, monkeypatch: pytest.MonkeyPatch
@@ -460,7 +461,7 @@ class TestSecrets:
             question = await ada.message(sentences.SECRET_REPLY)
         async with start_host(weather(oauth), platforms=SECRETS) as host:
             late = ada.answer(question, KEY)
-            await ada.message(sentences.PROMPT_OVER)
+            await ada.message(in_chat(sentences.PROMPT_OVER))
             ada.edit(late, f"{KEY}x")
             ada.say("/mcp help")
             await ada.message("What /mcp can do")

@@ -12,6 +12,8 @@ from msgspec.structs import replace
 from adapters.terminal.render import render
 from adapters.text import clean, cut, width, wrap
 from gateway.replies import Button, Checklist, ChecklistItem, ItemState, Reply, ServerDetail, ServerList, Table, Text
+from gateway.surfaces import shell_command
+from mcp_auth.outcome import Next, Outcome, Shell
 from mcp_auth.status import AuthState, ConnectionState, ConnectionStatus, ServerStatus
 
 NOW = 1_800_000_000.0
@@ -212,9 +214,10 @@ class TestText:
 
 
 def test_sentences_are_broken_between_words_and_links_and_next_steps_are_not() -> None:
+    dead = Outcome("unreachable", "it cannot be reached.", next_step=Next("auth", "dead"))
     items = (
         ChecklistItem("notes", ItemState.LINK, "open this link within 10 minutes", link=LINK),
-        ChecklistItem("dead", ItemState.FAILED, "it cannot be reached. Next: /mcp auth dead", command="auth dead"),
+        ChecklistItem.failed("dead", dead, "auth dead"),
     )
     text = render(Reply((Checklist(items, "Open it here, or elsewhere."),)), columns=26, color=False, now=NOW)
     assert text.splitlines() == [
@@ -253,13 +256,16 @@ def test_the_second_column_of_a_table_is_broken_under_its_beginning() -> None:
 
 
 def test_a_next_step_that_is_a_command_stays_whole_and_a_sentence_is_broken() -> None:
-    command = "It failed for a reason. Next: slash-mcp auth a-server-with-a-long-name"
-    assert wrap(command, 30, indent="  ").splitlines() == [
+    step = Next("auth", "a-server-with-a-long-name")
+    assert wrap("It failed for a reason", 30, "  ", step, shell_command).splitlines() == [
         "It failed for a reason.",
         "  Next: slash-mcp auth a-server-with-a-long-name",
     ]
-    sentence = "It failed for a reason. Next: give its entry headers with its API key"
-    assert wrap(sentence, 30, indent="  ").splitlines() == [
+    assert wrap("It failed for a reason.", 30, "  ", Shell("chmod 700 /home/somebody/slash-mcp")).splitlines() == [
+        "It failed for a reason.",
+        "  Next: chmod 700 /home/somebody/slash-mcp",
+    ]
+    assert wrap("It failed for a reason.", 30, "  ", "give its entry headers with its API key").splitlines() == [
         "It failed for a reason.",
         "  Next: give its entry headers",
         "  with its API key",

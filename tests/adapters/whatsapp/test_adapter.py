@@ -611,7 +611,9 @@ async def test_doctor_finds_nothing_to_do_when_all_is_well(api: CloudApi, relay:
     async with Gateway.from_config(home=own_home(api, tmp_path)) as gateway:
         findings = await WhatsAppAdapter(gateway).check()
 
-        assert findings == [(GOOD, "WhatsApp answers for +1 555-078-3881 (Lucky Shrub)")]
+        assert [(one.mark, one.text) for one in findings] == [
+            (GOOD, "WhatsApp answers for +1 555-078-3881 (Lucky Shrub)")
+        ]
 
 
 async def test_doctor_says_what_to_do(api: CloudApi, relay: Relay, tmp_path: Path) -> None:
@@ -619,14 +621,17 @@ async def test_doctor_says_what_to_do(api: CloudApi, relay: Relay, tmp_path: Pat
     api.permissions = ("whatsapp_business_management",)
     async with Gateway.from_config(home=home) as gateway:
         found = await WhatsAppAdapter(gateway).check()
-        assert [mark for mark, _ in found] == [GOOD, BAD, WARN, BAD, WARN]
-        texts = " | ".join(text for _, text in found)
+        assert [one.mark for one in found] == [GOOD, BAD, WARN, BAD, WARN]
+        texts = " | ".join(one.text for one in found)
         for words in ("lacks whatsapp_business_messaging", "Meta does not call", "public_url", "gateway.allow"):
             assert words in texts
 
         api.token = "revoked"
         (first, *_) = await WhatsAppAdapter(gateway).check()
-        assert first == (BAD, "WhatsApp refuses the access token. Next: set a valid gateway.whatsapp.token")
+        assert (first.mark, first.text) == (
+            BAD,
+            "WhatsApp refuses the access token. Next: set a valid gateway.whatsapp.token",
+        )
 
         (home / ".env").write_text("")
         (only,) = await WhatsAppAdapter(gateway).check()
@@ -639,4 +644,6 @@ async def test_doctor_does_not_mistake_an_outage_for_a_bad_token(api: CloudApi, 
     async with Gateway.from_config(home=own_home(api, tmp_path)) as gateway:
         findings = await WhatsAppAdapter(gateway).check()
 
-        assert findings == [(WARN, "WhatsApp cannot be reached (RemoteProtocolError).")]
+        assert [(one.mark, one.text) for one in findings] == [
+            (WARN, "WhatsApp cannot be reached (RemoteProtocolError).")
+        ]
