@@ -18,7 +18,7 @@ from gateway.replies import Audience, Reply, Table
 from gateway.request import Request
 from gateway.surfaces import Words
 from mcp_auth.limits import CODES, CONFIRMS, Rate
-from mcp_auth.outcome import Next
+from mcp_auth.outcome import Next, Verb
 
 Run = Callable[[Any, Request], Awaitable[Reply] | AsyncGenerator[Reply, None]]
 """One reply, or several of which each replaces the one before."""
@@ -44,7 +44,7 @@ class CommandSpec:
         words: other words that are read as its verb.
         verb: what is typed for it and shown in menus. None: it has no verb of its own, or one for buttons only.
         menu: what it does, in one sentence of a menu.
-        help: rows of the help: what is typed, and what it does.
+        help: rows of the help: what is typed behind the verb, and what it does.
         audience: who hears the answer.
         slow: it asks servers or waits for the disk, so a platform may have to say first that it works on it.
         limit: what it is counted by, beside the limit of all commands.
@@ -54,15 +54,21 @@ class CommandSpec:
     kind: type[grammar.Command]
     run: Run
     parse: grammar.Parse | None = None
-    verb: str | None = None
+    verb: Verb | Literal["status"] | None = None
     menu: str = ""
     option: Option | None = None
-    help: tuple[tuple[Words, str], ...] = ()
+    help: tuple[tuple[str, str], ...] = ()
     words: tuple[str, ...] = ()
     audience: Audience = Audience.CHAT
     slow: bool = False
     limit: Rate | None = None
     admins: bool = False
+
+    @property
+    def rows(self) -> tuple[tuple[Words, str], ...]:
+        """Its rows of the help, with the command as data."""
+        verb: Verb = "list" if self.verb is None or self.verb == "status" else self.verb
+        return tuple((Next(verb, arguments=(behind,) if behind else ()), does) for behind, does in self.help)
 
     @property
     def is_proof(self) -> bool:
@@ -80,7 +86,7 @@ async def _help(_: grammar.Help, request: Request) -> Reply:
 
 
 SPECS: tuple[CommandSpec, ...] = (
-    CommandSpec(grammar.ListServers, listing.show_list, help=((Next("list"), "every server and its status"),)),
+    CommandSpec(grammar.ListServers, listing.show_list, help=(("", "every server and its status"),)),
     CommandSpec(
         grammar.Detail,
         listing.show_detail,
@@ -88,7 +94,7 @@ SPECS: tuple[CommandSpec, ...] = (
         "status",
         "Every server and its status, or one in detail",
         _ANY_SERVER,
-        ((Next("list", arguments=("SERVER",)), "one server in detail"),),
+        (("SERVER", "one server in detail"),),
         ("list",),
         _CALLER,
     ),
@@ -100,14 +106,8 @@ SPECS: tuple[CommandSpec, ...] = (
         "Sign in wherever it is needed, or to one server again",
         _ANY_SERVER,
         (
-            (Next("auth"), "sign in wherever it is needed"),
-            (
-                Next(
-                    "auth",
-                    arguments=("SERVER",),
-                ),
-                "sign in to one server, or do it again",
-            ),
+            ("", "sign in wherever it is needed"),
+            ("SERVER", "sign in to one server, or do it again"),
         ),
         ("login",),
         _CALLER,
@@ -120,15 +120,7 @@ SPECS: tuple[CommandSpec, ...] = (
         "key",
         "Enter an API key",
         _ANY_SERVER,
-        (
-            (
-                Next(
-                    "key",
-                    arguments=("SERVER",),
-                ),
-                "enter an API key",
-            ),
-        ),
+        (("SERVER", "enter an API key"),),
         audience=_CALLER,
     ),
     CommandSpec(
@@ -139,15 +131,7 @@ SPECS: tuple[CommandSpec, ...] = (
         "Finish a sign-in with the address of its last page",
         # Its argument is long: where there are menus, a form takes it.
         None,
-        (
-            (
-                Next(
-                    "paste",
-                    arguments=("ADDRESS",),
-                ),
-                "finish a sign-in with the address of its last page",
-            ),
-        ),
+        (("ADDRESS", "finish a sign-in with the address of its last page"),),
         audience=_CALLER,
         slow=True,
         limit=CODES,
@@ -159,15 +143,7 @@ SPECS: tuple[CommandSpec, ...] = (
         "confirm",
         "Prove that it is you who signs in, with the code of the page",
         Option("code", "The code that the page shows"),
-        (
-            (
-                Next(
-                    "confirm",
-                    arguments=("CODE",),
-                ),
-                "show that the page with this code is yours",
-            ),
-        ),
+        (("CODE", "show that the page with this code is yours"),),
         audience=_CALLER,
         slow=True,
         limit=CONFIRMS,
@@ -179,15 +155,7 @@ SPECS: tuple[CommandSpec, ...] = (
         "cancel",
         "End open sign-ins",
         _ANY_SERVER,
-        (
-            (
-                Next(
-                    "cancel",
-                    arguments=("[SERVER]",),
-                ),
-                "end open sign-ins",
-            ),
-        ),
+        (("[SERVER]", "end open sign-ins"),),
         slow=True,
     ),
     CommandSpec(
@@ -197,15 +165,7 @@ SPECS: tuple[CommandSpec, ...] = (
         "logout",
         "Revoke and delete a sign-in",
         _SERVER,
-        (
-            (
-                Next(
-                    "logout",
-                    arguments=("SERVER",),
-                ),
-                "revoke and delete a sign-in",
-            ),
-        ),
+        (("SERVER", "revoke and delete a sign-in"),),
         slow=True,
     ),
     CommandSpec(
@@ -215,15 +175,7 @@ SPECS: tuple[CommandSpec, ...] = (
         "test",
         "Connect and list the tools",
         _SERVER,
-        (
-            (
-                Next(
-                    "test",
-                    arguments=("SERVER",),
-                ),
-                "connect and list the tools",
-            ),
-        ),
+        (("SERVER", "connect and list the tools"),),
         audience=_CALLER,
         slow=True,
     ),
@@ -234,7 +186,7 @@ SPECS: tuple[CommandSpec, ...] = (
         "people",
         "Who is served, and who asks to be (for admins)",
         None,
-        ((Next("people"), "who is served, and who asks to be"),),
+        (("", "who is served, and who asks to be"),),
         audience=_CALLER,
         admins=True,
     ),
@@ -245,15 +197,7 @@ SPECS: tuple[CommandSpec, ...] = (
         "allow",
         "Let in the person who was given this code (for admins)",
         Option("code", "The code that the person was given"),
-        (
-            (
-                Next(
-                    "allow",
-                    arguments=("CODE",),
-                ),
-                "let in the person who was given this code",
-            ),
-        ),
+        (("CODE", "let in the person who was given this code"),),
         audience=_CALLER,
         limit=CODES,
         admins=True,
@@ -265,15 +209,7 @@ SPECS: tuple[CommandSpec, ...] = (
         "deny",
         "Shut somebody out (for admins)",
         Option("who", "discord:USER_ID, another principal, or the code of a request"),
-        (
-            (
-                Next(
-                    "deny",
-                    arguments=("WHO",),
-                ),
-                "shut somebody out",
-            ),
-        ),
+        (("WHO", "shut somebody out"),),
         audience=_CALLER,
         limit=CODES,
         admins=True,
@@ -285,7 +221,7 @@ SPECS: tuple[CommandSpec, ...] = (
         "help",
         "What /mcp can do",
         None,
-        ((Next("help"), "this list"),),
+        (("", "this list"),),
     ),
     # For buttons and links only.
     CommandSpec(
@@ -334,8 +270,8 @@ def shown() -> Iterator[CommandSpec]:
 
 def help_rows(*, admin: bool) -> tuple[tuple[Words, str], ...]:
     """The help: first what everybody may use."""
-    rows = [row for spec in SPECS if not spec.admins for row in spec.help]
-    return (*rows, *(row for spec in SPECS if spec.admins and admin for row in spec.help))
+    rows = [row for spec in SPECS if not spec.admins for row in spec.rows]
+    return (*rows, *(row for spec in SPECS if spec.admins and admin for row in spec.rows))
 
 
 def parse(text: str, servers: Sequence[str]) -> grammar.Command:

@@ -37,7 +37,7 @@ def test_what_the_help_shows_is_what_the_grammar_reads(row: tuple[Words, str]) -
     for word, argument in ARGUMENTS.items():
         typed = typed.replace(word, argument)
     command = parse(typed, SERVERS)
-    assert row in spec_of(command).help
+    assert row in spec_of(command).rows
 
 
 @pytest.mark.parametrize("spec", list(shown()), ids=lambda spec: spec.verb)
