@@ -26,6 +26,7 @@ __all__, __getattr__ = public_names(
         "keys": "KeyTrial KeyVariable Verdict",
         "oauth.revocation": "LogoutResult",
         "oauth.sign_in": "StartedSignIn",
+        "outcome": "Next Outcome",
         "records": "ChangeKind Grant KeyForm Requester SHARED SignIn",
         "status": "AuthState ConnectionState ConnectionStatus ServerStatus",
         "stores.base": "Store",

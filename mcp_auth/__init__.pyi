@@ -72,6 +72,12 @@ from mcp_auth.oauth.revocation import (
 from mcp_auth.oauth.sign_in import (
     StartedSignIn as StartedSignIn,
 )
+from mcp_auth.outcome import (
+    Next as Next,
+)
+from mcp_auth.outcome import (
+    Outcome as Outcome,
+)
 from mcp_auth.records import (
     ChangeKind as ChangeKind,
     Grant as Grant,

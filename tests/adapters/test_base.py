@@ -534,7 +534,7 @@ class TestRunning:
             platform.refuses = [LibraryError(Later("it does not answer"))]
             assert await platform.check() == [Finding(mark, "it does not answer.")]
         platform.refuses = [ConfigError("the token is missing", next_step="set it")]
-        assert await platform.check() == [Finding(BAD, "the token is missing. Next: set it")]
+        assert await platform.check() == [Finding(BAD, "the token is missing.", "set it")]
 
 
 def tell_answers(
