@@ -39,18 +39,19 @@ class Profiles:
     clock: Callable[[], float]
     _turns: defaultdict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock), init=False)
 
-    async def look_up(self, server: Server, *, fresh: bool, asked: ProbeResult | None = None) -> ServerProfile:
-        """What is known of the server, looked up when it is cold, or when it was `asked` just now.
+    async def look_up(
+        self, server: Server, known: ServerProfile | None, *, fresh: bool, asked: ProbeResult | None = None
+    ) -> ServerProfile:
+        """What there is to know of the server, looked up when what is `known` is cold, or when it was `asked` just now.
 
         Raises:
             SignInError, Unreachable: as `discover`.
         """
         url = server.url or ""
-        known = await self.store.profiles.get(url)
         if not fresh and asked is None and known is not None and is_warm(known, server, self.clock()):
             return known
         prefer = _issuer_in_use(known)
-        asked = asked or await self._ask(server)
+        asked = asked or await self._ask(server, known)
         found = await discover(self.http, self.servers.rules(server), server, asked, prefer=prefer)
 
         def remember(profile: ServerProfile) -> None:
@@ -77,13 +78,12 @@ class Profiles:
 
         return await self.remember(url, remember)
 
-    async def _ask(self, server: Server) -> ProbeResult:
+    async def _ask(self, server: Server, known: ServerProfile | None) -> ProbeResult:
         """What the server says of itself; the challenge of an earlier refusal counts while it sends none.
 
         Raises:
             Unreachable: no answer.
         """
-        known = await self.store.profiles.get(server.url or "")
         challenge = None
         if known is not None and (known.challenge_scope or known.challenge_metadata_url):
             challenge = BearerChallenge(known.challenge_scope, known.challenge_metadata_url)
@@ -116,11 +116,12 @@ class Profiles:
         Raises:
             Unreachable: it does not answer.
         """
-        asked = await self._ask(server)
+        known = await self.store.profiles.get(server.url or "")
+        asked = await self._ask(server, known)
         needs_sign_in, trouble = False, None
         if is_refused or asked.wants_credential:
             try:
-                return await self.look_up(server, fresh=False, asked=asked)
+                return await self.look_up(server, known, fresh=False, asked=asked)
             except Unreachable:
                 raise
             except NoMetadata:
