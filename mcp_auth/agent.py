@@ -58,11 +58,11 @@ class Credentials(Protocol):
         """Everything to send with `request`. `refused`: the `Authorization` value that was answered 401."""
         ...
 
-    async def refused(self, status: int, challenge: BearerChallenge | None, sent: str | None) -> McpAuthError:
+    async def take_refusal(self, status: int, challenge: BearerChallenge | None, sent: str | None) -> McpAuthError:
         """The server's final no, and the error that stands for it."""
         ...
 
-    async def worked(self, sent: str) -> None:
+    async def note_success(self, sent: str) -> None:
         """The server took this `Authorization` value for a call that it would refuse without."""
         ...
 
@@ -132,9 +132,9 @@ class ServerAuth(httpx2.Auth):
                     response = yield request
                     no = _no(response)
         if no is not None:
-            self.refusal = await self._credentials.refused(no.status, no.challenge, sent)
+            self.refusal = await self._credentials.take_refusal(no.status, no.challenge, sent)
         elif sent is not None and self._credentials.is_doubted and response.is_success and _needs_credentials(request):
-            await self._credentials.worked(sent)
+            await self._credentials.note_success(sent)
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,8 +117,8 @@ class OwnerCredentials:
         # The monotonic clock stands still while the machine sleeps, the other one can be set back.
         return stored.monotonic() - last.monotonic < _LOOK_EVERY and 0 <= stored.clock() - last.at < _LOOK_EVERY
 
-    async def refused(self, status: int, challenge: BearerChallenge | None, sent: str | None) -> McpAuthError:
-        return await self._stored.rejections.refused(self._entry, self._owner, status, challenge, sent)
+    async def take_refusal(self, status: int, challenge: BearerChallenge | None, sent: str | None) -> McpAuthError:
+        return await self._stored.rejections.take_refusal(self._entry, self._owner, status, challenge, sent)
 
-    async def worked(self, sent: str) -> None:
-        await self._stored.rejections.worked(self._entry, self._owner, sent.removeprefix("Bearer "))
+    async def note_success(self, sent: str) -> None:
+        await self._stored.rejections.note_success(self._entry, self._owner, sent.removeprefix("Bearer "))

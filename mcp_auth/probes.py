@@ -90,14 +90,14 @@ class Probes(Generic[T]):
         running: list[_Running[T]] = []
         try:
             async with asyncio.timeout(timeout):
-                return await self._joined(server, owner, probe, insist, running)
+                return await self._join(server, owner, probe, insist, running)
         except TimeoutError:
             # Without one that was joined, another of this server's is still under way.
             if not running or running[0].has_begun():
                 raise
             raise NoTurn from None
 
-    async def _joined(
+    async def _join(
         self, server: str, owner: str, probe: Callable[[], Awaitable[T]], insist: bool, joined: list[_Running[T]]
     ) -> T:
         key = (server, owner)
@@ -107,7 +107,7 @@ class Probes(Generic[T]):
             await asyncio.wait({running.task})
         if running is None:
             begun = asyncio.Event()
-            task = asyncio.create_task(self._placed(server, probe, begun))
+            task = asyncio.create_task(self._take_place(server, probe, begun))
             running = self._running[key] = _Running(task, insist, begun.is_set)
             running.task.add_done_callback(lambda _: self._forget(key))
         joined.append(running)
@@ -127,7 +127,7 @@ class Probes(Generic[T]):
         if running is not None:
             running.is_stale = True
 
-    async def _placed(self, server: str, probe: Callable[[], Awaitable[T]], begun: asyncio.Event) -> T:
+    async def _take_place(self, server: str, probe: Callable[[], Awaitable[T]], begun: asyncio.Event) -> T:
         of_server = self._places_of.setdefault(server, asyncio.Semaphore(PROBES_OF_ONE_SERVER))
         async with of_server, self._places:
             begun.set()
@@ -225,7 +225,7 @@ class Prober:
                 cursor = page.next_cursor
                 if cursor is None or len(names) > 10_000:
                     break
-        await self._rejections.worked(entry, owner)
+        await self._rejections.note_success(entry, owner)
         return names, round((time.perf_counter() - started) * 1000)
 
     async def _prepare(self, entry: Server, url: str, owner: str, *, insist: bool) -> None:

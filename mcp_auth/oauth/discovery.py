@@ -178,7 +178,7 @@ async def discover(
         raise asked.trouble
     if asked.document is None:
         metadata = await _legacy_metadata(http, rules, server, asked)
-        return Discovery(_checked(metadata, server), None, None, None, asked.challenge)
+        return Discovery(_check_metadata(metadata, server), None, None, None, asked.challenge)
     document = await _document_for(http, rules, server, asked.document, asked.found_at)
     return Discovery(
         metadata=await _first_usable(http, rules, server, document, prefer),
@@ -189,7 +189,7 @@ async def discover(
     )
 
 
-def _checked(metadata: ServerMetadata, server: Server) -> ServerMetadata:
+def _check_metadata(metadata: ServerMetadata, server: Server) -> ServerMetadata:
     _check_pkce(metadata, server)
     check_endpoints(metadata)
     return metadata
@@ -201,7 +201,7 @@ async def look_up_again(http: Http, rules: NetworkRules, server: Server, issuer:
     Raises:
         SignInError and its children, Unreachable: there is none that may be used.
     """
-    return _checked(await _server_metadata(http, rules, server, issuer), server)
+    return _check_metadata(await _server_metadata(http, rules, server, issuer), server)
 
 
 def is_warm(profile: ServerProfile | None, server: Server, now: float) -> bool:
@@ -336,7 +336,7 @@ async def _first_usable(
     trouble: McpAuthError | None = None
     for issuer in named[:_MAX_SERVERS]:
         try:
-            return _checked(await _server_metadata(http, rules, server, issuer), server)
+            return _check_metadata(await _server_metadata(http, rules, server, issuer), server)
         except (SignInError, Unreachable) as error:
             is_for_now = isinstance(error, Unreachable) and not isinstance(error, AddressRefused)
             if is_for_now and (server.oauth.client_id is not None or issuers_are_same(issuer, prefer)):
@@ -355,7 +355,7 @@ async def _server_metadata(http: Http, rules: NetworkRules, server: Server, name
     """
     chosen = server.oauth.issuer
     if chosen is None:
-        found = await _published(http, rules, named, lambda said: issuers_are_same(said, named))
+        found = await _fetch_published(http, rules, named, lambda said: issuers_are_same(said, named))
         if found is None:
             raise _no_metadata(named)
         if not issuers_are_same(found.issuer, named):
@@ -370,10 +370,10 @@ async def _server_metadata(http: Http, rules: NetworkRules, server: Server, name
         return issuers_are_same(said, chosen) or fits(chosen, said) or fits(said, chosen)
 
     # No address can be made of a template.
-    own = None if is_template(chosen) else await _published(http, rules, chosen, is_chosen)
+    own = None if is_template(chosen) else await _fetch_published(http, rules, chosen, is_chosen)
     if own is not None:
         return _as_chosen(chosen, own)
-    said = None if issuers_are_same(named, chosen) else await _published(http, rules, named, is_chosen)
+    said = None if issuers_are_same(named, chosen) else await _fetch_published(http, rules, named, is_chosen)
     if said is None:
         raise _no_metadata(chosen)
     metadata = _as_chosen(chosen, said)
@@ -408,7 +408,7 @@ def _as_chosen(chosen: str, found: ServerMetadata) -> ServerMetadata:
     )
 
 
-async def _published(
+async def _fetch_published(
     http: Http, rules: NetworkRules, issuer: str, is_right: Callable[[str], bool]
 ) -> ServerMetadata | None:
     """What an issuer's own well-known addresses say; None: nothing.
@@ -480,7 +480,7 @@ async def _legacy_metadata(http: Http, rules: NetworkRules, server: Server, aske
     if server.oauth.issuer is not None:
         rules.check_url(origin, credentials=True)
         return await _server_metadata(http, rules, server, origin)
-    metadata = await _published(http, rules, origin, lambda said: issuers_are_same(said, origin))
+    metadata = await _fetch_published(http, rules, origin, lambda said: issuers_are_same(said, origin))
     if metadata is not None:
         if not issuers_are_same(metadata.issuer, origin):
             raise IssuerMismatch(

@@ -98,7 +98,7 @@ class Exchanges:
             return stepped(sign_in, "exchanging", now, claimed_at=now)
 
         claimed = await update(
-            "the sign-in", lambda: self._answered(answer, binding), claim, self.store.sign_ins.put_if
+            "the sign-in", lambda: self._find_answered(answer, binding), claim, self.store.sign_ins.put_if
         )
         if not is_ours:
             return claimed
@@ -125,7 +125,7 @@ class Exchanges:
         Raises:
             As `finish`.
         """
-        sign_in = await self._answered(answer, binding)
+        sign_in = await self._find_answered(answer, binding)
         if sign_in.status not in WAITING:
             return sign_in, None
         if answer.code is None:
@@ -138,10 +138,10 @@ class Exchanges:
         Raises:
             As `finish`.
         """
-        sign_in = await self._answered(answer, binding)
+        sign_in = await self._find_answered(answer, binding)
         return await self.verifier.show_last_again(sign_in, answer.code or "", secret)
 
-    async def _answered(self, answer: AuthorizationResponse, binding: Binding) -> SignIn:
+    async def _find_answered(self, answer: AuthorizationResponse, binding: Binding) -> SignIn:
         """The sign-in that this answer belongs to, in these hands. Behind a link of ours it may have ended."""
         sign_in = await self._find(answer, binding)
         if sign_in.binding is not None:

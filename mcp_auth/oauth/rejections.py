@@ -30,7 +30,7 @@ class Rejections:
     changes: Changes
     clock: Callable[[], float] = time.time
 
-    async def refused(
+    async def take_refusal(
         self, entry: Server, owner: str, status: int, challenge: BearerChallenge | None, sent: str | None
     ) -> McpAuthError:
         """The server said no to what we sent: remember what it wants, and say what a person can do."""
@@ -39,15 +39,15 @@ class Rejections:
         if not oauth and (entry.headers or entry.auth is not None):
             return ServerRefused(f"{entry.name} refused the key (HTTP {status}).", next_step=Next("key", entry.name))
         if not oauth:
-            return await self._open_no_more(entry, status, challenge)
+            return await self._probe_anew(entry, status, challenge)
         if _asks_for_more(status, challenge):
-            return await self._too_small(entry, owner, challenge, sent)
+            return await self._step_up(entry, owner, challenge, sent)
         await self.profiles.remember(entry.url or "", lambda known: _keep_challenge(known, challenge))
         if sent is None:
             return SignInNeeded(f"{entry.name} asks for a sign-in.", next_step=Next("auth", entry.name))
-        return await self._token_refused(entry, owner, sent.removeprefix("Bearer "))
+        return await self._end_token(entry, owner, sent.removeprefix("Bearer "))
 
-    async def _open_no_more(self, entry: Server, status: int, challenge: BearerChallenge | None) -> McpAuthError:
+    async def _probe_anew(self, entry: Server, status: int, challenge: BearerChallenge | None) -> McpAuthError:
         """A server that was taken for open said no, so it is looked at anew."""
         known = await self.store.profiles.get(entry.url or "")
         if known is None or known.trouble is None:
@@ -62,7 +62,7 @@ class Rejections:
             return ServerRefused(f"{entry.name} refuses requests without a credential.", next_step=GIVE_CREDENTIAL)
         return ServerRefused(f"{entry.name} refused the request (HTTP {status}).", next_step=Next("list", entry.name))
 
-    async def _token_refused(self, entry: Server, owner: str, token: str) -> McpAuthError:
+    async def _end_token(self, entry: Server, owner: str, token: str) -> McpAuthError:
         """The last word on this access token: a fresh one was refused as well, or there is no way to one."""
         reason = "the server refuses its access token"
         told = False
@@ -93,7 +93,7 @@ class Rejections:
             self.changes.tell(Change("reauthorization_needed", entry.name, owner))
         return ReauthorizationNeeded(f"{reason}.", server=entry.name, next_step=Next("auth", entry.name))
 
-    async def _too_small(
+    async def _step_up(
         self, entry: Server, owner: str, challenge: BearerChallenge | None, sent: str | None
     ) -> McpAuthError:
         """403 `insufficient_scope` (RFC 6750 section 3.1): a step-up, unless the token has those scopes already."""
@@ -125,7 +125,7 @@ class Rejections:
             f"{entry.name} asks for more access: {shown_scope(wanted)}.", next_step=Next("auth", entry.name)
         )
 
-    async def worked(self, entry: Server, owner: str, token: str | None = None) -> None:
+    async def note_success(self, entry: Server, owner: str, token: str | None = None) -> None:
         """An authenticated call was answered: the grant before is not needed any more, and doubts are over.
 
         `token`: the one that was sent; None: the one that is stored.

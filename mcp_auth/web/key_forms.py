@@ -172,19 +172,19 @@ class KeyForms:
         try:
             trial = await self.keys.attempt(form.server, given, form.owner, by=by)
         except (KeyInvalid, KeyMissing) as error:
-            return await self._again(form, str(error))
+            return await self._ask_again(form, str(error))
         if trial.verdict is Verdict.TOO_OFTEN:
             return Entry(form, trial.detail)
         if trial.verdict is Verdict.REFUSED:
-            return await self._again(form, f"{form.server} refuses this key; nothing was stored.")
+            return await self._ask_again(form, f"{form.server} refuses this key; nothing was stored.")
         if trial.verdict is Verdict.UNREACHABLE and not untried:
             sentence = f"The key could not be tried: {trial.detail} Nothing is stored yet."
             return Entry(form, sentence, may_store=True)
         # Asking the server takes its time, and people change.
         await self.verifier.check_end(form, browser)
-        return await self._stored(form, given, trial)
+        return await self._store_keys(form, given, trial)
 
-    async def _stored(self, form: KeyForm, given: Mapping[str, str], trial: KeyTrial) -> Entry:
+    async def _store_keys(self, form: KeyForm, given: Mapping[str, str], trial: KeyTrial) -> Entry:
         now = self.clock()
         stored = await self.store.key_forms.put_if(stepped(form, "exchanging", now, claimed_at=now))
         if stored is None:
@@ -194,14 +194,14 @@ class KeyForms:
             await self.keys.set(form.server, given, form.owner, by=form.origin.principal)
         except KeyInvalid as error:
             back = await self.store.key_forms.put_if(stepped(stored, "confirmed", self.clock(), claimed_at=None))
-            return await self._again(back or stored, str(error))
+            return await self._ask_again(back or stored, str(error))
         except McpAuthError as error:
             await self._end(stored, "failed", msgspec.structs.replace(error.outcome, server=form.server))
             raise
         ended = await self._end(stored, "done", Outcome(trial.verdict.value, stored_sentence(form.server, trial)))
         return Entry(ended or stored)
 
-    async def _again(self, form: KeyForm, why: str) -> Entry:
+    async def _ask_again(self, form: KeyForm, why: str) -> Entry:
         """Nothing was stored: the same form once more, at most `TRIES` times."""
         tries = form.tries + 1
         if tries >= TRIES:
