@@ -39,15 +39,14 @@ class Profiles:
     clock: Callable[[], float]
     _turns: defaultdict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock), init=False)
 
-    async def look_up(
-        self, server: Server, known: ServerProfile | None, *, fresh: bool, asked: ProbeResult | None = None
-    ) -> ServerProfile:
-        """What there is to know of the server, looked up when what is `known` is cold, or when it was `asked` just now.
+    async def look_up(self, server: Server, *, fresh: bool, asked: ProbeResult | None = None) -> ServerProfile:
+        """What is known of the server, looked up when it is cold, or when it was `asked` just now.
 
         Raises:
             SignInError, Unreachable: as `discover`.
         """
         url = server.url or ""
+        known = await self.store.profiles.get(url)
         if not fresh and asked is None and known is not None and is_warm(known, server, self.clock()):
             return known
         prefer = _issuer_in_use(known)
@@ -121,7 +120,7 @@ class Profiles:
         needs_sign_in, trouble = False, None
         if is_refused or asked.wants_credential:
             try:
-                return await self.look_up(server, known, fresh=False, asked=asked)
+                return await self.look_up(server, fresh=False, asked=asked)
             except Unreachable:
                 raise
             except NoMetadata:

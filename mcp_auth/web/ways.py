@@ -277,7 +277,7 @@ class Ways:
         """As `McpAuth.sign_in`."""
         entry = self._servers.usable(server)
         check_owner(owner)
-        known = await self._check_wants_sign_in(entry)
+        await self._check_wants_sign_in(entry)
         way: Way = self._public if is_public(self._config, entry, origin) else self._direct
         await way.check(entry, owner, origin)
         open_one = await self._sign_ins.reusable(entry, owner, origin)
@@ -285,7 +285,7 @@ class Ways:
             return await way.link(open_one, listen, reused=True)
         if open_one is not None:
             await self._sign_ins.cancel(server, owner, by_us=True)
-        profile = await self._profiles.look_up(entry, known, fresh=fresh)
+        profile = await self._profiles.look_up(entry, fresh=fresh)
         redirect_uri = await way.redirect_uri(entry, profile, listen)
         begun = await self._sign_ins.begin(
             entry, owner, origin, profile, redirect_uri, fresh=fresh, with_page=way.has_page
@@ -294,13 +294,12 @@ class Ways:
         self._changes.tell(Change("sign_in_begun", server, owner, started.sign_in, by=origin.principal))
         return started
 
-    async def _check_wants_sign_in(self, entry: Server) -> ServerProfile | None:
-        """What is known of the server, when it wants a sign-in."""
+    async def _check_wants_sign_in(self, entry: Server) -> None:
         profile = await self._store.profiles.get(entry.url) if entry.url is not None else None
         if needs_a_look(entry, profile):
             profile = await self._profiles.probe(entry)
         if uses_oauth(entry, profile):
-            return profile
+            return
         if profile is not None and profile.trouble is not None:
             raise NotAllowed(f"{entry.name} cannot be signed in to: {profile.trouble}.", next_step=GIVE_CREDENTIAL)
         if await self._keys.variables(entry, SHARED):

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse
 
 from gateway.gateway import Gateway
-from mcp_auth.web import endpoint, guards, loopback
+from mcp_auth.web import forms, guards, loopback
 from tests.attacks.scene import api, notes, stored
 from tests.browser import Browser
 from tests.gateway.chat import Chat
@@ -94,7 +94,7 @@ async def dripping(writer: asyncio.StreamWriter, drop: bytes) -> AsyncIterator[N
 
 @pytest.mark.parametrize("drops", [b"", b"x"], ids=["stops", "drips"])
 async def test_slow_body(tmp_path: Path, oauth: OAuthServer, monkeypatch: pytest.MonkeyPatch, drops: bytes) -> None:
-    monkeypatch.setattr(endpoint, "BODY_SECONDS", 1.0)
+    monkeypatch.setattr(forms, "BODY_SECONDS", 1.0)
     # Only the deadline of the body is left: bytes that come do not put it off.
     monkeypatch.setattr(loopback, "REQUEST_SECONDS", 10 * PATIENCE)
     async with public_gateway(tmp_path, notes(oauth)) as gateway, Browser() as browser:

@@ -646,7 +646,7 @@ async def test_the_redirect_uri_of_version_0_1_0_stays_in_use(tmp_path: Path, oa
     oauth.knobs.metadata["issuer"], oauth.knobs.prm["authorization_servers"] = issuer, [issuer]
     servers = {"notes": {"url": oauth.url, "auth": "oauth"}}
     async with open_auth(tmp_path, servers, {"public_url": PUBLIC, "allow": ["telegram:100001"]}) as auth:
-        connection = await auth.parts.profiles.look_up(auth.config.servers["notes"], None, fresh=False)
+        connection = await auth.parts.profiles.look_up(auth.config.servers["notes"], fresh=False)
         connection.registrations = [Registration(client_id="old", issuer=issuer, source="dynamic", redirect_uri=old)]
         await auth.store.profiles.put_if(connection)
 
