@@ -28,7 +28,7 @@ from gateway.replies import (
     Table,
     Text,
 )
-from gateway.surfaces import Surface, Typed, Words, chat_command, is_for_chats, parts
+from gateway.surfaces import Part, Surface, Typed, Words, chat_command, is_for_chats, parts
 from mcp_auth.outcome import Step
 from mcp_auth.status import ServerStatus
 
@@ -70,9 +70,13 @@ class Writer:
     apart: bool = False
 
     def spans(self, words: Words, next_step: Step | None = None, limit: int = _TEXT) -> Iterator[Span]:
-        for is_command, found in groupby(parts(words, next_step), lambda part: self.apart and is_for_chats(part)):
+        for is_command, found in groupby(parts(words, next_step), self._is_drawn):
             text = "".join(part if isinstance(part, str) else self.surface(part) for part in found)
             yield Span(clean(text, limit), is_command=is_command)
+
+    def _is_drawn(self, part: Part) -> bool:
+        # The name alone is no command.
+        return self.apart and is_for_chats(part) and part != Typed("")
 
 
 @dataclass(frozen=True, slots=True)
