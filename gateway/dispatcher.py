@@ -85,6 +85,7 @@ class Dispatcher:
             if reply is not None:
                 yield reply
             return
+        self._services.pairing.forget(invocation.principal)
         request = Request.of(self._services, invocation, capabilities)
         wait = _wait(spec, request)
         if wait:

@@ -66,9 +66,10 @@ class Gateway:
         alone: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        from mcp_auth.core import McpAuth
+        from mcp_auth.core import McpAuth, default_store
 
-        self.people = People(config, clock)
+        store = store or default_store(config)
+        self.people = People(config, clock, backend=store.backend)
         if not alone:
             self.people.check()
         self._alone = alone
@@ -77,8 +78,8 @@ class Gateway:
         # Knows servers and sign-ins; closed together with the gateway.
         self.auth = auth = McpAuth.open(config, store=store, policy=policy, logins=self._logins, clock=clock)
         self._privacy = Privacy(config)
-        self._watcher = SignInWatcher(auth, self._emit, self._reaches, clock)
-        self._pairing = Pairing(self.people, auth.limits, self._emit, clock)
+        self._watcher = SignInWatcher(auth, self._emit, self._reaches, self._serves, clock)
+        self._pairing = Pairing(self.people, auth.limits, clock)
         self._dispatcher = Dispatcher(auth, self._watcher, self.people, self._pairing, clock)
         self._people_watch: asyncio.Task[None] | None = None
         self._subscriptions: list[_Subscription] = []
@@ -283,7 +284,10 @@ class Gateway:
         while True:
             await asyncio.sleep(_PEOPLE_SECONDS)
             self.people.refresh()
-            self._pairing.tell_allowed()
+
+    def _serves(self, principal: Principal) -> bool:
+        self.people.refresh()
+        return is_allowed(principal, self.config.gateway)
 
     def _reaches(self, platform: str) -> bool:
         return any(one.platform == platform for one in self._subscriptions)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable
+from typing import Any
 
 from gateway import sentences
 from gateway.bounded_dict import BoundedDict
-from gateway.invocations import LOCAL, ChatRef, Invocation, Principal
+from gateway.invocations import LOCAL, Invocation, Principal
 from gateway.people import People, is_name
-from gateway.policy import is_allowed
-from gateway.replies import Audience, Notice, Reply, Text
+from gateway.replies import Audience, Reply, Text
 from gateway.surfaces import Words
 from mcp_auth.errors import Busy, StoreError
 from mcp_auth.limits import STRANGERS, Limits
@@ -23,26 +22,18 @@ _KEPT = 10_000
 
 
 class Pairing:
-    """Answers them, and tells the one who was let in.
-
-    Args:
-        emit: called in the event loop with every notice.
-    """
+    """Answers them. Whoever is let in hears of it through the outbox of the store."""
 
     def __init__(
         self,
         people: People,
         limits: Limits,
-        emit: Callable[[Notice], object],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._people = people
         self._limits = limits
-        self._emit = emit
         self._clock = clock
         self._told: BoundedDict[Principal, float] = BoundedDict(_KEPT)
-        # Where those who hold a code wait for word; as many as `People` lets wait.
-        self._waiting: dict[Principal, ChatRef] = {}
 
     def is_silent(self, principal: Principal) -> bool:
         """Nothing will be said: this stranger was told within the last minute, or too many were. From memory."""
@@ -62,25 +53,18 @@ class Pairing:
         if not invocation.private:
             return _say(sentences.STRANGER_IN_PUBLIC, invocation)
         try:
-            code = await asyncio.to_thread(self._people.ask, principal, invocation.display_name)
+            code = await self._people.ask(principal, invocation.display_name, _chat_of(invocation))
         except (StoreError, Busy) as error:
             # The reason names files of this machine, which are nothing for a stranger.
             _log.error("a request to be let in could not be stored: %s", error.message)
             return _say(sentences.STRANGER_LATER, invocation)
         if code is None:
             return _say(sentences.STRANGERS_WAITING, invocation)
-        self._waiting = {one: chat for one, chat in self._waiting.items() if self._people.is_waiting(one)}
-        self._waiting[principal] = invocation.chat
         return _say(sentences.pairing_code(code), invocation)
 
-    def tell_allowed(self) -> None:
-        """The list of people changed: whoever waited and was let in hears of it."""
-        for principal in list(self._waiting):
-            if is_allowed(principal, self._people.config.gateway):
-                chat = self._waiting.pop(principal)
-                self._told.pop(principal, None)
-                reply = Reply((Text(sentences.LET_IN, tone="good"),), audience=Audience.CALLER)
-                self._emit(Notice(principal, chat, reply))
+    def forget(self, principal: Principal) -> None:
+        """No stranger any more: when shut out again, this one is told so."""
+        self._told.pop(principal, None)
 
     def _remember(self, principal: Principal) -> None:
         self._limits.take(STRANGERS, principal.platform)
@@ -90,3 +74,8 @@ class Pairing:
 def _say(text: Words, invocation: Invocation) -> Reply:
     audience = Audience.CALLER if invocation.private else Audience.CHAT
     return Reply((Text(text, tone="warning"),), audience=audience, ok=False)
+
+
+def _chat_of(invocation: Invocation) -> dict[str, Any]:
+    """Where a requester hears of it, as `mcp_auth.records` keeps it."""
+    return {"platform": invocation.chat.platform, "data": invocation.chat.data, "private": invocation.private}

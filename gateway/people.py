@@ -1,18 +1,18 @@
 """Who is served: what the configuration says, and whom the operator or an admin let in or shut out since.
 
-Stored in `<home>/people.json`, for its owner alone, written under a lock. Whoever asks gets the configuration
-with the people of this moment in `allow`, from memory; `refresh` sees what another process wrote.
+One record of the store, `<home>/people.json` on files. Whoever asks gets the configuration with the people of this
+moment in `allow`, from memory; `refresh` sees what another process wrote.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import msgspec
 
@@ -20,12 +20,12 @@ from gateway.invocations import LOCAL, Principal
 from mcp_auth.audit import Audit, Event
 from mcp_auth.config.models import Config
 from mcp_auth.config.people import people_problem
-from mcp_auth.errors import ConfigError, NotAllowed, StoreError, WrongCode, cannot_be_read
+from mcp_auth.errors import ConfigError, NotAllowed, RecordDamaged, StoreError, WrongCode
 from mcp_auth.links import tickets
 from mcp_auth.outcome import Next
-from mcp_auth.records import Record, Value, decode, encode, sha256
-from mcp_auth.small_files import read_small_file
-from mcp_auth.stores.durable import locked, replace_file
+from mcp_auth.records import Record, Requester, Untold, Value, encode, sha256
+from mcp_auth.stores.base import Backend, Kind
+from mcp_auth.stores.files import FileBackend
 
 _log = logging.getLogger("gateway")
 CODE_SECONDS = 3600.0
@@ -35,7 +35,6 @@ _NAME_LENGTH = 64
 _PRINCIPAL_LENGTH = 200
 
 T = TypeVar("T")
-Signature = tuple[int, int, int] | None
 
 
 class Paired(Value, frozen=True):
@@ -57,6 +56,8 @@ class Pending(Value, frozen=True):
     display_name: str
     code_sha256: str
     expires_at: float
+    # Where word is waited for.
+    chat: dict[str, Any] | None = None
 
 
 class Denied(Value, frozen=True):
@@ -68,11 +69,14 @@ class Denied(Value, frozen=True):
 
 
 class PeopleRecord(Record):
-    """The file."""
+    """All of them."""
 
     paired: list[Paired] = msgspec.field(default_factory=list)
     pending: list[Pending] = msgspec.field(default_factory=list)
     denied: list[Denied] = msgspec.field(default_factory=list)
+
+
+PEOPLE = Kind("people", PeopleRecord, lambda _: "people", is_precious=True, folder="")
 
 
 class Standing(StrEnum):
@@ -99,24 +103,27 @@ class Listed:
 class People:
     """The configuration with the people of this moment.
 
-    Opening reads the file, if there is one, and writes nothing.
+    Opening looks who there is, and writes nothing.
+
+    Args:
+        backend: where they are kept; left out, in the home.
 
     Raises:
-        StoreError: the file is damaged or cannot be read; nobody is served on a guess.
+        StoreError: their record is damaged or cannot be read; nobody is served on a guess.
     """
 
-    def __init__(self, config: Config, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, config: Config, clock: Callable[[], float] = time.time, *, backend: Backend | None = None
+    ) -> None:
         self._configured = config
-        self._path = config.home / "people.json"
-        self._lock = config.home / ".people.lock"
+        self._backend = backend or FileBackend(config.home)
         self._audit = Audit(config.home, clock)
         self._clock = clock
-        self._signature: Signature = None
-        # Why the file cannot be read, as it was logged.
+        # Why the record cannot be read, as it was logged.
         self._trouble: str | None = None
         self._record = PeopleRecord()
         self._config = config
-        self._adopt(*self._read())
+        self._adopt(self._peek())
 
     @property
     def config(self) -> Config:
@@ -146,18 +153,19 @@ class People:
     def refresh(self) -> bool:
         """Take over what another process wrote; costs a stat. Returns whether anything changed.
 
-        A file that has become unreadable changes nothing: who was known stays known.
+        A record that has become unreadable changes nothing: who was known stays known.
         """
         try:
-            if self._sign() == self._signature:
-                return False
-            self._adopt(*self._read())
+            record = self._peek()
         except StoreError as error:
             if error.message != self._trouble:
                 _log.error("%s Who was known before is served.", error.message)
             self._trouble = error.message
             return False
         self._trouble = None
+        if record == self._record:
+            return False
+        self._adopt(record)
         return True
 
     def is_denied(self, principal: Principal) -> bool:
@@ -167,10 +175,13 @@ class People:
         """Has this principal a code that still works?"""
         return any(one.principal == str(principal) for one in self._waiting(self._record))
 
-    # -- changes; each waits for the disk ----------------------------------------------------
+    # -- changes -----------------------------------------------------------------------------
 
-    def ask(self, principal: Principal, display_name: str) -> str | None:
-        """A code for somebody unknown, in place of an earlier one. None: enough people of the platform are waiting."""
+    async def ask(self, principal: Principal, display_name: str, chat: dict[str, Any] | None = None) -> str | None:
+        """A code for somebody unknown, in place of an earlier one. None: enough people of the platform are waiting.
+
+        `chat`: where this person is told when let in, as in `mcp_auth.records.Origin`.
+        """
 
         def edit(record: PeopleRecord) -> str | None:
             name = str(principal)
@@ -181,17 +192,23 @@ class People:
             until = self._clock() + CODE_SECONDS
             record.pending = [
                 *others,
-                Pending(principal=name, display_name=_shown(display_name), code_sha256=sha256(code), expires_at=until),
+                Pending(
+                    principal=name,
+                    display_name=_shown(display_name),
+                    code_sha256=sha256(code),
+                    expires_at=until,
+                    chat=chat,
+                ),
             ]
             return code
 
-        code = self._change(edit)
+        code = await self._change(edit)
         if code is not None:
             # Those who are sent away are not recorded: a crowd of them must not push the rest out of the log.
             self._audit.write(Event.PAIRING_ASKED, who=principal)
         return code
 
-    def allow(self, who: str, by: Principal) -> Paired:
+    async def allow(self, who: str, by: Principal) -> Paired:
         """Let somebody in.
 
         Args:
@@ -202,14 +219,14 @@ class People:
             StoreError, Busy: nothing was changed.
         """
         try:
-            paired = self._change(lambda record: self._let_in(record, who, by))
+            paired = await self._change(lambda record: self._let_in(record, who, by))
         except WrongCode:
             self._audit.write(Event.WRONG_CODE, who=by, outcome="allow")
             raise
         self._audit.write(Event.ALLOWED, who=by, whom=paired.principal)
         return paired
 
-    def deny(self, who: str, by: Principal) -> str:
+    async def deny(self, who: str, by: Principal) -> str:
         """Shut somebody out, at once and until `allow`. Returns the principal.
 
         Args:
@@ -220,7 +237,7 @@ class People:
             StoreError, Busy: nothing was changed.
         """
         try:
-            principal = self._change(lambda record: self._shut_out(record, who, by))
+            principal = await self._change(lambda record: self._shut_out(record, who, by))
         except WrongCode:
             self._audit.write(Event.WRONG_CODE, who=by, outcome="deny")
             raise
@@ -317,48 +334,52 @@ class People:
     def _waiting(self, record: PeopleRecord) -> list[Pending]:
         return [one for one in record.pending if one.expires_at > self._clock()]
 
-    # -- the file ----------------------------------------------------------------------------
+    # -- the record --------------------------------------------------------------------------
 
-    def _change(self, edit: Callable[[PeopleRecord], T]) -> T:
+    async def _change(self, edit: Callable[[PeopleRecord], T]) -> T:
         """Edit what is stored now, whoever wrote it last. An error of `edit` changes nothing."""
-        with locked(self._lock, self._path.name):
-            _, record = self._read()
+        from mcp_auth.stores.updates import update
+
+        results: list[T] = []
+        news: list[Untold] = []
+
+        async def change(stored: PeopleRecord | None) -> PeopleRecord | None:
+            record = stored or PeopleRecord()
             record.pending = self._waiting(record)
-            before = encode(record)
-            result = edit(record)
-            if encode(record) != before:
-                replace_file(self._path, encode(record))
-            self._adopt(self._sign(), record)
-        return result
+            before, waited = encode(record), record.pending
+            results.append(edit(record))
+            news[:] = self._news(waited, record)
+            return record if encode(record) != before else None
 
-    def _read(self) -> tuple[Signature, PeopleRecord]:
-        try:
-            data, found = read_small_file(self._path)
-            record = decode(PeopleRecord, data)
-        except FileNotFoundError:
-            return None, PeopleRecord()
-        except OSError as error:
-            raise cannot_be_read(self._path, error) from None
-        except ValueError:
-            raise StoreError(
-                f"{self._path} is damaged.",
-                next_step=Next("allow", on_host=True, around="move it away, then let people in again with {}"),
-            ) from None
-        return (found.st_ino, found.st_mtime_ns, found.st_size), record
+        async def write(record: PeopleRecord) -> PeopleRecord | None:
+            return await self._backend.put_if(PEOPLE, record, next(iter(news), None))
 
-    def _sign(self) -> Signature:
-        try:
-            found = os.stat(self._path)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise cannot_be_read(self._path, error) from None
-        return found.st_ino, found.st_mtime_ns, found.st_size
+        with _as_store_error():
+            stored = await update("the people", lambda: self._backend.get(PEOPLE, "people"), change, write)
+        self._adopt(stored or PeopleRecord())
+        return results[-1]
 
-    def _adopt(self, signature: Signature, record: PeopleRecord) -> None:
+    def _news(self, waited: list[Pending], record: PeopleRecord) -> list[Untold]:
+        """Who waited for word and is let in."""
+        still = {one.principal for one in record.pending} | {one.principal for one in record.denied}
+        return [
+            Untold(
+                id=f"person-{sha256(one.principal)[:32]}",
+                about="person",
+                origin=Requester(principal=one.principal, chat=one.chat),
+                at=self._clock(),
+            )
+            for one in waited
+            if one.principal not in still and one.chat is not None
+        ]
+
+    def _peek(self) -> PeopleRecord:
+        with _as_store_error():
+            return self._backend.peek(PEOPLE, "people") or PeopleRecord()
+
+    def _adopt(self, record: PeopleRecord) -> None:
         self._record = record
         self._config = self._with(record)
-        self._signature = signature
 
     def _with(self, record: PeopleRecord) -> Config:
         """The configuration with these people."""
@@ -367,6 +388,15 @@ class People:
         everybody = dict.fromkeys((*gateway.allow, *(one.principal for one in record.paired)))
         allow = tuple(one for one in everybody if one not in denied)
         return msgspec.structs.replace(self._configured, gateway=msgspec.structs.replace(gateway, allow=allow))
+
+
+@contextmanager
+def _as_store_error() -> Iterator[None]:
+    try:
+        yield
+    except RecordDamaged as error:
+        step = Next("allow", on_host=True, around="move it away, then let people in again with {}")
+        raise StoreError(error.message, next_step=step) from None
 
 
 def is_name(principal: Principal) -> bool:

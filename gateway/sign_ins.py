@@ -141,7 +141,7 @@ class SignInWatcher:
 
     Args:
         emit: called in the event loop with every notice; returns what is done when it is sent.
-        reaches: whether this process can say something on a platform.
+        reaches: whether this process can say something on a platform. serves: whether somebody is let in by now.
     """
 
     def __init__(
@@ -149,11 +149,13 @@ class SignInWatcher:
         auth: McpAuth,
         emit: Callable[[Notice], list[asyncio.Future[None]]],
         reaches: Callable[[str], bool],
+        serves: Callable[[Principal], bool],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._auth = auth
         self._emit = emit
         self._reaches = reaches
+        self._serves = serves
         self._clock = clock
         self._followed: dict[_Slot, _Followed] = {}
         self._boards: BoundedDict[tuple[str, str], Board] = BoundedDict(_BOARDS_KEPT)
@@ -374,6 +376,8 @@ class SignInWatcher:
         elif row.about == "grant":
             grant = await self._auth.store.grants.get(row.owner, row.server, "")
             is_true = grant is not None and grant.reauthorization_told
+        elif row.about == "person":
+            is_true = self._serves(Principal.parse(row.origin.principal))
         if not is_true and self._clock() > row.at + _CLAIM_SECONDS:
             await self._auth.store.outbox.delete_if(row)
         return is_true
@@ -391,6 +395,9 @@ class SignInWatcher:
             status = await self._auth.status(row.server, row.owner)
             dead = sentences.grant_dead(row.server, status, self._clock())
             sent += self._notify(row.origin, dead, sentences.grant_dead_public(row.server), ok=False)
+        elif row.about == "person":
+            chat, _ = _chat_of(row.origin.chat or {})
+            sent += self._say(Principal.parse(row.origin.principal), sentences.LET_IN, chat)
         elif row.text is not None:
             sent += self._say(Principal.parse(row.origin.principal), row.text)
         await asyncio.gather(*sent)

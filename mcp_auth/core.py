@@ -58,16 +58,16 @@ class McpAuth:
         *,
         policy: Policy | None = None,
         logins: Logins | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config = config
         self.store = store
+        self._clock = clock = clock or store.backend.now
         self.audit = Audit(config.home, clock)
         self.limits = Limits()
         self.policy = policy or ConfigPolicy(config.gateway)
         self.logins = logins or Logins(config.gateway)
-        self._clock = clock
         self._monotonic = monotonic
         self._servers = Servers(config)
         self._variables = Variables(config.env_file, config.gateway_variables)
@@ -82,7 +82,7 @@ class McpAuth:
         store: Store | None = None,
         policy: Policy | None = None,
         logins: Logins | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> McpAuth:
         """Open a configuration: a loaded one, a path, or the default of `home`.
@@ -95,12 +95,9 @@ class McpAuth:
             ConfigError: it cannot be used.
         """
         loaded = config if isinstance(config, Config) else load(config, home)
-        if store is None:
-            from mcp_auth.stores.files import FileStore
-
-            check_store(loaded)
-            store = FileStore(loaded.home)
-        return cls(loaded, store, policy=policy, logins=logins, clock=clock, monotonic=monotonic)
+        return cls(
+            loaded, store or default_store(loaded), policy=policy, logins=logins, clock=clock, monotonic=monotonic
+        )
 
     @cached_property
     def parts(self) -> Parts:
@@ -396,3 +393,15 @@ class McpAuth:
         from mcp_auth.config.sections import platform_section
 
         return platform_section(self.config, platform, model, self._variables.resolve_gateway)
+
+
+def default_store(config: Config) -> Store:
+    """Where everything is kept, as the configuration has it.
+
+    Raises:
+        ConfigError: it names a store that there is not.
+    """
+    from mcp_auth.stores.files import FileStore
+
+    check_store(config)
+    return FileStore(config.home)

@@ -60,14 +60,14 @@ async def public_gateway(
         yield opened
 
 
-def allow(gateway: Gateway, *people: Principal) -> None:
+async def allow(gateway: Gateway, *people: Principal) -> None:
     """As the operator does: who is allowed changes while the gateway runs."""
     operator, wanted = another_process(gateway), {str(one) for one in people}
     served = set(operator.config.gateway.allow)
     for one in sorted(wanted - served):
-        operator.allow(one, LOCAL)
+        await operator.allow(one, LOCAL)
     for one in sorted(served - wanted):
-        operator.deny(one, LOCAL)
+        await operator.deny(one, LOCAL)
 
 
 def team(**more: Any) -> dict[str, Any]:
@@ -78,7 +78,8 @@ def team(**more: Any) -> dict[str, Any]:
 def another_process(gateway: Gateway) -> People:
     """The people as another process of this home sees them, whose configuration says `verify: auto` by now."""
     config = gateway.auth.config
-    return People(msgspec.structs.replace(config, gateway=msgspec.structs.replace(config.gateway, verify="auto")))
+    config = msgspec.structs.replace(config, gateway=msgspec.structs.replace(config.gateway, verify="auto"))
+    return People(config, backend=gateway.backend)
 
 
 async def proven(chat: Chat, browser: Browser, link: str) -> Page:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 from argparse import Namespace
@@ -29,13 +30,13 @@ def run_people(options: Namespace) -> int:
 
 
 def run_allow(options: Namespace) -> int:
-    paired = _people(options).allow(options.who, LOCAL)
+    paired = asyncio.run(_people(options).allow(options.who, LOCAL))
     say(sentences.let_in(paired))
     return OK
 
 
 def run_deny(options: Namespace) -> int:
-    principal = _people(options).deny(options.who, LOCAL)
+    principal = asyncio.run(_people(options).deny(options.who, LOCAL))
     say(sentences.shut_out(principal))
     return OK
 

@@ -247,7 +247,7 @@ class Conversations(Scenarios):
             redirect = await answer_consent(await world.link(), "allow")
             await world.harness.say(EVE, redirect)
             await world.sees("I do not know you", EVE)
-            world.operator.allow(str(world.harness.principal(BOB)), LOCAL)
+            await world.operator.allow(str(world.harness.principal(BOB)), LOCAL)
 
             await world.harness.say(BOB, redirect)
 

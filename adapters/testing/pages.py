@@ -182,13 +182,13 @@ class Pages(Scenarios):
             await world.quiet()
             assert code.group(1) not in world.text(ANN) + world.text(BOB)
 
-            world.operator.allow(code.group(1), LOCAL)
+            await world.operator.allow(code.group(1), LOCAL)
 
             await world.sees("You have been let in", EVE)
             await world.harness.say(EVE, "/mcp")
             await world.sees("MCP Servers", EVE)
 
-            world.operator.deny(str(world.harness.principal(EVE)), LOCAL)
+            await world.operator.deny(str(world.harness.principal(EVE)), LOCAL)
 
             await world.harness.say(EVE, "/mcp auth notes")
             await world.sees("does not serve you", EVE)

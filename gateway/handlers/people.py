@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from gateway import grammar, sentences
 from gateway.replies import Audience, Reply, Table, Text, done, say
 from gateway.request import Request
@@ -21,15 +19,14 @@ async def show_people(_: grammar.ShowPeople, request: Request) -> Reply:
 async def allow(command: grammar.Allow, request: Request) -> Reply:
     if (refusal := _refuse(request, "allow")) is not None:
         return refusal
-    paired = await asyncio.to_thread(request.services.people.allow, command.code, request.principal)
-    request.services.pairing.tell_allowed()
+    paired = await request.services.people.allow(command.code, request.principal)
     return done(sentences.let_in(paired))
 
 
 async def deny(command: grammar.Deny, request: Request) -> Reply:
     if (refusal := _refuse(request, "deny")) is not None:
         return refusal
-    principal = await asyncio.to_thread(request.services.people.deny, command.who, request.principal)
+    principal = await request.services.people.deny(command.who, request.principal)
     return say(sentences.shut_out(principal), audience=Audience.CALLER)
 
 

@@ -113,6 +113,10 @@ class Backend(Protocol):
         """
         ...
 
+    def peek(self, kind: Kind[R], key: str) -> R | None:
+        """As `get`, without waiting for anything: a backend that has to wait for its engine gives what it knew last."""
+        ...
+
     async def get_many(self, kind: Kind[R], keys: Sequence[str]) -> list[R | StoreError | None]:
         """Each as by `get`, errors in their places."""
         ...

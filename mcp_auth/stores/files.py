@@ -126,6 +126,9 @@ class FileBackend:
     # -- the port ----------------------------------------------------------------------------
 
     async def get(self, kind: Kind[R], key: str) -> R | None:
+        return self.peek(kind, key)
+
+    def peek(self, kind: Kind[R], key: str) -> R | None:
         return self.folder(kind).read(key)
 
     async def get_many(self, kind: Kind[R], keys: Sequence[str]) -> list[R | StoreError | None]:

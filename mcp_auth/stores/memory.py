@@ -52,6 +52,9 @@ class MemoryBackend:
         self._fence = 0
 
     async def get(self, kind: Kind[R], key: str) -> R | None:
+        return self.peek(kind, key)
+
+    def peek(self, kind: Kind[R], key: str) -> R | None:
         record: R | None = self._shelves[kind.name].records.get(key)
         return None if record is None else record.__copy__()
 

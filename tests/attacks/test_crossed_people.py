@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +111,7 @@ async def test_an_admin_who_is_none_any_more_finishes_nothing_shared(tmp_path: P
     async with public_gateway(tmp_path, notes(oauth), **people) as gateway, Browser() as browser:
         bob = Chat(gateway, BOB)
         redirect = await browser.authorize(await prove(bob, browser, await link_of(bob)))
-        await asyncio.to_thread(allow, gateway, ANN, BOB)
+        await allow(gateway, ANN, BOB)
 
         page = await browser.open(redirect)
 

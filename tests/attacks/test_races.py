@@ -147,7 +147,7 @@ async def test_a_person_shut_out_during_the_exchange_has_nothing_to_use(tmp_path
         answer = asyncio.create_task(browser.open(redirect))
         while not oauth.requests("/token"):
             await asyncio.sleep(0.005)
-        allow(gateway, CAROL)
+        await allow(gateway, CAROL)
         exchanged.set()
         await answer
 

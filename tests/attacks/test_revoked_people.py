@@ -20,7 +20,7 @@ from tests.servers.oauth import OAuthServer
 async def test_removed_before_continue(tmp_path: Path, oauth: OAuthServer) -> None:
     async with public_gateway(tmp_path, notes(oauth), identity="per_user") as gateway, Browser() as browser:
         start = await browser.open(await link_of(Chat(gateway, ANN)))
-        allow(gateway, BOB)
+        await allow(gateway, BOB)
 
         page = await browser.press(start)
 
@@ -33,7 +33,7 @@ async def test_removed_while_the_code_is_shown(tmp_path: Path, oauth: OAuthServe
     async with public_gateway(tmp_path, notes(oauth), **team()) as gateway, Browser() as browser:
         chat = Chat(gateway, ANN)
         page = await browser.press(await browser.open(await link_of(chat)))
-        allow(gateway, BOB)
+        await allow(gateway, BOB)
 
         (refused,) = await chat.say(f"confirm {page.code}")
 
@@ -48,7 +48,7 @@ async def test_removed_while_at_the_authorization_server(tmp_path: Path, oauth: 
         page = await browser.press(await browser.open(await link_of(chat)))
         await chat.say(f"confirm {page.code}")
         redirect = await browser.authorize(await browser.open(page.url))
-        allow(gateway, BOB)
+        await allow(gateway, BOB)
 
         page = await browser.open(redirect)
 
@@ -60,7 +60,7 @@ async def test_removed_while_at_the_authorization_server(tmp_path: Path, oauth: 
 async def test_removed_while_the_key_is_typed(tmp_path: Path, oauth: OAuthServer) -> None:
     async with public_gateway(tmp_path, api(oauth), identity="per_user") as gateway, Browser() as browser:
         form = await browser.press(await browser.open(await key_link_of(Chat(gateway, ANN))))
-        allow(gateway, BOB)
+        await allow(gateway, BOB)
 
         page = await browser.press(form, "key", key0=KEY)
 
@@ -72,7 +72,7 @@ async def test_removed_while_the_key_is_typed(tmp_path: Path, oauth: OAuthServer
 async def test_the_second_person_allowed_while_the_key_is_typed(tmp_path: Path, oauth: OAuthServer) -> None:
     async with public_gateway(tmp_path, api(oauth), identity="per_user") as gateway, Browser() as browser:
         form = await browser.press(await browser.open(await key_link_of(Chat(gateway, ANN))))
-        allow(gateway, ANN, BOB)
+        await allow(gateway, ANN, BOB)
 
         page = await browser.press(form, "key", key0=KEY)
 
@@ -88,7 +88,7 @@ async def test_removed_while_the_server_is_asked_about_the_key(tmp_path: Path, o
 
         async def slow(*arguments: Any, **options: Any) -> KeyTrial:
             trial = await asked(*arguments, **options)
-            allow(gateway, BOB)
+            await allow(gateway, BOB)
             return trial
 
         gateway.auth.parts.keys.attempt = slow  # type: ignore[method-assign]
@@ -114,10 +114,10 @@ async def test_a_question_for_a_key_is_judged_again_when_it_is_answered(
         prompt = prompt_of((await bob.say("key my-api"))[-1])
         if kind == "its button":
             asked = await gateway.submit_secret(BOB, prompt.id, KEY)
-            allow(gateway, ANN, BOB)
+            await allow(gateway, ANN, BOB)
             reply = (await bob.say(asked.buttons[0].command or ""))[-1]
         else:
-            allow(gateway, ANN, BOB)
+            await allow(gateway, ANN, BOB)
             reply = await gateway.submit_secret(BOB, prompt.id, KEY)
 
         assert not reply.ok

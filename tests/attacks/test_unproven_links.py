@@ -74,7 +74,7 @@ async def test_a_loopback_sign_in_is_judged_again_at_its_end(tmp_path: Path, oau
     async with open_gateway(config) as gateway, Browser() as browser:
         chat = Chat(gateway, ANN)
         redirect = await asyncio.to_thread(authorize, await link_of(chat))
-        allow(gateway, *([BOB] if change == "removed" else [ANN, BOB]))
+        await allow(gateway, *([BOB] if change == "removed" else [ANN, BOB]))
 
         page = await browser.open(redirect)
 

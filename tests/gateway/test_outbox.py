@@ -12,13 +12,15 @@ import pytest
 
 from gateway import sign_ins
 from gateway.gateway import Gateway
-from gateway.invocations import Principal
-from mcp_auth.config.models import Config
+from gateway.invocations import LOCAL, Principal
+from gateway.people import People
+from mcp_auth.config.models import Config, Server
 from mcp_auth.core import McpAuth
 from mcp_auth.stores.base import Store
 from mcp_auth.stores.files import FileStore
-from tests.gateway.chat import TELEGRAM, Chat, open_gateway, words
+from tests.gateway.chat import TELEGRAM, Chat, configure, open_gateway, words
 from tests.gateway.notes_server import NotesServer, notes_server, open_link
+from tests.gateway.test_pairing import code_in
 from tests.gateway.test_sign_ins import config_for, link_of
 from tests.patience import PATIENCE
 
@@ -162,3 +164,26 @@ async def test_a_claim_of_a_process_that_died_is_taken_over(tmp_path: Path, note
     async with open_gateway(config, FileStore(tmp_path)) as gateway:
         await Chat(gateway, TELEGRAM).notice("notes: signed in")
         await emptied(gateway.auth.store)
+
+
+async def test_somebody_who_was_let_in_hears_of_it_once_from_the_process_that_can(tmp_path: Path) -> None:
+    config = configure(tmp_path, Server(name="notes", url="https://notes.example/mcp"), allow=(str(TELEGRAM),))
+    config = msgspec.structs.replace(
+        config, gateway=msgspec.structs.replace(config.gateway, admins=(str(TELEGRAM),), identity="per_user")
+    )
+    stranger = Principal("telegram", "666")
+    async with open_gateway(config, FileStore(tmp_path)) as gateway:
+        (reply,) = await Chat(gateway, stranger).say("")
+        code = code_in(reply)
+    # Let in while no gateway runs
+    await People(config).allow(code, LOCAL)
+    assert await rows(FileStore(tmp_path)) == ["person"]
+    async with (
+        open_gateway(config, FileStore(tmp_path)) as one,
+        open_gateway(config, FileStore(tmp_path)) as other,
+    ):
+        chats = [Chat(one, stranger), Chat(other, stranger)]
+        await emptied(one.auth.store)
+        for gateway in (one, other):
+            assert await gateway.settled(PATIENCE)
+        assert len([text for chat in chats for text in said(chat, "let in")]) == 1

@@ -13,6 +13,7 @@ from gateway.people import People
 from gateway.replies import Audience, Ignored, Immediate, Reply
 from mcp_auth.config.models import Config, Server
 from mcp_auth.errors import ConfigError
+from mcp_auth.stores.files import FileStore
 from tests.gateway.chat import Chat, configure, open_gateway, words
 
 ANN, ANN_DISCORD, BOB = Principal("telegram", "1"), Principal("discord", "42"), Principal("telegram", "2")
@@ -75,7 +76,7 @@ async def test_a_denied_person_gets_no_code_any_more(team: Config) -> None:
     async with open_gateway(team, clock=lambda: now[0]) as gateway:
         stranger = Chat(gateway, STRANGER)
         code = code_in((await stranger.say(""))[0])
-        gateway.people.deny(code, LOCAL)
+        await gateway.people.deny(code, LOCAL)
 
         now[0] += 61
         (reply,) = await stranger.say("")
@@ -94,8 +95,8 @@ async def test_more_than_three_are_asked_to_come_later(team: Config) -> None:
 async def test_a_stranger_whose_request_cannot_be_stored_learns_nothing_of_this_machine(
     team: Config, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with open_gateway(team) as gateway:
-        (team.home / ".people.lock").mkdir()
+    async with open_gateway(team, FileStore(team.home)) as gateway:
+        (team.home / ".locks" / "pe").mkdir(parents=True)
 
         (reply,) = await Chat(gateway, STRANGER).say("")
 
@@ -107,7 +108,7 @@ async def test_a_stranger_whose_request_cannot_be_stored_learns_nothing_of_this_
 async def test_attack_a_flood_of_strangers_costs_little_memory_and_few_messages(
     team: Config, advance_limits: Callable[[float], None]
 ) -> None:
-    async with open_gateway(team) as gateway:
+    async with open_gateway(team, FileStore(team.home)) as gateway:
         answered = 0
         for number in range(300):
             answered += len(await Chat(gateway, Principal("telegram", f"7{number}")).say("let me in"))
@@ -147,9 +148,9 @@ async def test_what_the_operator_does_in_another_process_counts_at_once(team: Co
         stranger, bob = Chat(gateway, STRANGER), Chat(gateway, BOB)
         code = code_in((await stranger.say(""))[0])
 
-        command_line = People(team)
-        command_line.allow(code, LOCAL)
-        command_line.deny("telegram:2", LOCAL)
+        command_line = People(team, backend=gateway.backend)
+        await command_line.allow(code, LOCAL)
+        await command_line.deny("telegram:2", LOCAL)
 
         assert "secret-server" in words((await stranger.say(""))[0])
         for typed in ("", "auth secret-server", "logout secret-server", "allow ACDEFGHJ"):
@@ -166,7 +167,7 @@ async def test_the_one_who_was_let_in_elsewhere_is_told_and_not_ignored(
         code = code_in((await stranger.say(""))[0])
         assert gateway.decide(stranger.invocation("")) == Ignored()
 
-        People(team).allow(code, LOCAL)
+        await People(team, backend=gateway.backend).allow(code, LOCAL)
 
         await stranger.notice("let in")
         assert gateway.decide(stranger.invocation("")) == Immediate(Audience.CHAT)
@@ -179,7 +180,7 @@ async def test_attack_a_person_who_is_no_admin_types_a_good_code(team: Config) -
         (reply,) = await Chat(gateway, BOB).say(f"allow {code}")
 
         assert "Only an admin" in words(reply)
-        assert People(team).is_waiting(STRANGER)
+        assert People(team, backend=gateway.backend).is_waiting(STRANGER)
 
 
 async def test_attack_a_stranger_types_the_own_code(team: Config) -> None:
@@ -192,7 +193,7 @@ async def test_attack_a_stranger_types_the_own_code(team: Config) -> None:
         (reply,) = await stranger.say(f"allow {code}")
 
         assert code_in(reply) != code
-        assert "telegram:666" not in People(team).config.gateway.allow
+        assert "telegram:666" not in People(team, backend=gateway.backend).config.gateway.allow
 
 
 async def test_a_code_typed_in_a_group_is_not_used(team: Config) -> None:
@@ -203,7 +204,7 @@ async def test_a_code_typed_in_a_group_is_not_used(team: Config) -> None:
             (reply,) = await Chat(gateway, ANN, private=False).say(typed)
             assert "in private" in words(reply)
 
-        assert People(team).is_waiting(STRANGER)
+        assert People(team, backend=gateway.backend).is_waiting(STRANGER)
 
 
 async def test_a_second_person_without_admins_is_refused_and_the_reply_names_the_key(tmp_path: Path) -> None:
@@ -220,10 +221,10 @@ async def test_a_second_person_without_admins_is_refused_and_the_reply_names_the
 
 async def test_the_gateway_does_not_start_with_more_people_than_it_is_made_for(tmp_path: Path) -> None:
     with_admins = configure(tmp_path, NOTES, allow=("telegram:1",), admins=("telegram:1",))
-    People(with_admins).allow("telegram:2", LOCAL)
+    await People(with_admins).allow("telegram:2", LOCAL)
 
     with pytest.raises(ConfigError, match=r"gateway\.admins"):
-        open_gateway(configure(tmp_path, NOTES, allow=("telegram:1",)))
+        open_gateway(configure(tmp_path, NOTES, allow=("telegram:1",)), FileStore(tmp_path))
 
 
 # -- shutting out and looking ----------------------------------------------------------------
@@ -231,7 +232,7 @@ async def test_the_gateway_does_not_start_with_more_people_than_it_is_made_for(t
 
 async def test_an_admin_shuts_out_a_paired_person(team: Config) -> None:
     async with open_gateway(team) as gateway:
-        gateway.people.allow("telegram:666", LOCAL)
+        await gateway.people.allow("telegram:666", LOCAL)
         assert "secret-server" in words((await Chat(gateway, STRANGER).say(""))[0])
 
         (reply,) = await Chat(gateway, ANN).say("deny telegram:666")

@@ -81,8 +81,8 @@ async def test_people_are_judged_as_they_are_at_this_moment(tmp_path: Path) -> N
     policy = GatewayPolicy(People(config))
     assert (await policy.decide(ANN, "notes", "shared")).needs_page is False
     # Another process lets Bob in, and then shuts Ann out
-    People(config).allow(BOB, LOCAL)
+    await People(config).allow(BOB, LOCAL)
     asked = await policy.decide(ANN, "notes", "shared")
     assert (asked.needs_page, asked.allowed) == (True, False), "shared servers are the admins' by now"
-    People(config).deny(ANN, LOCAL)
+    await People(config).deny(ANN, LOCAL)
     assert (await policy.decide(ANN, "notes", "shared")).allowed is False

@@ -71,7 +71,7 @@ async def test_a_second_person_let_in_by_another_process_asks_for_the_proof_at_o
         ann = Chat(gateway, ANN)
         link = await link_of(ann)
 
-        another_process(gateway).allow(str(BOB), LOCAL)
+        await another_process(gateway).allow(str(BOB), LOCAL)
 
         page = await browser.press(await browser.open(link))
         assert page.heading == "Is it you?"
@@ -85,7 +85,7 @@ async def test_a_person_shut_out_by_another_process_finishes_nothing(tmp_path: P
         await bob.say(f"confirm {page.code}")
         redirect = await browser.authorize(await browser.open(page.url))
 
-        People(gateway.auth.config).deny(str(BOB), LOCAL)
+        await People(gateway.auth.config, backend=gateway.backend).deny(str(BOB), LOCAL)
 
         assert (await browser.open(redirect)).heading == "notes is not connected"
         assert oauth.requests("/token") == []

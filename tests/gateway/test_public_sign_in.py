@@ -159,7 +159,7 @@ async def test_a_second_person_allowed_meanwhile_asks_for_the_proof_at_the_end(
     async with public_gateway(tmp_path, notes(oauth), identity="per_user") as gateway, Browser() as browser:
         chat = Chat(gateway, ANN)
         redirect = await browser.authorize(await browser.press(await browser.open(await link_of(chat))))
-        allow(gateway, ANN, BOB)
+        await allow(gateway, ANN, BOB)
 
         page = await browser.open(redirect)
 
@@ -172,7 +172,7 @@ async def test_a_person_removed_meanwhile_ends_with_nothing(tmp_path: Path, oaut
     async with public_gateway(tmp_path, notes(oauth), identity="per_user") as gateway, Browser() as browser:
         chat = Chat(gateway, ANN)
         redirect = await browser.authorize(await browser.press(await browser.open(await link_of(chat))))
-        allow(gateway, BOB)
+        await allow(gateway, BOB)
 
         page = await browser.open(redirect)
 

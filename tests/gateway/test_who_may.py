@@ -88,7 +88,7 @@ async def test_with_a_second_person_let_in_the_first_needs_to_be_an_admin(tmp_pa
     async with open_gateway(config) as gateway:
         assert await refused(gateway, ANN) == set()
 
-        People(config).allow("telegram:2", LOCAL)
+        await People(config, backend=gateway.backend).allow("telegram:2", LOCAL)
 
         assert await refused(gateway, ANN) == set(CHANGES)
 
@@ -99,7 +99,7 @@ async def test_a_removed_person_can_do_nothing_from_the_next_command_on(tmp_path
         bob = Chat(gateway, BOB)
         assert "notes" in words((await bob.say(""))[0])
 
-        People(config).deny("telegram:2", LOCAL)
+        await People(config, backend=gateway.backend).deny("telegram:2", LOCAL)
 
         (reply,) = await bob.say("logout notes")
         assert "does not serve you" in words(reply)
@@ -117,7 +117,7 @@ async def test_a_removed_person_cannot_answer_a_question_that_is_open(tmp_path: 
     async with open_gateway(config) as gateway:
         prompt = prompt_of((await Chat(gateway, BOB).say("key notes"))[0])
 
-        People(config).deny("telegram:2", LOCAL)
+        await People(config, backend=gateway.backend).deny("telegram:2", LOCAL)
         reply = await gateway.submit_secret(BOB, prompt.id, "sk-canary-0123456789")
 
         assert "does not serve you" in words(reply)
@@ -134,7 +134,7 @@ async def test_a_removed_person_hears_nothing_of_what_they_began(
         ann = Chat(gateway, ANN)
         await ann.say("auth notes")
         if shut_out:
-            People(config).deny("telegram:1", LOCAL)
+            await People(config, backend=gateway.backend).deny("telegram:1", LOCAL)
             gateway.people.refresh()
 
         await gateway.auth.cancel("notes")
@@ -197,7 +197,7 @@ async def test_pairing_is_recorded_from_the_question_to_the_end(tmp_path: Path) 
     async with open_gateway(team(tmp_path, keyed(None))) as gateway:
         stranger = Principal("telegram", "666")
         await Chat(gateway, stranger).say("", display_name='Eve\n{"what":"allowed"}')
-        code = gateway.people.ask(stranger, "Eve")
+        code = await gateway.people.ask(stranger, "Eve")
         admin = Chat(gateway, ANN)
         await admin.say("allow ACDEFGHJ")
         await admin.say(f"allow {code}")
@@ -245,7 +245,7 @@ async def test_the_operator_at_the_terminal_is_never_limited(tmp_path: Path) -> 
 async def test_attack_pairing_codes_are_not_guessed(tmp_path: Path, advance_limits: Callable[[float], None]) -> None:
     """Given the account of an admin in wrong hands, there are a few guesses, each is recorded."""
     async with open_gateway(team(tmp_path, keyed(None))) as gateway:
-        code = gateway.people.ask(Principal("telegram", "666"), "")
+        code = await gateway.people.ask(Principal("telegram", "666"), "")
         admin = Chat(gateway, ANN)
 
         said = [words((await admin.say(f"allow ACDEFGH{last}"))[-1]) for last in "34679ACDEFGHJKMN"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def run(home: Path, *arguments: str) -> int:
 
 
 def test_a_person_is_let_in_listed_and_shut_out(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = People(load(None, home)).ask(Principal("telegram", "2"), "Bob \x1b[31m")
+    code = asyncio.run(People(load(None, home)).ask(Principal("telegram", "2"), "Bob \x1b[31m"))
     assert code is not None
 
     assert run(home, "people") == 0

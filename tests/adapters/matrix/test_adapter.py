@@ -128,7 +128,7 @@ async def test_a_stranger_is_told_a_code_in_their_direct_room_which_the_bot_leav
 
         code = re.search(r"slash-mcp allow ([A-Z0-9-]+)", told.text)
         assert code is not None
-        People(load(None, home)).allow(code[1], LOCAL)
+        await People(load(None, home)).allow(code[1], LOCAL)
 
         let_in = await bob.sees("You have been let in")
         assert let_in.room != room
@@ -191,8 +191,8 @@ async def test_people_of_other_homeservers_and_the_shut_out_are_not_visited(
 ) -> None:
     home = home_for(tmp_path, account, ann)
     people = People(load(None, home))
-    people.allow(f"matrix:{bob.user_id}", LOCAL)
-    people.deny(f"matrix:{bob.user_id}", LOCAL)
+    await people.allow(f"matrix:{bob.user_id}", LOCAL)
+    await people.deny(f"matrix:{bob.user_id}", LOCAL)
     async with bot(home) as adapter:
         denied = await bob.create_room(account)
         remote = await bob.create_room(account, ann, direct=False)
