@@ -72,7 +72,8 @@ class Writer:
     def spans(self, words: Words, next_step: Step | None = None, limit: int = _TEXT) -> Iterator[Span]:
         for is_command, found in groupby(parts(words, next_step), self._is_drawn):
             text = "".join(part if isinstance(part, str) else self.surface(part) for part in found)
-            yield Span(clean(text, limit), is_command=is_command)
+            # What the platform draws has its escapes already.
+            yield Span(text if is_command else clean(text, limit), is_command=is_command)
 
     def _is_drawn(self, part: Part) -> bool:
         # The name alone is no command.

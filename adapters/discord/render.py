@@ -66,7 +66,7 @@ def write_command(step: Next | Typed, command_id: str | None = None) -> str:
     if verb not in _VERBS:
         verb, rest = "status", typed_text(step)
     name = f"/mcp {verb}" if command_id is None else f"</mcp {verb}:{command_id}>"
-    return name if verb == "paste" else f"{name} {_escape(rest)}".rstrip()
+    return name if verb == "paste" else f"{name} {_escape(clean(rest))}".rstrip()
 
 
 def _shown(reply: Reply, now: float, writer: Writer) -> Layout:

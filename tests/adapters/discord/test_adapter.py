@@ -89,6 +89,15 @@ async def test_every_subcommand_answers_its_user_alone(
         assert server.in_place(server.channel) == []
 
 
+async def test_a_command_that_is_named_can_be_clicked_once_somebody_has_used_it(
+    server: DiscordServer, tmp_path: Path
+) -> None:
+    async with running_bot(server, tmp_path, DEAD) as bot:
+        (command,) = [one for one in server.commands if one["name"] == "mcp"]
+        shown = await server.reading(await server.slash(bot.ada, "status"), "Use ")
+        assert f"Use </mcp auth:{command['id']}> to authenticate servers" in shown.content
+
+
 async def test_nothing_mentions_and_nothing_previews(server: DiscordServer, tmp_path: Path) -> None:
     async with running_bot(server, tmp_path, DEAD) as bot:
         message = await server.reading(await server.slash(bot.ada, "status"), "sign-in needed")

@@ -242,3 +242,38 @@ def test_the_same_command_twice_is_one_button() -> None:
 
 def _outside_code(content: str) -> str:
     return "\n".join("".join(line.split("`")[::2]) for line in content.splitlines())
+
+
+# A name that would ring for everybody.
+QUIET = '"\\*a\\* @\u200beveryone"'
+
+
+@pytest.mark.parametrize(
+    ("step", "known", "typed"),
+    [
+        (Next("auth", "notes"), "</mcp auth:7> notes", "/mcp auth notes"),
+        (Next("auth"), "</mcp auth:7>", "/mcp auth"),
+        # A command with subcommands cannot be sent bare, and an address is entered into a form.
+        (Next("list"), "</mcp status:7>", "/mcp status"),
+        (Next("list", arguments=("SERVER",)), "</mcp status:7> SERVER", "/mcp status SERVER"),
+        (Next("paste", arguments=("ADDRESS",)), "</mcp paste:7>", "/mcp paste"),
+        (
+            Next("test", "*a* @everyone"),
+            '</mcp test:7> "\\*a\\* @\u200beveryone"',
+            '/mcp test "\\*a\\* @\u200beveryone"',
+        ),
+        (Next("doctor"), "slash-mcp doctor", "slash-mcp doctor"),
+    ],
+)
+def test_a_command_can_be_clicked_once_its_id_is_known(step: Next, known: str, typed: str) -> None:
+    reply = Reply((Text("It failed", next_step=step),))
+    for command_id, command in (("7", known), (None, typed)):
+        payload = render(reply, owner=ADA, servers=("notes",), now=NOW, command_id=command_id)
+        check_message(payload)
+        assert payload["content"] == f"It failed. Next: {command}"
+
+
+def test_no_text_of_a_server_becomes_a_command() -> None:
+    hostile = Reply((Text("It answers </mcp logout:7> notes", next_step=Next("auth", "</mcp logout:7>")),))
+    payload = render(hostile, owner=ADA, servers=("notes",), now=NOW, command_id="7")
+    assert payload["content"] == ('It answers \\</mcp logout:7> notes. Next: </mcp auth:7> "\\</mcp logout:7>"')
