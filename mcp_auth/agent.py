@@ -183,28 +183,20 @@ def _set(request: httpx2.Request, headers: dict[str, str]) -> None:
         request.headers[name] = value
 
 
+@dataclass(eq=False, repr=False)
 class Sessions:
     """Connects to servers with an owner's credentials."""
 
-    def __init__(
-        self,
-        config: Config,
-        servers: Servers,
-        http: Http,
-        variables: Variables,
-        keys: Keys,
-        credentials: StoredCredentials,
-    ) -> None:
-        self._network = config.gateway.network
-        self._servers = servers
-        self._http = http
-        self._variables = variables
-        self._keys = keys
-        self._credentials = credentials
+    config: Config
+    servers: Servers
+    http: Http
+    variables: Variables
+    keys: Keys
+    credentials: StoredCredentials
 
     def http_auth(self, entry: Server, owner: str, *, insist: bool = False) -> ServerAuth:
         """Authentication bound to the server's origin and path."""
-        return ServerAuth(entry, OwnerCredentials(self._credentials, entry, owner, insist))
+        return ServerAuth(entry, OwnerCredentials(self.credentials, entry, owner, insist))
 
     @contextlib.asynccontextmanager
     async def open(
@@ -222,22 +214,25 @@ class Sessions:
         from mcp_auth.net.bodies import BoundedAnswers
 
         if entry.url is None:
-            keys = await self._keys.of(entry, owner)
-            environment = {name: self._variables.resolve(value, keys=keys) for name, value in entry.env.items()}
-            arguments = tuple(self._variables.resolve(value, keys=keys) for value in entry.args)
+            keys = await self.keys.of(entry, owner)
+            environment = {name: self.variables.resolve(value, keys=keys) for name, value in entry.env.items()}
+            arguments = tuple(self.variables.resolve(value, keys=keys) for value in entry.args)
             async with open_session(
                 entry, auth=None, transport=None, environment=environment, arguments=arguments
             ) as client:
                 yield client
             return
         # Missing credentials are said before a connection is made.
-        headers = await self._credentials.headers(entry, owner, insist=insist)
-        rules = self._servers.rules(entry)
-        if self._network.proxy is not None:
+        headers = await self.credentials.headers(entry, owner, insist=insist)
+        rules = self.servers.rules(entry)
+        if self.config.gateway.network.proxy is not None:
             url, is_signed_in = urlsplit(entry.url), "Authorization" in headers and "Authorization" not in entry.headers
             rules.check_proxied(url.scheme, url.hostname or "", url.port, credentials=is_signed_in)
         transport = BoundedAnswers(
-            self._http.transport(rules), entry.name, message_max=self._network.max_body, total_max=bytes_max
+            self.http.transport(rules),
+            entry.name,
+            message_max=self.config.gateway.network.max_body,
+            total_max=bytes_max,
         )
         auth = self.http_auth(entry, owner, insist=insist)
         async with open_session(entry, auth=auth, transport=transport, environment={}) as client:

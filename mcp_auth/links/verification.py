@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol, TypeVar, cast
 
@@ -64,6 +65,7 @@ class Authorizer(Protocol):
         ...
 
 
+@dataclass(eq=False, repr=False)
 class LinkVerifier:
     """Opens links for one browser each. `takes_codes`: a code may be the proof, and not a login alone.
 
@@ -72,21 +74,16 @@ class LinkVerifier:
         authorizers: by kind, what a record goes through before it is stored as `confirmed`.
     """
 
-    def __init__(
-        self,
-        gateway: GatewayOptions,
-        store: Store,
-        policy: Policy,
-        authorizers: Mapping[LinkKind, Authorizer],
-        changes: Changes,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self.takes_codes = gateway.verify != "browser"
-        self._store = store
-        self._policy = policy
-        self._authorizers = authorizers
-        self._changes = changes
-        self._clock = clock
+    gateway: GatewayOptions
+    store: Store
+    policy: Policy
+    authorizers: Mapping[LinkKind, Authorizer]
+    changes: Changes
+    clock: Callable[[], float] = time.time
+
+    @property
+    def takes_codes(self) -> bool:
+        return self.gateway.verify != "browser"
 
     async def open(
         self,
@@ -122,7 +119,7 @@ class LinkVerifier:
             if not is_bound_anew and not (stage is Stage.CODE and identity is not None):
                 return None
             decision = await self.decide(record)
-            if identity is not None and not self._policy.is_same_person(record.origin.principal, identity):
+            if identity is not None and not self.policy.is_same_person(record.origin.principal, identity):
                 raise await self.end_as_stolen(record, identity)
             if decision.needs_proof and identity is None and not self.takes_codes and not logins:
                 raise NotProven("Sign in to the application itself first, in this browser.")
@@ -131,13 +128,13 @@ class LinkVerifier:
                 binding = self._bind(binding, ticket, browser, kept_in, visit)
                 binding = self._with_code(binding, browser) if self.takes_codes and is_early else binding
             proof: Any = "browser" if identity is not None and is_early else None
-            opened = stepped(record, "opened", self._clock(), binding=msgspec.structs.replace(binding, proof=proof))
+            opened = stepped(record, "opened", self.clock(), binding=msgspec.structs.replace(binding, proof=proof))
             may_go_on = proof is not None or not decision.needs_proof or not is_early
             return self.release(opened) if may_go_on else opened
 
         stored = await self.update(record, bind)
         if is_bound_anew:
-            self._changes.write_continued(stored)
+            self.changes.write_continued(stored)
         return stored
 
     async def renew_code(self, record: L, ticket: str, browser: str) -> L:
@@ -175,7 +172,7 @@ class LinkVerifier:
             if sign_in.status not in RELEASED:
                 raise UnknownSignIn("This sign-in waits for no answer.", next_step=again_for(sign_in))
             decision = await self.decide(sign_in)
-            if identity is not None and not self._policy.is_same_person(sign_in.origin.principal, identity):
+            if identity is not None and not self.policy.is_same_person(sign_in.origin.principal, identity):
                 raise await self.end_as_stolen(sign_in, identity)
             if decision.needs_proof and identity is None and not self.takes_codes:
                 raise NotProven("Sign in to the application itself first, in this browser, and load this page again.")
@@ -185,7 +182,7 @@ class LinkVerifier:
             )
             if decision.needs_proof and identity is None:
                 binding = self._with_code(binding, secret)
-            return stepped(sign_in, "answered", self._clock(), binding=binding)
+            return stepped(sign_in, "answered", self.clock(), binding=binding)
 
         return await self.update(sign_in, ask), secret
 
@@ -202,7 +199,7 @@ class LinkVerifier:
                 "This page no longer counts: a newer one took its place.", next_step="go on there, or begin again"
             )
         decision = await self.decide(sign_in)
-        if identity is not None and not self._policy.is_same_person(sign_in.origin.principal, identity):
+        if identity is not None and not self.policy.is_same_person(sign_in.origin.principal, identity):
             raise await self.end_as_stolen(sign_in, identity)
         if decision.needs_proof and identity is None and binding.proof is None:
             raise NotConfirmedYet("The code of this page has not been sent in the chat yet.")
@@ -220,7 +217,7 @@ class LinkVerifier:
 
         async def renew(sign_in: SignIn) -> SignIn | None:
             binding = binding_of(sign_in)
-            is_fresh = binding.code_nonce is not None and self._clock() < binding.code_expires_at
+            is_fresh = binding.code_nonce is not None and self.clock() < binding.code_expires_at
             if not counts(sign_in) or binding.proof is not None or is_fresh:
                 return None
             return msgspec.structs.replace(sign_in, binding=self._with_code(binding, secret))
@@ -314,11 +311,11 @@ class LinkVerifier:
             is_ended_here = record.status in OPEN
             if not is_ended_here:
                 return None
-            return stepped(record, "failed", self._clock(), end=why.outcome)
+            return stepped(record, "failed", self.clock(), end=why.outcome)
 
         ended = await self.update(record, fail)
         if is_ended_here:
-            self._changes.end(ended)
+            self.changes.end(ended)
         return why
 
     async def again(self, record: L) -> L:
@@ -327,7 +324,7 @@ class LinkVerifier:
         Raises:
             UnknownSignIn: a newer one took its place.
         """
-        current: L | None = await self._store.links(kind_of(record)).get(record.id)
+        current: L | None = await self.store.links(kind_of(record)).get(record.id)
         if current is None or current.created_at != record.created_at:
             raise UnknownSignIn("This link has been replaced by a newer one.", next_step=Next("auth", record.server))
         return current
@@ -338,7 +335,7 @@ class LinkVerifier:
         Raises:
             NotAllowed: that person may not do this any more; the record ended.
         """
-        decision = await self._policy.decide(record.origin.principal, record.server, record.owner)
+        decision = await self.policy.decide(record.origin.principal, record.server, record.owner)
         if decision.allowed:
             return decision
         sentence = f"The person who asked may no longer do this at {record.server}; nothing was finished."
@@ -363,14 +360,14 @@ class LinkVerifier:
         nonce = tickets.new_secret()
         code = sha256(tickets.code_for(browser, nonce))
         return msgspec.structs.replace(
-            _voided(binding), code=code, code_nonce=nonce, code_expires_at=self._clock() + CODE_LIFETIME
+            _voided(binding), code=code, code_nonce=nonce, code_expires_at=self.clock() + CODE_LIFETIME
         )
 
     def release(self, record: L) -> L:
         """The record whose browser may go on, not yet stored."""
         binding = msgspec.structs.replace(binding_of(record), code=None, code_nonce=None)
-        confirmed = stepped(record, "confirmed", self._clock(), binding=binding)
-        authorizer = self._authorizers.get(kind_of(record))
+        confirmed = stepped(record, "confirmed", self.clock(), binding=binding)
+        authorizer = self.authorizers.get(kind_of(record))
         return confirmed if authorizer is None else cast(L, authorizer.authorize(confirmed))
 
     async def end_as_stolen(self, record: Linked, by: str) -> WrongPerson:
@@ -380,7 +377,7 @@ class LinkVerifier:
             "A link is for the person who asked for it only."
         )
         await self.end(record, WrongPerson(sentence, next_step=again_for(record)))
-        self._changes.write_burned(record, by)
+        self.changes.write_burned(record, by)
         return WrongPerson(
             "That belongs to something another person began, and it was stopped: whoever sent you that link would "
             "have got access to your account.",
@@ -389,7 +386,7 @@ class LinkVerifier:
 
     async def update(self, record: L, edit: Callable[[L], Awaitable[L | None]]) -> L:
         """Store what `edit` makes of the record; see `mcp_auth.stores.updates.update`."""
-        view = self._store.links(kind_of(record))
+        view = self.store.links(kind_of(record))
         return await update(record.server, lambda: self.again(record), edit, view.put_if, start=record)
 
 

@@ -10,6 +10,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -39,24 +40,16 @@ _REREGISTERED_EVERY = 3600.0
 logger = logging.getLogger(__name__)
 
 
+@dataclass(eq=False, repr=False)
 class Clients:
     """Chooses who we are at an issuer, and registers where nobody is to be had."""
 
-    def __init__(
-        self,
-        config: Config,
-        servers: Servers,
-        variables: Variables,
-        http: Http,
-        profiles: Profiles,
-        clock: Callable[[], float],
-    ) -> None:
-        self._public_url = config.gateway.public_url
-        self._servers = servers
-        self._variables = variables
-        self._http = http
-        self._profiles = profiles
-        self._clock = clock
+    config: Config
+    servers: Servers
+    variables: Variables
+    http: Http
+    profiles: Profiles
+    clock: Callable[[], float]
 
     async def choose(
         self, server: Server, profile: ServerProfile, redirect_uri: str, scope: str | None, *, fresh: bool
@@ -85,17 +78,17 @@ class Clients:
         def note(profile: ServerProfile) -> None:
             profile.registration_needed = needed
 
-        await self._profiles.remember(profile.server_url, note)
+        await self.profiles.remember(profile.server_url, note)
 
     def _fixed(
         self, server: Server, profile: ServerProfile, metadata: ServerMetadata, redirect_uri: str, fresh: bool
     ) -> Registration | None:
         """The client that is given by the configuration or by a document."""
         secret = server.oauth.client_secret
-        resolved = self._variables.resolve(secret) if secret is not None else None
+        resolved = self.variables.resolve(secret) if secret is not None else None
         configured = configured_registration(server, resolved, metadata, redirect_uri)
         if configured is None:
-            return metadata_document_registration(server, metadata, redirect_uri, self._public_url)
+            return metadata_document_registration(server, metadata, redirect_uri, self.config.gateway.public_url)
         if not fresh:
             check_configured_issuer(server, metadata, profile.registrations)
         return configured
@@ -109,12 +102,12 @@ class Clients:
         scope: str | None,
         fresh: bool,
     ) -> tuple[Registration, bool]:
-        known = usable_dynamic_registration(profile.registrations, metadata, redirect_uri, scope, self._clock())
+        known = usable_dynamic_registration(profile.registrations, metadata, redirect_uri, scope, self.clock())
         is_known = known is not None and not fresh
         if known is not None and is_known and (not known.doubtful or not await self._take_turn(profile)):
             return known, True
         try:
-            new = await register(self._http, self._servers.rules(server), server, metadata, redirect_uri, scope)
+            new = await register(self.http, self.servers.rules(server), server, metadata, redirect_uri, scope)
         except (SignInError, Unreachable) as error:
             if known is None or not is_known:
                 raise
@@ -122,12 +115,12 @@ class Clients:
             return known, True
         if is_known:
             # Kept before it has worked: the next sign-in within the hour is not to register once more.
-            await self._profiles.remember(profile.server_url, lambda profile: keep_registration(profile, new))
+            await self.profiles.remember(profile.server_url, lambda profile: keep_registration(profile, new))
         return new, False
 
     async def _take_turn(self, profile: ServerProfile) -> bool:
         """Whether a new client may be registered now in place of a doubtful one: once an hour."""
-        now, is_time = self._clock(), False
+        now, is_time = self.clock(), False
 
         def take_turn(profile: ServerProfile) -> None:
             nonlocal is_time
@@ -136,7 +129,7 @@ class Clients:
             if is_time:
                 profile.reregistered_at = now
 
-        await self._profiles.remember(profile.server_url, take_turn)
+        await self.profiles.remember(profile.server_url, take_turn)
         return is_time
 
 

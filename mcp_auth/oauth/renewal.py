@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -54,48 +55,38 @@ class Superseded(Exception):
     """The grant under our hands was replaced; what is stored now counts."""
 
 
+@dataclass(eq=False, repr=False)
 class Renewal:
     """Of one grant of `server`. `fallback`: an access token that still serves, where there is one."""
 
+    server: Server
+    servers: Servers
+    store: Store
+    http: Http
+    variables: Variables
+    profiles: Profiles
+    changes: Changes
+    clock: Callable[[], float]
     fallback: str | None = None
 
-    def __init__(
-        self,
-        server: Server,
-        servers: Servers,
-        store: Store,
-        http: Http,
-        variables: Variables,
-        profiles: Profiles,
-        changes: Changes,
-        clock: Callable[[], float],
-    ) -> None:
-        self._server = server
-        self._again = Next("auth", server.name)
-        self._servers = servers
-        self._store = store
-        self._http = http
-        self._variables = variables
-        self._profiles = profiles
-        self._changes = changes
-        self._clock = clock
+    def __post_init__(self) -> None:
+        self._again = Next("auth", self.server.name)
 
     def correction(self, grant: Grant) -> dict[str, Any]:
         """What changes in the grant when the configuration describes its client otherwise by now."""
-        return client_correction(self._variables, self._server, grant)
+        return client_correction(self.variables, self.server, grant)
 
     def unavailable(self, grant: Grant) -> CredentialsNeeded:
         """Why there is no access token before the next attempt."""
         if grant.reauthorization is not None:
-            return ReauthorizationNeeded(f"{grant.reauthorization}.", server=self._server.name, next_step=self._again)
-        now = self._clock()
+            return ReauthorizationNeeded(f"{grant.reauthorization}.", server=self.server.name, next_step=self._again)
+        now = self.clock()
         wait = max(0.0, (grant.refresh_not_before or now) - now)
         why = (grant.last_error or "no answer").rstrip(".")
         return RefreshUnavailable(
-            f"{self._server.name} could not be refreshed ({why}); "
-            f"the next attempt is in {max(1, round(wait))} seconds.",
+            f"{self.server.name} could not be refreshed ({why}); the next attempt is in {max(1, round(wait))} seconds.",
             retry_after=wait,
-            next_step=self._next_step(grant, Next("test", self._server.name, around="wait, then {}")),
+            next_step=self._next_step(grant, Next("test", self.server.name, around="wait, then {}")),
         )
 
     async def send(self, grant: Grant, tokens: Tokens) -> str:
@@ -113,7 +104,7 @@ class Renewal:
         )
         try:
             answer = await request_tokens(
-                self._http, self._servers.rules(self._server), metadata, registration, form, now=self._clock()
+                self.http, self.servers.rules(self.server), metadata, registration, form, now=self.clock()
             )
             if isinstance(answer, TokenError) and answer.is_gone and answer.meaning == "refused":
                 moved = await self._look_up_anew(grant, metadata)
@@ -146,12 +137,12 @@ class Renewal:
         self, metadata: ServerMetadata, registration: Registration, form: dict[str, str]
     ) -> TokenResponse | TokenError:
         return await request_tokens(
-            self._http,
-            self._servers.rules(self._server),
+            self.http,
+            self.servers.rules(self.server),
             metadata,
             registration,
             form,
-            now=self._clock(),
+            now=self.clock(),
             timeout=_SECOND_TIMEOUT,
         )
 
@@ -164,16 +155,16 @@ class Renewal:
 
         try:
             async with asyncio.timeout(_SECOND_TIMEOUT):
-                found = await look_up_again(self._http, self._servers.rules(self._server), self._server, issuer)
+                found = await look_up_again(self.http, self.servers.rules(self.server), self.server, issuer)
         except (SignInError, Unreachable, TimeoutError) as error:
             name = type(error).__name__
-            logger.warning("the token endpoint of %s is gone, and nothing names another: %s", self._server.name, name)
+            logger.warning("the token endpoint of %s is gone, and nothing names another: %s", self.server.name, name)
             return None
         try:
-            await self._profiles.expire_metadata(self._server.url or "")
+            await self.profiles.expire_metadata(self.server.url or "")
         except McpAuthError as error:
             # Of use for the next sign-in alone; what the refresh token is worth does not depend on it.
-            logger.warning("what is known of %s could not be written: %s", self._server.name, error.code)
+            logger.warning("what is known of %s could not be written: %s", self.server.name, error.code)
         if not fits(found.issuer, issuer):
             # `oauth.issuer` has changed since, and a refresh token belongs to the issuer that gave it.
             return None
@@ -200,7 +191,7 @@ class Renewal:
         # A server that refused the token of before may refuse this one too, of which its owner has been told.
         told = grant.reauthorization_told and grant.access_refused_at is not None
         await self.write(grant, tokens=new, account=account, refresh_mark=None, reauthorization_told=told, **NO_TROUBLE)
-        self._changes.tell(Change("refreshed", grant.server, grant.owner))
+        self.changes.tell(Change("refreshed", grant.server, grant.owner))
         return new.access_token
 
     async def _take_error(
@@ -228,7 +219,7 @@ class Renewal:
             self._tell(grant)
             if self.fallback is not None:
                 return self.fallback
-            raise ReauthorizationNeeded(f"{reason}.", server=self._server.name, next_step=self._again)
+            raise ReauthorizationNeeded(f"{reason}.", server=self.server.name, next_step=self._again)
         elif error.meaning == "registration":
             await self.write(
                 grant,
@@ -239,14 +230,14 @@ class Renewal:
             )
             self._tell(grant)
             if grant.registration is not None:
-                await self._profiles.forget_registration(grant.server_url, grant.registration)
+                await self.profiles.forget_registration(grant.server_url, grant.registration)
             if self.fallback is not None:
                 return self.fallback
             raise ReauthorizationNeeded(
-                f"The authorization server no longer knows our client for {self._server.name}.",
+                f"The authorization server no longer knows our client for {self.server.name}.",
                 next_step=self._again,
             )
-        now, is_no = self._clock(), error.meaning == "refused"
+        now, is_no = self.clock(), error.meaning == "refused"
         # With the access at its end, in the form of an OAuth error: once may be a mishap.
         counts = is_no and error.is_oauth and self.fallback is None
         since = grant.refresh_refused_at or (now if counts else None)
@@ -271,16 +262,16 @@ class Renewal:
             reauthorization=reason,
             reauthorization_now=True,
             reauthorization_told=True,
-            refresh_not_before=self._clock() + TRIED_EVERY,
+            refresh_not_before=self.clock() + TRIED_EVERY,
             refresh_may_be_tried=True,
         )
         self._tell(grant)
-        return ReauthorizationNeeded(f"{reason}.", server=self._server.name, next_step=self._again)
+        return ReauthorizationNeeded(f"{reason}.", server=self.server.name, next_step=self._again)
 
     def _tell(self, grant: Grant) -> None:
         """`grant` as it was before: its owner hears of its end once."""
         if not grant.reauthorization_told:
-            self._changes.tell(Change("reauthorization_needed", grant.server, grant.owner))
+            self.changes.tell(Change("reauthorization_needed", grant.server, grant.owner))
 
     async def _take_back(
         self, grant: Grant, reason: str, sent_before: int, *, retry_after: float | None = None, **changes: object
@@ -302,7 +293,7 @@ class Renewal:
         wait = _backoff(grant.refresh_failures, retry_after)
         if grant.reauthorization is not None:
             wait = max(wait, TRIED_EVERY)
-        now = self._clock()
+        now = self.clock()
         noted = await self.write(
             grant,
             refresh_failures=grant.refresh_failures + 1,
@@ -326,10 +317,10 @@ class Renewal:
             raise self.unavailable(grant)
         why = (grant.last_error or "no answer").rstrip(".")
         raise RefreshUnavailable(
-            f"{self._server.name} could not be refreshed: {why}.",
+            f"{self.server.name} could not be refreshed: {why}.",
             retry_after=wait,
             next_step=self._next_step(
-                grant, Next("test", self._server.name, around=f"wait {max(1, round(wait))} seconds, then {{}}")
+                grant, Next("test", self.server.name, around=f"wait {max(1, round(wait))} seconds, then {{}}")
             ),
         )
 
@@ -345,11 +336,11 @@ class Renewal:
         """
         for _ in range(20):
             is_news = bool(changes.get("reauthorization_told")) and not grant.reauthorization_told
-            untold = await self._store.grants.news_of(grant, self._clock()) if is_news else None
-            stored = await self._store.grants.put_if(msgspec.structs.replace(grant, **changes), untold)
+            untold = await self.store.grants.news_of(grant, self.clock()) if is_news else None
+            stored = await self.store.grants.put_if(msgspec.structs.replace(grant, **changes), untold)
             if stored is not None:
                 return stored
-            current = await self._store.grants.get(grant.owner, grant.server, grant.server_url)
+            current = await self.store.grants.get(grant.owner, grant.server, grant.server_url)
             if current is None or current.tokens != grant.tokens:
                 raise Superseded
             grant = current

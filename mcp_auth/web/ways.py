@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -241,68 +242,57 @@ class PublicWay:
         )
 
 
+@dataclass(eq=False, repr=False)
 class Ways:
     """Begins what is reached by a link: each sign-in by the way that its link takes, and key forms."""
 
-    def __init__(
-        self,
-        config: Config,
-        servers: Servers,
-        store: Store,
-        policy: Policy,
-        logins: Logins,
-        keys: Keys,
-        profiles: Profiles,
-        sign_ins: SignIns,
-        key_forms: KeyForms,
-        verifier: LinkVerifier,
-        reception: Reception,
-        changes: Changes,
-    ) -> None:
-        self._config = config
-        self._servers = servers
-        self._store = store
-        self._policy = policy
-        self._logins = logins
-        self._keys = keys
-        self._profiles = profiles
-        self._sign_ins = sign_ins
-        self._key_forms = key_forms
-        self._reception = reception
-        self._changes = changes
-        self._direct = DirectWay(config, policy, reception)
-        self._public = PublicWay(config, policy, logins, verifier, reception)
+    config: Config
+    servers: Servers
+    store: Store
+    policy: Policy
+    logins: Logins
+    keys: Keys
+    profiles: Profiles
+    sign_ins: SignIns
+    key_forms: KeyForms
+    verifier: LinkVerifier
+    reception: Reception
+    changes: Changes
+
+    def __post_init__(self) -> None:
+        self._direct = DirectWay(self.config, self.policy, self.reception)
+        self._public = PublicWay(self.config, self.policy, self.logins, self.verifier, self.reception)
 
     async def sign_in(self, server: str, owner: str, origin: Requester, *, fresh: bool, listen: bool) -> StartedSignIn:
         """As `McpAuth.sign_in`."""
-        entry = self._servers.usable(server)
+        entry = self.servers.usable(server)
         check_owner(owner)
         await self._check_wants_sign_in(entry)
-        way: Way = self._public if is_public(self._config, entry, origin) else self._direct
+        way: Way = self._public if is_public(self.config, entry, origin) else self._direct
         await way.check(entry, owner, origin)
-        open_one = await self._sign_ins.reusable(entry, owner, origin)
+        open_one = await self.sign_ins.reusable(entry, owner, origin)
         if open_one is not None and not fresh and way.has_link(open_one):
             return await way.link(open_one, listen, reused=True)
         if open_one is not None:
-            await self._sign_ins.cancel(server, owner, by_us=True)
-        profile = await self._profiles.look_up(entry, fresh=fresh)
+            await self.sign_ins.cancel(server, owner, by_us=True)
+        profile = await self.profiles.look_up(entry, fresh=fresh)
         redirect_uri = await way.redirect_uri(entry, profile, listen)
-        begun = await self._sign_ins.begin(
+        begun = await self.sign_ins.begin(
             entry, owner, origin, profile, redirect_uri, fresh=fresh, with_page=way.has_page
         )
         started = await way.link(begun, listen)
-        self._changes.tell(Change("sign_in_begun", server, owner, started.sign_in, by=origin.principal))
+        self.changes.tell(Change("sign_in_begun", server, owner, started.sign_in, by=origin.principal))
         return started
 
     async def _check_wants_sign_in(self, entry: Server) -> None:
-        profile = await self._store.profiles.get(entry.url) if entry.url is not None else None
+        profile = await self.store.profiles.get(entry.url) if entry.url is not None else None
         if needs_a_look(entry, profile):
-            profile = await self._profiles.probe(entry)
+            profile = await self.profiles.probe(entry)
         if uses_oauth(entry, profile):
             return
         if profile is not None and profile.trouble is not None:
             raise NotAllowed(f"{entry.name} cannot be signed in to: {profile.trouble}.", next_step=GIVE_CREDENTIAL)
-        if await self._keys.variables(entry, SHARED):
+        if await self.keys.variables(entry, SHARED):
             raise NotAllowed(f"{entry.name} uses an API key, not a sign-in.", next_step=Next("key", entry.name))
         raise NotAllowed(f"{entry.name} needs no sign-in.", next_step=Next("test", entry.name))
 
@@ -310,24 +300,24 @@ class Ways:
         self, server: str, owner: str, origin: Requester, variables: tuple[KeyVariable, ...], *, listen: bool
     ) -> StartedKeyForm:
         """As `McpAuth.key_form`."""
-        public_url = self._config.gateway.public_url
+        public_url = self.config.gateway.public_url
         if public_url is None:
             raise ConfigError("A key form needs gateway.public_url.", key="gateway.public_url")
-        decision = await self._policy.decide(origin.principal, server, check_owner(owner))
+        decision = await self.policy.decide(origin.principal, server, check_owner(owner))
         if not decision.allowed:
             raise NotAllowed(f"You may not set a key for {server}.")
-        check_method(decision, self._config, self._logins, origin.principal)
-        await self._reception.serves_pages(listen)
-        form, ticket = await self._key_forms.begin(self._servers.usable(server), owner, origin, variables)
+        check_method(decision, self.config, self.logins, origin.principal)
+        await self.reception.serves_pages(listen)
+        form, ticket = await self.key_forms.begin(self.servers.usable(server), owner, origin, variables)
         return StartedKeyForm(form, f"{public_url}/{KEY_FORM.letter}/{ticket}", decision.needs_proof)
 
     async def resume(self) -> None:
         """After a restart: listen again for the redirects of every open sign-in. A port that is gone is logged."""
-        for sign_in in await self._sign_ins.open():
+        for sign_in in await self.sign_ins.open():
             try:
                 if sign_in.binding is not None:
-                    await self._reception.serves_pages(True)
+                    await self.reception.serves_pages(True)
                 else:
-                    await self._reception.hears(sign_in.redirect_uri, True)
+                    await self.reception.hears(sign_in.redirect_uri, True)
             except PortBusy as error:
                 logger.warning("the redirect of %s must be pasted: %s", sign_in.server, error.message)
