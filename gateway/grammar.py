@@ -352,18 +352,15 @@ def close_servers(text: str, servers: Sequence[str]) -> list[str]:
 
 
 def _words(text: str) -> list[str]:
-    return [
-        next(value for value in match.group("double", "single", "curly", "bare") if value is not None)
-        for match in _WORD.finditer(text)
-    ]
+    # One of the groups is what matched.
+    return [match[match.lastgroup or 0] for match in _WORD.finditer(text)]
 
 
 def split_first(text: str) -> tuple[str, str]:
     match = _WORD.match(text)
     if match is None:
         return text, ""
-    first = next(value for value in match.group("double", "single", "curly", "bare") if value is not None)
-    return first, text[match.end() :].strip()
+    return match[match.lastgroup or 0], text[match.end() :].strip()
 
 
 def fold(text: str) -> str:
