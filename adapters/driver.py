@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from adapters import buttons
-from adapters.refusals import EditWindowClosed, Later, NotSupported, PrivateDeliveryUnavailable, Refused
+from adapters.refusals import EditWindowClosed, Elsewhere, Later, NotSupported, PrivateDeliveryUnavailable, Refused
 from adapters.waiting import Waiting
 from gateway import error_reports, policy, sentences
 from gateway.invocations import Capabilities, ChatRef, Invocation, MessageRef, Principal
@@ -226,7 +226,11 @@ class Driver(ABC):
             Refused: the platform does not take it.
         """
         if notice.reply.audience is Audience.CHAT:
-            return await self.reply(notice.chat, notice.reply)
+            try:
+                return await self.reply(notice.chat, notice.reply)
+            except Elsewhere as error:
+                # Then to the one it is about.
+                self.note(error, notice.principal, "a notice")
         try:
             # News for somebody who is in no chat with us right now names the platform only.
             via = notice.chat if notice.chat.data else None
@@ -284,13 +288,24 @@ class Driver(ABC):
             except EditWindowClosed:
                 return await self.__private(invocation, reply)
         if for_all:
-            return _Shown(await self.reply(invocation.chat, reply), public=not invocation.private)
+            try:
+                return _Shown(await self.reply(invocation.chat, reply), public=not invocation.private)
+            except Elsewhere as error:
+                if invocation.private:
+                    raise
+                # A read-only room, a closed topic: whoever asked is answered all the same.
+                self.note(error, invocation.principal)
+                reply = replace(reply, blocks=(Text(sentences.ROOM_CLOSED), *reply.blocks), summary=None)
         return await self.__private(invocation, reply)
 
     async def __private(self, invocation: Invocation, reply: Reply) -> _Shown:
         message = await self.deliver_private(invocation.principal, reply, invocation.chat)
         if reply.summary and not invocation.private and not self.capabilities.ephemeral:
-            await self.reply(invocation.chat, _public(reply.summary))
+            try:
+                await self.reply(invocation.chat, _public(reply.summary))
+            except Refused as error:
+                # The private answer goes on.
+                self.note(error, invocation.principal, "a public word")
         return _Shown(message, public=False)
 
 

@@ -77,6 +77,7 @@ PREPARING = "preparing the link…"
 CANCELLED = "cancelled"
 SIGNED_IN = "signed in"
 PRIVATE_ANSWER = "Sent you the answer in private."
+ROOM_CLOSED = "I may not write where you asked, so the answer is here:"
 NOT_IN_PRIVATE = Next(
     "list", around="The answer is for you alone, and I cannot reach you in private. Write to me directly: {}"
 )

@@ -230,11 +230,7 @@ class DiscordAdapter(Adapter[DiscordOptions]):
         principal = self.principal(chat.data["user"])
         if "channel" not in chat.data:
             return await self.deliver_private(principal, reply, chat)
-        try:
-            return await self._post(self._channel(chat.data), principal, reply)
-        except Elsewhere:
-            # The bot may not write there, or it is gone; the one who asked is answered all the same.
-            return await self.deliver_private(principal, reply, None)
+        return await self._post(self._channel(chat.data), principal, reply)
 
     async def deliver_private(self, principal: Principal, reply: Reply, via: ChatRef | None) -> MessageRef:
         live = self._interactions.get(via.data.get("interaction", "")) if via is not None else None

@@ -17,7 +17,6 @@ FAILURES = (WhatsAppError, httpx.HTTPError)
 _CODES: dict[int, type[Refused]] = {
     **dict.fromkeys((1, 2, 131000, 131016, 131057, 133004), Later),
     131026: Elsewhere,  # undeliverable
-    131047: Elsewhere,  # more than 24 hours
 }
 
 

@@ -71,6 +71,7 @@ class Platform(Adapter[Settings]):
         reachable: bool = True,
         editable: bool = True,
         has_secret_input: bool = False,
+        closed_room: bool = False,
         room: Sequence[str] = (),
     ) -> None:
         super().__init__(Answers([]), sleep=self._wait)  # type: ignore[arg-type]
@@ -78,6 +79,7 @@ class Platform(Adapter[Settings]):
         self.reachable = reachable
         self.editable = editable
         self.has_secret_input = has_secret_input
+        self.closed_room = closed_room
         self.refuses: list[Exception] = []
         self.room = list(room)
         self.direct: list[str] = []
@@ -114,6 +116,8 @@ class Platform(Adapter[Settings]):
 
     async def reply(self, chat: ChatRef, reply: Reply) -> MessageRef:
         self._refuse()
+        if self.closed_room:
+            raise Elsewhere("the topic is closed")
         self.room.append(_words(reply))
         return MessageRef("memory", {"in": "room", "at": len(self.room) - 1})
 
@@ -438,6 +442,35 @@ class TestAnswers:
 
         assert "Something went wrong inside" in platform.direct[0]
         assert "canary" not in caplog.text + platform.direct[0]
+
+
+class TestClosedRooms:
+    """A read-only room, a closed topic, an archived channel: nobody hears silence."""
+
+    async def test_a_public_word_that_is_refused_does_not_end_the_private_answer(self) -> None:
+        platform = Platform(closed_room=True)
+        ok, gateway = await drive(
+            platform, for_caller("preparing", final=False, summary="Sent you."), for_caller("open this link")
+        )
+        assert ok
+        assert (platform.room, platform.direct) == ([], ["open this link"])
+        assert gateway.placed == [{"in": "direct", "at": 0}] * 2
+
+    async def test_what_is_for_all_goes_to_the_one_who_asked_with_a_word_why(self) -> None:
+        platform = Platform(closed_room=True)
+        ok, _ = await drive(platform, for_all("list"))
+        assert ok
+        assert (platform.room, platform.direct) == ([], [f"{sentences.ROOM_CLOSED} list"])
+
+    async def test_a_notice_for_all_goes_to_the_one_it_is_about(self) -> None:
+        platform = Platform(closed_room=True)
+        assert await notify(platform, for_all("notes: signed in."))
+        assert (platform.room, platform.direct) == ([], ["notes: signed in."])
+
+    async def test_a_private_chat_that_is_closed_is_a_refusal(self) -> None:
+        platform = Platform(closed_room=True)
+        with pytest.raises(Elsewhere):
+            await drive(platform, for_all("list"), private=True)
 
 
 class TestTries:

@@ -301,6 +301,25 @@ class TestTroubles:
 
         assert public.urls == ["https://t.me/slash_mcp_bot?start=mcp-status-" + _tag("notes")]
 
+    @pytest.mark.parametrize(
+        "words",
+        [
+            "Bad Request: TOPIC_CLOSED",
+            "Bad Request: message thread not found",
+            "Bad Request: not enough rights to send text messages to the chat",
+        ],
+    )
+    async def test_in_a_room_that_takes_no_words_the_one_who_asked_is_answered_in_private(
+        self, start_host: StartHost, api: BotApi, ada: Person, ops: Group, words: str
+    ) -> None:
+        async with start_host():
+            ada.start()
+            api.next_answers("sendMessage", Refusal(400, words))
+            ops.say(ada, "/mcp help")
+            answered = await ada.message("What /mcp can do")
+
+        assert "I may not write where you asked" in answered.text
+
     async def test_an_edit_without_a_change_is_no_failure(
         self, start_host: StartHost, api: BotApi, ada: Person
     ) -> None:
