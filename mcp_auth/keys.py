@@ -20,6 +20,7 @@ from mcp_auth.config.servers import Servers
 from mcp_auth.config.variables import Variables, references
 from mcp_auth.errors import KeyInvalid, KeyMissing, Unreachable
 from mcp_auth.limits import Limits, too_often, wait_to_try_key
+from mcp_auth.links.policy import Policy
 from mcp_auth.listing import owner_keys
 from mcp_auth.oauth.discovery import probe_without_credentials
 from mcp_auth.outcome import Next
@@ -71,6 +72,7 @@ class Keys:
         changes: Changes,
         audit: Audit,
         limits: Limits,
+        policy: Policy,
     ) -> None:
         self._config = config
         self._servers = servers
@@ -80,6 +82,7 @@ class Keys:
         self._changes = changes
         self._audit = audit
         self._limits = limits
+        self._policy = policy
 
     async def of(self, entry: Server, owner: str) -> Mapping[str, str] | None:
         """Where this owner's variables come from: their own keys, or None for `.env` and the environment."""
@@ -110,7 +113,8 @@ class Keys:
             KeyMissing: another variable of the same headers has no value yet. KeyInvalid: as `resolved_headers`.
         """
         entry = self._servers.usable(server)
-        wait = wait_to_try_key(self._limits, by, server, self._config.gateway) if by is not None else 0.0
+        is_counted = by is not None and not self._policy.is_operator(by)
+        wait = wait_to_try_key(self._limits, by or "", server, self._config.gateway) if is_counted else 0.0
         if wait:
             return KeyTrial(Verdict.TOO_OFTEN, too_often(wait))
         keys = await self.of(entry, check_owner(owner))

@@ -222,12 +222,7 @@ TRIES = 5
 
 
 def wait_to_try_key(limits: Limits, principal: str, server: str, gateway: GatewayOptions) -> float:
-    """Seconds until this principal may try another key at this server: it is not there to guess at.
-
-    The operator at the terminal may always.
-    """
-    if principal.startswith("cli:"):
-        return 0.0
+    """Seconds until this principal may try another key at this server: it is not there to guess at."""
     return limits.take(KEY_TRIES, counted_as(principal, gateway)) or limits.take(SERVER_KEY_TRIES, server)
 
 

@@ -53,7 +53,7 @@ class Parts:
     ) -> None:
         self.http = Http(proxy=config.gateway.network.proxy)
         self.profiles = Profiles(servers, store, self.http, clock)
-        self.keys = Keys(config, servers, store, variables, self.http, changes, audit, limits)
+        self.keys = Keys(config, servers, store, variables, self.http, changes, audit, limits, policy)
         # What an agent sends
         self.refresher = Refresher(config, servers, store, self.http, variables, self.profiles, changes, clock)
         self.rejections = Rejections(store, self.profiles, changes, clock)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,21 +31,28 @@ class Policy(Protocol):
         """Whether an identity proven in the browser is the person who asked in the chat."""
         ...
 
+    def is_operator(self, principal: str) -> bool:
+        """Whether this principal sits at this machine: a link needs no page of ours then, and no try is counted."""
+        ...
+
 
 class ConfigPolicy:
     """The policy where nobody supplies one: whoever began may finish, with the proof that `gateway.verify` asks for."""
 
-    def __init__(self, gateway: GatewayOptions) -> None:
+    def __init__(self, gateway: GatewayOptions, operators: Collection[str] = ()) -> None:
         self._gateway = gateway
+        self._operators = operators
 
     async def decide(self, principal: str, server: str, owner: str) -> PolicyDecision:
         people = len(self._gateway.persons)
-        return PolicyDecision(
-            needs_proof=needs_proof(self._gateway, people), needs_page=needs_page(principal, self._gateway, people)
-        )
+        page = not self.is_operator(principal) and needs_page(self._gateway, people)
+        return PolicyDecision(needs_proof=needs_proof(self._gateway, people), needs_page=page)
 
     def is_same_person(self, principal: str, other: str) -> bool:
         return principal == other
+
+    def is_operator(self, principal: str) -> bool:
+        return principal in self._operators
 
 
 def needs_proof(gateway: GatewayOptions, people: int) -> bool:
@@ -56,11 +64,9 @@ def needs_proof(gateway: GatewayOptions, people: int) -> bool:
     return gateway.verify != "none" or people > 1
 
 
-def needs_page(principal: str, gateway: GatewayOptions, people: int) -> bool:
-    """Whether an authorization server's own link is no way for `principal`: nothing there could ask for the proof.
+def needs_page(gateway: GatewayOptions, people: int) -> bool:
+    """Whether an authorization server's own link is no way for anybody but the operator, who sits in front of it.
 
-    The operator at the terminal sits in front of it.
+    Nothing there could ask for the proof.
     """
-    if principal.startswith("cli:"):
-        return False
     return gateway.verify in ("code", "browser") or people > 1

@@ -105,14 +105,14 @@ def check_method(policy: PolicyDecision, config: Config, logins: Logins, princip
         )
 
 
-def is_public(config: Config, entry: Server, origin: Requester) -> bool:
+def is_public(config: Config, entry: Server, *, is_operator: bool) -> bool:
     """Whether the link is to be our own page. A client registered by hand has one redirect URI: the public one."""
     public_url, redirect_uri = config.gateway.public_url, entry.oauth.redirect_uri
     if public_url is None:
         return False
     if redirect_uri is not None:
         return redirect_uri.startswith(f"{public_url}/")
-    return not origin.principal.startswith("cli:") or entry.oauth.client_id is not None
+    return not is_operator or entry.oauth.client_id is not None
 
 
 class DirectWay:
@@ -268,7 +268,8 @@ class Ways:
         entry = self.servers.usable(server)
         check_owner(owner)
         await self._check_wants_sign_in(entry)
-        way: Way = self._public if is_public(self.config, entry, origin) else self._direct
+        is_operator = self.policy.is_operator(origin.principal)
+        way: Way = self._public if is_public(self.config, entry, is_operator=is_operator) else self._direct
         await way.check(entry, owner, origin)
         open_one = await self.sign_ins.reusable(entry, owner, origin)
         if open_one is not None and not fresh and way.has_link(open_one):

@@ -8,14 +8,17 @@ from pathlib import Path
 import pytest
 from starlette.responses import PlainTextResponse
 
+from mcp_auth.config.models import GatewayOptions
 from mcp_auth.errors import KeyInvalid, KeyMissing
 from mcp_auth.keys import Verdict
+from mcp_auth.links.policy import ConfigPolicy
 from mcp_auth.outcome import Next
 from mcp_auth.status import AuthState, ConnectionState
 from tests.homes import open_auth
 from tests.servers.oauth import OAuthServer
 
 KEY = "sk-0123456789abcdef"
+ME_AND_ANN = ("cli:local", "telegram:1")
 
 
 def api(oauth: OAuthServer, **more: object) -> dict[str, object]:
@@ -211,3 +214,14 @@ async def test_what_no_request_would_show_is_not_tried(tmp_path: Path, oauth: OA
             (variable,) = await auth.key_variables(server)
             assert variable.is_set
     assert oauth.requests("/mcp") == []
+
+
+async def test_the_operator_may_try_keys_as_often_as_it_takes_and_nobody_else(
+    tmp_path: Path, oauth: OAuthServer
+) -> None:
+    files = {"files": {"command": "nothing-of-this-name", "env": {"K": "${MCP_API_KEY}"}}}
+    policy = ConfigPolicy(GatewayOptions(), operators={"cli:local"})
+    async with open_auth(tmp_path, files, policy=policy) as auth:
+        said = {by: [await auth.try_keys("files", {"MCP_API_KEY": KEY}, by=by) for _ in range(25)] for by in ME_AND_ANN}
+    assert {one.verdict for one in said["cli:local"]} == {Verdict.NOT_TRIED}
+    assert Verdict.TOO_OFTEN in {one.verdict for one in said["telegram:1"]}

@@ -46,11 +46,15 @@ def test_behind_a_link_of_ours_a_proof_is_asked_for_as_the_configuration_says(
     ("verify", "people", "asked"),
     [("auto", 1, False), ("auto", 2, True), ("code", 1, True), ("browser", 1, True), ("none", 1, False)],
 )
-def test_an_authorization_servers_own_link_is_for_one_person_and_for_the_operator(
+async def test_an_authorization_servers_own_link_is_for_one_person_and_for_the_operator(
     verify: Any, people: int, asked: bool
 ) -> None:
-    assert needs_page("telegram:1", GatewayOptions(verify=verify), people) is asked
-    assert not needs_page("cli:local", GatewayOptions(verify=verify), people)
+    gateway = GatewayOptions(verify=verify)
+    assert needs_page(gateway, people) is asked
+    allowed = tuple(f"telegram:{one}" for one in range(people))
+    policy = ConfigPolicy(GatewayOptions(verify=verify, allow=allowed), {"cli:local"})
+    assert (await policy.decide("telegram:1", "notes", "shared")).needs_page is asked
+    assert not (await policy.decide("cli:local", "notes", "shared")).needs_page
 
 
 async def test_without_a_gateway_the_people_of_the_configuration_count() -> None:
