@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import time
 from argparse import Namespace
 from dataclasses import asdict
 
+from adapters.cli.ask import answer_once, tell
 from adapters.cli.cli import OK
 from adapters.terminal.render import render
-from adapters.terminal.screen import as_json_text, columns, say
+from adapters.terminal.screen import as_json_text, columns
 from gateway import sentences
-from gateway.invocations import LOCAL
+from gateway.grammar import Allow, Deny
 from gateway.people import Listed, People
 from gateway.replies import Reply, Table
 from mcp_auth.config.load import load
 
 
 def run_people(options: Namespace) -> int:
-    everybody = _people(options).listed()
+    everybody = People(load(options.config, options.home)).listed()
     if options.json:
         print(as_json_text({"people": [asdict(one) for one in everybody]}))
     elif everybody:
@@ -30,19 +30,11 @@ def run_people(options: Namespace) -> int:
 
 
 def run_allow(options: Namespace) -> int:
-    paired = asyncio.run(_people(options).allow(options.who, LOCAL))
-    say(sentences.let_in(paired))
-    return OK
+    return tell(answer_once(load(options.config, options.home), options, Allow(options.who)))
 
 
 def run_deny(options: Namespace) -> int:
-    principal = asyncio.run(_people(options).deny(options.who, LOCAL))
-    say(sentences.shut_out(principal))
-    return OK
-
-
-def _people(options: Namespace) -> People:
-    return People(load(options.config, options.home))
+    return tell(answer_once(load(options.config, options.home), options, Deny(options.who)))
 
 
 def _table(everybody: list[Listed]) -> str:
