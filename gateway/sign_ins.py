@@ -153,6 +153,7 @@ class SignInWatcher:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._auth = auth
+        self._store = auth.store
         self._emit = emit
         self._reaches = reaches
         self._serves = serves
@@ -182,7 +183,7 @@ class SignInWatcher:
         known: list[Linked] = []
         try:
             for kind in KINDS:
-                known += await self._auth.store.links(kind).list()
+                known += await self._store.links(kind).list()
         except StoreError as error:
             # Commands answer all the same, and say what is wrong with the store.
             _log.warning("open sign-ins cannot be watched: %s", error)
@@ -257,9 +258,9 @@ class SignInWatcher:
     async def settle(self, record: Linked) -> End:
         """The outcome of what ended, for a reply. Its boards are brought up to date."""
         followed = self._followed.pop(_slot(record), None) or _Followed(record)
-        row = await self._claim(await self._auth.store.outbox.get(news_id(record)))
+        row = await self._claim(await self._store.outbox.get(news_id(record)))
         if row is not None:
-            await self._auth.store.outbox.delete_if(row)
+            await self._store.outbox.delete_if(row)
         ended = await self._end(followed, record)
         self._show_end(followed, ended)
         return ended
@@ -297,14 +298,14 @@ class SignInWatcher:
         for slot in self._fresh & self._followed.keys():
             await self._look_at(slot, self._followed[slot])
         self._fresh.clear()
-        for row in [] if self._alone else await self._auth.store.outbox.due(self._clock()):
+        for row in [] if self._alone else await self._store.outbox.due(self._clock()):
             if self._is_mine(row):
                 self._begin(self._deliver(row))
 
     async def _take_changes(self) -> None:
         """Which of the followed were written since the last look, by whomever."""
         for kind in KINDS:
-            self._places[kind], keys = await self._auth.store.links(kind).changes(self._places.get(kind))
+            self._places[kind], keys = await self._store.links(kind).changes(self._places.get(kind))
             changed: Iterable[_Slot] = self._followed if keys is None else [(kind, key) for key in keys]
             self._fresh |= {slot for slot in changed if slot[0] is kind}
 
@@ -333,13 +334,13 @@ class SignInWatcher:
         task.add_done_callback(self._ends.discard)
 
     async def _stored(self, record: Linked) -> Linked | None:
-        return await self._auth.store.links(kind_of(record)).get(record.id)
+        return await self._store.links(kind_of(record)).get(record.id)
 
     async def _announce(self, followed: _Followed) -> None:
         """Bring the checklists up to date, and tell whoever has to hear of it, unless somebody else does."""
         ended = await self._end(followed, followed.record)
         self._show_end(followed, ended)
-        row = await self._auth.store.outbox.get(news_id(followed.record))
+        row = await self._store.outbox.get(news_id(followed.record))
         if row is not None and self._can_say(row) and (row := await self._claim(row)) is not None:
             await self._tell(row, ended)
 
@@ -358,7 +359,7 @@ class SignInWatcher:
         return self._reaches(chat.platform)
 
     async def _claim(self, row: Untold | None) -> Untold | None:
-        return None if row is None else await self._auth.store.outbox.claim(row, self._clock(), _CLAIM_SECONDS)
+        return None if row is None else await self._store.outbox.claim(row, self._clock(), _CLAIM_SECONDS)
 
     async def _deliver(self, row: Untold) -> None:
         claimed = await self._claim(row) if await self._came_true(row) else None
@@ -374,12 +375,12 @@ class SignInWatcher:
             current = await self._stored(ended)
             is_true = current is None or not _is_same(current, ended) or current.status not in OPEN
         elif row.about == "grant":
-            grant = await self._auth.store.grants.get(row.owner, row.server, "")
+            grant = await self._store.grants.get(row.owner, row.server, "")
             is_true = grant is not None and grant.reauthorization_told
         elif row.about == "person":
             is_true = self._serves(Principal.parse(row.origin.principal))
         if not is_true and self._clock() > row.at + _CLAIM_SECONDS:
-            await self._auth.store.outbox.delete_if(row)
+            await self._store.outbox.delete_if(row)
         return is_true
 
     async def _tell(self, row: Untold, ended: End | None) -> None:
@@ -401,7 +402,7 @@ class SignInWatcher:
         elif row.text is not None:
             sent += self._say(Principal.parse(row.origin.principal), row.text)
         await asyncio.gather(*sent)
-        await self._auth.store.outbox.delete_if(row)
+        await self._store.outbox.delete_if(row)
 
     async def _settle_ended(self, principal: str) -> None:
         for followed in list(self._followed.values()):
@@ -485,7 +486,7 @@ class SignInWatcher:
             else:
                 row = f"text-{sign_in.id}-{sha256(str(principal))[:32]}"
                 to = Requester(principal=str(principal))
-                await self._auth.store.outbox.add(
+                await self._store.outbox.add(
                     Untold(id=row, about="text", origin=to, at=self._clock(), text=in_chat(said))
                 )
         return sent
