@@ -26,7 +26,7 @@ from gateway.replies import Checklist, ChecklistItem, ItemState, Notice, Reply
 from gateway.sentences import minutes, no_refresh_token, tools
 from gateway.surfaces import in_shell
 from mcp_auth.config.load import load
-from mcp_auth.errors import McpAuthError
+from mcp_auth.errors import McpAuthError, sentence
 from mcp_auth.net.names import run
 from mcp_auth.oauth.sign_in import StartedSignIn
 from mcp_auth.outcome import Next, Outcome, Step
@@ -108,7 +108,7 @@ class _Run:
         elif isinstance(data, ServerStatus):
             has_key = data.auth is AuthState.KEY_SET
             why = "uses an API key, not a sign-in" if has_key else item.sentence
-            self._fail(name, f"{name} {why}.", Next("key", name) if has_key else data.next)
+            self._fail(name, sentence(f"{name} {why}"), Next("key", name) if has_key else data.next)
         elif isinstance(data, McpAuthError | Outcome):
             self._fail(name, data.text, data.next_step)
         elif isinstance(data, TimeoutError) and self.options.timeout:
