@@ -132,7 +132,26 @@ class RefreshMark(Value, frozen=True):
     count: int = 1
 
 
-class Grant(Record):
+class Authorization(Record):
+    """What a sign-in brought: all that a re-authorization replaces, and can bring back."""
+
+    issuer: str | None = None
+    metadata: ServerMetadata | None = None
+    registration: Registration | None = None
+    tokens: Tokens | None = None
+    resource: str | None = None
+    scope_requested: str | None = None
+    account: str | None = None
+    signed_in_at: float | None = None
+    registration_dead: bool = False
+
+    @property
+    def brought(self) -> dict[str, Any]:
+        """These fields alone, also of a grant."""
+        return {name: getattr(self, name) for name in Authorization.__struct_fields__ if name != "version"}
+
+
+class Grant(Authorization, kw_only=True):
     """Everything one owner holds at one server.
 
     `keys` are this owner's API keys (`identity: per_user` only; shared keys live in `.env`).
@@ -143,17 +162,9 @@ class Grant(Record):
     server: str
     owner: str
     server_url: str
-    issuer: str | None = None
-    metadata: ServerMetadata | None = None
-    registration: Registration | None = None
-    tokens: Tokens | None = None
-    resource: str | None = None
-    scope_requested: str | None = None
-    account: str | None = None
     # Whose it is when a person of `people:` made it: every account that the person had then. Empty: not known.
     accounts: tuple[str, ...] = ()
     keys: dict[str, str] = msgspec.field(default_factory=dict)
-    signed_in_at: float | None = None
     # Why only a person can make it work again; None while the grant is good.
     reauthorization: str | None = None
     # The reason above is a no that may be taken back: the refresh token is still sent, once an hour and by `test`.
@@ -162,7 +173,6 @@ class Grant(Record):
     reauthorization_told: bool = False
     # When the server refused the access token above, which is over therefore, whatever its `expires_at` says.
     access_refused_at: float | None = None
-    registration_dead: bool = False
     # Who signed in, and where; that chat hears when only a person can help.
     origin: Requester | None = None
     # The server asked for these scopes on top (403 insufficient_scope); the next sign-in asks for the union.
@@ -180,7 +190,7 @@ class Grant(Record):
     refresh_refused_at: float | None = None
     last_error: str | None = None
     # What was granted before a re-authorization, until the new tokens have worked once.
-    previous: PreviousGrant | None = None
+    previous: Authorization | None = None
 
     @property
     def refresh_at(self) -> float | None:
@@ -204,21 +214,6 @@ NO_TROUBLE: dict[str, Any] = {
     "refresh_refused_at": None,
     "last_error": None,
 }
-
-
-class PreviousGrant(Value, frozen=True):
-    """The good grant that a re-authorization replaces, kept until the new one has worked."""
-
-    issuer: str | None = None
-    metadata: ServerMetadata | None = None
-    registration: Registration | None = None
-    tokens: Tokens | None = None
-    resource: str | None = None
-    scope_requested: str | None = None
-    account: str | None = None
-    signed_in_at: float | None = None
-    reauthorization: str | None = None
-    registration_dead: bool = False
 
 
 # Where each may go: `mcp_auth.states`. `answered`: the authorization server has answered a browser without script, and

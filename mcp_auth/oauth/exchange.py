@@ -41,7 +41,7 @@ from mcp_auth.oauth.sign_in import LEASE_TTL, LEASE_WAIT, TRY_OUT_TIMEOUT, SignI
 from mcp_auth.oauth.token_words import ENDS_REGISTRATION, as_word
 from mcp_auth.oauth.tokens import TOKEN_TIMEOUT, TokenResponse, plain, request_tokens
 from mcp_auth.outcome import Next
-from mcp_auth.records import Check, Grant, PreviousGrant, SignIn
+from mcp_auth.records import Authorization, Check, Grant, SignIn
 from mcp_auth.states import IN_FLIGHT, OPEN, UNPROVEN, WAITING, stepped
 from mcp_auth.status import ConnectionStatus
 from mcp_auth.stores.base import Store
@@ -354,7 +354,7 @@ class Exchanges:
             await asyncio.wait(set(self._running), timeout=TOKEN_TIMEOUT + LEASE_WAIT + TRY_OUT_TIMEOUT)
 
 
-def previous_of(old: Grant | None, server_url: str, now: float) -> PreviousGrant | None:
+def previous_of(old: Grant | None, server_url: str, now: float) -> Authorization | None:
     """What a re-authorization must be able to bring back: the old grant, when it is still worth something."""
     if old is None:
         return None
@@ -366,18 +366,7 @@ def previous_of(old: Grant | None, server_url: str, now: float) -> PreviousGrant
         return None
     if tokens.refresh_token is None and tokens.expires_at is not None and tokens.expires_at <= now:
         return None
-    return PreviousGrant(
-        issuer=old.issuer,
-        metadata=old.metadata,
-        registration=old.registration,
-        tokens=tokens,
-        resource=old.resource,
-        scope_requested=old.scope_requested,
-        account=old.account,
-        signed_in_at=old.signed_in_at,
-        reauthorization=old.reauthorization,
-        registration_dead=old.registration_dead,
-    )
+    return Authorization(**old.brought)
 
 
 def _check_issuer(sign_in: SignIn, answer: AuthorizationResponse) -> None:

@@ -178,8 +178,7 @@ def _restored(grant: Grant) -> Grant:
     before = grant.previous
     if before is None:
         return grant
-    fields = {name: getattr(before, name) for name in before.__struct_fields__}
-    return msgspec.structs.replace(grant, previous=None, refresh_mark=None, **(NO_TROUBLE | fields))
+    return msgspec.structs.replace(grant, previous=None, refresh_mark=None, **(NO_TROUBLE | before.brought))
 
 
 def _keep_challenge(profile: ServerProfile, challenge: BearerChallenge | None) -> None:

@@ -56,7 +56,7 @@ NO_FILE = TokenFile(None, None, None)
 _MIRROR_WAIT = 2.0
 
 
-class HermesGrant(Grant):
+class HermesGrant(Grant, kw_only=True):
     """A grant, and what its mirror was when it was written: that of shared grants, in a home."""
 
     # SHA-256 of the Hermes token file as we last wrote or adopted it.

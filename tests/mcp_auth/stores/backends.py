@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Protocol
 
 from mcp_auth.records import (
+    Authorization,
     BrowserBinding,
     Grant,
     KeyField,
     KeyForm,
-    PreviousGrant,
     RefreshMark,
     Registration,
     Requester,
@@ -106,7 +106,7 @@ def full_grant(owner: str = "person:ann") -> Grant:
         refresh_not_before=1.96e9,
         refresh_failures=3,
         last_error="HTTP 503",
-        previous=PreviousGrant(issuer=ISSUER, metadata=METADATA, registration=REGISTRATION, tokens=tokens("0")),
+        previous=Authorization(issuer=ISSUER, metadata=METADATA, registration=REGISTRATION, tokens=tokens("0")),
     )
 
 
