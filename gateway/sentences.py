@@ -555,8 +555,8 @@ def pairing_code(code: str) -> Words:
     return (
         f"I do not know you yet. To be let in, give this code to whoever runs this assistant: {code}. It works once "
         "and for an hour. They let you in with ",
-        Next("allow", arguments=(code,), on_host=True, around="`{}`, or an admin with "),
-        Next("allow", arguments=(code,), around="{} in private."),
+        Next("allow", arguments=(code,), is_secret=True, on_host=True, around="`{}`, or an admin with "),
+        Next("allow", arguments=(code,), is_secret=True, around="{} in private."),
     )
 
 

@@ -6,9 +6,12 @@ embedding program reads `next_step.verb` and `next_step.server`. Here a command 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 import msgspec
+
+from mcp_auth.redaction import Redacted
 
 Verb = Literal[
     "list", "auth", "key", "paste", "confirm", "cancel", "logout", "test", "people", "allow", "deny", "help",
@@ -16,13 +19,14 @@ Verb = Literal[
 ]  # fmt: skip
 
 
-class Next(msgspec.Struct, frozen=True, omit_defaults=True):
+class Next(Redacted, msgspec.Struct, frozen=True, omit_defaults=True):
     """A command of the product as the next step.
 
     Args:
         verb: `list` shows every server, with `server` that one.
         arguments: what follows the server: options, or what a person fills in (`CODE`).
         on_host: only the operator can do it, on the command line of the host.
+        is_secret: the arguments are for one person (a code); neither `repr` nor `str` shows them.
         around: the sentence it stands in, with `{}` in its place: `wait a moment, then {}`.
     """
 
@@ -30,11 +34,17 @@ class Next(msgspec.Struct, frozen=True, omit_defaults=True):
     server: str | None = None
     arguments: tuple[str, ...] = ()
     on_host: bool = False
+    is_secret: bool = False
     around: str = "{}"
 
     def __str__(self) -> str:
         """The command alone, without the name of a program: for logs, and for programs that embed this package."""
-        return self.around.replace("{}", " ".join(filter(None, (self.verb, self.server, *self.arguments))), 1)
+        arguments = ("***",) if self.is_secret else self.arguments
+        return self.around.replace("{}", " ".join(filter(None, (self.verb, self.server, *arguments))), 1)
+
+    def _shown(self) -> Iterator[tuple[str, str]]:
+        for name, shown in super()._shown():
+            yield name, "***" if name == "arguments" and self.is_secret else shown
 
 
 class Shell(str):

@@ -66,7 +66,7 @@ async def _conversation(api: CloudApi, demo: Demo, home: Path) -> list[Bubble | 
         return sent
 
     adapter = WhatsAppAdapter(Gateway.from_config(home=home), options=options)
-    async with adapter._gateway, serving(app, bound):
+    async with adapter.gateway, serving(app, bound):
         adapter.install(app)
         await say("/mcp")
         listed = await show("MCP Servers")

@@ -316,7 +316,7 @@ def key_page(
 def _coded(record: Linked, code: str | None, button: str | None) -> dict[str, Any]:
     return {
         "code": shown_code(code) if code else None,
-        "confirm": Next("confirm", arguments=(shown_code(code),)) if code else None,
+        "confirm": Next("confirm", arguments=(shown_code(code),), is_secret=True) if code else None,
         # Letter by letter, for those who hear the page.
         "spelled": " ".join(code) if code else None,
         "button": button,

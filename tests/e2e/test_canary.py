@@ -247,7 +247,7 @@ def test_a_host_program_shows_no_secret(tmp_path: Path, oauth: OAuthServer, watc
         "StartedSignIn",
         "Server",
         "RegistrationRefused",
-        "Connection",
+        "ServerProfile",
     ):
         assert f"\n{kind}: " in watcher.places["reprs"][0], kind
     leaks = watcher.found(allowed=FOR_THE_PERSON)

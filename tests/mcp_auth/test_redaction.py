@@ -8,6 +8,7 @@ import mcp_auth.config.models
 import mcp_auth.records
 from gateway.people import Pending
 from mcp_auth.config.models import Server
+from mcp_auth.outcome import Next
 from mcp_auth.records import BrowserBinding, Grant, Registration, Requester, ServerProfile, SignIn, Tokens
 from mcp_auth.redaction import Redacted
 
@@ -62,3 +63,10 @@ def test_what_is_called_a_secret_is_a_field(kind: type[Redacted]) -> None:
 )
 def test_no_stored_secret_is_shown(kind: type[Redacted], secrets: set[str]) -> None:
     assert kind.__secret__ == secrets
+
+
+def test_a_code_in_a_next_step_is_for_one_person() -> None:
+    step = Next("allow", arguments=("9HNGP67G",), is_secret=True, around="the operator runs {}")
+    assert "9HNG" not in repr(step) + str(step) + str(step.__rich_repr__())
+    assert str(step) == "the operator runs allow ***"
+    assert "arguments=('CODE',)" in repr(Next("confirm", arguments=("CODE",)))
