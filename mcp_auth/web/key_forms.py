@@ -172,7 +172,8 @@ class KeyForms:
         try:
             trial = await self.keys.attempt(form.server, given, form.owner, by=by)
         except (KeyInvalid, KeyMissing) as error:
-            return await self._ask_again(form, str(error))
+            # The form is the command already.
+            return await self._ask_again(form, str(error) if isinstance(error.next_step, str) else error.text)
         if trial.verdict is Verdict.TOO_OFTEN:
             return Entry(form, trial.detail)
         if trial.verdict is Verdict.REFUSED:

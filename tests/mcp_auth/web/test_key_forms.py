@@ -12,8 +12,9 @@ from dotenv import dotenv_values
 from starlette.responses import PlainTextResponse
 
 from gateway.gateway import Gateway
-from mcp_auth.errors import AlreadyFinished, Busy, KeyInvalid, McpAuthError, SignInError, StoreError
+from mcp_auth.errors import AlreadyFinished, Busy, KeyInvalid, KeyMissing, McpAuthError, SignInError, StoreError
 from mcp_auth.keys import KeyTrial, KeyVariable, Verdict
+from mcp_auth.outcome import Next
 from mcp_auth.records import Requester
 from mcp_auth.web.key_forms import TRIES
 from tests.attacks.scene import KEY, api
@@ -247,3 +248,17 @@ async def test_a_form_ends_at_the_second_that_it_says(tmp_path: Path, oauth: OAu
         assert await gateway.auth.open_key_forms() == []
         await gateway.auth.sweep()
         assert await state_of(gateway) == "expired"
+
+
+async def test_a_page_asks_for_what_is_missing_in_words_and_names_no_command(
+    tmp_path: Path, oauth: OAuthServer
+) -> None:
+    async with filled_in(tmp_path, oauth) as (gateway, browser, form):
+
+        async def lacks(*arguments: Any, **options: Any) -> None:
+            raise KeyMissing("OTHER has no value.", variables=("OTHER",), next_step=Next("key", "my-api"))
+
+        gateway.auth.parts.keys.attempt = lacks  # type: ignore[method-assign, assignment]
+        page = await browser.press(form, "key", key0=KEY)
+        assert "OTHER has no value." in page.text and "Next: " not in page.text
+        assert "key0" in page.fields
