@@ -269,8 +269,10 @@ class Grants(View[Grant]):
         Raises:
             RecordDamaged: it exists and is no grant. StoreError: it exists and cannot be read.
         """
-        with damaged_at(server):
+        try:
             return await self._backend.get(self._kind, grant_key(owner, server))
+        except RecordDamaged as error:
+            raise named(error, server) from None
 
     async def get_many(self, places: Sequence[Place]) -> list[Grant | StoreError | None]:
         """Each as by `get`, errors in their places."""
@@ -278,18 +280,20 @@ class Grants(View[Grant]):
         return [named(one, place[1]) for one, place in zip(found, places, strict=True)]
 
     async def put_if(self, grant: Grant, untold: Untold | None = None) -> Grant | None:
-        with damaged_at(grant.server):
-            try:
-                return await self._put(grant, untold)
-            finally:
-                self.written = object()
+        try:
+            return await self._put(grant, untold)
+        except RecordDamaged as error:
+            raise named(error, grant.server) from None
+        finally:
+            self.written = object()
 
     async def delete_if(self, grant: Grant) -> bool:
-        with damaged_at(grant.server):
-            try:
-                return await self._delete(grant)
-            finally:
-                self.written = object()
+        try:
+            return await self._delete(grant)
+        except RecordDamaged as error:
+            raise named(error, grant.server) from None
+        finally:
+            self.written = object()
 
     async def _put(self, grant: Grant, untold: Untold | None) -> Grant | None:
         return await self._backend.put_if(self._kind, grant, untold)
@@ -486,15 +490,6 @@ def joined(
         else Stored(grant, sign_in, connection)
         for grant, sign_in, connection in zip(grants, sign_ins, connections, strict=True)
     ]
-
-
-@contextmanager
-def damaged_at(server: str) -> Iterator[None]:
-    """A damaged grant says how there will be another one."""
-    try:
-        yield
-    except RecordDamaged as error:
-        raise named(error, server) from None
 
 
 def named(found: E, server: str) -> E:

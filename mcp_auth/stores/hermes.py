@@ -21,13 +21,13 @@ from typing import Any
 import msgspec
 
 from mcp_auth.config.models import mirror_name
-from mcp_auth.errors import StoreError
+from mcp_auth.errors import RecordDamaged, StoreError
 from mcp_auth.metadata import missing, server_metadata
 from mcp_auth.net.issuers import is_same
 from mcp_auth.net.resources import resource_of
 from mcp_auth.records import NO_TROUBLE, SHARED, Grant, Registration, ServerMetadata, Tokens, Untold, grant_key
 from mcp_auth.small_files import read_small_file
-from mcp_auth.stores.base import GRANTS, Backend, Grants, Held, Kind, Place, damaged_at, log, named
+from mcp_auth.stores.base import GRANTS, Backend, Grants, Held, Kind, Place, log, named
 from mcp_auth.stores.durable import (
     POLL,
     Absent,
@@ -161,8 +161,10 @@ class MirroredGrants(Grants):
     # -- the view ----------------------------------------------------------------------------
 
     async def get(self, owner: str, server: str, server_url: str) -> Grant | None:
-        with damaged_at(server):
+        try:
             grant, is_behind = self.read(owner, server, server_url)
+        except RecordDamaged as error:
+            raise named(error, server) from None
         if grant is not None and is_behind:
             await in_thread(lambda: self._repair(grant))
         return grant
