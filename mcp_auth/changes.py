@@ -37,7 +37,7 @@ class Changes:
     """
 
     def __init__(self, audit: Audit) -> None:
-        self._audit = audit
+        self.audit = audit
         self._callbacks: list[Callable[[Change], None]] = []
         self.upcoming = asyncio.Event()
 
@@ -59,7 +59,7 @@ class Changes:
     def tell(self, change: Change) -> None:
         """Record it and call everybody; a callback that fails is logged and holds nobody up."""
         self.wake()
-        _record(self._audit, change)
+        _record(self.audit, change)
         for callback in list(self._callbacks):
             try:
                 callback(change)
@@ -75,7 +75,7 @@ class Changes:
     def write_continued(self, record: Linked) -> None:
         """A browser was bound to a link."""
         visit = record.binding.visit if record.binding is not None else None
-        self._audit.write(
+        self.audit.write(
             Event.LINK_CONTINUED,
             whom=record.origin.principal,
             server=record.server,
@@ -87,7 +87,7 @@ class Changes:
 
     def write_burned(self, record: Linked, by: str) -> None:
         """A link was in the hands of `by`, who had not asked for it."""
-        self._audit.write(
+        self.audit.write(
             Event.SIGN_IN_BURNED,
             who=by,
             whom=record.origin.principal,
@@ -98,7 +98,7 @@ class Changes:
 
     def write_wrong_code(self, principal: str, *, doing: str) -> None:
         """`principal` sent a code that was none. `doing`: confirm or review."""
-        self._audit.write(Event.WRONG_CODE, who=principal, outcome=doing)
+        self.audit.write(Event.WRONG_CODE, who=principal, outcome=doing)
 
 
 # The end of a key form says nothing that its keys have not said.

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from mcp_auth.audit import Audit
@@ -111,7 +110,6 @@ class McpAuth:
             self.policy,
             self.logins,
             self._variables,
-            self.audit,
             self._changes,
             self.limits,
             self._clock,
@@ -121,9 +119,7 @@ class McpAuth:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self.close()
 
     async def close(self) -> None:
@@ -352,8 +348,6 @@ class McpAuth:
         """
         return await self.parts.sign_out.sign_out(self._servers.named(server), check_owner(owner), by=by)
 
-    # -- API keys ----------------------------------------------------------------------------
-
     async def key_variables(self, server: str, owner: str = SHARED) -> tuple[KeyVariable, ...]:
         """The variables that a server's headers and environment need, and which of them have values."""
         return await self.parts.keys.variables(self._servers.named(server), check_owner(owner))
@@ -377,8 +371,6 @@ class McpAuth:
             KeyInvalid, StoreError, Busy.
         """
         await self.parts.keys.set(server, values, owner, by=by)
-
-    # -- changes -----------------------------------------------------------------------------
 
     def on_change(self, callback: Callable[[Change], None]) -> Callable[[], None]:
         """Call `callback` after every change made through this instance. Returns the undo."""

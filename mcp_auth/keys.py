@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from mcp_auth.audit import Audit, Event
+from mcp_auth.audit import Event
 from mcp_auth.changes import Change, Changes
 from mcp_auth.config.models import Config, Server
 from mcp_auth.config.people import accounts_of, held, reused_name
@@ -70,7 +70,6 @@ class Keys:
         variables: Variables,
         http: Http,
         changes: Changes,
-        audit: Audit,
         limits: Limits,
         policy: Policy,
     ) -> None:
@@ -80,7 +79,6 @@ class Keys:
         self._variables = variables
         self._http = http
         self._changes = changes
-        self._audit = audit
         self._limits = limits
         self._policy = policy
 
@@ -124,7 +122,7 @@ class Keys:
         known = {name: value for name, value in below.items() if value is not None} | dict(values)
         trial = await self._attempt(entry, resolved_headers(entry, self._variables, known), bool(names & set(values)))
         if trial.verdict is Verdict.REFUSED:
-            self._audit.write(Event.KEY_REFUSED, who=by, server=server, owner=owner)
+            self._changes.audit.write(Event.KEY_REFUSED, who=by, server=server, owner=owner)
         return trial
 
     async def _attempt(self, entry: Server, candidate: dict[str, str], is_used: bool) -> KeyTrial:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mcp_auth.agent import Sessions
-from mcp_auth.audit import Audit
 from mcp_auth.changes import Changes
 from mcp_auth.config.models import Config
 from mcp_auth.config.servers import Servers
@@ -45,7 +44,6 @@ class Parts:
         policy: Policy,
         logins: Logins,
         variables: Variables,
-        audit: Audit,
         changes: Changes,
         limits: Limits,
         clock: Callable[[], float],
@@ -53,7 +51,7 @@ class Parts:
     ) -> None:
         self.http = Http(proxy=config.gateway.network.proxy)
         self.profiles = Profiles(servers, store, self.http, clock)
-        self.keys = Keys(config, servers, store, variables, self.http, changes, audit, limits, policy)
+        self.keys = Keys(config, servers, store, variables, self.http, changes, limits, policy)
         # What an agent sends
         self.refresher = Refresher(config, servers, store, self.http, variables, self.profiles, changes, clock)
         self.rejections = Rejections(store, self.profiles, changes, clock)
