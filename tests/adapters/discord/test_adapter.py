@@ -365,7 +365,7 @@ async def test_the_code_of_a_page_is_entered_into_a_form_and_the_page_goes_on(
     public = {"public_url": f"http://127.0.0.1:{port}", "callback": CallbackOptions(port=port)}
     async with running_bot(server, tmp_path, notes(oauth), also=("discord:1",), **public) as bot, Browser() as browser:
         asked = await server.slash(bot.ada, "auth", server="notes")
-        board = await server.reading(asked, "enter it with the button below, or with /mcp confirm")
+        board = await server.reading(asked, "enter it with the button below, or with </mcp confirm:")
         page = await browser.press(await browser.open(board.links()[0]))
         opened = await server.answered(await server.press(bot.ada, board, "Enter the code"))
         said = await server.reading(await server.submit(opened, page.code), "that is you")
