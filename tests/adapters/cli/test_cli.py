@@ -25,6 +25,8 @@ import yaml
 
 from adapters.cli.cli import complain
 from mcp_auth import McpAuth
+from mcp_auth.config.models import GatewayOptions
+from mcp_auth.links.policy import ConfigPolicy
 from mcp_auth.errors import McpAuthError
 from mcp_auth.outcome import Next
 from tests.adapters.cli.typed import Run
@@ -660,7 +662,8 @@ class TestConfiguration:
         servers = {"notes": {"url": oauth.url, "auth": "oauth"}}
         options = {"identity": "per_user", "allow": ["telegram:1", "telegram:2"], "people": {"ann": ["telegram:1"]}}
         home = write_home(tmp_path, servers, options)
-        async with McpAuth.open(home=home) as auth:
+        operator = ConfigPolicy(GatewayOptions(), operators={"cli:local"})
+        async with McpAuth.open(home=home, policy=operator) as auth:
             await signed_in(auth, owner="person:ann")
         assert "was made by" not in (await asyncio.to_thread(run, "--home", home, "doctor")).out
         write_home(tmp_path, servers, {**options, "people": {"ann": ["telegram:2"]}})
