@@ -26,8 +26,8 @@ import yaml
 from adapters.cli.cli import complain
 from mcp_auth import McpAuth
 from mcp_auth.config.models import GatewayOptions
-from mcp_auth.links.policy import ConfigPolicy
 from mcp_auth.errors import McpAuthError
+from mcp_auth.links.policy import ConfigPolicy
 from mcp_auth.outcome import Next
 from tests.adapters.cli.typed import Run
 from tests.browser import Browser
