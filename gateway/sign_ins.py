@@ -46,6 +46,8 @@ _LAST_WORDS_SECONDS = 3.0
 _GRACE_SECONDS = 3.0
 # Longer than it takes to ask the server, and the platform to take a message.
 _CLAIM_SECONDS = 90.0
+# What nobody could say for so long is no news any more.
+_KEPT_SECONDS = 30 * 86_400.0
 # A board is forgotten with its last link; this bounds those whose platform never confirms a delivery.
 _BOARDS_KEPT = 1000
 
@@ -299,7 +301,9 @@ class SignInWatcher:
             await self._look_at(slot, self._followed[slot])
         self._fresh.clear()
         for row in [] if self._alone else await self._store.outbox.due(self._clock()):
-            if self._is_mine(row):
+            if self._clock() > row.at + _KEPT_SECONDS:
+                await self._store.outbox.delete_if(row)
+            elif self._is_mine(row):
                 self._begin(self._deliver(row))
 
     async def _take_changes(self) -> None:

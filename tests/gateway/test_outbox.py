@@ -104,6 +104,27 @@ async def test_what_no_process_can_say_waits(tmp_path: Path, notes: NotesServer)
         await emptied(gateway.auth.store)
 
 
+@pytest.mark.parametrize(("days", "left"), [(29.9, ["sign_in"]), (30.1, [])])
+async def test_what_nobody_could_say_for_a_month_goes(
+    tmp_path: Path, notes: NotesServer, days: float, left: list[str]
+) -> None:
+    config = config_for(tmp_path, notes)
+    address = await begun(config, tmp_path)
+    async with McpAuth.open(config, store=FileStore(tmp_path)) as auth:
+        await auth.paste(address, str(TELEGRAM))
+        (row,) = await auth.store.outbox.due(2e10)
+        assert await auth.store.outbox.put_if(msgspec.structs.replace(row, at=row.at - days * 86_400))
+    async with open_gateway(config, FileStore(tmp_path)) as gateway:
+        # Nobody listens for Telegram's notices here; one round of looking is over when the next begins
+        chat = Chat(gateway, LOCAL)
+        await chat.say("")
+        async with asyncio.timeout(PATIENCE):
+            while await rows(gateway.auth.store) != left:
+                await asyncio.sleep(0.01)
+        assert await gateway.settled(PATIENCE)
+        assert await rows(gateway.auth.store) == left
+
+
 async def test_an_admin_elsewhere_hears_of_it_from_the_process_that_can(tmp_path: Path, notes: NotesServer) -> None:
     accounts = (str(TELEGRAM), str(ADMIN))
     config = config_for(tmp_path, notes, allow=accounts, admins=accounts, people={"ada": accounts})
