@@ -26,12 +26,17 @@ from gateway.replies import Checklist, ChecklistItem, ItemState, Notice, Reply
 from gateway.sentences import minutes, no_refresh_token, tools
 from gateway.surfaces import in_shell
 from mcp_auth.config.load import load
+from mcp_auth.core import TEST_TIMEOUT
 from mcp_auth.errors import McpAuthError, sentence
 from mcp_auth.net.names import run
 from mcp_auth.oauth.sign_in import StartedSignIn
 from mcp_auth.outcome import Next, Outcome, Step
 from mcp_auth.states import OPEN
 from mcp_auth.status import AuthState, ServerStatus
+
+# Past the end of a link, so that it is told as expired; and for the trial of an access that came last.
+_GRACE_SECONDS = 60.0
+_LAST_WORDS_SECONDS = TEST_TIMEOUT + 10.0
 
 
 def run_auth(options: Namespace) -> int:
@@ -169,8 +174,10 @@ class _Run:
             await asyncio.gather(*beside, return_exceptions=True)
 
     async def _until_all_ended(self) -> None:
+        ends_at = max(started.expires_at for started in self._links().values())
+        left = ends_at - time.time() + _GRACE_SECONDS if self.deadline is None else self.deadline - time.monotonic()
         try:
-            async with asyncio.timeout(None if self.deadline is None else self.deadline - time.monotonic()):
+            async with asyncio.timeout(left):
                 while self._links():
                     self._show(await self.news.get())
         except TimeoutError:
@@ -179,9 +186,15 @@ class _Run:
                     self.late.add(name)
                     reason = f"{name}: nobody finished the sign-in in time; its link still works."
                     self._fail(name, reason, Next("paste", arguments=("URL",)))
-        while self._links():
-            # It ended in time; the new access is being tried.
-            self._show(await self.news.get())
+        try:
+            # What ended in time is being told, or its new access tried.
+            async with asyncio.timeout(_LAST_WORDS_SECONDS):
+                while self._links():
+                    self._show(await self.news.get())
+        except TimeoutError:
+            for name in self._links():
+                self.late.add(name)
+                self._fail(name, f"{name}: what became of the sign-in cannot be found out.", Next("list", name))
 
     async def _show_time_left(self) -> None:
         """A prompt for the address, with the minutes that are left."""

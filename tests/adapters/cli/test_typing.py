@@ -359,6 +359,15 @@ def test_a_timeout_bounds_the_trial_of_the_new_access_too(
     assert desk.run("--home", home, "auth", "notes", "--timeout", "3600", hands=hands) == 0
 
 
+def test_without_a_timeout_the_end_of_the_last_link_is_the_end(
+    desk: Desk, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whatever keeps the end from being told: here the link's ten minutes are over at once
+    monkeypatch.setattr("adapters.cli.auth._GRACE_SECONDS", -600.0)
+    hands = enter(then="notes: nobody finished the sign-in in time; its link still works. Next: slash-mcp paste URL")
+    assert desk.run("--home", home, "auth", "notes", hands=hands) == 1
+
+
 def test_what_needs_a_key_is_said_beside_the_links(desk: Desk, key_home: Path) -> None:
     words = "weather: needs a key: WEATHER_KEY. Next: slash-mcp key weather"
     assert desk.run("--home", key_home, "auth", hands=enter(then=words)) == 0
