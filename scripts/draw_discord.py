@@ -92,8 +92,6 @@ def bubble(message: Message, readable: Callable[[str], str] = str) -> Bubble:
 def _readable(demo: Demo) -> Callable[[str], str]:
     def replace(text: str) -> str:
         text = with_names(text, {demo.notes_url: "notes.example", demo.weather_url: "weather.example"})
-        # Discord shows a mention of a command as the command, to be clicked.
-        text = re.sub(r"</([^:<>]+):\d+>", r"/\1", text)
         return re.sub(r"\d+ ms", "12 ms", text.replace("DEMO_WEATHER_API_KEY", "WEATHER_API_KEY"))
 
     return replace

@@ -331,6 +331,7 @@ def test_a_person_meets_every_other_outcome(
     walker.look(page, "notes is not connected", "no-token")
 
     begin()
+    page.get_by_role("button", name="Continue").wait_for()
     clock.ahead = 601
     page.get_by_role("button", name="Continue").click()
     walker.look(page, "This link has expired", "expired")

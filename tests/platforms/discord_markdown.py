@@ -22,9 +22,9 @@ def shown(content: str) -> str:
 
 
 def runs(content: str) -> list[tuple[str, Style]]:
-    """The text in runs of one style."""
+    """The text in runs of one style. A command that can be clicked (`</mcp auth:123>`) is shown as the command."""
     found: list[tuple[str, Style]] = []
-    for text, style in _pieces(content):
+    for text, style in _pieces(re.sub(r"</([^:<>\n]+):\d+>", r"/\1", content)):
         if found and found[-1][1] == style:
             found[-1] = (found[-1][0] + text, style)
         else:
