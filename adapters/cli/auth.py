@@ -26,7 +26,6 @@ from gateway.replies import Checklist, ChecklistItem, ItemState, Notice, Reply
 from gateway.sentences import minutes, no_refresh_token, tools
 from gateway.surfaces import in_shell
 from mcp_auth.config.load import load
-from mcp_auth.core import TEST_TIMEOUT
 from mcp_auth.errors import McpAuthError, sentence
 from mcp_auth.net.names import run
 from mcp_auth.oauth.sign_in import StartedSignIn
@@ -36,7 +35,7 @@ from mcp_auth.status import AuthState, ServerStatus
 
 # Past the end of a link, so that it is told as expired; and for the trial of an access that came last.
 _GRACE_SECONDS = 60.0
-_LAST_WORDS_SECONDS = TEST_TIMEOUT + 10.0
+_LAST_WORDS_SECONDS = 40.0
 
 
 def run_auth(options: Namespace) -> int:
