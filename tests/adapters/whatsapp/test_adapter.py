@@ -296,6 +296,8 @@ async def test_news_that_is_late_and_fails_again_goes_on_waiting(api: CloudApi, 
         now = time.time() + WINDOW_SECONDS + 60
         api.clock = lambda: now
         await adapter.notify(signed_in(api))
+        # WhatsApp takes it, and says in a webhook what became of it.
+        await api.settled()
         api.faults = [131026]
         await api.say("are you there?")
         await quiet(adapter)
