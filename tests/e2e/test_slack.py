@@ -39,8 +39,8 @@ async def test_from_the_command_to_the_tool_call(tmp_path: Path) -> None:
             link = await slack.until(lambda: links(slack, ada))
             checklist = link[-1]
             await slack.presses(ada, checklist, "Sign in to notes")
-            page = await allow(checklist.button("Sign in to notes")["url"])
-            assert page == "notes is signed in"
+            heading, page = await allow(checklist.button("Sign in to notes")["url"])
+            assert heading == "notes is signed in", page
 
             direct = slack.direct(ada)
             await slack.until(lambda: "notes: signed in" in str(direct.texts))
@@ -77,8 +77,8 @@ def configured(demo: Demo, folder: Path, slack: Slack, person: str) -> Path:
     return home
 
 
-async def allow(link: str) -> str:
-    """A person in a browser: reads who asks, allows it, and sees the last page's heading."""
+async def allow(link: str) -> tuple[str, str]:
+    """A person in a browser: reads who asks, allows it, and sees the last page, its heading and all of it."""
     program = shutil.which("chromium")
     assert program is not None, "chromium is not installed; run scripts/services"
     async with async_playwright() as playwright:
@@ -92,6 +92,6 @@ async def allow(link: str) -> str:
         await page.goto(link)
         await page.get_by_role("button", name="Allow").click()
         await page.wait_for_url("**/callback?**")
-        heading = await page.get_by_role("heading").inner_text()
+        seen = await page.get_by_role("heading").inner_text(), await page.inner_text("body")
         await browser.close()
-        return heading
+        return seen
