@@ -208,7 +208,7 @@ class Prober:
             if lacks_descriptors(error):
                 return ConnectionStatus(detail=TooManyOpenFiles().message)
             logger.debug("%s answered something that is no MCP: %s", server, type(error).__name__)
-            return ConnectionStatus(ConnectionState.UNREACHABLE, detail=_no_mcp(error))
+            return ConnectionStatus(ConnectionState.UNREACHABLE, detail=_no_mcp(error, entry))
         return ConnectionStatus(ConnectionState.READY, tuple(filter(entry.tools.selects, tools)), ms)
 
     async def _tools(self, entry: Server, owner: str, *, insist: bool) -> tuple[list[str], int]:
@@ -287,13 +287,13 @@ def _what_and_now(error: McpAuthError) -> str:
     return f"{error.message.rstrip('.')}; {error.next_step}"
 
 
-def _no_mcp(error: Exception) -> str:
+def _no_mcp(error: Exception, entry: Server) -> str:
     """What a server answered instead of MCP, or its own error."""
     from mcp import MCPError
 
     said = plain(error.error.message, 160) if isinstance(error, MCPError) else None
     if said is None or said.startswith(_WORDS_OF_THE_SDK):
-        return "it does not answer as an MCP server does; check the url"
+        return f"it does not answer as an MCP server does; check the {'url' if entry.url is not None else 'command'}"
     return f"it answers with an error: {said}"
 
 
@@ -303,5 +303,5 @@ _WORDS_OF_THE_SDK = (
     "Unexpected content type",
     "server answered a request with 202",
     "Server returned an error response",
-    "ServerProfile closed",
+    "Connection closed",
 )

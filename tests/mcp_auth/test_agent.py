@@ -377,6 +377,14 @@ async def test_duty_stdio_servers_take_their_environment_and_no_oauth(tmp_path: 
         assert (result.state, result.tools) == (ConnectionState.READY, ("now",))
 
 
+async def test_a_command_that_ends_or_speaks_something_else_is_no_mcp_server(tmp_path: Path) -> None:
+    servers = {"clock": {"command": sys.executable, "args": ["-c", "pass"]}}
+    async with open_auth(tmp_path, servers) as auth:
+        result = await auth.probe("clock", insist=True)
+    assert result.state is ConnectionState.UNREACHABLE
+    assert result.detail == "it does not answer as an MCP server does; check the command"
+
+
 async def test_a_command_gets_its_own_environment_and_none_of_ours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
