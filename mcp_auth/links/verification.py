@@ -187,7 +187,7 @@ class LinkVerifier:
         return await self.update(sign_in, ask), secret
 
     async def check_last(self, sign_in: SignIn, code: str, secret: str | None, identity: str | None) -> None:
-        """Policy a last page that was sent: is it the newest, may it still be done, and was it proven whose it is?
+        """Check a last page that was sent: is it the newest, may it still be done, and was it proven whose it is?
 
         Raises:
             CallbackRejected: a newer one counts. NotConfirmedYet: the code has not been sent; nothing was changed.
@@ -226,7 +226,7 @@ class LinkVerifier:
         return shown if counts(shown) else None
 
     async def check_end(self, record: Linked, browser: str | None) -> None:
-        """Policy once more, at the end: the right browser, an allowed person, and the proof if one is needed by now.
+        """Check once more, at the end: the right browser, an allowed person, and the proof if one is needed by now.
 
         Raises:
             OtherBrowser, NotAllowed, NotProven. The last two end the record.
@@ -237,7 +237,7 @@ class LinkVerifier:
         await self.check_still(record, may_be_unproven=binding.proof is not None)
 
     async def check_still(self, record: Linked, *, may_be_unproven: bool) -> None:
-        """Policy once more, at the end: an allowed person, and the proof if one is needed by now.
+        """Check once more, at the end: an allowed person, and the proof if one is needed by now.
 
         Raises:
             NotAllowed, NotProven. Both end the record.
