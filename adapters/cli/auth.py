@@ -26,13 +26,15 @@ from gateway.replies import Checklist, ChecklistItem, ItemState, Notice, Reply
 from gateway.sentences import minutes, no_refresh_token, tools
 from gateway.surfaces import in_shell
 from mcp_auth.config.load import load
-from mcp_auth.errors import McpAuthError, sentence
+from mcp_auth.errors import Busy, McpAuthError, PortBusy, StoreError, Unreachable, sentence
 from mcp_auth.net.names import run
 from mcp_auth.oauth.sign_in import StartedSignIn
 from mcp_auth.outcome import Next, Outcome, Step
 from mcp_auth.states import OPEN
 from mcp_auth.status import AuthState, ServerStatus
 
+# Their sentences are of a host, a file or a port, and not of a server.
+_UNNAMED = (Unreachable, StoreError, Busy, PortBusy)
 # Past the end of a link, so that it is told as expired; and for the trial of an access that came last.
 _GRACE_SECONDS = 60.0
 _LAST_WORDS_SECONDS = 40.0
@@ -114,7 +116,8 @@ class _Run:
             why = "uses an API key, not a sign-in" if has_key else item.sentence
             self._fail(name, sentence(f"{name} {why}"), Next("key", name) if has_key else data.next)
         elif isinstance(data, McpAuthError | Outcome):
-            self._fail(name, data.text, data.next_step)
+            is_named = data.server is not None or not isinstance(data, _UNNAMED)
+            self._fail(name, data.text, data.next_step, is_named=is_named)
         elif isinstance(data, TimeoutError) and self.options.timeout:
             seconds = f"{self.options.timeout:g}"
             self._fail(name, f"{name} gave no link within {seconds} seconds.", Next("auth", name))
@@ -231,13 +234,14 @@ class _Run:
         with self.progress.aside():
             say(text, sys.stderr, next_step=next_step, before="slash-mcp: ")
 
-    def _fail(self, name: str, reason: str, next_step: Step | None) -> None:
+    def _fail(self, name: str, reason: str, next_step: Step | None, *, is_named: bool = True) -> None:
+        """`is_named`: the reason names the server."""
         self.failed = True
         if self.options.json:
             step = in_shell(next_step) if next_step else None
             self._event({"event": "failed", "server": name, "reason": reason, "next": step}, "")
         else:
-            self._complain(reason, next_step)
+            self._complain(reason if is_named else f"{name}: {reason}", next_step)
 
 
 def _has_browser() -> bool:

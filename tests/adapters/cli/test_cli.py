@@ -326,6 +326,18 @@ class TestAuth:
             assert waiting.stderr.read().strip() == "interrupted"
         assert state(run, home, "notes") == "sign_in_open"
 
+    def test_a_failure_says_of_which_server_it_is(self, run: Run, tmp_path: Path) -> None:
+        url = f"http://127.0.0.1:{free_port()}/mcp"
+        home = write_home(tmp_path / "away", {name: {"url": url, "auth": "oauth"} for name in ("notes", "mail")})
+        why = "127.0.0.1 cannot be reached (connection refused)."
+        lines = run("--home", home, "auth", "--no-wait").err.splitlines()
+        assert sorted(line.partition(" Next: ")[0] for line in lines) == [
+            f"slash-mcp: mail: {why}",
+            f"slash-mcp: notes: {why}",
+        ]
+        (failed,) = run("--home", home, "auth", "notes", "--no-wait", "--json").events
+        assert (failed["server"], failed["reason"]) == ("notes", why)
+
     def test_a_timeout_is_a_failure_that_says_how_to_go_on(self, run: Run, home: Path) -> None:
         done = run("--home", home, "auth", "notes", "--json", "--timeout", "0")
         begun, failed = done.events
